@@ -1,0 +1,95 @@
+// Package bustest gives each test a bus of its own: a real server with real
+// streams, in memory, without a port, started in milliseconds and gone with the
+// test. Run does the same in virtual time, where an hour of waiting takes none.
+package bustest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nats-io/nats-server/v2/server/ats"
+
+	"github.com/omnibus-go/bus"
+)
+
+const (
+	maxMemory    = 64 << 20
+	drainTimeout = 5 * time.Second
+)
+
+// New returns a bus that is closed when the test ends; the test fails if the bus
+// could not be started, or leaves something behind at its end. It differs from
+// bus.New() in that warnings go to the test's log, strict publishing is on, the
+// memory for streams is limited to 64 MiB, and the drain timeout is 5 s; opts
+// come after those. Buses share nothing, so tests may run in parallel.
+func New(tb testing.TB, opts ...bus.Option) *bus.Bus {
+	tb.Helper()
+	log := &testLog{tb: tb}
+	all := append([]bus.Option{
+		bus.WithLogger(log.logger()),
+		bus.WithStrictPublish(),
+		bus.WithMaxMemory(maxMemory),
+		bus.WithDrainTimeout(drainTimeout),
+	}, opts...)
+	b, err := bus.New(all...)
+	if err != nil {
+		tb.Fatalf("bustest: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			tb.Errorf("bustest: closing the bus: %v", err)
+		}
+		log.end()
+	})
+	return b
+}
+
+// Run calls f in a testing/synctest bubble with a bus from New: the clock starts
+// on 1 January 2000 and jumps ahead whenever every goroutine waits, so timeouts,
+// retries and message ages take no real time, and synctest.Wait tells when
+// nothing moves any more. In the bubble there is no network (WithListen does not
+// work) and t.Parallel must be called before Run. A goroutine that outlives f
+// fails the test. Of nats.go only functions that take a context can be used.
+func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
+	t.Helper()
+	// The server reads the time from a ticker that the whole process shares. It
+	// has to run outside the bubble, or time would stand still inside.
+	ats.Register()
+	defer ats.Unregister()
+	synctest.Test(t, func(t *testing.T) {
+		t.Helper()
+		f(t, New(t, opts...))
+	})
+}
+
+// testLog passes warnings to a test's log for as long as that takes any.
+type testLog struct {
+	tb    testing.TB
+	mu    sync.Mutex
+	ended bool
+}
+
+func (l *testLog) logger() hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "bus", Level: hclog.Warn, Output: l, DisableTime: true})
+}
+
+// Write implements io.Writer for the logger.
+func (l *testLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.tb.Log(strings.TrimSuffix(fmt.Sprintf("%s", p), "\n"))
+	}
+	return len(p), nil
+}
+
+func (l *testLog) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+}

@@ -1,0 +1,136 @@
+package bus
+
+import (
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+const envPrefix = "OMNIBUS_"
+
+// FromEnv takes options from the environment, so that one binary runs embedded
+// on a laptop and against a cluster in production:
+//
+//	OMNIBUS_URL            WithURL            OMNIBUS_NAME           WithName
+//	OMNIBUS_STORE_DIR      WithStoreDir       OMNIBUS_TIMEOUT        WithTimeout ("5s")
+//	OMNIBUS_LISTEN         WithListen         OMNIBUS_DRAIN_TIMEOUT  WithDrainTimeout
+//	OMNIBUS_SYNC           WithSync ("always" or "1s")
+//	OMNIBUS_MAX_MEMORY     WithMaxMemory (bytes)
+//	OMNIBUS_MAX_STORE      WithMaxStore (bytes)
+//	OMNIBUS_MAX_PAYLOAD    WithMaxPayload (bytes)
+//	OMNIBUS_COMPRESSION    WithCompression ("zstd", "s2", "gzip")
+//	OMNIBUS_LOG_LEVEL      the level of the default logger, or of WithLogger's
+//	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS   (only with a URL)
+//
+// An empty variable counts as absent. It stands for its options at its place in
+// the list, so options after it win. A variable that begins with OMNIBUS_ and is
+// not listed is an error, for it is surely misspelt. Connect ignores what is
+// for the embedded server, and OMNIBUS_URL.
+func FromEnv() ConnectOption {
+	return forConnect(func(c *config) { c.fromEnv(os.Environ()) })
+}
+
+// envOptions says what each variable does. A function returns the options it
+// stands for, or an error that says what the value should have been.
+var envOptions = map[string]func(value string) (Option, error){
+	"URL":           func(v string) (Option, error) { return WithURL(v), nil },
+	"STORE_DIR":     func(v string) (Option, error) { return WithStoreDir(v), nil },
+	"LISTEN":        func(v string) (Option, error) { return WithListen(v), nil },
+	"NAME":          func(v string) (Option, error) { return WithName(v), nil },
+	"TOKEN":         func(v string) (Option, error) { return WithToken(v), nil },
+	"CREDENTIALS":   func(v string) (Option, error) { return WithCredentials(v), nil },
+	"COMPRESSION":   func(v string) (Option, error) { return WithCompression(Compression{Encoding: v}), nil },
+	"TIMEOUT":       durationOption(func(d time.Duration) Option { return WithTimeout(d) }),
+	"DRAIN_TIMEOUT": durationOption(func(d time.Duration) Option { return WithDrainTimeout(d) }),
+	"MAX_MEMORY":    bytesOption(WithMaxMemory),
+	"MAX_STORE":     bytesOption(WithMaxStore),
+	"MAX_PAYLOAD":   bytesOption(func(n int64) Option { return WithMaxPayload(int(n)) }),
+	"SYNC":          syncOption,
+	"LOG_LEVEL":     logLevelOption,
+	"USER":          nil, // together with PASSWORD, see fromEnv
+	"PASSWORD":      nil,
+}
+
+// credentialVariables only make sense with a URL; without one they are left
+// alone so that one environment serves both modes.
+var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true, "USER": true, "PASSWORD": true}
+
+func (c *config) fromEnv(environ []string) {
+	vars := make(map[string]string)
+	names := []string{}
+	for _, line := range environ {
+		name, value, _ := strings.Cut(line, "=")
+		if name, ok := strings.CutPrefix(name, envPrefix); ok && value != "" {
+			vars[name] = value
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		c.fromVariable(name, vars[name], vars["URL"] != "" || c.url != "")
+	}
+	if user, ok := vars["USER"]; ok && (vars["URL"] != "" || c.url != "") {
+		WithUser(user, vars["PASSWORD"]).configure(c)
+	}
+}
+
+func (c *config) fromVariable(name, value string, external bool) {
+	parse, known := envOptions[name]
+	if !known {
+		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; see the documentation of FromEnv")
+		return
+	}
+	if parse == nil || credentialVariables[name] && !external {
+		return
+	}
+	o, err := parse(value)
+	if err != nil {
+		c.bad("FromEnv", envPrefix+name+"="+value, err.Error())
+		return
+	}
+	o.configure(c)
+}
+
+func durationOption(with func(time.Duration) Option) func(string) (Option, error) {
+	return func(v string) (Option, error) {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			return nil, fmt.Errorf(`is not a duration; use "5s" or "1m30s"`)
+		}
+		return with(d), nil
+	}
+}
+
+func bytesOption(with func(int64) Option) func(string) (Option, error) {
+	return func(v string) (Option, error) {
+		n, err := strconv.ParseInt(v, 10, strconv.IntSize)
+		if err != nil {
+			return nil, fmt.Errorf("is not a number of bytes")
+		}
+		return with(n), nil
+	}
+}
+
+func syncOption(v string) (Option, error) {
+	if v == SyncAlways.String() {
+		return WithSync(SyncAlways), nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return nil, fmt.Errorf(`is neither "always" nor a duration such as "1s"`)
+	}
+	return WithSync(SyncEvery(d)), nil
+}
+
+func logLevelOption(v string) (Option, error) {
+	level := hclog.LevelFromString(v)
+	if level == hclog.NoLevel {
+		return nil, fmt.Errorf("is not a level; use trace, debug, info, warn, error or off")
+	}
+	return option(func(c *config) { c.logLevel = level }), nil
+}

@@ -1,0 +1,88 @@
+package bus
+
+import (
+	"fmt"
+	"time"
+)
+
+// EventKind says what an Event is about.
+type EventKind string
+
+// The kinds of events.
+const (
+	// EventHandlerFailed: a core handler returned an error or panicked (*PanicError),
+	// or its message could not be decoded (*CodecError, *ValidationError). The
+	// message is gone.
+	EventHandlerFailed EventKind = "handler failed"
+	// EventRetry: a Consume handler failed, likewise; the message comes again.
+	EventRetry EventKind = "retry"
+	// EventUnrouted: a Mux had no handler for the subject.
+	EventUnrouted EventKind = "unrouted"
+	// EventSlowConsumer: messages were dropped, Err is a *SlowConsumerError.
+	EventSlowConsumer EventKind = "slow consumer"
+	// EventPublishFailed: PublishAsync could not send a message it had accepted.
+	EventPublishFailed EventKind = "publish failed"
+	// EventCaptured: Publish to a subject that a stream stores, Err is a
+	// *CapturedError. Reported once for each subject.
+	EventCaptured EventKind = "captured"
+	// EventDisconnected, EventReconnected and EventConnectionClosed: the
+	// connection was lost, came back, or ended for good without Close.
+	EventDisconnected     EventKind = "disconnected"
+	EventReconnected      EventKind = "reconnected"
+	EventConnectionClosed EventKind = "connection closed"
+	// EventServerError: the server refused something that no call waits for, as
+	// a subscription without permission.
+	EventServerError EventKind = "server error"
+	// EventConsumerStalled: a consumer cannot get messages (its stream or
+	// durable is gone, or has no leader); it goes on trying.
+	EventConsumerStalled EventKind = "consumer stalled"
+)
+
+// Event is something that happened on a bus and that no call could return.
+type Event struct {
+	Kind     EventKind
+	Time     time.Time
+	Subject  string // what the message or subscription is about; may be empty
+	Stream   string // of a consumer
+	Durable  string // of a consumer
+	Sequence uint64 // of a stored message
+	Err      error  // may be nil
+}
+
+// report logs e and tells the user's function.
+func (b *Bus) report(e Event) {
+	e.Time = time.Now()
+	b.counters.Events.Add(1)
+	b.logEvent(e)
+	if b.cfg.onEvent == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			b.cfg.logger.Error("the function of WithEvents panicked", "panic", fmt.Sprint(v), "event", string(e.Kind))
+		}
+	}()
+	b.cfg.onEvent(e)
+}
+
+func (b *Bus) logEvent(e Event) {
+	var args []any
+	for _, a := range []struct {
+		key, value string
+	}{{"subject", e.Subject}, {"stream", e.Stream}, {"durable", e.Durable}} {
+		if a.value != "" {
+			args = append(args, a.key, a.value)
+		}
+	}
+	if e.Sequence != 0 {
+		args = append(args, "sequence", e.Sequence)
+	}
+	if e.Err != nil {
+		args = append(args, "error", e.Err)
+	}
+	if e.Kind == EventReconnected {
+		b.cfg.logger.Info(string(e.Kind), args...)
+		return
+	}
+	b.cfg.logger.Warn(string(e.Kind), args...)
+}

@@ -1,0 +1,202 @@
+// Package dispatch runs messages: it decides which goroutine calls the handler,
+// how many handlers run at once, and tells when none does any more. It knows no
+// NATS.
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Queue runs deliveries, at most as many at once as its concurrency.
+//
+// A source uses one of two ways in. Do is for a source that keeps its own
+// backlog: it makes the source wait, and with a concurrency of one it runs the
+// message on the source's goroutine, which saves the hop (a fifth of the time
+// of a small message). Push is for a source that asks for no more than it has
+// room for: it never waits.
+//
+// States: open → stopped. Workers are started when there is something to run
+// and end when there is nothing; Wait waits for all of them.
+type Queue struct {
+	run         func(*wire.Delivery)
+	concurrency int
+	inflight    atomic.Int64
+	inline      atomic.Uint64 // the goroutine that calls Do, when it runs the messages itself
+	watched     atomic.Bool   // somebody waits in Wait
+
+	mu      sync.Mutex
+	room    sync.Cond // the backlog got shorter
+	backlog ring
+	workers map[uint64]struct{} // goroutine ids of running workers
+	started int                 // workers started and not ended
+	stopped bool
+	quiet   chan struct{} // closed when nothing runs, made by Wait
+}
+
+// New returns an open queue that calls run for each message, on up to
+// concurrency goroutines at once. run must not panic.
+func New(concurrency int, run func(*wire.Delivery)) *Queue {
+	q := &Queue{run: run, concurrency: concurrency}
+	q.room.L = &q.mu
+	return q
+}
+
+// Concurrency is the number of messages that may run at once.
+func (q *Queue) Concurrency() int { return q.concurrency }
+
+// Do runs d now: on the calling goroutine when the concurrency is one, else on
+// a worker, waiting while as many messages as the concurrency wait already.
+// After Stop it does nothing and returns false. One goroutine at a time may
+// call it.
+func (q *Queue) Do(d *wire.Delivery) bool {
+	if q.concurrency == 1 {
+		if q.inline.Load() == 0 {
+			q.inline.Store(goroutineID())
+		}
+		q.invoke(d)
+		return true
+	}
+	q.mu.Lock()
+	for q.backlog.n >= q.concurrency && !q.stopped {
+		q.room.Wait()
+	}
+	return q.add(d)
+}
+
+// Push adds d to the backlog. After Stop it does nothing and returns false.
+func (q *Queue) Push(d *wire.Delivery) bool {
+	q.mu.Lock()
+	return q.add(d)
+}
+
+// add appends d and starts a worker if one may start. It unlocks q.mu.
+func (q *Queue) add(d *wire.Delivery) bool {
+	if q.stopped {
+		q.mu.Unlock()
+		return false
+	}
+	q.backlog.push(*d)
+	start := q.started < q.concurrency
+	if start {
+		q.started++
+	}
+	q.mu.Unlock()
+	if start {
+		go q.work()
+	}
+	return true
+}
+
+// work runs the backlog until it is empty.
+func (q *Queue) work() {
+	id := goroutineID()
+	q.mu.Lock()
+	if q.workers == nil {
+		q.workers = make(map[uint64]struct{})
+	}
+	q.workers[id] = struct{}{}
+	for q.backlog.n > 0 {
+		d := q.backlog.pop()
+		if q.concurrency > 1 {
+			q.room.Signal()
+		}
+		q.mu.Unlock()
+		q.invoke(&d)
+		q.mu.Lock()
+	}
+	delete(q.workers, id)
+	q.started--
+	q.tellLocked()
+	q.mu.Unlock()
+}
+
+func (q *Queue) invoke(d *wire.Delivery) {
+	q.inflight.Add(1)
+	q.run(d)
+	q.inflight.Add(-1)
+	if q.watched.Load() {
+		q.mu.Lock()
+		q.tellLocked()
+		q.mu.Unlock()
+	}
+}
+
+// tellLocked tells a waiting Wait to look again.
+func (q *Queue) tellLocked() {
+	if q.quiet != nil {
+		close(q.quiet)
+		q.quiet = nil
+	}
+}
+
+// InFlight is the number of messages that are running.
+func (q *Queue) InFlight() int { return int(q.inflight.Load()) }
+
+// Backlog is the number of messages that wait in the queue, and their bytes.
+func (q *Queue) Backlog() (msgs, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.backlog.n, q.backlog.bytes
+}
+
+// Stop makes the queue refuse messages and returns those that wait, in order.
+// Running ones go on; Wait waits for them. It may be called again.
+func (q *Queue) Stop() []wire.Delivery {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stopped = true
+	q.room.Broadcast()
+	left := make([]wire.Delivery, 0, q.backlog.n)
+	for q.backlog.n > 0 {
+		left = append(left, q.backlog.pop())
+	}
+	return left
+}
+
+// Wait waits until nothing waits and nothing runs, or until ctx ends; then it
+// returns the cause of ctx. When ctx comes from FromCaller and that caller is
+// running one of the queue's messages, it does not wait for that one.
+func (q *Queue) Wait(ctx context.Context) error {
+	own := 0
+	if q.RunsCaller(ctx) {
+		own = 1
+	}
+	q.watched.Store(true)
+	for {
+		q.mu.Lock()
+		if q.backlog.n == 0 && q.InFlight() <= own && q.started <= own {
+			q.mu.Unlock()
+			return nil
+		}
+		if q.quiet == nil {
+			q.quiet = make(chan struct{})
+		}
+		quiet := q.quiet
+		q.mu.Unlock()
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// RunsCaller reports whether the goroutine that FromCaller noted in ctx is
+// running one of the queue's messages, as when a handler closes its own bus.
+func (q *Queue) RunsCaller(ctx context.Context) bool {
+	id := caller(ctx)
+	if id == 0 || q.InFlight() == 0 {
+		return false
+	}
+	if q.inline.Load() == id {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.workers[id]
+	return ok
+}

@@ -1,0 +1,68 @@
+package limits
+
+import (
+	"math"
+	"math/bits"
+	"os"
+	"path/filepath"
+)
+
+const (
+	// unknownDisk is the default on a file system that does not tell its size.
+	unknownDisk = 16 * gib
+
+	minDefaultDisk = 64 * mib
+)
+
+// Disk returns the size in bytes of the file system that holds path and how
+// much of it this user may still fill. Where path does not exist yet, its
+// nearest parent counts. ok is false where the system does not tell.
+func Disk(path string) (total, free int64, ok bool) {
+	existing, err := nearest(path)
+	if err != nil {
+		return 0, 0, false
+	}
+	total, free, ok = statDisk(existing)
+	if !ok || total <= 0 {
+		return 0, 0, false
+	}
+	return total, min(free, total), true
+}
+
+// DefaultDisk returns how many bytes of messages a bus may store at path by
+// default: a quarter of the file system, 16 GiB where its size is unknown, at
+// least 64 MiB. It counts the total, not what is free, so that the answer is
+// the same after a restart.
+func DefaultDisk(path string) int64 {
+	total, _, ok := Disk(path)
+	if !ok {
+		return unknownDisk
+	}
+	return max(total/4, minDefaultDisk)
+}
+
+// nearest returns path or the first parent that is there for us.
+func nearest(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	for {
+		_, err := os.Stat(path)
+		parent := filepath.Dir(path)
+		if err == nil || parent == path {
+			return path, err
+		}
+		path = parent
+	}
+}
+
+// bytesOf multiplies without overflow: some network file systems claim sizes
+// beyond 63 bits.
+func bytesOf(blocks, size uint64) int64 {
+	high, low := bits.Mul64(blocks, size)
+	if high > 0 || low > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(low)
+}

@@ -1,0 +1,8 @@
+package limits
+
+// What the tests see beside the API.
+var (
+	ClampMemory = clampMemory
+	Least       = least
+	BytesOf     = bytesOf
+)

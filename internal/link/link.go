@@ -1,0 +1,233 @@
+// Package link owns the one connection of a bus: how it is dialled, the gate
+// that everything outgoing passes, flushing, and what the connection reports.
+//
+// It never calls the nats.go functions that take a timeout instead of a
+// context (Flush, FlushTimeout, Request, NextMsg, Drain): they keep their
+// timers in a pool that is shared by the whole process, and a timer made
+// inside a testing/synctest bubble kills the program when it is used outside.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// EmbeddedURL is the made-up address of the server in this process. The dialer
+// maps it to the in-process connection; the reserved top-level domain makes
+// sure that it never leaves the machine.
+const EmbeddedURL = "nats://embedded.invalid:4222"
+
+const embeddedAddr = "embedded.invalid:4222"
+
+// Config says where a link leads and whom it tells what happens to it.
+type Config struct {
+	URL       string                   // server URL(s), comma separated; EmbeddedURL for the one in this process
+	Name      string                   // shown by the server as the client's name
+	InProcess func() (net.Conn, error) // dials the embedded server; nil if there is none
+	Access    []nats.Option            // credentials and TLS
+	Timeout   time.Duration            // of one connection attempt
+
+	Disconnected func(err error)
+	Reconnected  func()
+	Closed       func()
+	Failed       func(subject string, err error) // asynchronous errors nobody else took
+}
+
+// Link is the connection of one bus. Safe for concurrent use.
+type Link struct {
+	*Gate
+	nc         *nats.Conn
+	maxPayload atomic.Int64
+	watchers   sync.Map // *nats.Subscription → func(error)
+	hooks      hooks
+}
+
+// hooks are the functions to call after each reconnect.
+type hooks struct {
+	mu   sync.Mutex
+	next int
+	fns  map[int]func()
+}
+
+// Dial connects, trying once per server of the URL until ctx ends. The
+// connection it returns comes back by itself for as long as it lives.
+func Dial(ctx context.Context, c Config) (*Link, error) {
+	l := &Link{Gate: NewGate()}
+	nc, err := connect(ctx, append(l.options(c), c.Access...), c.URL)
+	if err != nil {
+		return nil, err
+	}
+	l.nc = nc
+	l.maxPayload.Store(nc.MaxPayload())
+	return l, nil
+}
+
+// connect runs nats.Connect, which takes no context, and leaves it behind to
+// close what it opened when ctx ends first.
+func connect(ctx context.Context, opts []nats.Option, url string) (*nats.Conn, error) {
+	type result struct {
+		nc  *nats.Conn
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		nc, err := nats.Connect(url, opts...)
+		done <- result{nc, err}
+	}()
+	select {
+	case r := <-done:
+		return r.nc, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.nc != nil {
+				r.nc.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (l *Link) options(c Config) []nats.Option {
+	opts := []nats.Option{
+		nats.Name(c.Name),
+		nats.SetCustomDialer(&dialer{inProcess: c.InProcess, timeout: c.Timeout}),
+		nats.Timeout(c.Timeout),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectJitter(50*time.Millisecond, 250*time.Millisecond),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.Disconnected(err) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			l.maxPayload.Store(nc.MaxPayload())
+			c.Reconnected()
+			l.hooks.run()
+		}),
+		nats.ClosedHandler(func(*nats.Conn) { c.Closed() }),
+		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { l.asyncError(c, s, err) }),
+	}
+	if c.URL == EmbeddedURL {
+		opts = append(opts, nats.SkipHostLookup())
+	}
+	return opts
+}
+
+func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
+	if s == nil {
+		c.Failed("", err)
+		return
+	}
+	if w, ok := l.watchers.Load(s); ok {
+		w.(func(error))(err)
+		return
+	}
+	c.Failed(s.Subject, err)
+}
+
+// dialer reaches the embedded server in this process and others by network.
+type dialer struct {
+	inProcess func() (net.Conn, error)
+	timeout   time.Duration
+}
+
+func (d *dialer) Dial(network, addr string) (net.Conn, error) {
+	if addr != embeddedAddr {
+		return net.DialTimeout(network, addr, d.timeout)
+	}
+	if d.inProcess == nil {
+		return nil, errors.New("link: no server is embedded in this process")
+	}
+	return d.inProcess()
+}
+
+// Conn returns the underlying connection.
+func (l *Link) Conn() *nats.Conn { return l.nc }
+
+// MaxPayload is the server's limit in bytes for one message with its header.
+func (l *Link) MaxPayload() int { return int(l.maxPayload.Load()) }
+
+// Flush waits until the server has processed everything sent before the call.
+// Without a deadline in ctx it gives up after fallback.
+func (l *Link) Flush(ctx context.Context, fallback time.Duration) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, fallback)
+		defer cancel()
+	}
+	return l.nc.FlushWithContext(ctx)
+}
+
+// Publish hands one message to the connection. It does not pass the gate.
+func (l *Link) Publish(o *wire.Out) error {
+	if len(o.Header) == 0 {
+		if o.Reply == "" {
+			return l.nc.Publish(o.Subject, o.Data)
+		}
+		return l.nc.PublishRequest(o.Subject, o.Reply, o.Data)
+	}
+	return l.nc.PublishMsg(&nats.Msg{Subject: o.Subject, Reply: o.Reply, Header: nats.Header(o.Header), Data: o.Data})
+}
+
+// Request sends o and waits for one reply until ctx ends.
+func (l *Link) Request(ctx context.Context, o *wire.Out) (*nats.Msg, error) {
+	if len(o.Header) == 0 {
+		return l.nc.RequestWithContext(ctx, o.Subject, o.Data)
+	}
+	return l.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: o.Subject, Header: nats.Header(o.Header), Data: o.Data})
+}
+
+// Watch has fn called with the asynchronous errors of s (a slow consumer,
+// missing permission). The function it returns ends that.
+func (l *Link) Watch(s *nats.Subscription, fn func(error)) (stop func()) {
+	l.watchers.Store(s, fn)
+	return func() { l.watchers.Delete(s) }
+}
+
+// OnReconnect has fn called after each reconnect, on a goroutine of the
+// connection; it must not block. The function it returns ends that.
+func (l *Link) OnReconnect(fn func()) (stop func()) { return l.hooks.add(fn) }
+
+func (h *hooks) add(fn func()) (remove func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fns == nil {
+		h.fns = make(map[int]func())
+	}
+	id := h.next
+	h.next++
+	h.fns[id] = fn
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.fns, id)
+	}
+}
+
+func (h *hooks) run() {
+	h.mu.Lock()
+	fns := make([]func(), 0, len(h.fns))
+	for _, fn := range h.fns {
+		fns = append(fns, fn)
+	}
+	h.mu.Unlock()
+	for _, fn := range fns {
+		fn()
+	}
+}
+
+// Close closes the connection. What is still in its buffer and was not flushed
+// is lost.
+func (l *Link) Close() { l.nc.Close() }
+
+// Describe names the server the link is connected to, for logs.
+func (l *Link) Describe() string {
+	return fmt.Sprintf("%s (%s)", l.nc.ConnectedUrlRedacted(), l.nc.ConnectedServerName())
+}

@@ -1,0 +1,140 @@
+package outlet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/telemetry"
+)
+
+// Ack is what a stream answers to a stored message.
+type Ack struct {
+	Stream    string `json:"stream"`
+	Sequence  uint64 `json:"seq"`
+	Domain    string `json:"domain,omitempty"`
+	Duplicate bool   `json:"duplicate,omitempty"`
+}
+
+// StoreError is a stream's refusal of a message.
+type StoreError struct {
+	Code        int    `json:"code"`     // HTTP-like status
+	ErrorCode   int    `json:"err_code"` // JetStream's own number
+	Description string `json:"description"`
+}
+
+func (e *StoreError) Error() string {
+	return fmt.Sprintf("%s (%d/%d)", e.Description, e.Code, e.ErrorCode)
+}
+
+// ErrUnknown is returned by Store when the message was sent and no answer came:
+// it may be stored or not.
+var ErrUnknown = errors.New("outlet: no acknowledgement came, the message may be stored or not")
+
+const (
+	// oneTry bounds how long a try with an ID waits before it repeats itself.
+	oneTry = 2 * time.Second
+	// betweenTries is the pause after a try that found nobody or lost the
+	// connection.
+	betweenTries = 100 * time.Millisecond
+	// leaderless is how long a stream may have no responder before it is taken
+	// for absent: leader elections and server starts take a moment.
+	leaderless = 500 * time.Millisecond
+)
+
+// Store sends m to a stream and waits for its acknowledgement until ctx ends.
+// A message with an ID is sent again when the answer is lost, for the stream
+// then stores it once; without one the result is ErrUnknown.
+func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
+	if err := o.link.Enter(); err != nil {
+		return Ack{}, o.sent(m, err)
+	}
+	defer o.link.Leave()
+	ctx, span := o.tel.Send(ctx, operation(telemetry.OpStore, m))
+	m.Header = o.tel.Inject(ctx, m.Header)
+	ack, err := o.store(ctx, m)
+	err = o.sent(m, err)
+	span.End(err)
+	return ack, err
+}
+
+func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
+	unknown := false // an earlier try may have stored it
+	absent := time.Time{}
+	for {
+		reply, err := o.try(ctx, m)
+		switch {
+		case err == nil:
+			return parseAck(reply)
+		case errors.Is(err, nats.ErrNoResponders):
+			if absent.IsZero() {
+				absent = time.Now()
+			}
+			if time.Since(absent) >= leaderless && !unknown {
+				return Ack{}, err
+			}
+		case lost(err):
+			unknown, absent = true, time.Time{}
+			if m.ID == "" {
+				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+			}
+		default:
+			return Ack{}, err
+		}
+		if err := pause(ctx, betweenTries); err != nil {
+			if unknown {
+				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+			}
+			return Ack{}, err
+		}
+	}
+}
+
+// try sends m once. With an ID it waits no longer than oneTry.
+func (o *Outlet) try(ctx context.Context, m *Message) (*nats.Msg, error) {
+	if m.ID == "" {
+		return o.link.Request(ctx, &m.Out)
+	}
+	ctx, cancel := context.WithTimeout(ctx, oneTry)
+	defer cancel()
+	return o.link.Request(ctx, &m.Out)
+}
+
+// lost reports whether err means that the message was sent and the answer did
+// not come.
+func lost(err error) bool {
+	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func parseAck(reply *nats.Msg) (Ack, error) {
+	var r struct {
+		Error *StoreError `json:"error"`
+		Ack
+	}
+	if err := json.Unmarshal(reply.Data, &r); err != nil {
+		return Ack{}, fmt.Errorf("outlet: not an acknowledgement of a stream: %w", err)
+	}
+	if r.Error != nil {
+		return Ack{}, r.Error
+	}
+	if r.Stream == "" {
+		return Ack{}, errors.New("outlet: not an acknowledgement of a stream: it names none")
+	}
+	return r.Ack, nil
+}

@@ -1,0 +1,57 @@
+// Package settle decides what becomes of a message after its handler returned.
+// It is pure: it looks at no clock and does nothing itself.
+package settle
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Policy says when to try again.
+type Policy struct {
+	MinBackoff time.Duration // before the second attempt; it doubles from there
+	MaxBackoff time.Duration
+}
+
+// Outcome is how one handler call ended.
+type Outcome struct {
+	Failed bool
+	Asked  bool          // the handler said itself when to try again
+	After  time.Duration // what it said
+}
+
+// Action is what to do with a message.
+type Action int
+
+// The actions.
+const (
+	Ack  Action = iota // it is done
+	Wait               // keep it and call the handler again after a while
+)
+
+// Decide returns what to do with a message whose attempt-th handler call, from
+// 1, ended with o, and after which time.
+func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
+	switch {
+	case !o.Failed:
+		return Ack, 0
+	case o.Asked:
+		return Wait, o.After
+	default:
+		return Wait, p.backoff(attempt)
+	}
+}
+
+// backoff doubles from MinBackoff up to MaxBackoff, less up to a quarter at
+// random so that messages that failed together do not come back together.
+func (p Policy) backoff(attempt int) time.Duration {
+	d := p.MinBackoff
+	for i := 1; i < attempt && d < p.MaxBackoff; i++ {
+		d *= 2
+	}
+	d = min(d, p.MaxBackoff)
+	if quarter := int64(d) / 4; quarter > 0 {
+		d -= time.Duration(rand.Int64N(quarter))
+	}
+	return d
+}

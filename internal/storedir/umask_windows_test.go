@@ -1,0 +1,3 @@
+package storedir_test
+
+func clearUmask() {}

@@ -1,0 +1,232 @@
+package subject
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxLength is the longest subject or pattern accepted, in bytes.
+//
+// The server allows 4096 bytes for a whole protocol line: subject, reply
+// subject and sizes. A quarter of it leaves room for the reply and for the
+// API subjects that carry a subject behind a prefix (direct get, consumer
+// create, dead letters).
+const MaxLength = 1024
+
+// Problem says why a subject is refused.
+type Problem struct {
+	// Reason is a predicate that reads on after the subject: "ends with a dot".
+	Reason string
+	// Hint says what to write instead; it may be empty.
+	Hint string
+}
+
+// Check returns nil if s is a literal subject that can be published to. It
+// does not allocate for a good subject.
+func Check(s string) *Problem {
+	if isPlain(s) {
+		return nil
+	}
+	return explain(s, false)
+}
+
+// CheckPattern is [Check] that also accepts "*" tokens and a final ">".
+func CheckPattern(s string) *Problem {
+	if isPlainPattern(s) {
+		return nil
+	}
+	return explain(s, true)
+}
+
+// The classes of bytes that isPlain and isPlainPattern tell apart.
+const (
+	other = iota // decided by explain
+	plain
+	dot
+	wild
+)
+
+// classes is a table, because this loop is on the way of every publish.
+var classes = func() (t [256]uint8) {
+	for c := '!'; c <= '~'; c++ {
+		t[c] = plain
+	}
+	t['*'], t['>'] = wild, wild
+	t['.'] = dot
+	return t
+}()
+
+// isPlain reports whether s is a good literal subject of ASCII characters. The
+// answer false decides nothing.
+func isPlain(s string) bool {
+	if len(s) > MaxLength {
+		return false
+	}
+	last := uint8(dot) // so that a leading dot counts as the second of two
+	for i := 0; i < len(s); i++ {
+		class := classes[s[i]]
+		if class == other || class == wild || class+last == dot+dot {
+			return false
+		}
+		last = class
+	}
+	return last == plain
+}
+
+// isPlainPattern is isPlain for patterns.
+func isPlainPattern(s string) bool {
+	if len(s) > MaxLength {
+		return false
+	}
+	last := uint8(dot)
+	for i := 0; i < len(s); i++ {
+		class := classes[s[i]]
+		switch {
+		case class == plain && last != wild:
+		case class == dot && last != dot:
+		case class == wild && last == dot && (s[i] == '*' || i == len(s)-1):
+		default:
+			return false
+		}
+		last = class
+	}
+	return last != dot
+}
+
+// explain applies the rules in the order in which their answers help most.
+func explain(s string, wildcards bool) *Problem {
+	switch {
+	case s == "":
+		return &Problem{"is empty", "give it at least one token, such as \"orders\""}
+	case isMarked(s):
+		return unmark(s)
+	case len(s) > MaxLength:
+		return &Problem{
+			fmt.Sprintf("is %d bytes long, the limit is %d", len(s), MaxLength),
+			"put data into the message, not into its subject",
+		}
+	}
+	if p := checkRunes(s); p != nil {
+		return p
+	}
+	if p := checkDots(s); p != nil {
+		return p
+	}
+	return checkWildcards(s, wildcards)
+}
+
+// checkRunes refuses the characters that no token may have.
+func checkRunes(s string) *Problem {
+	for i, r := range s {
+		if what := badRune(s[i:], r); what != "" {
+			return &Problem{
+				fmt.Sprintf("contains %s at byte %d", what, i),
+				"use visible characters only, without blanks",
+			}
+		}
+	}
+	return nil
+}
+
+// badRune names what is wrong with r, the first rune of s, or returns "".
+func badRune(s string, r rune) string {
+	switch {
+	case r == ' ':
+		return "a blank"
+	case r < utf8.RuneSelf && r > ' ' && r < 0x7f:
+		return ""
+	case r == utf8.RuneError:
+		// The server refuses a genuine U+FFFD as well, as the trace of a bad conversion.
+		if _, size := utf8.DecodeRuneInString(s); size == 1 {
+			return "a byte that is not valid UTF-8"
+		}
+		return "the replacement character U+FFFD"
+	case unicode.IsControl(r):
+		return fmt.Sprintf("the control character %U", r)
+	case unicode.IsSpace(r):
+		return fmt.Sprintf("the blank %U", r)
+	}
+	return ""
+}
+
+// checkDots refuses empty tokens.
+func checkDots(s string) *Problem {
+	switch {
+	case s[0] == '.':
+		return &Problem{"starts with a dot", "remove the dot: each token needs at least one character"}
+	case s[len(s)-1] == '.':
+		return &Problem{"ends with a dot", "remove the dot: each token needs at least one character"}
+	}
+	if i := strings.Index(s, ".."); i >= 0 {
+		return &Problem{
+			fmt.Sprintf("has an empty token at byte %d (two dots in a row)", i+1),
+			"fill the token or remove a dot",
+		}
+	}
+	return nil
+}
+
+// checkWildcards refuses "*" and ">" where they are not allowed or mean
+// something else than they seem to.
+func checkWildcards(s string, allowed bool) *Problem {
+	rest, more := s, true
+	for n := 1; more; n++ {
+		var token string
+		token, rest, more = next(rest)
+		if p := checkWildcard(token, n, more, allowed); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+func checkWildcard(token string, n int, more, allowed bool) *Problem {
+	switch {
+	case !strings.ContainsAny(token, "*>"):
+		return nil
+	case len(token) > 1:
+		// The server takes "foo*" for a literal token. Nobody who writes it means that.
+		return &Problem{
+			fmt.Sprintf("has token %d, %q, with a wildcard character inside", n, clip(token)),
+			"a wildcard stands for whole tokens: \"foo.*\", not \"foo*\"",
+		}
+	case !allowed:
+		return &Problem{
+			fmt.Sprintf("has the wildcard %q as token %d", token, n),
+			"a message goes to one literal subject: replace each wildcard by a value",
+		}
+	case token == ">" && more:
+		return &Problem{
+			fmt.Sprintf("has tokens after \">\" (token %d)", n),
+			"\">\" is allowed at the end only: use \"*\" for one token",
+		}
+	}
+	return nil
+}
+
+// IsLiteral reports whether s holds no wildcard.
+func IsLiteral(s string) bool {
+	return strings.IndexByte(s, '*') < 0 && strings.IndexByte(s, '>') < 0
+}
+
+// next cuts the first token off s; more says whether another one follows.
+func next(s string) (token, rest string, more bool) {
+	// A loop beats strings.Cut here: tokens are short and often one character.
+	for i := 0; i < len(s); i++ {
+		if s[i] == '.' {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+// clip shortens a value for an error text.
+func clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}

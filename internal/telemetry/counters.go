@@ -1,0 +1,58 @@
+package telemetry
+
+import "sync/atomic"
+
+// cacheLines keeps counters that different goroutines write apart: two lines,
+// because processors fetch them in pairs.
+type cacheLines [128]byte
+
+// Bus counts what one bus does. The zero value is ready to use, every field is
+// safe for concurrent use, and none ever goes down. Publishers, receivers and
+// the rare rest have cache lines of their own. It must not be copied.
+type Bus struct {
+	_ cacheLines
+
+	Published       atomic.Int64 // messages sent, stored or not
+	PublishedBytes  atomic.Int64 // their bodies as sent, so after compression
+	PublishFailed   atomic.Int64 // messages refused or not sent
+	Captured        atomic.Int64 // Publish into a subject that a known stream stores
+	Requests        atomic.Int64 // requests sent
+	RequestErrors   atomic.Int64 // requests that ended without a reply, or with an error as reply
+	RawBytes        atomic.Int64 // bodies that were compressed: their size before
+	CompressedBytes atomic.Int64 // and after
+
+	_ cacheLines
+
+	Received      atomic.Int64 // messages taken in for a handler
+	ReceivedBytes atomic.Int64 // their bodies as received
+	Handled       atomic.Int64 // handler calls that returned nil
+	HandlerErrors atomic.Int64 // handler calls that returned an error or panicked
+	Dropped       atomic.Int64 // messages lost to full queues of slow handlers
+	Unrouted      atomic.Int64 // messages that no handler of a Mux wanted
+
+	_ cacheLines
+
+	Reconnects  atomic.Int64 // connections won back
+	Disconnects atomic.Int64 // connections lost
+	Events      atomic.Int64 // events reported to the user
+
+	_ cacheLines
+}
+
+// Handler counts what one subscription, responder or consumer does. The zero
+// value is ready to use and every field is safe for concurrent use. What the
+// intake writes and what the workers write have cache lines of their own. It
+// must not be copied.
+type Handler struct {
+	Received    atomic.Int64 // messages taken in
+	Dropped     atomic.Int64 // messages lost to a full queue
+	Redelivered atomic.Int64 // messages taken in that the server had delivered before
+
+	_ [64]byte // one line, not two: there may be 100,000 of these
+
+	Handled  atomic.Int64 // handler calls that returned nil
+	Errors   atomic.Int64 // handler calls that returned an error
+	Panics   atomic.Int64 // handler calls that panicked
+	InFlight atomic.Int64 // handler calls under way now; the one that goes down
+	Latency  Quantiles    // of the sampled handler calls
+}

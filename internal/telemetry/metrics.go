@@ -1,0 +1,116 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// durationBounds are the bucket boundaries in seconds that the conventions
+// advise for both durations.
+var durationBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
+
+type instruments struct {
+	operation metric.Float64Histogram
+	process   metric.Float64Histogram
+	sent      metric.Int64Counter
+	consumed  metric.Int64Counter
+
+	// Ours, where the conventions have none.
+	dropped     metric.Int64Counter
+	redelivered metric.Int64Counter
+	reconnects  metric.Int64Counter
+}
+
+func newInstruments(m metric.Meter) (*instruments, error) {
+	b := builder{meter: m}
+	i := &instruments{
+		operation:   b.seconds("messaging.client.operation.duration", "Duration of messaging operation initiated by a producer or consumer client."),
+		process:     b.seconds("messaging.process.duration", "Duration of processing operation."),
+		sent:        b.counter("messaging.client.sent.messages", "{message}", "Number of messages producer attempted to send to the broker."),
+		consumed:    b.counter("messaging.client.consumed.messages", "{message}", "Number of messages that were delivered to the application."),
+		dropped:     b.counter("omnibus.messages.dropped", "{message}", "Number of messages lost because a handler was too slow."),
+		redelivered: b.counter("omnibus.messages.redelivered", "{message}", "Number of messages that were delivered again."),
+		reconnects:  b.counter("omnibus.connection.reconnects", "{reconnect}", "Number of times the connection was lost and won back."),
+	}
+	return i, errors.Join(b.errs...)
+}
+
+// builder makes instruments and gathers the errors.
+type builder struct {
+	meter metric.Meter
+	errs  []error
+}
+
+func (b *builder) seconds(name, description string) metric.Float64Histogram {
+	h, err := b.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
+		metric.WithExplicitBucketBoundaries(durationBounds...))
+	if err != nil {
+		b.errs = append(b.errs, err)
+	}
+	return h
+}
+
+func (b *builder) counter(name, unit, description string) metric.Int64Counter {
+	c, err := b.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+	if err != nil {
+		b.errs = append(b.errs, err)
+	}
+	return c
+}
+
+// record records the end of o. class is its error.type, empty on success.
+func (i *instruments) record(o *operation, took time.Duration, class string) {
+	duration, count := o.series.duration, o.series.count
+	if class != "" {
+		duration = []metric.RecordOption{o.series.durationAttributes(class)}
+		count = []metric.AddOption{o.series.countAttributes(class)}
+	}
+	histogram, counter := i.operation, metric.Int64Counter(nil)
+	switch o.series.typ {
+	case opSend:
+		counter = i.sent
+	case opReceive:
+		counter = i.consumed
+	case opProcess:
+		histogram, counter = i.process, i.consumed
+	}
+	histogram.Record(o.ctx, took.Seconds(), duration...)
+	if counter != nil && !o.counted {
+		counter.Add(o.ctx, int64(o.count), count...)
+	}
+}
+
+// Dropped counts n messages to template that a slow handler's full queue lost.
+// group is its queue group, if any.
+func (t *Telemetry) Dropped(template, group string, n int64) {
+	if t == nil || t.metrics == nil {
+		return
+	}
+	t.add(t.metrics.dropped, template, group, n)
+}
+
+// Redelivered counts n messages to template that were delivered to the durable
+// group before.
+func (t *Telemetry) Redelivered(template, group string, n int64) {
+	if t == nil || t.metrics == nil {
+		return
+	}
+	t.add(t.metrics.redelivered, template, group, n)
+}
+
+// Reconnected counts one connection that was lost and won back.
+func (t *Telemetry) Reconnected() {
+	if t == nil || t.metrics == nil {
+		return
+	}
+	kv := appendString(nil, keyClientID, t.busName)
+	t.metrics.reconnects.Add(context.Background(), 1, metric.WithAttributes(append(kv, systemNATS)...))
+}
+
+func (t *Telemetry) add(c metric.Int64Counter, template, group string, n int64) {
+	s := t.series(seriesKey{typ: opCounting, template: template, group: group})
+	c.Add(context.Background(), n, s.count...)
+}

@@ -1,0 +1,43 @@
+package wire
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// owned are the headers that the library writes itself; a user who set one
+// would contradict it.
+var owned = []string{
+	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderNatsMsgID,
+	HeaderNatsServiceError, HeaderNatsServiceErrorCode,
+}
+
+// CheckHeader returns an error unless a user may send the header key: value. The
+// characters are those of HTTP's tokens, which NATS headers follow.
+func CheckHeader(key, value string) error {
+	if key == "" {
+		return fmt.Errorf("the name is empty")
+	}
+	for i := range len(key) {
+		if c := key[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`:"(),/;<=>?@[\]{}`, c) >= 0 {
+			return fmt.Errorf("the name has the character %q; use letters, digits and -", c)
+		}
+	}
+	if slices.ContainsFunc(owned, func(o string) bool { return strings.EqualFold(o, key) }) {
+		return fmt.Errorf("the library writes this header itself; use its option")
+	}
+	return CheckValue(value)
+}
+
+// CheckValue returns an error if value cannot stand in a header: a line break
+// would begin another header, and blanks at the ends do not arrive.
+func CheckValue(value string) error {
+	if i := strings.IndexAny(value, "\r\n\x00"); i >= 0 {
+		return fmt.Errorf("the value has the character %q", value[i])
+	}
+	if strings.TrimSpace(value) != value {
+		return fmt.Errorf("the value begins or ends with a blank")
+	}
+	return nil
+}

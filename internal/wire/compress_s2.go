@@ -1,0 +1,31 @@
+package wire
+
+import (
+	"slices"
+
+	"github.com/klauspost/compress/s2"
+)
+
+func (c *Coder) encodeS2(dst, src []byte) ([]byte, error) {
+	most := s2.MaxEncodedLen(len(src))
+	if most < 0 {
+		return nil, s2.ErrTooLarge
+	}
+	dst = slices.Grow(dst, most)
+	return s2.Encode(dst[:cap(dst)], src), nil
+}
+
+func (c *Coder) decodeS2(src []byte) ([]byte, error) {
+	size, err := s2.DecodedLen(src)
+	if err != nil {
+		return nil, &CorruptError{EncodingS2, err}
+	}
+	if size > c.maxDecoded {
+		return nil, c.bomb(EncodingS2)
+	}
+	dst, err := s2.Decode(nil, src)
+	if err != nil {
+		return nil, &CorruptError{EncodingS2, err}
+	}
+	return dst, nil
+}

@@ -1,0 +1,48 @@
+// Package wire is what travels: encoded messages, their headers, compression, and the
+// choice of a codec by content type. Everything here that reads foreign bytes is bounded,
+// returns typed errors and is fuzzed.
+package wire
+
+import (
+	"context"
+	"time"
+)
+
+// Header is the header of one message, keys as on the wire: case-sensitive, as in NATS.
+// Nil where a message has none.
+type Header = map[string][]string
+
+// Out is one encoded message on its way out.
+type Out struct {
+	Subject, Reply string
+	Header         Header
+	Data           []byte
+}
+
+// Delivery is one encoded message on its way in.
+type Delivery struct {
+	Subject, Reply string
+	Header         Header
+	Data           []byte
+
+	Stream     string    // where it is stored; empty for core messages
+	Sequence   uint64    // its sequence in Stream
+	Time       time.Time // when it was stored, or received
+	Deliveries int       // how often the server sent it, prefetches included; from 1
+	Attempt    int       // which call of the handler in this process this is; from 1
+
+	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
+	Pending uint64          // messages after it for the same consumer, as of this delivery
+}
+
+// Size is about what the message weighs in bytes: subject, reply, data and header, the
+// latter as it is on the wire without its first line.
+func (d *Delivery) Size() int {
+	size := len(d.Subject) + len(d.Reply) + len(d.Data)
+	for key, values := range d.Header {
+		for _, value := range values {
+			size += len(key) + len(value) + len(": \r\n")
+		}
+	}
+	return size
+}

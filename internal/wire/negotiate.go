@@ -1,0 +1,73 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/omnibus-go/bus/codec"
+)
+
+// Codecs is an immutable set of codecs by content type, safe for concurrent use.
+type Codecs struct {
+	byType map[string]codec.Codec
+}
+
+// NewCodecs returns the built-in codecs and more. Of two with the same content type, the
+// later one counts; more come after the built-in ones. The error joins one error per
+// codec that is nil or whose content type is not what ParseContentType makes of it (a
+// *ContentTypeError).
+func NewCodecs(more ...codec.Codec) (*Codecs, error) {
+	set := &Codecs{byType: map[string]codec.Codec{}}
+	var errs []error
+	for _, c := range append(codec.Builtin(), more...) {
+		errs = append(errs, set.add(c))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+func (s *Codecs) add(c codec.Codec) error {
+	if c == nil {
+		return errors.New("wire: a codec is nil; leave it out")
+	}
+	ct := c.ContentType()
+	media, err := ParseContentType(ct)
+	if err != nil {
+		return err
+	}
+	if media != ct {
+		return &ContentTypeError{ct, "a codec's must be in lower case without parameters"}
+	}
+	s.byType[ct] = c
+	return nil
+}
+
+// ByContentType returns the codec for a Content-Type value as it was received. A media
+// type without codec is an *UnknownContentTypeError, which a newer member may know;
+// garbage, and an empty value, is a *ContentTypeError.
+func (s *Codecs) ByContentType(ct string) (codec.Codec, error) {
+	if c, ok := s.byType[ct]; ok {
+		return c, nil
+	}
+	media, err := ParseContentType(ct)
+	if err != nil {
+		return nil, err
+	}
+	if c, ok := s.byType[media]; ok {
+		return c, nil
+	}
+	return nil, &UnknownContentTypeError{ContentType: media}
+}
+
+// UnknownContentTypeError is returned for a content type that no codec of this member
+// has. Another member, or a newer one, may have it.
+type UnknownContentTypeError struct {
+	ContentType string // lower case, without parameters
+}
+
+// Error names the content type.
+func (e *UnknownContentTypeError) Error() string {
+	return fmt.Sprintf("wire: no codec for content type %q; add one to the bus", e.ContentType)
+}

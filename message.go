@@ -1,0 +1,217 @@
+package bus
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Header is the header of a message: values by name. Names are case-sensitive on
+// the wire.
+type Header map[string][]string
+
+// Get returns the first value of key, or "". It looks for exactly key first,
+// then for any spelling of it, since clients differ in how they write names.
+func (h Header) Get(key string) string { return wire.Get(h, key) }
+
+// Values returns all values of exactly key.
+func (h Header) Values(key string) []string { return h[key] }
+
+// Set replaces the values of key. As with any map, h must not be nil.
+func (h Header) Set(key, value string) { h[key] = []string{value} }
+
+// Msg is one received message. A handler may keep it.
+type Msg[T any] struct {
+	Data    T
+	Subject string // the subject it was published to
+	Header  Header // nil when it had none
+	ID      string // what MsgID gave it; without that "stream/sequence", and "" for a core message
+	// Time is when the stream stored it; zero for a core message, which
+	// carries none.
+	Time     time.Time
+	Stream   string // empty for a core message
+	Sequence uint64 // in the stream, from 1; 0 for a core message
+	// Attempt numbers this handler call for the message, from 1. It counts
+	// calls that failed in this process, unlike Deliveries.
+	Attempt int
+	// Deliveries is how often the server has sent it, from 1; 0 for a core
+	// message. Messages that were fetched and never handled count too.
+	Deliveries int
+
+	reply string
+}
+
+// RawMsg is a message as it is on the wire: Data may be compressed and is not
+// decoded. Middleware sees messages in this form.
+type RawMsg = Msg[[]byte]
+
+// newRaw makes the message that middleware and handlers see.
+func newRaw(d *wire.Delivery) *RawMsg {
+	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Time: d.Time, Stream: d.Stream,
+		Sequence: d.Sequence, Attempt: d.Attempt, Deliveries: d.Deliveries, reply: d.Reply}
+	if d.Header != nil {
+		m.ID = messageID(d.Header)
+	}
+	if m.ID == "" && d.Stream != "" {
+		m.ID = d.Stream + "/" + strconv.FormatUint(d.Sequence, 10)
+	}
+	return m
+}
+
+func messageID(h wire.Header) string {
+	if id := wire.Get(h, wire.HeaderBusID); id != "" {
+		return id
+	}
+	return wire.Get(h, wire.HeaderNatsMsgID)
+}
+
+// retyped returns m with data of another type.
+func retyped[New, Old any](m *Msg[Old], data New) *Msg[New] {
+	return &Msg[New]{Data: data, Subject: m.Subject, Header: m.Header, ID: m.ID, Time: m.Time, Stream: m.Stream,
+		Sequence: m.Sequence, Attempt: m.Attempt, Deliveries: m.Deliveries, reply: m.reply}
+}
+
+// PublishOption changes one Publish.
+type PublishOption interface{ onPublish(*sendOptions) }
+
+// RequestOption changes one Request.
+type RequestOption interface{ onRequest(*sendOptions) }
+
+// StoreOption changes one PublishTo.
+type StoreOption interface{ onStore(*sendOptions) }
+
+// MessageOption changes one message, however it is sent.
+type MessageOption interface {
+	PublishOption
+	RequestOption
+	StoreOption
+}
+
+// sendOptions is what the options of one call say.
+type sendOptions struct {
+	header wire.Header
+	codec  codec.Codec
+	id     string
+	err    error
+}
+
+type messageOption func(*sendOptions)
+
+func (f messageOption) onPublish(o *sendOptions) { f(o) }
+func (f messageOption) onRequest(o *sendOptions) { f(o) }
+func (f messageOption) onStore(o *sendOptions)   { f(o) }
+
+// WithHeader adds a value to the header of the message. The names that the
+// library writes itself (Content-Type, Nats-Msg-Id, …) are refused; their
+// options are As, MsgID and WithCompression.
+func WithHeader(key, value string) MessageOption {
+	return messageOption(func(o *sendOptions) {
+		if err := wire.CheckHeader(key, value); err != nil {
+			o.fail(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
+			return
+		}
+		o.set(key, append(o.header[key], value)...)
+	})
+}
+
+// MsgIDOption is what MsgID returns.
+type MsgIDOption interface {
+	PublishOption
+	StoreOption
+}
+
+// MsgID names the message: Msg.ID at the receiver. A stream stores a message
+// with the same ID once within its Duplicates window, and PublishTo then repeats
+// itself until it knows the outcome. One line of text, at most 256 bytes.
+func MsgID(id string) MsgIDOption {
+	return messageOption(func(o *sendOptions) {
+		if id == "" || len(id) > 256 {
+			o.fail(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
+			return
+		}
+		if err := wire.CheckValue(id); err != nil {
+			o.fail(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: err.Error()})
+			return
+		}
+		o.id = id
+		o.set(wire.HeaderNatsMsgID, id)
+	})
+}
+
+// CodecOption is what As returns.
+type CodecOption interface {
+	MessageOption
+	HandlerOption
+}
+
+type asOption struct{ codec codec.Codec }
+
+// As encodes this message with c, whatever its type and the bus's rules say. As
+// an option of a handler it decodes messages that carry no content type.
+func As(c codec.Codec) CodecOption { return asOption{c} }
+
+func (a asOption) apply(o *sendOptions) {
+	if a.codec == nil {
+		o.fail(a.missing())
+		return
+	}
+	o.codec = a.codec
+}
+
+func (asOption) missing() error {
+	return &OptionError{Option: "As", Value: "nil", Reason: "give a codec, as codec.JSON"}
+}
+
+func (a asOption) onPublish(o *sendOptions) { a.apply(o) }
+func (a asOption) onRequest(o *sendOptions) { a.apply(o) }
+func (a asOption) onStore(o *sendOptions)   { a.apply(o) }
+
+func (o *sendOptions) fail(err error) {
+	if o.err == nil {
+		o.err = err
+	}
+}
+
+func (o *sendOptions) set(key string, values ...string) {
+	if o.header == nil {
+		o.header = make(wire.Header)
+	}
+	o.header[key] = values
+}
+
+// publishOptions collects opts; nil stands for none and costs nothing.
+func publishOptions(opts []PublishOption) (*sendOptions, error) {
+	if len(opts) == 0 {
+		return nil, nil
+	}
+	o := new(sendOptions)
+	for _, opt := range opts {
+		opt.onPublish(o)
+	}
+	return o, o.err
+}
+
+func requestOptions(opts []RequestOption) (*sendOptions, error) {
+	if len(opts) == 0 {
+		return nil, nil
+	}
+	o := new(sendOptions)
+	for _, opt := range opts {
+		opt.onRequest(o)
+	}
+	return o, o.err
+}
+
+func storeOptions(opts []StoreOption) (*sendOptions, error) {
+	if len(opts) == 0 {
+		return nil, nil
+	}
+	o := new(sendOptions)
+	for _, opt := range opts {
+		opt.onStore(o)
+	}
+	return o, o.err
+}

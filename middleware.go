@@ -1,0 +1,68 @@
+package bus
+
+import (
+	"context"
+	"runtime/debug"
+)
+
+// Handler handles one message. A nil error means done; what an error means
+// depends on who calls: Subscribe reports it, Consume tries again later. ctx
+// ends at the handler's deadline (HandlerTimeout) or when a stopping bus has
+// used up its drain timeout.
+type Handler[T any] func(ctx context.Context, m *Msg[T]) error
+
+// Responder answers one request. The caller sees an error made with Public as
+// it is, and any other as "internal error".
+type Responder[Req, Resp any] func(ctx context.Context, m *Msg[Req]) (Resp, error)
+
+// RawHandler handles one message as it is on the wire.
+type RawHandler func(ctx context.Context, m *RawMsg) error
+
+// Middleware wraps the handling of messages: WithMiddleware for all handlers of
+// a bus, Use for one. Panics of the handler and of inner middleware pass through
+// it as panics and are caught outside all of it, unless a middleware catches
+// them. What it returns is what settles the message: to swallow an error is to
+// acknowledge.
+type Middleware func(next RawHandler) RawHandler
+
+// chain wraps h so that the first of mws is the outermost.
+func chain(h RawHandler, mws []Middleware) RawHandler {
+	for i := len(mws) - 1; i >= 0; i-- {
+		h = mws[i](h)
+	}
+	return h
+}
+
+// guard calls h and turns a panic into a *PanicError.
+func guard(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return h(ctx, m)
+}
+
+type stoppingKey struct{}
+
+// handlerContext is the context that handlers of one bus get. It carries the
+// channel of Stopping without a wrapper per message.
+type handlerContext struct {
+	context.Context
+	stopping <-chan struct{}
+}
+
+func (c *handlerContext) Value(key any) any {
+	if key == (stoppingKey{}) {
+		return c.stopping
+	}
+	return c.Context.Value(key)
+}
+
+// Stopping returns a channel that is closed when the bus of the handler whose
+// context this is begins to stop. The handler may then finish early, long
+// before ctx ends. For another context it is nil, which blocks for ever.
+func Stopping(ctx context.Context) <-chan struct{} {
+	c, _ := ctx.Value(stoppingKey{}).(<-chan struct{})
+	return c
+}

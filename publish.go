@@ -1,0 +1,184 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/subject"
+)
+
+// Publish sends v to everyone who is subscribed to s at this moment: at most
+// once, and nobody may be listening. nil means that the message was handed to
+// the connection. Messages of one bus on one subject arrive in order. What must
+// not be lost belongs into a stream, see PublishTo.
+//
+// Errors: *SubjectError, *CodecError, *ValidationError, *PayloadError,
+// *CapturedError under WithStrictPublish, *OptionError, ErrClosed,
+// ErrDisconnected, the error of a ctx that has ended.
+func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
+	m, err := prepare(ctx, b, "Publish", string(s), v, opts)
+	if err != nil {
+		return err
+	}
+	return b.send(ctx, &m)
+}
+
+// PublishBatch publishes each value to s, in order, and waits until the server
+// has processed them. All values are encoded before the first is sent. Errors
+// are those of Publish, and ErrTimeout when the server does not confirm; then
+// some may have been sent.
+func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts ...PublishOption) error {
+	ms := make([]outlet.Message, 0, len(vs))
+	for _, v := range vs {
+		m, err := prepare(ctx, b, "PublishBatch", string(s), v, opts)
+		if err != nil {
+			return err
+		}
+		ms = append(ms, m)
+	}
+	for i := range ms {
+		if err := b.send(ctx, &ms[i]); err != nil {
+			return err
+		}
+	}
+	if len(ms) == 0 {
+		return nil
+	}
+	return b.Flush(ctx)
+}
+
+// PublishAsync puts the message into a buffer and returns. A goroutine of the
+// bus sends what is there, and flushes when the buffer is empty, after 100
+// messages or after 100 ms; Close sends the rest. When the buffer is full it
+// waits until ctx ends, or returns ErrBufferFull, as WithAsyncBuffer says. A
+// message that fails later is reported as an event. v may be changed after the
+// call. Other errors are those of Publish.
+func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
+	m, err := prepare(ctx, b, "PublishAsync", string(s), v, opts)
+	if err != nil {
+		return err
+	}
+	if _, ok := any(v).([]byte); ok {
+		m.Data = bytes.Clone(m.Data)
+	}
+	return translate(b.async.Add(ctx, &m))
+}
+
+// prepare makes the message of a Publish and refuses what cannot be sent.
+func prepare[T any](ctx context.Context, b *Bus, call, subj string, v T, opts []PublishOption) (outlet.Message, error) {
+	if err := b.callable(ctx, call); err != nil {
+		return outlet.Message{}, err
+	}
+	o, err := publishOptions(opts)
+	if err != nil {
+		return outlet.Message{}, b.refused(err)
+	}
+	m, err := encode(b.format, subj, v, o)
+	if err == nil {
+		err = b.admit(&m)
+	}
+	if err != nil {
+		return m, b.refused(err)
+	}
+	return m, nil
+}
+
+// callable returns an error unless b and ctx can be used.
+func (b *Bus) callable(ctx context.Context, call string) error {
+	if err := b.usable(call); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return &ArgumentError{Func: call, Arg: "ctx", Reason: "is nil; use context.Background()"}
+	}
+	if ctx.Err() != nil {
+		return translate(context.Cause(ctx))
+	}
+	return nil
+}
+
+// refused counts a message that was not sent.
+func (b *Bus) refused(err error) error {
+	b.counters.PublishFailed.Add(1)
+	return err
+}
+
+// admit looks at the size, and at whether a stream captures the subject.
+func (b *Bus) admit(m *outlet.Message) error {
+	if err := checkSize(m, b.link.MaxPayload()-payloadReserve); err != nil {
+		return err
+	}
+	stream, first := b.captures.find(m.Subject)
+	if stream == "" {
+		return nil
+	}
+	b.counters.Captured.Add(1)
+	err := &CapturedError{Subject: m.Subject, Stream: stream}
+	if b.cfg.strict {
+		return err
+	}
+	if first {
+		b.report(Event{Kind: EventCaptured, Subject: m.Subject, Stream: stream, Err: err})
+	}
+	return nil
+}
+
+func (b *Bus) send(ctx context.Context, m *outlet.Message) error {
+	return translate(b.outlet.Send(ctx, m))
+}
+
+// captures knows which subjects are stored by the streams this bus has met.
+type captures struct {
+	streams atomic.Pointer[map[string][]string] // by name, replaced as a whole
+	mu      sync.Mutex                          // writers of streams
+	warned  sync.Map                            // subjects reported already
+	count   atomic.Int64                        // of warned
+}
+
+// mostWarned bounds the memory for warnings about subjects with identifiers in them.
+const mostWarned = 1024
+
+// set notes what the stream name stores.
+func (c *captures) set(name string, subjects []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	streams := make(map[string][]string)
+	if old := c.streams.Load(); old != nil {
+		for n, s := range *old {
+			streams[n] = s
+		}
+	}
+	streams[name] = slices.Clone(subjects)
+	c.streams.Store(&streams)
+}
+
+// find returns the stream that stores subj, or "", and whether to warn of it.
+func (c *captures) find(subj string) (stream string, first bool) {
+	streams := c.streams.Load()
+	if streams == nil {
+		return "", false
+	}
+	for name, patterns := range *streams {
+		for _, p := range patterns {
+			if subject.Matches(p, subj) {
+				return name, c.firstTime(subj)
+			}
+		}
+	}
+	return "", false
+}
+
+func (c *captures) firstTime(subj string) bool {
+	if c.count.Load() >= mostWarned {
+		return false
+	}
+	_, seen := c.warned.LoadOrStore(subj, struct{}{})
+	if !seen {
+		c.count.Add(1)
+	}
+	return !seen
+}

@@ -1,0 +1,108 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// receiver is what stands between a delivery and its handler, the same for
+// subscriptions, responders and consumers: spans, counters, deadline, panics.
+// Outside it the message is settled, inside it comes the middleware.
+type receiver struct {
+	ctx      context.Context // of all handlers of the bus
+	pattern  string
+	group    string
+	handle   RawHandler
+	timeout  time.Duration
+	tel      *telemetry.Telemetry
+	counters telemetry.Handler
+
+	// Of responders only, whose statistics the micro protocol publishes.
+	always    bool         // time every message, not only samples
+	busy      atomic.Int64 // nanoseconds in the handler
+	lastError atomic.Pointer[string]
+}
+
+// newReceiver composes the handler of one subscription.
+func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) *receiver {
+	inner := chain(mk(b.format, o), o.middleware)
+	return &receiver{
+		ctx:     b.life.handlers,
+		pattern: pattern,
+		group:   o.group,
+		handle:  chain(inner, b.cfg.middleware),
+		timeout: o.timeout,
+		tel:     b.tel,
+	}
+}
+
+// receive counts d and makes the message of it.
+func (r *receiver) receive(d *wire.Delivery) *RawMsg {
+	if d.Deliveries > 1 {
+		r.counters.Redelivered.Add(1)
+		r.tel.Redelivered(r.pattern, r.group, 1)
+	}
+	return newRaw(d)
+}
+
+// call runs the handler on m, and returns the context it ran in. It does not
+// panic.
+func (r *receiver) call(m *RawMsg) (context.Context, error) {
+	n := r.counters.Received.Add(1)
+	ctx := r.ctx
+	if r.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+	}
+	if r.tel != nil {
+		return r.traced(ctx, m, n)
+	}
+	return ctx, r.timed(ctx, m, n)
+}
+
+func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64) (context.Context, error) {
+	ctx, span := r.tel.Process(ctx, telemetry.Op{Name: telemetry.OpProcess, Subject: m.Subject, Template: r.pattern,
+		Group: r.group, MessageID: m.ID, Size: len(m.Data)}, m.Header)
+	err := r.timed(ctx, m, n)
+	span.End(err)
+	return ctx, err
+}
+
+// timed calls the handler and counts the outcome. n numbers the message: the
+// clock is read for a sample of them, since it costs a tenth of a small message.
+func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
+	if !r.always && !telemetry.Sampled(uint64(n)) {
+		return r.counted(guard(ctx, r.handle, m))
+	}
+	began := time.Now()
+	err := guard(ctx, r.handle, m)
+	took := time.Since(began)
+	r.counters.Latency.Observe(took)
+	if r.always {
+		r.busy.Add(int64(took))
+	}
+	return r.counted(err)
+}
+
+func (r *receiver) counted(err error) error {
+	if err == nil {
+		r.counters.Handled.Add(1)
+		return nil
+	}
+	r.counters.Errors.Add(1)
+	if r.always {
+		text := err.Error()
+		r.lastError.Store(&text)
+	}
+	var p *PanicError
+	if errors.As(err, &p) {
+		r.counters.Panics.Add(1)
+	}
+	return err
+}

@@ -1,0 +1,76 @@
+package bus
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Request sends r to the responders of e and returns the reply of the one that
+// got it. Where ctx has no deadline the bus's timeout holds.
+//
+// Errors: ErrNoResponders; ErrTimeout; *RemoteError, what the responder
+// returned; ErrUnknownOutcome when the connection was lost meanwhile;
+// *CodecError or *ValidationError about the request or the reply; *SubjectError,
+// *PayloadError, *OptionError, ErrClosed.
+func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], r Req, opts ...RequestOption) (Resp, error) {
+	var none Resp
+	if err := b.callable(ctx, "Request"); err != nil {
+		return none, err
+	}
+	o, err := requestOptions(opts)
+	if err != nil {
+		return none, err
+	}
+	m, err := encode(b.format, string(e), r, o)
+	if err != nil {
+		return none, err
+	}
+	if err := checkSize(&m, b.link.MaxPayload()-payloadReserve); err != nil {
+		return none, err
+	}
+	if b.format.compression.Encoding != "" {
+		m.SetHeader(wire.HeaderAcceptEncoding, b.format.compression.Encoding)
+	}
+	ctx, cancel := b.cfg.withTimeout(ctx)
+	defer cancel()
+	reply, err := b.outlet.Request(ctx, &m)
+	if err != nil {
+		return none, translate(err)
+	}
+	return decodeReply[Resp](b, string(e), o, reply)
+}
+
+func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg) (Resp, error) {
+	var none Resp
+	raw := newRaw(&wire.Delivery{Subject: subj, Header: reply.Header, Data: reply.Data})
+	if err := remoteError(raw); err != nil {
+		b.counters.RequestErrors.Add(1)
+		return none, err
+	}
+	info := typeOf[Resp](b.format)
+	assumed := b.format.codecFor(subj, info, nil)
+	if o != nil && o.codec != nil {
+		assumed = o.codec
+	}
+	m, err := decode[Resp](b.format, info, assumed, raw)
+	if err != nil {
+		b.counters.RequestErrors.Add(1)
+		return none, err
+	}
+	return m.Data, nil
+}
+
+// remoteError reads the error headers of the NATS micro protocol.
+func remoteError(m *RawMsg) error {
+	if len(m.Header) == 0 {
+		return nil
+	}
+	message, code := m.Header.Get(wire.HeaderNatsServiceError), m.Header.Get(wire.HeaderNatsServiceErrorCode)
+	if message == "" && code == "" {
+		return nil
+	}
+	return &RemoteError{Subject: m.Subject, Code: code, Message: message}
+}

@@ -1,0 +1,184 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
+
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// services answers discovery for all responders of a bus, by the NATS micro
+// protocol: one service with one endpoint per responder. It subscribes to its
+// nine subjects when the first responder comes and keeps them until the bus ends.
+// The protocol: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
+type services struct {
+	bus      *Bus
+	identity micro.ServiceIdentity
+	started  time.Time
+
+	mu        sync.Mutex
+	subs      []*intake.Core
+	endpoints []*Subscription
+}
+
+func newServices(b *Bus) *services {
+	return &services{bus: b, started: time.Now(), identity: micro.ServiceIdentity{
+		Name: b.cfg.name, ID: nuid.Next(), Version: b.cfg.version, Metadata: map[string]string{},
+	}}
+}
+
+// start subscribes to the discovery subjects, once.
+func (s *services) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.subs) > 0 {
+		return nil
+	}
+	if err := s.bus.registry.Add(stageServices, s); err != nil {
+		return err
+	}
+	for _, verb := range []micro.Verb{micro.PingVerb, micro.InfoVerb, micro.StatsVerb} {
+		for _, address := range [][2]string{{"", ""}, {s.identity.Name, ""}, {s.identity.Name, s.identity.ID}} {
+			if err := s.listen(verb, address[0], address[1]); err != nil {
+				s.closeLocked(context.Background())
+				s.bus.registry.Remove(s)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *services) listen(verb micro.Verb, name, id string) error {
+	subj, err := micro.ControlSubject(verb, name, id)
+	if err != nil {
+		return err
+	}
+	core := intake.NewCore(s.bus.link, intake.CoreConfig{
+		Subject: subj, Concurrency: 1, PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
+		Timeout: s.bus.cfg.timeout,
+		Run:     func(d *wire.Delivery) { s.answer(verb, d) },
+		Failed:  func(err error) { s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err}) },
+	})
+	if err := core.Open(); err != nil {
+		return err
+	}
+	s.subs = append(s.subs, core)
+	return nil
+}
+
+// add lists a responder as an endpoint.
+func (s *services) add(r *Subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endpoints = append(s.endpoints, r)
+}
+
+// remove takes a responder off the list; it may be absent.
+func (s *services) remove(r *Subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endpoints = slices.DeleteFunc(s.endpoints, func(e *Subscription) bool { return e == r })
+}
+
+func (s *services) list() []*Subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.endpoints)
+}
+
+func (s *services) answer(verb micro.Verb, d *wire.Delivery) {
+	if d.Reply == "" {
+		return
+	}
+	var v any
+	switch verb {
+	case micro.PingVerb:
+		v = micro.Ping{ServiceIdentity: s.identity, Type: micro.PingResponseType}
+	case micro.InfoVerb:
+		v = s.info()
+	default:
+		v = s.stats()
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		out := outlet.Message{Out: wire.Out{Subject: d.Reply, Data: data}, Template: d.Subject}
+		err = s.bus.outlet.Reply(context.Background(), &out)
+	}
+	if err != nil {
+		s.bus.report(Event{Kind: EventHandlerFailed, Subject: d.Subject, Err: err})
+	}
+}
+
+func (s *services) info() micro.Info {
+	info := micro.Info{ServiceIdentity: s.identity, Type: micro.InfoResponseType, Endpoints: []micro.EndpointInfo{}}
+	for _, e := range s.list() {
+		info.Endpoints = append(info.Endpoints, micro.EndpointInfo{
+			Name: endpointName(e.Subject()), Subject: e.Subject(), QueueGroup: e.receiver.group, Metadata: map[string]string{},
+		})
+	}
+	return info
+}
+
+func (s *services) stats() micro.Stats {
+	st := micro.Stats{ServiceIdentity: s.identity, Type: micro.StatsResponseType, Started: s.started.UTC(), Endpoints: []*micro.EndpointStats{}}
+	for _, e := range s.list() {
+		st.Endpoints = append(st.Endpoints, e.endpointStats())
+	}
+	return st
+}
+
+// endpointName makes a name the protocol allows of a subject: letters, digits,
+// - and _.
+func endpointName(subj string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '*':
+			return 'x'
+		case r == '>':
+			return 'X'
+		case r < 0x80 && nameRule.MatchString(string(r)):
+			return r
+		}
+		return '_'
+	}, subj)
+}
+
+// endpointStats tells the service's statistics of one responder.
+func (s *Subscription) endpointStats() *micro.EndpointStats {
+	c := &s.receiver.counters
+	st := &micro.EndpointStats{Name: endpointName(s.Subject()), Subject: s.Subject(), QueueGroup: s.receiver.group,
+		NumRequests: int(c.Received.Load()), NumErrors: int(c.Errors.Load()),
+		ProcessingTime: time.Duration(s.receiver.busy.Load())}
+	if st.NumRequests > 0 {
+		st.AverageProcessingTime = st.ProcessingTime / time.Duration(st.NumRequests)
+	}
+	if last := s.receiver.lastError.Load(); last != nil {
+		st.LastError = *last
+	}
+	return st
+}
+
+// Drain ends the discovery subscriptions.
+func (s *services) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked(ctx)
+	return nil
+}
+
+func (s *services) closeLocked(ctx context.Context) {
+	for _, sub := range s.subs {
+		_ = sub.Close(ctx)
+	}
+	s.subs = nil
+}
