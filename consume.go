@@ -202,16 +202,20 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 }
 
 // settling traces a settlement; the function it returns ends the span.
-func (c *Consumer) settling(d *wire.Delivery, name string) (end func(error)) {
-	_, span := c.bus.tel.Settle(d.Context, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
+func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
+	_, span := c.bus.tel.Settle(d.Stored.Context, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
 	return span.End
 }
 
 // run makes one attempt at d.
-func (c *Consumer) run(d *wire.Delivery) settle.Outcome {
-	m := c.receiver.receive(d)
-	ctx, err := c.receiver.call(m)
-	d.Context = ctx
+func (c *Consumer) run(d wire.Delivery) settle.Outcome {
+	if d.Stored.Deliveries > 1 {
+		c.receiver.counters.Redelivered.Add(1)
+		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
+	}
+	m := newRaw(&d)
+	ctx, err := c.receiver.call(m, d.Number)
+	d.Stored.Context = ctx
 	if err == nil {
 		return settle.Outcome{}
 	}
@@ -264,7 +268,7 @@ func (c *Consumer) Err() error {
 func (c *Consumer) runsCaller(ctx context.Context) bool { return c.in.RunsCaller(ctx) }
 
 func (c *Consumer) stats() SubscriptionStats {
-	st := c.receiver.stats()
+	st := c.receiver.stats(c.in)
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
 	st.Pending, st.PendingBytes = c.in.Pending()
 	st.InFlight = c.in.InFlight()

@@ -50,13 +50,15 @@ type RawMsg = Msg[[]byte]
 
 // newRaw makes the message that middleware and handlers see.
 func newRaw(d *wire.Delivery) *RawMsg {
-	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Time: d.Time, Stream: d.Stream,
-		Sequence: d.Sequence, Attempt: d.Attempt, Deliveries: d.Deliveries, reply: d.Reply}
-	if d.Header != nil {
+	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Attempt: 1, reply: d.Reply}
+	if len(d.Header) > 0 {
 		m.ID = messageID(d.Header)
 	}
-	if m.ID == "" && d.Stream != "" {
-		m.ID = d.Stream + "/" + strconv.FormatUint(d.Sequence, 10)
+	if s := d.Stored; s != nil {
+		m.Time, m.Stream, m.Sequence, m.Attempt, m.Deliveries = s.Time, s.Stream, s.Sequence, s.Attempt, s.Deliveries
+		if m.ID == "" {
+			m.ID = s.Stream + "/" + strconv.FormatUint(s.Sequence, 10)
+		}
 	}
 	return m
 }

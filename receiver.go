@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/telemetry"
-	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // receiver is what stands between a delivery and its handler, the same for
@@ -41,19 +40,9 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) *receiver 
 	}
 }
 
-// receive counts d and makes the message of it.
-func (r *receiver) receive(d *wire.Delivery) *RawMsg {
-	if d.Deliveries > 1 {
-		r.counters.Redelivered.Add(1)
-		r.tel.Redelivered(r.pattern, r.group, 1)
-	}
-	return newRaw(d)
-}
-
-// call runs the handler on m, and returns the context it ran in. It does not
-// panic.
-func (r *receiver) call(m *RawMsg) (context.Context, error) {
-	n := r.counters.Received.Add(1)
+// call runs the handler on m, its n-th message, and returns the context it ran
+// in. It does not panic.
+func (r *receiver) call(m *RawMsg, n int64) (context.Context, error) {
 	ctx := r.ctx
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
@@ -92,7 +81,6 @@ func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
 
 func (r *receiver) counted(err error) error {
 	if err == nil {
-		r.counters.Handled.Add(1)
 		return nil
 	}
 	r.counters.Errors.Add(1)

@@ -100,8 +100,8 @@ func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription
 	if err := b.services.start(); err != nil {
 		return nil, translate(err)
 	}
-	err := s.open(pattern, o, mk, func(m *RawMsg) {
-		if _, err := s.receiver.call(m); err != nil {
+	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
+		if _, err := s.receiver.call(m, n); err != nil {
 			s.refuse(m, err)
 		}
 	})

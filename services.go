@@ -66,7 +66,7 @@ func (s *services) listen(verb micro.Verb, name, id string) error {
 	core := intake.NewCore(s.bus.link, intake.CoreConfig{
 		Subject: subj, Concurrency: 1, PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
 		Timeout: s.bus.cfg.timeout,
-		Run:     func(d *wire.Delivery) { s.answer(verb, d) },
+		Run:     func(d wire.Delivery) { s.answer(verb, d) },
 		Failed:  func(err error) { s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err}) },
 	})
 	if err := core.Open(); err != nil {
@@ -96,7 +96,7 @@ func (s *services) list() []*Subscription {
 	return slices.Clone(s.endpoints)
 }
 
-func (s *services) answer(verb micro.Verb, d *wire.Delivery) {
+func (s *services) answer(verb micro.Verb, d wire.Delivery) {
 	if d.Reply == "" {
 		return
 	}
@@ -157,7 +157,7 @@ func endpointName(subj string) string {
 func (s *Subscription) endpointStats() *micro.EndpointStats {
 	c := &s.receiver.counters
 	st := &micro.EndpointStats{Name: endpointName(s.Subject()), Subject: s.Subject(), QueueGroup: s.receiver.group,
-		NumRequests: int(c.Received.Load()), NumErrors: int(c.Errors.Load()),
+		NumRequests: int(s.core.Begun()), NumErrors: int(c.Errors.Load()),
 		ProcessingTime: time.Duration(s.receiver.busy.Load())}
 	if st.NumRequests > 0 {
 		st.AverageProcessingTime = st.ProcessingTime / time.Duration(st.NumRequests)

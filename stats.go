@@ -125,12 +125,19 @@ func (r *retired) add(s SubscriptionStats) {
 	r.sum.Dropped += s.Dropped
 }
 
-// stats reads the receiver's own counters.
-func (r *receiver) stats() SubscriptionStats {
+// runs is what counts the handler calls of a subscription.
+type runs interface {
+	Begun() int64
+	Ended() int64
+}
+
+// stats reads the receiver's own counters and those of its runs.
+func (r *receiver) stats(calls runs) SubscriptionStats {
 	c := &r.counters
+	ended, failed := calls.Ended(), c.Errors.Load()
 	return SubscriptionStats{
 		Subject: r.pattern, Queue: r.group,
-		Received: c.Received.Load(), Handled: c.Handled.Load(), HandlerErrors: c.Errors.Load(),
+		Received: calls.Begun(), Handled: max(ended-failed, 0), HandlerErrors: failed,
 		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), Latency: latencyOf(c.Latency.Summary()),
 	}
 }

@@ -59,8 +59,8 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 		opt.onSubscribe(o)
 	}
 	s := &Subscription{bus: b, stage: stageSubscribers}
-	err := s.open(pattern, o, mk, func(m *RawMsg) {
-		if _, err := s.receiver.call(m); err != nil {
+	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
+		if _, err := s.receiver.call(m, n); err != nil {
 			s.failed(m, err)
 		}
 	})
@@ -70,8 +70,8 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 	return s, nil
 }
 
-// open subscribes and registers. run handles one message.
-func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func(*RawMsg)) error {
+// open subscribes and registers. run handles one message, the n-th.
+func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func(m *RawMsg, n int64)) error {
 	if o.err != nil {
 		return o.err
 	}
@@ -88,7 +88,7 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 		PendingMsgs:  o.pendingMsgs,
 		PendingBytes: o.pendingBytes,
 		Timeout:      s.bus.cfg.timeout,
-		Run:          func(d *wire.Delivery) { run(s.receiver.receive(d)) },
+		Run:          func(d wire.Delivery) { run(newRaw(&d), d.Number) },
 		Failed:       s.troubled,
 	})
 	if err := s.core.Open(); err != nil {
@@ -169,7 +169,7 @@ func (s *Subscription) runsCaller(ctx context.Context) bool { return s.core.Runs
 
 func (s *Subscription) stats() SubscriptionStats {
 	msgs, bytes := s.core.Pending()
-	st := s.receiver.stats()
+	st := s.receiver.stats(s.core)
 	st.Pending, st.PendingBytes, st.Dropped, st.InFlight = msgs, bytes, int64(s.core.Dropped()), s.core.InFlight()
 	return st
 }

@@ -22,9 +22,10 @@ import (
 // States: open → stopped. Workers are started when there is something to run
 // and end when there is nothing; Wait waits for all of them.
 type Queue struct {
-	run         func(*wire.Delivery)
+	run         func(wire.Delivery)
 	concurrency int
-	inflight    atomic.Int64
+	begun       atomic.Int64  // runs begun
+	ended       atomic.Int64  // runs ended
 	inline      atomic.Uint64 // the goroutine that calls Do, when it runs the messages itself
 	watched     atomic.Bool   // somebody waits in Wait
 
@@ -39,7 +40,7 @@ type Queue struct {
 
 // New returns an open queue that calls run for each message, on up to
 // concurrency goroutines at once. run must not panic.
-func New(concurrency int, run func(*wire.Delivery)) *Queue {
+func New(concurrency int, run func(wire.Delivery)) *Queue {
 	q := &Queue{run: run, concurrency: concurrency}
 	q.room.L = &q.mu
 	return q
@@ -52,7 +53,7 @@ func (q *Queue) Concurrency() int { return q.concurrency }
 // a worker, waiting while as many messages as the concurrency wait already.
 // After Stop it does nothing and returns false. One goroutine at a time may
 // call it.
-func (q *Queue) Do(d *wire.Delivery) bool {
+func (q *Queue) Do(d wire.Delivery) bool {
 	if q.concurrency == 1 {
 		if q.inline.Load() == 0 {
 			q.inline.Store(goroutineID())
@@ -68,18 +69,18 @@ func (q *Queue) Do(d *wire.Delivery) bool {
 }
 
 // Push adds d to the backlog. After Stop it does nothing and returns false.
-func (q *Queue) Push(d *wire.Delivery) bool {
+func (q *Queue) Push(d wire.Delivery) bool {
 	q.mu.Lock()
 	return q.add(d)
 }
 
 // add appends d and starts a worker if one may start. It unlocks q.mu.
-func (q *Queue) add(d *wire.Delivery) bool {
+func (q *Queue) add(d wire.Delivery) bool {
 	if q.stopped {
 		q.mu.Unlock()
 		return false
 	}
-	q.backlog.push(*d)
+	q.backlog.push(d)
 	start := q.started < q.concurrency
 	if start {
 		q.started++
@@ -105,7 +106,7 @@ func (q *Queue) work() {
 			q.room.Signal()
 		}
 		q.mu.Unlock()
-		q.invoke(&d)
+		q.invoke(d)
 		q.mu.Lock()
 	}
 	delete(q.workers, id)
@@ -114,10 +115,10 @@ func (q *Queue) work() {
 	q.mu.Unlock()
 }
 
-func (q *Queue) invoke(d *wire.Delivery) {
-	q.inflight.Add(1)
+func (q *Queue) invoke(d wire.Delivery) {
+	d.Number = q.begun.Add(1)
 	q.run(d)
-	q.inflight.Add(-1)
+	q.ended.Add(1)
 	if q.watched.Load() {
 		q.mu.Lock()
 		q.tellLocked()
@@ -133,8 +134,17 @@ func (q *Queue) tellLocked() {
 	}
 }
 
+// Begun is the number of runs begun so far.
+func (q *Queue) Begun() int64 { return q.begun.Load() }
+
+// Ended is the number of runs ended so far.
+func (q *Queue) Ended() int64 { return q.ended.Load() }
+
 // InFlight is the number of messages that are running.
-func (q *Queue) InFlight() int { return int(q.inflight.Load()) }
+func (q *Queue) InFlight() int {
+	ended := q.ended.Load() // first: a run that begins between the two must not count as ended
+	return int(q.begun.Load() - ended)
+}
 
 // Backlog is the number of messages that wait in the queue, and their bytes.
 func (q *Queue) Backlog() (msgs, bytes int) {

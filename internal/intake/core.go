@@ -23,7 +23,7 @@ type CoreConfig struct {
 	PendingMsgs  int // messages that may wait; more are dropped and reported. Negative means no limit
 	PendingBytes int // their bytes, likewise
 	Timeout      time.Duration
-	Run          func(*wire.Delivery)
+	Run          func(wire.Delivery)
 	Failed       func(err error) // a slow consumer, a missing permission
 }
 
@@ -74,8 +74,7 @@ func (s *Core) Open() error {
 
 // take is nats.go's callback.
 func (s *Core) take(m *nats.Msg) {
-	d := wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data, Attempt: 1}
-	s.queue.Do(&d)
+	s.queue.Do(wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
 }
 
 // Pending is the number of messages that have arrived and wait, and their bytes.
@@ -97,6 +96,12 @@ func (s *Core) Dropped() int {
 	s.dropped.Store(int64(n))
 	return n
 }
+
+// Begun is the number of handler calls so far.
+func (s *Core) Begun() int64 { return s.queue.Begun() }
+
+// Ended is Begun for those that have returned.
+func (s *Core) Ended() int64 { return s.queue.Ended() }
 
 // InFlight is the number of handlers that run.
 func (s *Core) InFlight() int { return s.queue.InFlight() }

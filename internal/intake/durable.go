@@ -26,9 +26,9 @@ type DurableConfig struct {
 	AckWait     time.Duration // the consumer's, to keep messages alive within it
 	Policy      settle.Policy
 	Timeout     time.Duration
-	Run         func(*wire.Delivery) settle.Outcome                   // one handler call; it must not panic
-	Settling    func(d *wire.Delivery, name string) (end func(error)) // traces a settlement
-	Stalled     func(err error)                                       // no messages can be had: for now, or never again when it is ErrConsumerDeleted
+	Run         func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
+	Settling    func(d wire.Delivery, name string) (end func(error)) // traces a settlement
+	Stalled     func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
 }
 
 var (
@@ -134,18 +134,17 @@ func (d *Durable) take(m *nats.Msg) {
 		d.nudge()
 		return
 	}
-	del := wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stream: meta.Stream,
-		Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1}
-	if d.hold(del.Sequence, m.Reply) {
-		d.push(&del)
+	if d.hold(meta.Sequence.Stream, m.Reply) {
+		d.push(wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
+			Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1}})
 	}
 	d.pull()
 }
 
 // push queues del, or gives it back when the queue has stopped.
-func (d *Durable) push(del *wire.Delivery) {
+func (d *Durable) push(del wire.Delivery) {
 	if !d.queue.Push(del) {
-		_ = d.release(del.Sequence, nakBody)
+		_ = d.release(del.Stored.Sequence, nakBody)
 	}
 }
 
@@ -244,8 +243,8 @@ func (d *Durable) ask(n int) error {
 }
 
 // run makes one attempt at a message, on a worker of the queue.
-func (d *Durable) run(del *wire.Delivery) {
-	action, after := settle.Decide(d.cfg.Policy, del.Attempt, d.cfg.Run(del))
+func (d *Durable) run(del wire.Delivery) {
+	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, d.cfg.Run(del))
 	if action == settle.Wait && d.wait(del, after) {
 		d.nudge()
 		d.pull()
@@ -256,20 +255,19 @@ func (d *Durable) run(del *wire.Delivery) {
 		name, body = telemetry.OpNak, nakBody
 	}
 	end := d.cfg.Settling(del, name)
-	end(d.release(del.Sequence, body))
+	end(d.release(del.Stored.Sequence, body))
 	d.pull()
 }
 
 // wait puts del aside for its next attempt, unless the intake is stopping.
-func (d *Durable) wait(del *wire.Delivery, after time.Duration) bool {
+func (d *Durable) wait(del wire.Delivery, after time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.draining {
 		return false
 	}
-	again := *del
-	again.Attempt++
-	d.waiting.add(time.Now().Add(after), again)
+	del.Stored.Attempt++
+	d.waiting.add(time.Now().Add(after), del)
 	return true
 }
 
@@ -292,6 +290,12 @@ func (d *Durable) nudge() {
 	default:
 	}
 }
+
+// Begun is the number of handler calls so far.
+func (d *Durable) Begun() int64 { return d.queue.Begun() }
+
+// Ended is Begun for those that have returned.
+func (d *Durable) Ended() int64 { return d.queue.Ended() }
 
 // InFlight is the number of handlers that run.
 func (d *Durable) InFlight() int { return d.queue.InFlight() }

@@ -61,7 +61,7 @@ func (d *Durable) retryDue(now time.Time) {
 	ripe := d.waiting.ripe(now)
 	d.mu.Unlock()
 	for i := range ripe {
-		d.push(&ripe[i])
+		d.push(ripe[i])
 	}
 }
 

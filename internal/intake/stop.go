@@ -52,7 +52,7 @@ func (d *Durable) giveBack() {
 	left = append(left, d.waiting.all()...)
 	d.mu.Unlock()
 	for i := range left {
-		_ = d.release(left[i].Sequence, nakBody)
+		_ = d.release(left[i].Stored.Sequence, nakBody)
 	}
 }
 

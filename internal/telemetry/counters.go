@@ -7,8 +7,8 @@ import "sync/atomic"
 type cacheLines [128]byte
 
 // Bus counts what one bus does. The zero value is ready to use, every field is
-// safe for concurrent use, and none ever goes down. Publishers, receivers and
-// the rare rest have cache lines of their own. It must not be copied.
+// safe for concurrent use, and none ever goes down. What publishers write has
+// cache lines of its own. It must not be copied.
 type Bus struct {
 	_ cacheLines
 
@@ -23,15 +23,7 @@ type Bus struct {
 
 	_ cacheLines
 
-	Received      atomic.Int64 // messages taken in for a handler
-	ReceivedBytes atomic.Int64 // their bodies as received
-	Handled       atomic.Int64 // handler calls that returned nil
-	HandlerErrors atomic.Int64 // handler calls that returned an error or panicked
-	Dropped       atomic.Int64 // messages lost to full queues of slow handlers
-	Unrouted      atomic.Int64 // messages that no handler of a Mux wanted
-
-	_ cacheLines
-
+	Unrouted    atomic.Int64 // messages that no handler of a Mux wanted
 	Reconnects  atomic.Int64 // connections won back
 	Disconnects atomic.Int64 // connections lost
 	Events      atomic.Int64 // events reported to the user
@@ -40,19 +32,12 @@ type Bus struct {
 }
 
 // Handler counts what one subscription, responder or consumer does. The zero
-// value is ready to use and every field is safe for concurrent use. What the
-// intake writes and what the workers write have cache lines of their own. It
-// must not be copied.
+// value is ready to use and every field is safe for concurrent use. The queue
+// counts the calls themselves. It must not be copied.
 type Handler struct {
-	Received    atomic.Int64 // messages taken in
 	Dropped     atomic.Int64 // messages lost to a full queue
 	Redelivered atomic.Int64 // messages taken in that the server had delivered before
-
-	_ [64]byte // one line, not two: there may be 100,000 of these
-
-	Handled  atomic.Int64 // handler calls that returned nil
-	Errors   atomic.Int64 // handler calls that returned an error
-	Panics   atomic.Int64 // handler calls that panicked
-	InFlight atomic.Int64 // handler calls under way now; the one that goes down
-	Latency  Quantiles    // of the sampled handler calls
+	Errors      atomic.Int64 // handler calls that returned an error or panicked
+	Panics      atomic.Int64 // handler calls that panicked
+	Latency     Quantiles    // of the sampled handler calls
 }

@@ -6,23 +6,9 @@ const (
 	golden        = 0x9E3779B97F4A7C15 // 2^64 divided by the golden ratio
 )
 
-// Sampler decides which messages of a queue are timed, because two calls of
-// time.Now cost about a tenth of a small message. The zero value is ready to
-// use. It is not safe for concurrent use: it belongs under its queue's lock, or
-// to the one goroutine that fills the queue. Where a message already has a
-// number, such as what Received.Add returned, Sampled decides without a Sampler.
-type Sampler struct {
-	n uint64
-}
-
-// Next counts one message and reports whether to time it.
-func (s *Sampler) Next() bool {
-	s.n++
-	return Sampled(s.n)
-}
-
 // Sampled reports whether to time the n-th message, counted from 1: the first
-// 64, then one in 16, which is uniform, so the quantiles stay unbiased.
+// 64, then one in 16, which is uniform, so the quantiles stay unbiased. Timing
+// all would cost a tenth of a small message: time.Now is called twice.
 //
 // Not exactly every 16th: traffic has a rhythm (batches of 16, a question and
 // an answer), and a fixed step would time the same part of it for ever. A step

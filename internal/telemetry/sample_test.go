@@ -6,17 +6,16 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
-func TestSamplerTimesTheFirstThenOneIn16(t *testing.T) {
-	var s telemetry.Sampler
-	for i := range 64 {
-		if !s.Next() {
-			t.Fatalf("message %d of the first 64 is not timed", i+1)
+func TestSampledTimesTheFirstThenOneIn16(t *testing.T) {
+	for n := uint64(1); n <= 64; n++ {
+		if !telemetry.Sampled(n) {
+			t.Fatalf("message %d of the first 64 is not timed", n)
 		}
 	}
 	const n = 160_000
 	timed := 0
-	for range n {
-		if s.Next() {
+	for i := range uint64(n) {
+		if telemetry.Sampled(65 + i) {
 			timed++
 		}
 	}
@@ -26,13 +25,12 @@ func TestSamplerTimesTheFirstThenOneIn16(t *testing.T) {
 }
 
 // A fixed step would time one place of a rhythm only.
-func TestSamplerHasNoRhythm(t *testing.T) {
+func TestSampledHasNoRhythm(t *testing.T) {
 	for _, period := range []int{2, 3, 8, 16, 21, 34, 64, 100} {
-		var s telemetry.Sampler
 		const rounds = 16_000
 		timed := make([]int, period)
 		for i := range rounds * period {
-			if s.Next() && i >= 64 {
+			if telemetry.Sampled(uint64(i+1)) && i >= 64 {
 				timed[i%period]++
 			}
 		}
@@ -44,7 +42,7 @@ func TestSamplerHasNoRhythm(t *testing.T) {
 	}
 }
 
-func TestSamplerLeavesNoLongGap(t *testing.T) {
+func TestSampledLeavesNoLongGap(t *testing.T) {
 	gap := 0
 	for n := uint64(65); n < 1_000_000; n++ {
 		if gap++; telemetry.Sampled(n) {
@@ -56,9 +54,10 @@ func TestSamplerLeavesNoLongGap(t *testing.T) {
 	}
 }
 
-func BenchmarkSampler(b *testing.B) {
-	var s telemetry.Sampler
+func BenchmarkSampled(b *testing.B) {
+	var n uint64
 	for b.Loop() {
-		s.Next()
+		n++
+		telemetry.Sampled(n)
 	}
 }

@@ -19,20 +19,26 @@ type Out struct {
 	Data           []byte
 }
 
-// Delivery is one encoded message on its way in.
+// Delivery is one encoded message on its way in. It is passed by value: that is
+// cheaper than an allocation for each.
 type Delivery struct {
 	Subject, Reply string
 	Header         Header
 	Data           []byte
 
-	Stream     string    // where it is stored; empty for core messages
-	Sequence   uint64    // its sequence in Stream
-	Time       time.Time // when it was stored, or received
+	Number int64   // which run of its queue this is, from 1; set by the queue
+	Stored *Stored // nil for core messages
+}
+
+// Stored is what is known of a message of a stream.
+type Stored struct {
+	Stream     string
+	Sequence   uint64    // in Stream
+	Time       time.Time // when it was stored
 	Deliveries int       // how often the server sent it, prefetches included; from 1
 	Attempt    int       // which call of the handler in this process this is; from 1
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
-	Pending uint64          // messages after it for the same consumer, as of this delivery
 }
 
 // Size is about what the message weighs in bytes: subject, reply, data and header, the
