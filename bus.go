@@ -26,20 +26,21 @@ const Version = "0.1.0"
 // server. All methods and the functions that take a bus are safe for concurrent
 // use.
 type Bus struct {
-	cfg      *config
-	engine   *engine // nil when the server is elsewhere
-	link     *link.Link
-	outlet   *outlet.Outlet
-	async    *outlet.Async
-	registry registry.Registry
-	format   *format
-	js       jetstream.JetStream
-	services *services
-	captures captures
-	tel      *telemetry.Telemetry
-	counters telemetry.Bus
-	retired  retired
-	life     life
+	cfg       *config
+	engine    *engine // nil when the server is elsewhere
+	link      *link.Link
+	outlet    *outlet.Outlet
+	async     *outlet.Async
+	registry  registry.Registry
+	format    *format
+	js        jetstream.JetStream
+	services  *services
+	captures  captures
+	deadlines deadlines
+	tel       *telemetry.Telemetry
+	counters  telemetry.Bus
+	retired   retired
+	life      life
 }
 
 // The stages in which the members of a bus end: handlers of messages may still
@@ -86,6 +87,9 @@ func (l *life) begin() {
 //
 // Errors: *OptionError (all of them, joined), *ConnectError.
 func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, error) {
+	if ctx == nil {
+		return nil, noContext("Connect")
+	}
 	c := newConfig()
 	c.url = url
 	c.apply(asOptions(opts))
@@ -214,7 +218,7 @@ func (b *Bus) ClientURL() string {
 // before, that of PublishAsync only as far as it has been sent. Errors:
 // ErrTimeout, ErrClosed, ErrDisconnected.
 func (b *Bus) Flush(ctx context.Context) error {
-	if err := b.usable("Flush"); err != nil {
+	if err := b.callable(ctx, "Flush"); err != nil {
 		return err
 	}
 	return translate(b.link.Flush(ctx, b.cfg.timeout))
@@ -245,7 +249,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	if ctx == nil {
-		return &ArgumentError{Func: "Shutdown", Arg: "ctx", Reason: "is nil; use context.Background()"}
+		return noContext("Shutdown")
 	}
 	ctx, cancel := b.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
@@ -263,7 +267,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 	case <-b.life.done:
 		return b.life.err
 	case <-ctx.Done():
-		return fmt.Errorf("%w: the bus is still stopping", translate(context.Cause(ctx)))
+		return fmt.Errorf("%w: the bus is still stopping", ended(ctx))
 	}
 }
 
@@ -275,9 +279,7 @@ func (b *Bus) shutdown(ctx context.Context) error {
 		errs = append(errs, &UnsentError{Messages: n})
 	}
 	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed from the connection
-	if b.link.Conn().IsConnected() {
-		errs = append(errs, b.lastFlush(ctx))
-	}
+	errs = append(errs, b.lastFlush(ctx))
 	b.life.closing.Store(true)
 	b.link.Close()
 	if b.engine != nil {
@@ -288,6 +290,12 @@ func (b *Bus) shutdown(ctx context.Context) error {
 
 // lastFlush makes sure that what was published reached the server.
 func (b *Bus) lastFlush(ctx context.Context) error {
+	if nc := b.link.Conn(); !nc.IsConnected() {
+		if n, err := nc.Buffered(); err == nil && n > 0 {
+			return fmt.Errorf("%w: the %d bytes buffered since then are lost", ErrDisconnected, n)
+		}
+		return nil
+	}
 	if err := b.link.Flush(ctx, b.cfg.timeout); err != nil {
 		return fmt.Errorf("bus: the last messages may not have reached the server: %w", translate(err))
 	}

@@ -73,8 +73,10 @@ type Consumer struct {
 	durable  string
 	receiver *receiver
 	in       *intake.Durable
-	end      sync.Once
-	err      error
+
+	end   sync.Once
+	ended chan struct{} // closed when end has been done
+	err   error
 }
 
 // Consume has h handle the messages of st that match s, from the first stored
@@ -115,7 +117,7 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, stream: s.name, durable: durable, receiver: s.bus.newReceiver(filter, o, mk)}
+	c := &Consumer{bus: s.bus, stream: s.name, durable: durable, receiver: s.bus.newReceiver(filter, o, mk), ended: make(chan struct{})}
 	if err := c.open(ctx, o, info.Config.AckWait); err != nil {
 		return nil, err
 	}
@@ -239,18 +241,42 @@ func (c *Consumer) stalled(err error) {
 // the handlers and until their acknowledgements have arrived, and ends the
 // consumer in this process. When ctx ends first (the bus's drain timeout, if it
 // has no deadline) it ends at once and returns a *DrainError; what was not
-// finished comes again. Further calls wait for the first one.
+// finished comes again. Called from one of its own handlers it does not wait for
+// that one. Further calls wait for the first one.
 func (c *Consumer) Drain(ctx context.Context) error {
+	if ctx == nil {
+		return noContext("Drain")
+	}
 	ctx, cancel := c.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
-	c.end.Do(func() {
-		if err := c.in.Drain(ctx); err != nil {
-			msgs, _ := c.in.Pending()
-			c.err = &DrainError{Subject: c.receiver.pattern, Pending: msgs, Running: c.in.InFlight(), Err: err}
-		}
-		c.bus.retire(c)
-	})
+	first := false
+	c.end.Do(func() { first = true })
+	if !first {
+		return c.awaitEnd(ctx)
+	}
+	if err := c.in.Drain(ctx); err != nil {
+		c.err = c.unfinished(err)
+	}
+	c.bus.retire(c)
+	close(c.ended)
 	return c.err
+}
+
+func (c *Consumer) awaitEnd(ctx context.Context) error {
+	if c.runsCaller(ctx) {
+		return nil
+	}
+	select {
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return c.unfinished(context.Cause(ctx))
+	}
+}
+
+func (c *Consumer) unfinished(why error) error {
+	msgs, _ := c.in.Pending()
+	return &DrainError{Subject: c.receiver.pattern, Pending: msgs, Running: c.in.InFlight(), Err: why}
 }
 
 // Done returns a channel that is closed when the consumer has ended in this

@@ -35,7 +35,8 @@ var (
 	// ErrStreamNotFound is returned for a stream that the server does not have.
 	ErrStreamNotFound = errors.New("bus: stream not found")
 	// ErrDisconnected is returned when the connection is down and what it
-	// buffers meanwhile (8 MiB) is full.
+	// buffers meanwhile (8 MiB) is full, or is lost with the end of the bus; and
+	// by Flush when the connection was lost before the server confirmed.
 	ErrDisconnected = errors.New("bus: disconnected from the server")
 )
 
@@ -60,6 +61,11 @@ type ArgumentError struct {
 
 func (e *ArgumentError) Error() string {
 	return fmt.Sprintf("bus: %s: %s %s", e.Func, e.Arg, e.Reason)
+}
+
+// noContext is the error of a call without a context.
+func noContext(call string) error {
+	return &ArgumentError{Func: call, Arg: "ctx", Reason: "is nil; use context.Background()"}
 }
 
 // SubjectError reports a subject that cannot be used as it was. Nothing was
@@ -321,10 +327,11 @@ func (e *StreamError) Error() string {
 // Unwrap returns the server's answer.
 func (e *StreamError) Unwrap() error { return e.Err }
 
-// publicError is an error whose text may travel to a caller.
-type publicError struct{ code, message string }
+// PublicError is what Public returns: an error of a responder whose text travels
+// to the caller, who gets it as a *RemoteError.
+type PublicError struct{ Code, Message string }
 
-func (e *publicError) Error() string { return fmt.Sprintf("%s (%s)", e.message, e.code) }
+func (e *PublicError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
 
 // Public returns an error for a responder to return whose code and message its
 // caller receives as a *RemoteError. The code is a short word or number such as
@@ -334,7 +341,7 @@ func Public(code, message string) error {
 	if code == "" {
 		code = internalCode
 	}
-	return &publicError{code: oneLine(code), message: oneLine(message)}
+	return &PublicError{Code: oneLine(code), Message: oneLine(message)}
 }
 
 func oneLine(s string) string {
@@ -364,6 +371,16 @@ func RetryAfter(d time.Duration, err error) error {
 	return &retryAfter{delay: max(d, 0), err: err}
 }
 
+// ended is the error of a call whose ctx has ended: in which way, and its cause
+// where that says more.
+func ended(ctx context.Context) error {
+	err := translate(ctx.Err())
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
+
 // translate turns what the layers below return into the errors above, keeping
 // the original in the chain.
 func translate(err error) error {
@@ -379,7 +396,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w (%w)", ErrNoResponders, err)
 	case errors.Is(err, outlet.ErrFull):
 		return ErrBufferFull
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting):
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, link.ErrDisconnected):
 		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)

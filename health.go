@@ -81,6 +81,9 @@ func (t HealthThresholds) withDefaults() HealthThresholds {
 // timeout bounds. It is meant for readiness probes: Failed means that messages
 // cannot be sent now.
 func (b *Bus) Health(ctx context.Context) Report {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	if b == nil || !b.link.Open() {
 		r := Report{}
 		r.add(Failed, "connection", "the bus is closed")

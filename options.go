@@ -636,7 +636,7 @@ func (c *config) check() error {
 		}
 	}
 	if c.url != "" && c.listen != "" {
-		c.bad("WithListen", strconv.Quote(c.listen), "opens a port of the embedded server, but WithURL names another one; drop one of them")
+		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.listen)
 	}
 	return errors.Join(c.errs...)
 }

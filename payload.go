@@ -97,40 +97,58 @@ func (info *typeInfo) plain() codec.Codec {
 	return codec.JSON
 }
 
-// encode makes v into a message for the literal subject subj, which came from
-// template.
+// encode makes v into a message for the literal subject subj.
 func encode[T any](f *format, subj string, v T, o *sendOptions) (outlet.Message, error) {
 	m := outlet.Message{Out: wire.Out{Subject: subj}, Template: subj}
 	if err := checkLiteral(subj); err != nil {
 		return m, err
 	}
-	if data, ok := any(v).([]byte); ok && o == nil && len(f.rules) == 0 {
-		m.Data = data
-		return m, f.compress(&m)
-	}
-	return m, encodeWith(f, &m, v, o)
-}
-
-// encodeWith is encode for everything but plain bytes.
-func encodeWith[T any](f *format, m *outlet.Message, v T, o *sendOptions) error {
-	info := typeOf[T](f)
-	if err := validate(info, m.Subject, &v); err != nil {
-		return err
-	}
 	var call codec.Codec
 	if o != nil {
 		call, m.Header, m.ID = o.codec, o.header, o.id
 	}
-	cd := f.codecFor(m.Subject, info, call)
+	if err := marshal(f, &m, subj, v, call); err != nil {
+		return m, err
+	}
+	return m, f.compress(&m, f.compression.Encoding)
+}
+
+// marshal sets m's payload to v, and its content type where v's type does not
+// imply that. about is the subject whose rules hold.
+func marshal[T any](f *format, m *outlet.Message, about string, v T, call codec.Codec) error {
+	if data, ok := any(v).([]byte); ok && call == nil && len(f.rules) == 0 {
+		m.Data = data
+		return nil
+	}
+	return marshalWith(f, m, about, v, call)
+}
+
+// marshalWith is marshal for everything but plain bytes. It is apart because
+// here v moves to the heap.
+func marshalWith[T any](f *format, m *outlet.Message, about string, v T, call codec.Codec) error {
+	info := typeOf[T](f)
+	if err := validate(info, about, &v); err != nil {
+		return err
+	}
+	cd := f.codecFor(about, info, call)
 	data, err := cd.Marshal(v)
 	if err != nil {
-		return &CodecError{Subject: m.Subject, ContentType: cd.ContentType(), Op: "encode", Err: err}
+		return &CodecError{Subject: about, ContentType: cd.ContentType(), Op: "encode", Err: err}
 	}
 	m.Data = data
-	if cd.ContentType() != info.plain().ContentType() {
+	if f.mustName(cd, about, info, call != nil) {
 		m.SetHeader(wire.HeaderContentType, cd.ContentType())
 	}
-	return f.compress(m)
+	return nil
+}
+
+// mustName reports whether a reader needs to be told that the payload is in cd:
+// one who knows only the type, and one who has our own rules where the call chose
+// against them.
+func (f *format) mustName(cd codec.Codec, about string, info *typeInfo, chosen bool) bool {
+	name := cd.ContentType()
+	return name != info.plain().ContentType() ||
+		chosen && name != f.codecFor(about, info, nil).ContentType()
 }
 
 // validate calls the Validate method of *v or of v, where there is one.
@@ -155,14 +173,11 @@ func isNil(v any) bool {
 	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
-// compress compresses m's payload where that is configured and worth it.
-func (f *format) compress(m *outlet.Message) error {
-	return f.compressAs(m, f.compression.Encoding)
-}
-
-// compressAs is compress with the given encoding; empty or unknown means none.
-func (f *format) compressAs(m *outlet.Message, encoding string) error {
-	if encoding == "" || len(m.Data) < f.compression.MinSize {
+// compress compresses m's payload by the encoding where it is worth it; an empty
+// encoding means not at all. What a receiver with our limit would refuse to
+// decompress goes as it is, so that its size is refused here and now.
+func (f *format) compress(m *outlet.Message, encoding string) error {
+	if encoding == "" || len(m.Data) < f.compression.MinSize || len(m.Data) > f.compression.MaxDecoded {
 		return nil
 	}
 	small, ok, err := f.coder.Compress(encoding, m.Data)
@@ -183,9 +198,12 @@ func (f *format) compressAs(m *outlet.Message, encoding string) error {
 // they are worth another try elsewhere or later.
 var errUnknown = errors.New("this member does not know it")
 
-// payload returns the decompressed payload of m, and its codec, where m names
-// none the given one.
-func (f *format) payload(m *RawMsg, assumed codec.Codec) ([]byte, codec.Codec, error) {
+// payload returns the decompressed payload of m, and its codec for a type, where m
+// names none the given one.
+func (f *format) payload(m *RawMsg, info *typeInfo, assumed codec.Codec) ([]byte, codec.Codec, error) {
+	if info.raw {
+		assumed = codec.Raw // bytes are asked for, so bytes it is, whatever they mean
+	}
 	if len(m.Header) == 0 {
 		return m.Data, assumed, nil
 	}
@@ -197,7 +215,7 @@ func (f *format) payload(m *RawMsg, assumed codec.Codec) ([]byte, codec.Codec, e
 		}
 	}
 	text := m.Header.Get(wire.HeaderContentType)
-	if text == "" {
+	if text == "" || info.raw {
 		return data, assumed, nil
 	}
 	cd, err := f.known.ByContentType(text)
@@ -219,15 +237,12 @@ func markUnknown(err error) error {
 // decode makes m into a message of type T. assumed is the codec of messages
 // that name none.
 func decode[T any](f *format, info *typeInfo, assumed codec.Codec, m *RawMsg) (*Msg[T], error) {
-	data, cd, err := f.payload(m, assumed)
+	if same, ok := any(m).(*Msg[T]); ok && len(m.Header) == 0 {
+		return same, nil // plain bytes: there is nothing to decode
+	}
+	data, cd, err := f.payload(m, info, assumed)
 	if err != nil {
 		return nil, err
-	}
-	if info.raw {
-		cd = codec.Raw // bytes are asked for, so bytes it is, whatever they mean
-	}
-	if same, ok := any(m).(*Msg[T]); ok && len(m.Header) == 0 && cd == codec.Raw {
-		return same, nil
 	}
 	typed := retyped(m, *new(T))
 	if err := cd.Unmarshal(data, &typed.Data); err != nil {

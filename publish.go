@@ -3,6 +3,8 @@ package bus
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,9 @@ func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...Publ
 // are those of Publish, and ErrTimeout when the server does not confirm; then
 // some may have been sent.
 func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts ...PublishOption) error {
+	if len(vs) == 0 {
+		return checkEmptyBatch(ctx, b, string(s), opts)
+	}
 	ms := make([]outlet.Message, 0, len(vs))
 	for _, v := range vs {
 		m, err := prepare(ctx, b, "PublishBatch", string(s), v, opts)
@@ -45,10 +50,18 @@ func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts
 			return err
 		}
 	}
-	if len(ms) == 0 {
-		return nil
-	}
 	return b.Flush(ctx)
+}
+
+// checkEmptyBatch refuses what is wrong with any batch.
+func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOption) error {
+	if err := b.callable(ctx, "PublishBatch"); err != nil {
+		return err
+	}
+	if _, err := publishOptions(opts); err != nil {
+		return err
+	}
+	return checkLiteral(subj)
 }
 
 // PublishAsync puts the message into a buffer and returns. A goroutine of the
@@ -62,10 +75,21 @@ func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ..
 	if err != nil {
 		return err
 	}
-	if _, ok := any(v).([]byte); ok {
+	if aliased(v) {
 		m.Data = bytes.Clone(m.Data)
 	}
 	return translate(b.async.Add(ctx, &m))
+}
+
+// aliased reports whether a payload made of v may share v's memory: bytes go as
+// they are, and so does what is JSON already.
+func aliased(v any) bool {
+	switch v.(type) {
+	case []byte, json.RawMessage, *json.RawMessage:
+		return true
+	}
+	t := reflect.TypeOf(v)
+	return t != nil && t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 }
 
 // prepare makes the message of a Publish and refuses what cannot be sent.
@@ -93,10 +117,10 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 		return err
 	}
 	if ctx == nil {
-		return &ArgumentError{Func: call, Arg: "ctx", Reason: "is nil; use context.Background()"}
+		return noContext(call)
 	}
 	if ctx.Err() != nil {
-		return translate(context.Cause(ctx))
+		return ended(ctx)
 	}
 	return nil
 }

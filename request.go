@@ -34,9 +34,9 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if b.format.compression.Encoding != "" {
 		m.SetHeader(wire.HeaderAcceptEncoding, b.format.compression.Encoding)
 	}
-	ctx, cancel := b.cfg.withTimeout(ctx)
-	defer cancel()
+	ctx, done := b.bound(ctx)
 	reply, err := b.outlet.Request(ctx, &m)
+	done()
 	if err != nil {
 		return none, translate(err)
 	}
@@ -45,6 +45,10 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 
 func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg) (Resp, error) {
 	var none Resp
+	if data, ok := any(&none).(*[]byte); ok && len(reply.Header) == 0 {
+		*data = reply.Data // plain bytes: there is nothing to decode
+		return none, nil
+	}
 	raw := newRaw(&wire.Delivery{Subject: subj, Header: reply.Header, Data: reply.Data})
 	if err := remoteError(raw); err != nil {
 		b.counters.RequestErrors.Add(1)

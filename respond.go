@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -70,29 +71,21 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T) error {
 	return translate(b.outlet.Reply(ctx, &out))
 }
 
+// encodeReply makes v the answer to m, in m's codec where v's type leaves a
+// choice, compressed as m accepts.
 func encodeReply[T any](f *format, m *RawMsg, v T) (outlet.Message, error) {
 	out := outlet.Message{Out: wire.Out{Subject: m.reply}, Template: m.Subject}
-	info := typeOf[T](f)
-	if err := validate(info, m.Subject, &v); err != nil {
-		return out, err
-	}
-	cd := f.codecFor(m.Subject, info, nil)
-	if text := m.Header.Get(wire.HeaderContentType); text != "" && info.implied == nil {
-		asked, err := f.known.ByContentType(text)
-		if err != nil {
+	var asked codec.Codec
+	if text := m.Header.Get(wire.HeaderContentType); text != "" && typeOf[T](f).implied == nil {
+		var err error
+		if asked, err = f.known.ByContentType(text); err != nil {
 			return out, &CodecError{Subject: m.Subject, ContentType: text, Op: "encode", Err: err}
 		}
-		cd = asked
 	}
-	data, err := cd.Marshal(v)
-	if err != nil {
-		return out, &CodecError{Subject: m.Subject, ContentType: cd.ContentType(), Op: "encode", Err: err}
+	if err := marshal(f, &out, m.Subject, v, asked); err != nil {
+		return out, err
 	}
-	out.Data = data
-	if cd.ContentType() != info.plain().ContentType() {
-		out.SetHeader(wire.HeaderContentType, cd.ContentType())
-	}
-	return out, f.compressAs(&out, m.Header.Get(wire.HeaderAcceptEncoding))
+	return out, f.compress(&out, wire.Acceptable(m.Header.Get(wire.HeaderAcceptEncoding)))
 }
 
 func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription, error) {
@@ -114,17 +107,17 @@ func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription
 
 // refuse reports err and tells the requester what may be told.
 func (s *Subscription) refuse(m *RawMsg, err error) {
-	var public *publicError
+	var public *PublicError
 	if !errors.As(err, &public) {
-		public = &publicError{code: internalCode, message: internalMessage}
+		public = &PublicError{Code: internalCode, Message: internalMessage}
 		s.failed(m, err)
 	}
 	if m.reply == "" {
 		return
 	}
 	out := outlet.Message{Out: wire.Out{Subject: m.reply}, Template: m.Subject}
-	out.SetHeader(wire.HeaderNatsServiceError, public.message)
-	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.code)
+	out.SetHeader(wire.HeaderNatsServiceError, public.Message)
+	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.Code)
 	if err := s.bus.outlet.Reply(context.Background(), &out); err != nil {
 		s.failed(m, err)
 	}

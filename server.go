@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,7 +146,29 @@ func startServer(c *config, dir *store) (*server.Server, error) {
 		s.WaitForShutdown()
 		return nil, err
 	}
+	if isSingle(opts) {
+		dropDomainNames(s, opts.JetStreamDomain)
+	}
 	return s, nil
+}
+
+// domainNames are the parts of the JetStream API to which a domain gives a second
+// name, "$JS.<domain>.API.<part>".
+var domainNames = []string{"INFO", "STREAM.>", "CONSUMER.>", "DIRECT.>", "META.>", "SERVER.>", "ACCOUNT.>", "$KV.>", "$OBJ.>"}
+
+// dropDomainNames has the server forget these names, which it would otherwise
+// look for in every message published: that takes it as long as all the rest.
+// Only other servers need them, over a leaf link; whoever adds one to a running
+// server must add the names again.
+func dropDomainNames(s *server.Server, domain string) {
+	for _, part := range domainNames {
+		s.GlobalAccount().RemoveMapping("$JS." + domain + ".API." + part)
+	}
+}
+
+// isSingle reports whether the server is connected to no other one.
+func isSingle(o *server.Options) bool {
+	return o.LeafNode.Port == 0 && len(o.LeafNode.Remotes) == 0 && o.Cluster.Port == 0 && o.Gateway.Port == 0
 }
 
 func serverOptions(c *config, dir *store) (*server.Options, error) {
@@ -208,13 +231,23 @@ func awaitReady(c *config, s *server.Server, log *serverLog, dir *store) error {
 	return nil
 }
 
+// serverHealth asks the server how it is. It asks again while the answer is that
+// the server is not ready: the server gives itself one millisecond to see that,
+// which a crowded machine does not always have.
 func serverHealth(s *server.Server) error {
-	h := s.Healthz(nil)
-	if h.Status == "ok" {
-		return nil
+	for range healthTries {
+		h := s.Healthz(nil)
+		switch {
+		case h.Status == "ok":
+			return nil
+		case h.StatusCode != http.StatusInternalServerError:
+			return errors.New(h.Error)
+		}
 	}
-	return fmt.Errorf("%s", h.Error)
+	return errors.New(s.Healthz(nil).Error)
 }
+
+const healthTries = 50
 
 // listenURL is where clients reach s, or "" without a port.
 func listenURL(c *config, s *server.Server) string {

@@ -25,8 +25,10 @@ type services struct {
 	identity micro.ServiceIdentity
 	started  time.Time
 
+	starting sync.Mutex // not mu: who closes a subscription waits for answers, which need mu
+	subs     []*intake.Core
+
 	mu        sync.Mutex
-	subs      []*intake.Core
 	endpoints []*Subscription
 }
 
@@ -38,8 +40,8 @@ func newServices(b *Bus) *services {
 
 // start subscribes to the discovery subjects, once.
 func (s *services) start() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.starting.Lock()
+	defer s.starting.Unlock()
 	if len(s.subs) > 0 {
 		return nil
 	}
@@ -49,7 +51,7 @@ func (s *services) start() error {
 	for _, verb := range []micro.Verb{micro.PingVerb, micro.InfoVerb, micro.StatsVerb} {
 		for _, address := range [][2]string{{"", ""}, {s.identity.Name, ""}, {s.identity.Name, s.identity.ID}} {
 			if err := s.listen(verb, address[0], address[1]); err != nil {
-				s.closeLocked(context.Background())
+				s.closeSubs(context.Background())
 				s.bus.registry.Remove(s)
 				return err
 			}
@@ -170,13 +172,13 @@ func (s *Subscription) endpointStats() *micro.EndpointStats {
 
 // Drain ends the discovery subscriptions.
 func (s *services) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeLocked(ctx)
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	s.closeSubs(ctx)
 	return nil
 }
 
-func (s *services) closeLocked(ctx context.Context) {
+func (s *services) closeSubs(ctx context.Context) {
 	for _, sub := range s.subs {
 		_ = sub.Close(ctx)
 	}

@@ -315,9 +315,9 @@ func (s *Stream) stores(subj string) error {
 }
 
 func (s *Stream) store(ctx context.Context, m *outlet.Message) (*Ack, error) {
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
-	defer cancel()
+	ctx, done := s.bus.bound(ctx)
 	ack, err := s.bus.outlet.Store(ctx, m)
+	done()
 	if err != nil {
 		return nil, streamError(s.name, "publish", err)
 	}

@@ -21,8 +21,11 @@ type Subscription struct {
 
 	pendingMsgs, pendingBytes int // limits
 
-	end sync.Once
-	err error
+	end   sync.Once
+	ended chan struct{} // closed when end has been done
+	err   error         // valid then
+
+	counting sync.Mutex // of dropped messages
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -80,6 +83,7 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 	}
 	s.receiver = s.bus.newReceiver(pattern, o, mk)
 	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes
+	s.ended = make(chan struct{})
 	s.receiver.always = s.stage == stageResponders
 	s.core = intake.NewCore(s.bus.link, intake.CoreConfig{
 		Subject:      pattern,
@@ -116,9 +120,20 @@ func (s *Subscription) troubled(err error) {
 		s.bus.report(Event{Kind: EventServerError, Subject: s.Subject(), Err: err})
 		return
 	}
-	dropped := s.core.Dropped()
-	s.bus.tel.Dropped(s.receiver.pattern, s.receiver.group, int64(dropped)-s.receiver.counters.Dropped.Swap(int64(dropped)))
+	dropped := s.countDropped()
 	s.bus.report(Event{Kind: EventSlowConsumer, Subject: s.Subject(), Err: &SlowConsumerError{Subject: s.Subject(), Dropped: dropped}})
+}
+
+// countDropped tells the metrics how many messages were dropped since it last
+// did, and returns how many in all.
+func (s *Subscription) countDropped() int {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	total := s.core.Dropped()
+	if since := int64(total) - s.receiver.counters.Dropped.Swap(int64(total)); since > 0 {
+		s.bus.tel.Dropped(s.receiver.pattern, s.receiver.group, since)
+	}
+	return total
 }
 
 // Subject is the pattern subscribed to.
@@ -128,8 +143,12 @@ func (s *Subscription) Subject() string { return s.receiver.pattern }
 // handlers and ends the subscription. When ctx ends first (the bus's drain
 // timeout, if it has no deadline) it ends at once and returns a *DrainError.
 // Called from one of its own handlers it does not wait for that one, nor for the
-// messages only that one could handle. Further calls wait for the first one.
+// messages only that one could handle. Further calls wait for the first one, unless
+// they come from its handlers.
 func (s *Subscription) Drain(ctx context.Context) error {
+	if ctx == nil {
+		return noContext("Drain")
+	}
 	ctx, cancel := s.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
 	return s.drain(ctx)
@@ -140,7 +159,7 @@ func (s *Subscription) Drain(ctx context.Context) error {
 func (s *Subscription) Unsubscribe() error {
 	ctx, cancel := s.bus.cfg.withDrainTimeout(dispatch.FromCaller(context.Background()))
 	defer cancel()
-	return s.finish(func() error { return s.core.Close(ctx) })
+	return s.finish(ctx, func() error { return s.core.Close(ctx) })
 }
 
 // Done returns a channel that is closed when the subscription has ended, by
@@ -148,20 +167,42 @@ func (s *Subscription) Unsubscribe() error {
 func (s *Subscription) Done() <-chan struct{} { return s.core.Done() }
 
 func (s *Subscription) drain(ctx context.Context) error {
-	return s.finish(func() error { return s.core.Drain(ctx) })
+	return s.finish(ctx, func() error { return s.core.Drain(ctx) })
 }
 
-// finish ends the subscription once by how.
-func (s *Subscription) finish(how func() error) error {
-	s.end.Do(func() {
-		if err := how(); err != nil {
-			msgs, _ := s.core.Pending()
-			s.err = &DrainError{Subject: s.Subject(), Pending: msgs, Running: s.core.InFlight(), Err: err}
-		}
-		s.bus.services.remove(s)
-		s.bus.retire(s)
-	})
+// finish ends the subscription once by how. Who comes later waits for that; but
+// not a handler, for which the first one waits.
+func (s *Subscription) finish(ctx context.Context, how func() error) error {
+	first := false
+	s.end.Do(func() { first = true })
+	if !first {
+		return s.awaitEnd(ctx)
+	}
+	if err := how(); err != nil {
+		s.err = s.unfinished(err)
+	}
+	s.countDropped()
+	s.bus.services.remove(s)
+	s.bus.retire(s)
+	close(s.ended)
 	return s.err
+}
+
+func (s *Subscription) awaitEnd(ctx context.Context) error {
+	if s.runsCaller(ctx) {
+		return nil
+	}
+	select {
+	case <-s.ended:
+		return s.err
+	case <-ctx.Done():
+		return s.unfinished(context.Cause(ctx))
+	}
+}
+
+func (s *Subscription) unfinished(why error) error {
+	msgs, _ := s.core.Pending()
+	return &DrainError{Subject: s.Subject(), Pending: msgs, Running: s.core.InFlight(), Err: why}
 }
 
 // runsCaller reports whether the caller that ctx notes is one of s's handlers.

@@ -28,14 +28,14 @@ type Queue struct {
 	ended       atomic.Int64  // runs ended
 	inline      atomic.Uint64 // the goroutine that calls Do, when it runs the messages itself
 	watched     atomic.Bool   // somebody waits in Wait
+	stopped     atomic.Bool   // written under mu
 
 	mu      sync.Mutex
 	room    sync.Cond // the backlog got shorter
 	backlog ring
 	workers map[uint64]struct{} // goroutine ids of running workers
 	started int                 // workers started and not ended
-	stopped bool
-	quiet   chan struct{} // closed when nothing runs, made by Wait
+	quiet   chan struct{}       // closed when nothing runs, made by Wait
 }
 
 // New returns an open queue that calls run for each message, on up to
@@ -58,11 +58,10 @@ func (q *Queue) Do(d wire.Delivery) bool {
 		if q.inline.Load() == 0 {
 			q.inline.Store(goroutineID())
 		}
-		q.invoke(d)
-		return true
+		return q.invokeUnlessStopped(d)
 	}
 	q.mu.Lock()
-	for q.backlog.n >= q.concurrency && !q.stopped {
+	for q.backlog.n >= q.concurrency && !q.stopped.Load() {
 		q.room.Wait()
 	}
 	return q.add(d)
@@ -76,7 +75,7 @@ func (q *Queue) Push(d wire.Delivery) bool {
 
 // add appends d and starts a worker if one may start. It unlocks q.mu.
 func (q *Queue) add(d wire.Delivery) bool {
-	if q.stopped {
+	if q.stopped.Load() {
 		q.mu.Unlock()
 		return false
 	}
@@ -119,6 +118,26 @@ func (q *Queue) invoke(d wire.Delivery) {
 	d.Number = q.begun.Add(1)
 	q.run(d)
 	q.ended.Add(1)
+	q.tell()
+}
+
+// invokeUnlessStopped counts the run before it looks whether the queue has
+// stopped: so either it sees that, or a Wait after the Stop sees the run.
+func (q *Queue) invokeUnlessStopped(d wire.Delivery) bool {
+	d.Number = q.begun.Add(1)
+	if q.stopped.Load() {
+		q.begun.Add(-1)
+		q.tell()
+		return false
+	}
+	q.run(d)
+	q.ended.Add(1)
+	q.tell()
+	return true
+}
+
+// tell is tellLocked where somebody waits.
+func (q *Queue) tell() {
 	if q.watched.Load() {
 		q.mu.Lock()
 		q.tellLocked()
@@ -158,7 +177,7 @@ func (q *Queue) Backlog() (msgs, bytes int) {
 func (q *Queue) Stop() []wire.Delivery {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.stopped = true
+	q.stopped.Store(true)
 	q.room.Broadcast()
 	left := make([]wire.Delivery, 0, q.backlog.n)
 	for q.backlog.n > 0 {

@@ -41,6 +41,7 @@ type Core struct {
 	unwatch func()
 
 	dropped atomic.Int64 // the last count, for when the subscription has ended
+	left    atomic.Int64 // messages that waited when it ended
 	done    chan struct{}
 }
 
@@ -77,11 +78,15 @@ func (s *Core) take(m *nats.Msg) {
 	s.queue.Do(wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
 }
 
-// Pending is the number of messages that have arrived and wait, and their bytes.
+// Pending is the number of messages that have arrived and wait, and about their
+// bytes; when the subscription has ended, the number that then waited.
 func (s *Core) Pending() (msgs, bytes int) {
 	msgs, bytes, err := s.sub.Pending()
-	if err != nil { // closed: nothing waits
-		return 0, 0
+	if err != nil {
+		return int(s.left.Load()), 0
+	}
+	if s.queue.Concurrency() == 1 {
+		msgs = max(msgs-s.queue.InFlight(), 0) // nats.go counts the one that runs
 	}
 	waiting, waitingBytes := s.queue.Backlog()
 	return msgs + waiting, bytes + waitingBytes
@@ -129,6 +134,8 @@ func (s *Core) Close(ctx context.Context) error {
 
 func (s *Core) close() {
 	s.Dropped() // keep the last count
+	left, _ := s.Pending()
+	s.left.Store(int64(left))
 	_ = s.sub.Unsubscribe()
 	s.unwatch()
 	s.queue.Stop()
@@ -136,9 +143,8 @@ func (s *Core) close() {
 }
 
 func (s *Core) drain(ctx context.Context) error {
-	if errors.Is(s.link.EndInterest(ctx, s.sub, s.cfg.Timeout), nats.ErrConnectionClosed) {
-		return nil
-	}
+	// Where the server cannot be told, what has arrived is handled all the same.
+	_ = s.link.EndInterest(ctx, s.sub, s.cfg.Timeout)
 	own := 0
 	if s.queue.Concurrency() == 1 && s.queue.RunsCaller(ctx) {
 		own = 1 // the handler that closes us sits on the list's goroutine

@@ -120,7 +120,7 @@ func (d *Durable) Start() {
 
 // take is nats.go's callback: a message, or a word of the server about a pull.
 func (d *Durable) take(m *nats.Msg) {
-	if len(m.Data) == 0 && len(m.Header) > 0 {
+	if m.Reply == "" && len(m.Header) > 0 { // a stored message has a reply subject, and any header
 		if status := m.Header.Get("Status"); status != "" {
 			d.heed(status, m)
 			return

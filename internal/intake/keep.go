@@ -65,9 +65,9 @@ func (d *Durable) retryDue(now time.Time) {
 	}
 }
 
-// aliveEvery is how long a held message may go without a signal: two may be lost
-// before the server takes the message for abandoned.
-func (d *Durable) aliveEvery() time.Duration { return d.cfg.AckWait / 3 }
+// aliveEvery is how often held messages are looked at, and how old the last signal
+// of one may then be. So two lie at most half of AckWait apart, and one may be lost.
+func (d *Durable) aliveEvery() time.Duration { return d.cfg.AckWait / 4 }
 
 // keepAlive tells the server of the messages that are being worked on.
 func (d *Durable) keepAlive(now time.Time) {

@@ -32,13 +32,13 @@ func (d *Durable) Drain(ctx context.Context) error {
 }
 
 func (d *Durable) drain(ctx context.Context) error {
-	if errors.Is(d.link.EndInterest(ctx, d.sub, d.cfg.Timeout), nats.ErrConnectionClosed) {
-		return nil
-	}
-	if err := emptied(ctx, d.sub, 0); err != nil {
+	// Where the server cannot be told, the rest is done all the same.
+	_ = d.link.EndInterest(ctx, d.sub, d.cfg.Timeout)
+	err := emptied(ctx, d.sub, 0)
+	d.giveBack() // also then: what arrives later finds the queue stopped
+	if err != nil {
 		return err
 	}
-	d.giveBack()
 	if err := d.queue.Wait(ctx); err != nil {
 		return err
 	}

@@ -18,10 +18,14 @@ import (
 const unsubscribeNow = 2_000_000_000
 
 // EndInterest makes the server stop sending to s and waits until everything it
-// sent before has arrived in s. The subscription stays open for those.
+// sent before has arrived in s. The subscription stays open for those. While
+// disconnected it does not wait, since nothing comes.
 func (l *Link) EndInterest(ctx context.Context, s *nats.Subscription, fallback time.Duration) error {
 	if err := s.AutoUnsubscribe(unsubscribeNow); err != nil {
 		return err
+	}
+	if !l.nc.IsConnected() {
+		return nil
 	}
 	return l.Flush(ctx, fallback)
 }

@@ -154,6 +154,9 @@ func (l *Link) Conn() *nats.Conn { return l.nc }
 // MaxPayload is the server's limit in bytes for one message with its header.
 func (l *Link) MaxPayload() int { return int(l.maxPayload.Load()) }
 
+// ErrDisconnected is returned by Flush when the connection was lost meanwhile.
+var ErrDisconnected = errors.New("link: the connection was lost")
+
 // Flush waits until the server has processed everything sent before the call.
 // Without a deadline in ctx it gives up after fallback.
 func (l *Link) Flush(ctx context.Context, fallback time.Duration) error {
@@ -162,7 +165,11 @@ func (l *Link) Flush(ctx context.Context, fallback time.Duration) error {
 		ctx, cancel = context.WithTimeout(ctx, fallback)
 		defer cancel()
 	}
-	return l.nc.FlushWithContext(ctx)
+	err := l.nc.FlushWithContext(ctx)
+	if errors.Is(err, nats.ErrConnectionClosed) && !l.nc.IsClosed() {
+		return ErrDisconnected // nats.go says "closed" of a connection that comes back, too
+	}
+	return err
 }
 
 // Publish hands one message to the connection. It does not pass the gate.

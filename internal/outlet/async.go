@@ -35,6 +35,9 @@ type Async struct {
 	stop    sync.Once
 	done    chan struct{}
 
+	flushing  context.Context // ends when Drain cannot wait for a flush
+	stopFlush context.CancelFunc
+
 	unsent      int // refused by the connection; the goroutine's until done
 	unconfirmed int // handed to the connection since the last flush; likewise
 }
@@ -42,8 +45,10 @@ type Async struct {
 // NewAsync returns a buffer of size messages. failed is told of each message
 // that could not be sent.
 func NewAsync(o *Outlet, size int, wait bool, failed func(*Message, error)) *Async {
-	return &Async{out: o, wait: wait, failed: failed, fill: make(chan *Message, size),
+	a := &Async{out: o, wait: wait, failed: failed, fill: make(chan *Message, size),
 		closing: make(chan struct{}), done: make(chan struct{})}
+	a.flushing, a.stopFlush = context.WithCancel(context.Background())
+	return a
 }
 
 // ErrEnded is returned by Add after Drain.
@@ -70,7 +75,7 @@ func (a *Async) Add(ctx context.Context, m *Message) error {
 	case a.fill <- m:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return ctx.Err()
 	case <-a.closing:
 		return ErrEnded
 	}
@@ -83,7 +88,7 @@ func (a *Async) run() {
 	defer close(a.done)
 	for first := range a.fill {
 		a.batch(first)
-		if a.out.link.Flush(context.Background(), flushLimit) == nil {
+		if a.out.link.Flush(a.flushing, flushLimit) == nil {
 			a.unconfirmed = 0
 		}
 	}
@@ -138,13 +143,13 @@ func (a *Async) Drain(ctx context.Context) (unsent int) {
 	}
 }
 
-// abandon empties the buffer past the goroutine, which may be held up in its
-// last flush for at most flushLimit.
+// abandon empties the buffer past the goroutine and ends its last flush.
 func (a *Async) abandon() int {
 	left := 0
 	for range a.fill {
 		left++
 	}
+	a.stopFlush()
 	<-a.done
 	return a.unsent + a.unconfirmed + left
 }

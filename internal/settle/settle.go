@@ -47,7 +47,7 @@ func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 func (p Policy) backoff(attempt int) time.Duration {
 	d := p.MinBackoff
 	for i := 1; i < attempt && d < p.MaxBackoff; i++ {
-		d *= 2
+		d += min(d, p.MaxBackoff-d) // twice as much, where that does not overflow
 	}
 	d = min(d, p.MaxBackoff)
 	if quarter := int64(d) / 4; quarter > 0 {

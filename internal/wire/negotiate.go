@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/omnibus-go/bus/codec"
 )
@@ -70,4 +71,17 @@ type UnknownContentTypeError struct {
 // Error names the content type.
 func (e *UnknownContentTypeError) Error() string {
 	return fmt.Sprintf("wire: no codec for content type %q; add one to the bus", e.ContentType)
+}
+
+// Acceptable returns the first encoding of an Accept-Encoding list that this
+// version can write, or "" where there is none. Weights are not looked at.
+func Acceptable(list string) string {
+	for item := range strings.SplitSeq(list, ",") {
+		name, _, _ := strings.Cut(item, ";")
+		switch name = strings.ToLower(strings.TrimSpace(name)); name {
+		case EncodingZstd, EncodingS2, EncodingGzip:
+			return name
+		}
+	}
+	return ""
 }

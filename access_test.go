@@ -1,0 +1,254 @@
+package bus_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
+
+	"github.com/omnibus-go/bus"
+)
+
+// external starts a server that is not the bus's own.
+func external(t *testing.T, adjust func(*server.Options)) *server.Server {
+	t.Helper()
+	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()}
+	if adjust != nil {
+		adjust(opts)
+	}
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the external server is not ready")
+	}
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	return s
+}
+
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	seedFile, public := newNKey(t)
+	serverTLS, clientTLS := newTLS(t)
+	tests := map[string]struct {
+		adjust func(*server.Options)
+		good   []bus.ConnectOption
+		bad    []bus.ConnectOption
+	}{
+		"token": {
+			func(o *server.Options) { o.Authorization = "s3cret" },
+			[]bus.ConnectOption{bus.WithToken("s3cret")},
+			[]bus.ConnectOption{bus.WithToken("wrong")},
+		},
+		"user": {
+			func(o *server.Options) { o.Username, o.Password = "ann", "s3cret" },
+			[]bus.ConnectOption{bus.WithUser("ann", "s3cret")},
+			[]bus.ConnectOption{bus.WithUser("ann", "wrong")},
+		},
+		"nkey": {
+			func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} },
+			[]bus.ConnectOption{bus.WithNKey(seedFile)},
+			nil,
+		},
+		"tls": {
+			func(o *server.Options) { o.TLSConfig, o.TLS, o.TLSTimeout = serverTLS, true, 5 },
+			[]bus.ConnectOption{bus.WithTLS(clientTLS)},
+			nil,
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := external(t, tt.adjust).ClientURL()
+			quiet := bus.WithLogger(hclog.NewNullLogger())
+			b, err := bus.Connect(t.Context(), url, append(tt.good, quiet)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := b.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if err := b.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, err = bus.Connect(t.Context(), url, append(tt.bad, quiet)...)
+			var refused *bus.ConnectError
+			if !errors.As(err, &refused) {
+				t.Fatalf("the server took a stranger: %v", err)
+			}
+			if strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "wrong") {
+				t.Errorf("the error shows the secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestAccessByCredentialsFile(t *testing.T) {
+	t.Parallel()
+	operator, account := newKeyPair(t, nkeys.CreateOperator), newKeyPair(t, nkeys.CreateAccount)
+	claims := jwt.NewAccountClaims(publicKey(t, account))
+	accountJWT, err := claims.Encode(operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolver := &server.MemAccResolver{}
+	if err := resolver.Store(publicKey(t, account), accountJWT); err != nil {
+		t.Fatal(err)
+	}
+	url := external(t, func(o *server.Options) {
+		o.JetStream = false
+		o.TrustedKeys = []string{publicKey(t, operator)}
+		o.AccountResolver = resolver
+	}).ClientURL()
+	b, err := bus.Connect(t.Context(), url, bus.WithCredentials(newCredentials(t, account)), bus.WithLogger(hclog.NewNullLogger()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An embedded bus asks nobody who they are, so credentials for it are a mistake.
+func TestAccessNeedsAURL(t *testing.T) {
+	t.Parallel()
+	_, err := bus.New(bus.WithToken("s3cret"))
+	var bad *bus.OptionError
+	if !errors.As(err, &bad) || bad.Option != "WithToken" {
+		t.Fatalf("got %v", err)
+	}
+	if strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("the error shows the secret: %v", err)
+	}
+}
+
+func TestWithURLUsesTheServer(t *testing.T) {
+	t.Parallel()
+	s := external(t, nil)
+	b, err := bus.New(bus.WithURL(s.ClientURL()), bus.WithName("elsewhere"), bus.WithLogger(hclog.NewNullLogger()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if got := b.Conn().ConnectedServerId(); got != s.ID() {
+		t.Errorf("connected to %s, want %s", got, s.ID())
+	}
+	st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	_, err = bus.Consume(t.Context(), st, "c", "s.>", func(_ context.Context, m *bus.Msg[string]) error { got <- m.Data; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bus.PublishTo(t.Context(), st, "s.1", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if v := <-got; v != "hello" {
+		t.Errorf("got %q", v)
+	}
+}
+
+func newKeyPair(t *testing.T, create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
+	t.Helper()
+	kp, err := create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kp
+}
+
+func publicKey(t *testing.T, kp nkeys.KeyPair) string {
+	t.Helper()
+	public, err := kp.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public
+}
+
+func newNKey(t *testing.T) (seedFile, public string) {
+	t.Helper()
+	user := newKeyPair(t, nkeys.CreateUser)
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "user.nk", seed), publicKey(t, user)
+}
+
+func newCredentials(t *testing.T, account nkeys.KeyPair) string {
+	t.Helper()
+	user := newKeyPair(t, nkeys.CreateUser)
+	token, err := jwt.NewUserClaims(publicKey(t, user)).Encode(account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds, err := jwt.FormatUserConfig(token, seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "user.creds", creds)
+}
+
+func writeFile(t *testing.T, name string, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newTLS makes a certificate for 127.0.0.1 and the two ends' configurations.
+func newTLS(t *testing.T) (forServer, forClient *tls.Config) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true,
+		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	forServer = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
+	return forServer, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+}

@@ -1,0 +1,95 @@
+package bus_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/codec"
+)
+
+// A message names its codec whenever a receiver would assume another one: one that
+// knows only the type, or one with the sender's own rules.
+func TestContentTypeIsWrittenWhereItSaysSomething(t *testing.T) {
+	t.Parallel()
+	type value struct{ A int }
+	for name, test := range map[string]struct {
+		opts []bus.Option
+		as   []bus.PublishOption
+		want string
+	}{
+		"JSON is the default":         {nil, nil, ""},
+		"JSON by As":                  {nil, []bus.PublishOption{bus.As(codec.JSON)}, ""},
+		"CBOR by As":                  {nil, []bus.PublishOption{bus.As(codec.CBOR)}, "application/cbor"},
+		"CBOR by the bus":             {[]bus.Option{bus.WithCodec(codec.CBOR)}, nil, "application/cbor"},
+		"JSON by As on a CBOR bus":    {[]bus.Option{bus.WithCodec(codec.CBOR)}, []bus.PublishOption{bus.As(codec.JSON)}, "application/json"},
+		"CBOR by a rule":              {[]bus.Option{bus.WithCodecFor("s", codec.CBOR)}, nil, "application/cbor"},
+		"JSON by As against the rule": {[]bus.Option{bus.WithCodecFor("s", codec.CBOR)}, []bus.PublishOption{bus.As(codec.JSON)}, "application/json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.New(t, test.opts...)
+			got := make(chan *bus.Msg[value], 1)
+			_, err := bus.Subscribe(b, "s", func(_ context.Context, m *bus.Msg[value]) error { got <- m; return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := bus.Publish(t.Context(), b, "s", value{A: 7}, test.as...); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if len(got) == 0 {
+				t.Fatal("the bus cannot read its own message")
+			}
+			if m := <-got; m.Data.A != 7 || m.Header.Get("Content-Type") != test.want {
+				t.Errorf("got %+v with content type %q, want 7 with %q", m.Data, m.Header.Get("Content-Type"), test.want)
+			}
+		})
+	}
+}
+
+// Who asks for bytes gets them, whatever the sender says they are.
+func TestBytesOfAnUnknownContentType(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	got := make(chan *bus.Msg[[]byte], 1)
+	_, err := bus.Subscribe(b, "pictures", func(_ context.Context, m *bus.Msg[[]byte]) error { got <- m; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := nats.NewMsg("pictures")
+	m.Data = []byte("a picture")
+	m.Header.Set("Content-Type", "image/png")
+	if err := b.Conn().PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) == 0 {
+		t.Fatal("the message did not arrive")
+	}
+	if m := <-got; string(m.Data) != "a picture" || m.Header.Get("Content-Type") != "image/png" {
+		t.Errorf("got %q with header %v", m.Data, m.Header)
+	}
+}
+
+// A payload that receivers would refuse to decompress is refused by the sender.
+func TestPayloadThatNobodyWouldDecompress(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd, MaxDecoded: 2 << 20}))
+	if err := bus.Publish(t.Context(), b, "s", bytes.Repeat([]byte{0}, 2<<20)); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	err := bus.Publish(t.Context(), b, "s", bytes.Repeat([]byte{0}, 2<<20+1))
+	if tooLarge := new(bus.PayloadError); !errors.As(err, &tooLarge) {
+		t.Errorf("above the limit: error %v, want a *PayloadError", err)
+	}
+}

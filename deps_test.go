@@ -1,0 +1,331 @@
+package bus_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// room is a package of the house: how high it lies and what it may import
+// besides the standard library, each with the reason. Paths below the module are
+// written without it; those of other modules are prefixes.
+type room struct {
+	floor   int // a package imports only packages of lower floors
+	imports map[string]string
+}
+
+const (
+	natsGo     = "github.com/nats-io/nats.go"
+	natsServer = "github.com/nats-io/nats-server/v2/server"
+	otelAPI    = "go.opentelemetry.io/otel"
+	ourModule  = "github.com/omnibus-go/bus"
+)
+
+// house is the import graph of the library. A new entry needs a reason that
+// convinces whoever reads it next; an entry that is no longer used fails too.
+var house = map[string]room{
+	"codec": {floor: 0, imports: map[string]string{
+		"github.com/fxamacker/cbor/v2":     "the CBOR codec",
+		"google.golang.org/protobuf/proto": "the Protobuf codec; nothing else may know protobuf",
+	}},
+
+	"internal/limits": {floor: 1, imports: map[string]string{
+		"golang.org/x/sys": "the size of the memory and of the file system",
+	}},
+	"internal/storedir": {floor: 1, imports: map[string]string{
+		"github.com/gofrs/flock": "the lock of the directory on every system",
+	}},
+	"internal/subject": {floor: 1},
+	"internal/telemetry": {floor: 1, imports: map[string]string{
+		otelAPI: "spans and metrics; the API only, the SDK is the program's",
+	}},
+	"internal/wire": {floor: 1, imports: map[string]string{
+		"codec":                         "content negotiation chooses one",
+		"github.com/klauspost/compress": "zstd, s2 and a faster gzip",
+	}},
+
+	"internal/registry": {floor: 2},
+	"internal/settle":   {floor: 2},
+	"internal/dispatch": {floor: 2, imports: map[string]string{
+		"internal/wire": "what it queues: deliveries",
+	}},
+	"internal/link": {floor: 2, imports: map[string]string{
+		"internal/wire": "what it sends",
+		natsGo:          "the connection it owns",
+	}},
+
+	"internal/intake": {floor: 3, imports: map[string]string{
+		"internal/dispatch":  "runs what it takes in",
+		"internal/link":      "the connection it takes from",
+		"internal/settle":    "decides what becomes of a message",
+		"internal/telemetry": "the names of settlements",
+		"internal/wire":      "what it hands on: deliveries",
+		natsGo:               "subscriptions and their messages",
+	}},
+	"internal/outlet": {floor: 3, imports: map[string]string{
+		"internal/link":      "the gate and the connection",
+		"internal/telemetry": "one place for counters and spans of what is sent",
+		"internal/wire":      "what it sends",
+		natsGo:               "replies and the errors of the connection",
+	}},
+
+	"": {floor: 4, imports: map[string]string{
+		"codec":                         "WithCodec and As take one",
+		"internal/dispatch":             "notes which goroutine closes the bus",
+		"internal/intake":               "the way in",
+		"internal/limits":               "defaults for memory and disk (server.go)",
+		"internal/link":                 "the connection",
+		"internal/outlet":               "the way out",
+		"internal/registry":             "what lives on a bus",
+		"internal/settle":               "the retry policy",
+		"internal/storedir":             "the lock and the identity of a store directory",
+		"internal/subject":              "subjects and patterns",
+		"internal/telemetry":            "counters, spans and metrics",
+		"internal/wire":                 "headers, compression, content negotiation",
+		natsGo:                          "Bus.Conn, Bus.JetStream and access options",
+		natsServer:                      "the embedded server; only server.go, so that Connect does not link it",
+		"github.com/nats-io/nuid":       "identifiers of service instances, in the form the micro protocol has",
+		"github.com/hashicorp/go-hclog": "WithLogger",
+		otelAPI:                         "WithTracerProvider, WithMeterProvider, WithPropagator",
+	}},
+
+	"bustest": {floor: 5, imports: map[string]string{
+		"":                              "it makes buses",
+		"github.com/hashicorp/go-hclog": "the logger that writes to the test",
+		natsServer + "/ats":             "the server's clock, which virtual time needs outside the bubble",
+	}},
+	"codec/codectest": {floor: 5, imports: map[string]string{
+		"codec":                            "what it tests",
+		"google.golang.org/protobuf/proto": "equality of messages",
+	}},
+	"middleware": {floor: 5, imports: map[string]string{
+		"":                              "the Middleware type",
+		"github.com/hashicorp/go-hclog": "the logging middleware",
+		"github.com/sony/gobreaker/v2":  "the circuit breaker",
+		"golang.org/x/time/rate":        "the throttle",
+	}},
+	"examples/quickstart": {floor: 6, imports: map[string]string{
+		"": "what it shows",
+	}},
+	"examples/ingest": {floor: 6, imports: map[string]string{
+		"": "what it shows",
+	}},
+
+	// For tests only; TestHouse sees to that.
+	"internal/leakcheck":          {floor: 0},
+	"internal/telemetry/oteltest": {floor: 0, imports: map[string]string{otelAPI: "recording providers without the SDK"}},
+}
+
+// forTests are the packages that no other imports outside its tests.
+var forTests = []string{"bustest", "codec/codectest", "internal/leakcheck", "internal/telemetry/oteltest"}
+
+// testImports is what tests may import beyond what the house does: it reaches
+// the go.sum of every user, so no assertion libraries, no mocks.
+var testImports = map[string]string{
+	"google.golang.org/protobuf/types": "ready-made protobuf messages, for tests of the codec",
+}
+
+// onlyIn confines an import to one file of its package.
+var onlyIn = map[string]string{natsServer: "server.go"}
+
+// goPackage is what `go list` tells of one package.
+type goPackage struct {
+	ImportPath, Dir           string
+	GoFiles                   []string
+	Imports                   []string
+	TestImports, XTestImports []string
+}
+
+// listPackages asks the go command for our packages on every system that has
+// files of its own: a build for one system leaves the files of others out.
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	merged := make(map[string]*goPackage)
+	for _, system := range []string{"linux", "darwin", "freebsd", "windows"} {
+		for _, p := range listFor(t, system) {
+			m := merged[p.ImportPath]
+			if m == nil {
+				merged[p.ImportPath] = &p
+				continue
+			}
+			m.GoFiles = union(m.GoFiles, p.GoFiles)
+			m.Imports = union(m.Imports, p.Imports)
+			m.TestImports = union(m.TestImports, p.TestImports)
+			m.XTestImports = union(m.XTestImports, p.XTestImports)
+		}
+	}
+	var all []goPackage
+	for _, path := range slices.Sorted(maps.Keys(merged)) {
+		all = append(all, *merged[path])
+	}
+	return all
+}
+
+func listFor(t *testing.T, system string) []goPackage {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e",
+		"-json=ImportPath,Dir,GoFiles,Imports,TestImports,XTestImports", "./...")
+	cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// inHouse returns path without the module, and whether it is ours.
+func inHouse(path string) (string, bool) {
+	if path == ourModule {
+		return "", true
+	}
+	return strings.CutPrefix(path, ourModule+"/")
+}
+
+// outside returns those of imports that are neither ours nor the standard library's.
+func outside(imports []string) []string {
+	return slices.DeleteFunc(slices.Clone(imports), func(path string) bool {
+		_, ours := inHouse(path)
+		first, _, _ := strings.Cut(path, "/")
+		return ours || !strings.Contains(first, ".")
+	})
+}
+
+// entryFor returns the longest key of entries that is path or a folder above it.
+func entryFor(entries map[string]string, path string) (key string, ok bool) {
+	for k := range entries {
+		if (path == k || strings.HasPrefix(path, k+"/")) && k != "" && len(k) >= len(key) {
+			key, ok = k, true
+		}
+	}
+	return key, ok
+}
+
+// TestHouse pins who may import whom.
+func TestHouse(t *testing.T) {
+	t.Parallel()
+	packages := listPackages(t)
+	seen := make(map[string]bool)
+	for _, p := range packages {
+		name, _ := inHouse(p.ImportPath)
+		seen[name] = true
+		r, known := house[name]
+		if !known {
+			t.Errorf("package %q is not in the house: enter it in deps_test.go, with its floor and what it may import", name)
+			continue
+		}
+		checkRoom(t, name, r, p)
+	}
+	for name := range house {
+		if !seen[name] {
+			t.Errorf("package %q is in the house of deps_test.go and does not exist", name)
+		}
+	}
+}
+
+// checkRoom compares what one package imports with what it may.
+func checkRoom(t *testing.T, name string, r room, p goPackage) {
+	t.Helper()
+	used := make(map[string]bool)
+	for _, path := range p.Imports {
+		if own, ours := inHouse(path); ours {
+			used[own] = true
+			checkOwn(t, name, r, own)
+		}
+	}
+	for _, path := range outside(p.Imports) {
+		key, ok := entryFor(r.imports, path)
+		used[key] = true
+		if !ok {
+			t.Errorf("%q imports %s: enter it in deps_test.go with a reason, or do without", name, path)
+		}
+	}
+	for key, reason := range r.imports {
+		if !used[key] {
+			t.Errorf("%q no longer imports %q (%s): remove the entry", name, key, reason)
+		}
+		if reason == "" {
+			t.Errorf("%q may import %q without a reason", name, key)
+		}
+	}
+}
+
+// checkOwn looks at one import of a package of ours.
+func checkOwn(t *testing.T, name string, r room, own string) {
+	t.Helper()
+	if _, ok := r.imports[own]; !ok {
+		t.Errorf("%q imports our %q: enter it in deps_test.go with a reason, or do without", name, own)
+	}
+	if house[own].floor >= r.floor {
+		t.Errorf("%q (floor %d) imports our %q (floor %d): imports go down only", name, r.floor, own, house[own].floor)
+	}
+	if slices.Contains(forTests, own) {
+		t.Errorf("%q imports %q, which is for tests", name, own)
+	}
+}
+
+// TestHouseTests keeps what tests import small, since users download it.
+func TestHouseTests(t *testing.T) {
+	t.Parallel()
+	allowed := maps.Clone(testImports)
+	for _, r := range house {
+		maps.Copy(allowed, r.imports)
+	}
+	used := make(map[string]bool)
+	for _, p := range listFor(t, "linux") {
+		for _, path := range outside(union(p.TestImports, p.XTestImports)) {
+			key, ok := entryFor(allowed, path)
+			used[key] = true
+			if !ok {
+				t.Errorf("a test of %s imports %s: what tests import reaches users' go.sum", p.ImportPath, path)
+			}
+		}
+	}
+	for key, reason := range testImports {
+		if !used[key] {
+			t.Errorf("no test imports %q (%s) any more: remove the entry", key, reason)
+		}
+	}
+}
+
+// TestServerIsInOneFile guards the size of programs that only connect; see
+// TestConnectDoesNotLinkTheServer for what depends on it.
+func TestServerIsInOneFile(t *testing.T) {
+	t.Parallel()
+	for _, p := range listPackages(t) {
+		name, _ := inHouse(p.ImportPath)
+		if name != "" && !slices.Contains(p.Imports, natsServer) {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			for path := range importsOf(t, p.Dir, file) {
+				if only, confined := onlyIn[path]; confined && (name != "" || file != only) {
+					t.Errorf("%s/%s imports %s: only %s may", name, file, path, only)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/omnibus-go/bus"
+)
+
+// PublishTo returns when the message is stored. With MsgID the same message is
+// stored once, however often it is sent within the stream's Duplicates window.
+func ExamplePublishTo() {
+	b, err := bus.New()
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(OrderPlaced)})
+	if err != nil {
+		panic(err)
+	}
+	for _, id := range []string{"o-1", "o-2", "o-1"} {
+		ack, err := bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: id}, bus.MsgID(id))
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(id, "is message", ack.Sequence, "stored before:", ack.Duplicate)
+	}
+	// Output:
+	// o-1 is message 1 stored before: false
+	// o-2 is message 2 stored before: false
+	// o-1 is message 1 stored before: true
+}
+
+// A consumer gets each stored message at least once: a message whose handler fails
+// comes again. The name "billing" is durable: whoever consumes with it later goes
+// on where it was.
+func ExampleConsume() {
+	b, err := bus.New()
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(OrderPlaced)})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: "o-1"}); err != nil {
+		panic(err)
+	}
+	done := make(chan string)
+	_, err = bus.Consume(ctx, orders, "billing", OrderPlaced, func(_ context.Context, m *bus.Msg[Order]) error {
+		if m.Attempt < 3 {
+			return errors.New("the bank does not answer")
+		}
+		done <- fmt.Sprintf("order %s, message %s, billed at attempt %d", m.Data.ID, m.ID, m.Attempt)
+		return nil
+	}, bus.Retry(bus.RetryPolicy{MinBackoff: time.Millisecond, MaxBackoff: time.Second}))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(<-done)
+	// Output:
+	// order o-1, message ORDERS/1, billed at attempt 3
+}
+
+// Publish does not promise that a message is stored. Under WithStrictPublish it
+// refuses subjects that a stream stores.
+func ExampleWithStrictPublish() {
+	b, err := bus.New(bus.WithStrictPublish())
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	if _, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(OrderPlaced)}); err != nil {
+		panic(err)
+	}
+	fmt.Println(bus.Publish(ctx, b, OrderPlaced.At("eu"), Order{ID: "o-1"}))
+	// Output:
+	// bus: subject "shop.orders.eu.placed.v1" is stored by stream "ORDERS": use PublishTo, which reports whether it was
+}
+
+// On a stream that exists, Stream makes only changes that remove no message.
+func ExampleBus_Stream() {
+	b, err := bus.New()
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	for _, c := range []bus.StreamConfig{
+		{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgs: 1000},
+		{Name: "ORDERS", MaxMsgs: 2000},
+		{Name: "ORDERS", MaxMsgs: 10},
+	} {
+		_, err := b.Stream(ctx, c)
+		fmt.Println(err)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10
+}

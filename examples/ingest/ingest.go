@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/omnibus-go/bus"
+)
+
+const streamName = "GITHUB"
+
+// remember is how long the stream knows the IDs of what it stored. An event that
+// is read again later than that is stored again, so it must be longer than the
+// time after which anybody repeats a file; each ID costs the server some memory
+// for that long. (An ID that is a part of the subject would need no window, but
+// here the subject is given.)
+const remember = 24 * time.Hour
+
+// result is what a run did.
+type result struct {
+	lines      int // that were not empty
+	stored     int
+	duplicates int // lines that the stream had already
+	malformed  int
+	summary
+}
+
+// ingest stores the events of in and waits until each consumer has handled all
+// that is in the stream. After an error the result says what was done until
+// then; it is nil when the bus did not start.
+func ingest(ctx context.Context, c config, in io.Reader, size int64, con *console) (*result, error) {
+	b, err := bus.New(
+		bus.WithStoreDir(c.store),
+		bus.WithURL(c.url),
+		bus.WithCompression(bus.Compression{Encoding: bus.Zstd}),
+		bus.WithSlog(slog.New(slog.NewTextHandler(con, &slog.HandlerOptions{Level: slog.LevelWarn}))),
+	)
+	if err != nil {
+		return nil, err
+	}
+	r := &result{}
+	err = r.work(ctx, b, in, con.newBar(size))
+	con.endBar()
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted; what was stored stays stored, run it again for the rest")
+	}
+	// Close waits for the handlers, so that the result does not change any more.
+	return r, errors.Join(err, b.Close())
+}
+
+func (r *result) work(ctx context.Context, b *bus.Bus, in io.Reader, bar *bar) error {
+	st, err := b.Stream(ctx, bus.StreamConfig{Name: streamName, Subjects: []string{"github.>"}, Duplicates: remember})
+	if err != nil {
+		return err
+	}
+	consumers, err := r.consume(ctx, b, st)
+	if err != nil {
+		return err
+	}
+	if err := r.store(ctx, st, in, bar); err != nil {
+		return err
+	}
+	for _, c := range consumers {
+		if err := c.wait(ctx, r.stored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// store publishes line after line until in or ctx ends.
+func (r *result) store(ctx context.Context, st *bus.Stream, in io.Reader, bar *bar) error {
+	for l := range readLines(ctx, in) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// An interrupt does not break a line off: one never has to wonder
+		// whether it was stored.
+		if err := r.storeLine(context.WithoutCancel(ctx), st, l, bar.console); err != nil {
+			return fmt.Errorf("line %d: %w", l.number, err)
+		}
+		bar.add(l.size)
+	}
+	return ctx.Err()
+}
+
+// storeLine stores one line, or reports to out that it cannot be used.
+func (r *result) storeLine(ctx context.Context, st *bus.Stream, l line, out io.Writer) error {
+	if len(l.text) == 0 {
+		return l.err
+	}
+	r.lines++
+	e, err := parse(l.text)
+	if err != nil {
+		r.reject(out, l, err)
+		return l.err
+	}
+	ack, err := bus.PublishTo(ctx, st, e.subject, e.payload, bus.MsgID(e.id))
+	switch {
+	case unusable(err):
+		r.reject(out, l, err)
+	case err != nil:
+		return err
+	case ack.Duplicate:
+		r.duplicates++
+	default:
+		r.stored++
+	}
+	return l.err
+}
+
+func (r *result) reject(out io.Writer, l line, err error) {
+	r.malformed++
+	fmt.Fprintf(out, "line %d: %v\n", l.number, err)
+}
+
+// unusable reports whether err is about the message and not about the bus, so
+// that the next message may do better.
+func unusable(err error) bool {
+	var subject *bus.SubjectError
+	var payload *bus.PayloadError
+	var codec *bus.CodecError
+	return errors.As(err, &subject) || errors.As(err, &payload) || errors.As(err, &codec)
+}

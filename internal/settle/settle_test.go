@@ -1,0 +1,87 @@
+package settle_test
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/settle"
+)
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	policy := settle.Policy{MinBackoff: 100 * time.Millisecond, MaxBackoff: time.Minute}
+	for _, c := range []struct {
+		name     string
+		attempt  int
+		outcome  settle.Outcome
+		action   settle.Action
+		min, max time.Duration // of the wait
+	}{
+		{name: "done", attempt: 1, action: settle.Ack},
+		{name: "done at the tenth attempt", attempt: 10, action: settle.Ack},
+		{name: "first failure", attempt: 1, outcome: settle.Outcome{Failed: true},
+			action: settle.Wait, min: 75 * time.Millisecond, max: 100 * time.Millisecond},
+		{name: "second failure", attempt: 2, outcome: settle.Outcome{Failed: true},
+			action: settle.Wait, min: 150 * time.Millisecond, max: 200 * time.Millisecond},
+		{name: "tenth failure", attempt: 10, outcome: settle.Outcome{Failed: true},
+			action: settle.Wait, min: 38400 * time.Millisecond, max: 51200 * time.Millisecond},
+		{name: "eleventh failure is at the limit", attempt: 11, outcome: settle.Outcome{Failed: true},
+			action: settle.Wait, min: 45 * time.Second, max: time.Minute},
+		{name: "millionth failure", attempt: 1_000_000, outcome: settle.Outcome{Failed: true},
+			action: settle.Wait, min: 45 * time.Second, max: time.Minute},
+		{name: "the handler says when", attempt: 7, outcome: settle.Outcome{Failed: true, Asked: true, After: 3 * time.Hour},
+			action: settle.Wait, min: 3 * time.Hour, max: 3 * time.Hour},
+		{name: "the handler says now", attempt: 7, outcome: settle.Outcome{Failed: true, Asked: true},
+			action: settle.Wait},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for range 200 { // a part of it is random
+				action, after := settle.Decide(policy, c.attempt, c.outcome)
+				if action != c.action || after < c.min || after > c.max {
+					t.Fatalf("got %v after %v, want %v after %v to %v", action, after, c.action, c.min, c.max)
+				}
+			}
+		})
+	}
+}
+
+// Attempts count also where the handler says itself when to try again, so they
+// may be many before the first backoff; the doubling must not overflow.
+func TestBackoffNeverLeavesItsLimits(t *testing.T) {
+	t.Parallel()
+	for _, p := range []settle.Policy{
+		{MinBackoff: 1, MaxBackoff: 1},
+		{MinBackoff: 1, MaxBackoff: 3},
+		{MinBackoff: 1, MaxBackoff: math.MaxInt64},
+		{MinBackoff: 100 * time.Millisecond, MaxBackoff: math.MaxInt64},
+		{MinBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64},
+		{MinBackoff: math.MaxInt64/2 + 1, MaxBackoff: math.MaxInt64},
+	} {
+		before := time.Duration(0)
+		for _, attempt := range []int{1, 2, 3, 30, 35, 36, 37, 38, 62, 63, 64, 65, 66, 100, 1 << 20} {
+			_, after := settle.Decide(p, attempt, settle.Outcome{Failed: true})
+			if after < p.MinBackoff-p.MinBackoff/4 || after > p.MaxBackoff {
+				t.Errorf("%+v, attempt %d: wait %v", p, attempt, after)
+			}
+			if after < before-before/4 {
+				t.Errorf("%+v, attempt %d: wait %v, less than the %v of an earlier attempt", p, attempt, after, before)
+			}
+			before = after
+		}
+	}
+}
+
+// Messages that failed together must not come back together.
+func TestBackoffIsSpread(t *testing.T) {
+	t.Parallel()
+	seen := make(map[time.Duration]bool)
+	for range 1000 {
+		_, after := settle.Decide(settle.Policy{MinBackoff: time.Second, MaxBackoff: time.Minute}, 1, settle.Outcome{Failed: true})
+		seen[after] = true
+	}
+	if len(seen) < 900 {
+		t.Errorf("1000 messages wait %d different times", len(seen))
+	}
+}
