@@ -92,8 +92,7 @@ func TestAccess(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = bus.Connect(t.Context(), url, append(tt.bad, quiet)...)
-			var refused *bus.ConnectError
-			if !errors.As(err, &refused) {
+			if _, ok := errors.AsType[*bus.ConnectError](err); !ok {
 				t.Fatalf("the server took a stranger: %v", err)
 			}
 			if strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "wrong") {

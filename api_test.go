@@ -33,9 +33,7 @@ var apiTypes = map[string]string{
 
 // apiAliases are the exported names that stand for a type of an internal
 // package: callers meet the type, and the package stays ours to move.
-var apiAliases = map[string]string{
-	"LockedError": "one error, whether the store directory is locked by this process or another",
-}
+var apiAliases = map[string]string{}
 
 // api is one public package as go doc shows it, and the imports of its files.
 type api struct {

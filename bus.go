@@ -3,15 +3,12 @@ package bus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/registry"
@@ -40,6 +37,7 @@ type Bus struct {
 	tel       *telemetry.Telemetry
 	counters  telemetry.Bus
 	retired   retired
+	memory    sync.Once // guards the note that streams are in memory
 	life      life
 }
 
@@ -58,27 +56,6 @@ type engine struct {
 	clientURL func() string
 	health    func() error // nil: accepting, and JetStream is healthy
 	stop      func() error // stops the server, then gives the store directory up
-}
-
-// life is how far a bus is with its end.
-//
-// States: open → stopping → closed. The first Shutdown does the work on its own
-// goroutine; later ones wait for done.
-type life struct {
-	once     sync.Once
-	stopping chan struct{} // closed when the first Shutdown begins
-	done     chan struct{} // closed when it has ended
-	err      error         // its result, valid when done is closed
-	closing  atomic.Bool   // the connection is being closed by us
-	handlers context.Context
-	cancel   context.CancelCauseFunc
-}
-
-func (l *life) begin() {
-	l.stopping = make(chan struct{})
-	l.done = make(chan struct{})
-	ctx, cancel := context.WithCancelCause(context.Background())
-	l.handlers, l.cancel = &handlerContext{Context: ctx, stopping: l.stopping}, cancel
 }
 
 // Connect returns a bus on the existing server at url ("nats://host:4222",
@@ -117,7 +94,7 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	defer cancel()
 	b, err := open(ctx, c, nil)
 	if err != nil {
-		return nil, &ConnectError{URL: redact(c.url), Err: err}
+		return nil, &ConnectError{URL: link.Redact(c.url), Err: translate(err)}
 	}
 	c.logger.Info("connected", "server", b.link.Describe())
 	return b, nil
@@ -127,10 +104,8 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 	b := &Bus{cfg: c, engine: e}
 	b.life.begin()
+	b.format = newFormat(c, &b.counters)
 	var err error
-	if b.format, err = newFormat(c, &b.counters); err != nil {
-		return nil, err
-	}
 	b.tel, err = telemetry.New(telemetry.Config{TracerProvider: c.tracer, MeterProvider: c.meter,
 		Propagator: c.propagator, Version: Version, BusName: c.name})
 	if err != nil {
@@ -144,8 +119,13 @@ func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 		return nil, err
 	}
 	b.outlet = outlet.New(b.link, b.tel, &b.counters)
-	b.async = outlet.NewAsync(b.outlet, c.async.Size, !c.async.NoWait, func(m *outlet.Message, err error) {
-		b.report(Event{Kind: EventPublishFailed, Subject: m.Subject, Err: translate(err)})
+	b.async = outlet.NewAsync(b.outlet, outlet.AsyncConfig{
+		Size: c.async.Size,
+		Wait: !c.async.NoWait,
+		Failed: func(m *outlet.Message, err error) {
+			b.report(Event{Kind: EventPublishFailed, Subject: m.Subject, Err: translate(err)})
+		},
+		Lost: func(n int) { b.report(Event{Kind: EventPublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
 	b.services = newServices(b)
 	return b, nil
@@ -184,13 +164,25 @@ func (b *Bus) linkConfig() link.Config {
 	return lc
 }
 
+// inMemory reports whether the bus's own server has no directory for its streams.
+func (b *Bus) inMemory() bool { return b.engine != nil && b.cfg.storeDir == "" }
+
+// noteMemory says once, when the first stream is declared, that it will not last.
+func (b *Bus) noteMemory() {
+	if b.inMemory() {
+		b.memory.Do(func() {
+			b.cfg.logger.Info("streams are kept in memory and end with the process; WithStoreDir keeps them on disk")
+		})
+	}
+}
+
 // usable returns an error unless b can be used.
 func (b *Bus) usable(call string) error {
 	if b == nil {
 		return &ArgumentError{Func: call, Arg: "bus", Reason: "is nil; did New or Connect fail?"}
 	}
 	if !b.link.Open() {
-		return ErrClosed
+		return &callError{call, ErrClosed}
 	}
 	return nil
 }
@@ -211,111 +203,20 @@ func (b *Bus) ClientURL() string {
 	if b.engine != nil {
 		return b.engine.clientURL()
 	}
-	return b.link.Conn().ConnectedUrlRedacted()
+	return b.link.URL()
 }
 
 // Flush waits until the server has processed everything that was published
-// before, that of PublishAsync only as far as it has been sent. Errors:
-// ErrTimeout, ErrClosed, ErrDisconnected.
+// before, also by PublishAsync: what that could not send is reported as an event.
+// Errors: ErrTimeout, ErrClosed, ErrDisconnected.
 func (b *Bus) Flush(ctx context.Context) error {
 	if err := b.callable(ctx, "Flush"); err != nil {
 		return err
 	}
-	return translate(b.link.Flush(ctx, b.cfg.timeout))
-}
-
-// Done returns a channel that is closed when the bus has ended.
-func (b *Bus) Done() <-chan struct{} { return b.life.done }
-
-// Close is Shutdown with the bus's drain timeout.
-func (b *Bus) Close() error { return b.Shutdown(context.Background()) }
-
-// errDrainTimeout is the cause of the end of a handler's context when the bus
-// could not wait longer.
-var errDrainTimeout = errors.New("bus: the drain timeout is used up")
-
-// Shutdown ends the bus in order: no new subscriptions; messages that have
-// arrived are handled, and messages of streams that wait are given back; then
-// no more publishing, the buffer of PublishAsync is sent, the connection closed,
-// the embedded server stopped, and the store directory released. Handlers may
-// publish and request until the end. When ctx ends first (the drain timeout, if
-// it has no deadline), the handlers' contexts end and the rest is done at once.
-//
-// It returns what was left behind, *DrainError and *UnsentError, joined, or nil.
-// Further calls wait for the first one, until their ctx ends. Called from a
-// handler of this bus it does not wait for that handler.
-func (b *Bus) Shutdown(ctx context.Context) error {
-	if b == nil {
-		return nil
-	}
-	if ctx == nil {
-		return noContext("Shutdown")
-	}
-	ctx, cancel := b.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
+	ctx, cancel := b.cfg.withTimeout(ctx)
 	defer cancel()
-	first := false
-	b.life.once.Do(func() { first = true })
-	if first {
-		b.life.err = b.shutdown(ctx)
-		close(b.life.done)
-		return b.life.err
+	if err := b.async.Flush(ctx); err != nil && !errors.Is(err, outlet.ErrEnded) { // then Shutdown sends the rest
+		return b.of("Flush", "", err)
 	}
-	if b.runsCaller(ctx) {
-		return nil // the first call waits for this handler: waiting for it would stall both
-	}
-	select {
-	case <-b.life.done:
-		return b.life.err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: the bus is still stopping", ended(ctx))
-	}
-}
-
-func (b *Bus) shutdown(ctx context.Context) error {
-	close(b.life.stopping)
-	errs := []error{b.registry.Close(ctx)}
-	b.life.cancel(errDrainTimeout)
-	if n := b.async.Drain(ctx); n > 0 {
-		errs = append(errs, &UnsentError{Messages: n})
-	}
-	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed from the connection
-	errs = append(errs, b.lastFlush(ctx))
-	b.life.closing.Store(true)
-	b.link.Close()
-	if b.engine != nil {
-		errs = append(errs, b.engine.stop())
-	}
-	return errors.Join(errs...)
-}
-
-// lastFlush makes sure that what was published reached the server.
-func (b *Bus) lastFlush(ctx context.Context) error {
-	if nc := b.link.Conn(); !nc.IsConnected() {
-		if n, err := nc.Buffered(); err == nil && n > 0 {
-			return fmt.Errorf("%w: the %d bytes buffered since then are lost", ErrDisconnected, n)
-		}
-		return nil
-	}
-	if err := b.link.Flush(ctx, b.cfg.timeout); err != nil {
-		return fmt.Errorf("bus: the last messages may not have reached the server: %w", translate(err))
-	}
-	return nil
-}
-
-// runsCaller reports whether the caller that ctx notes is a handler of b.
-func (b *Bus) runsCaller(ctx context.Context) bool {
-	for _, m := range b.registry.Members() {
-		if h, ok := m.(interface{ runsCaller(context.Context) bool }); ok && h.runsCaller(ctx) {
-			return true
-		}
-	}
-	return false
-}
-
-// withDrainTimeout gives ctx the drain timeout where it has no deadline.
-func (c *config) withDrainTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, c.drainTimeout)
+	return b.of("Flush", "", b.link.Flush(ctx, b.cfg.timeout))
 }

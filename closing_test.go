@@ -1,12 +1,19 @@
 package bus_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
@@ -390,5 +397,382 @@ func (l *load) end(t *testing.T) {
 		if !errors.Is(err, bus.ErrClosed) && !errors.Is(err, bus.ErrNoResponders) {
 			t.Errorf("a call ended with: %v", err)
 		}
+	}
+}
+
+// takesNothing is the URL of a server that lets a client in and then reads nothing
+// any more.
+func takesNothing(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			_, _ = io.WriteString(c, `INFO {"server_id":"S","server_name":"stuck","proto":1,"headers":true,"max_payload":1048576}`+"\r\n")
+			for in := bufio.NewScanner(c); in.Scan(); {
+				if in.Text() == "PING" {
+					_, _ = io.WriteString(c, "PONG\r\n")
+					break
+				}
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	return "nats://" + l.Addr().String()
+}
+
+// TestShutdownOfAPeerThatTakesNothing has a context of half a second end a bus
+// whose publishers wait for a connection that takes nothing.
+func TestShutdownOfAPeerThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	for name, publish := range map[string]func(*bus.Bus, []byte) error{
+		"Publish":      func(b *bus.Bus, v []byte) error { return bus.Publish(context.Background(), b, "a", v) },
+		"PublishAsync": func(b *bus.Bus, v []byte) error { return bus.PublishAsync(context.Background(), b, "a", v) },
+	} {
+		for _, way := range []string{"the time is up", "it is cancelled"} {
+			t.Run(name+", "+way, func(t *testing.T) {
+				t.Parallel()
+				b, err := bus.Connect(t.Context(), takesNothing(t), bus.WithLogger(silent()), bus.WithTimeout(time.Hour),
+					bus.WithAsyncBuffer(bus.AsyncBuffer{Size: 10}))
+				must(t, err)
+				ended := make(chan error, 1)
+				var accepted atomic.Int64
+				go func() {
+					for {
+						if err := publish(b, make([]byte, 100_000)); err != nil {
+							ended <- err
+							return
+						}
+						accepted.Add(1)
+					}
+				}()
+				last := int64(-1)
+				eventually(t, "the publisher waits", func() bool {
+					n := accepted.Load()
+					same := n > 0 && n == last && sameFor(&accepted, 100)
+					last = n
+					return same
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				if way == "it is cancelled" {
+					ctx, cancel = context.WithCancel(t.Context())
+					cancel()
+				}
+				began := time.Now()
+				err = b.Shutdown(ctx)
+				if took := time.Since(began); took > 3*time.Second {
+					t.Errorf("Shutdown took %v, its context had half a second", took)
+				}
+				if err == nil {
+					t.Error("Shutdown says that everything was sent")
+				}
+				if name == "PublishAsync" {
+					asError[*bus.UnsentError](t, err)
+				}
+				wait(t, ended, "the publisher")
+				wait(t, b.Done(), "the end of the bus")
+			})
+		}
+	}
+}
+
+// sameFor reports whether n stays what it is for so many milliseconds.
+func sameFor(n *atomic.Int64, ms int) bool {
+	before := n.Load()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range ms {
+		<-tick.C
+	}
+	return n.Load() == before
+}
+
+// TestCloseFromTheFunctionOfWithEvents has the program's function close the bus
+// when PublishAsync has failed: by itself, and while others close it.
+func TestCloseFromTheFunctionOfWithEvents(t *testing.T) {
+	t.Parallel()
+	for _, others := range []bool{false, true} {
+		t.Run(fmt.Sprint("others close it: ", others), func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+				var b *bus.Bus
+				ready, told, again := make(chan struct{}), make(chan error, 1), make(chan error, 1)
+				var once sync.Once
+				b = ownBus(t, bus.WithDrainTimeout(time.Hour), bus.WithEvents(func(e bus.Event) {
+					if e.Kind == bus.EventPublishFailed {
+						once.Do(func() {
+							<-ready
+							told <- b.Close()
+						})
+					}
+				}))
+				b.Conn().Close()
+				must(t, bus.PublishAsync(t.Context(), b, "a", 1))
+				must(t, bus.PublishAsync(t.Context(), b, "a", 2))
+				synctest.Wait()
+				began := time.Now()
+				if others {
+					go func() { again <- b.Close() }()
+					synctest.Wait()
+				}
+				close(ready)
+				err := <-told
+				if others {
+					must(t, err) // it does not wait for who waits for it
+					err = <-again
+				}
+				if unsent := asError[*bus.UnsentError](t, err); unsent.Messages != 2 {
+					t.Errorf("%d are unsent", unsent.Messages)
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestCloseWhileAnEventIsTold waits for the program's function, but not for ever.
+func TestCloseWhileAnEventIsTold(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+		release := make(chan struct{})
+		b := ownBus(t, bus.WithEvents(func(e bus.Event) {
+			if e.Kind == bus.EventPublishFailed {
+				<-release
+			}
+		}))
+		b.Conn().Close()
+		must(t, bus.PublishAsync(t.Context(), b, "a", 1))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		asError[*bus.UnsentError](t, b.Shutdown(ctx))
+		if took := time.Since(began); took < time.Minute || took > time.Minute+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		close(release)
+	})
+}
+
+// TestCauseOfTheEndOfAHandlersContext looks at why a handler's context ended.
+func TestCauseOfTheEndOfAHandlersContext(t *testing.T) {
+	t.Parallel()
+	reason := errors.New("no time")
+	for name, tc := range map[string]struct {
+		end  func(*bus.Bus) error
+		want error
+		text string
+	}{
+		"closed in time":    {func(b *bus.Bus) error { return b.Close() }, bus.ErrClosed, ""},
+		"the time is up":    {func(b *bus.Bus) error { return shutdown(b, context.WithTimeout, time.Minute) }, nil, "drain timeout is used up"},
+		"the time was past": {func(b *bus.Bus) error { return shutdown(b, context.WithTimeout, -time.Minute) }, nil, "drain timeout is used up"},
+		"cancelled": {func(b *bus.Bus) error {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			time.AfterFunc(time.Second, func() { cancel(reason) })
+			return b.Shutdown(ctx)
+		}, reason, "Shutdown waits no longer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+				b := ownBus(t)
+				cause := make(chan error, 1)
+				_, err := bus.Subscribe(b, works, func(ctx context.Context, _ *bus.Msg[ping]) error {
+					if tc.want == bus.ErrClosed {
+						must(t, tc.end(b)) // from here, so that the context can end before the handler
+					}
+					<-ctx.Done()
+					cause <- context.Cause(ctx)
+					return nil
+				})
+				must(t, err)
+				must(t, bus.Publish(t.Context(), b, works, ping{}))
+				synctest.Wait()
+				switch name {
+				case "closed in time":
+				case "the time was past":
+					_ = tc.end(b) // the handler may return before it is looked for
+				default:
+					asError[*bus.DrainError](t, tc.end(b), "1 handlers running")
+				}
+				got := <-cause
+				if tc.want != nil && !errors.Is(got, tc.want) {
+					t.Errorf("got %v, want %v", got, tc.want)
+				}
+				hasText(t, got, tc.text)
+			})
+		})
+	}
+}
+
+func shutdown(b *bus.Bus, with func(context.Context, time.Duration) (context.Context, context.CancelFunc), d time.Duration) error {
+	ctx, cancel := with(context.Background(), d)
+	defer cancel()
+	return b.Shutdown(ctx)
+}
+
+// TestHandlersMayPublishWhenTheirContextEnds has handlers publish when they are
+// told to end: that must arrive.
+func TestHandlersMayPublishWhenTheirContextEnds(t *testing.T) {
+	t.Parallel()
+	for name, start := range receivers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t, anyPort())
+			var arrived atomic.Int64
+			nc := rawClient(t, b)
+			_, err := nc.Subscribe("out", func(*nats.Msg) { arrived.Add(1) })
+			must(t, err)
+			must(t, nc.FlushWithContext(deadline(t)))
+			const n = 100
+			running, errs := make(chan struct{}), make(chan error, 1)
+			r := start(t, b, func(ctx context.Context) {
+				close(running)
+				<-ctx.Done()
+				ctx = context.WithoutCancel(ctx)
+				var all []error
+				for i := range n {
+					all = append(all, bus.PublishAsync(ctx, b, "out", i), bus.Publish(ctx, b, "out", i))
+				}
+				errs <- errors.Join(all...)
+			})
+			must(t, r.send())
+			wait(t, running, "the handler")
+			err = shutdown(b, context.WithTimeout, 2*time.Second)
+			asError[*bus.DrainError](t, err, "1 handlers running")
+			if _, unsent := errors.AsType[*bus.UnsentError](err); unsent {
+				t.Error(err)
+			}
+			must(t, wait(t, errs, "the handler"))
+			eventually(t, "all arrived", func() bool { return arrived.Load() == 2*n })
+		})
+	}
+}
+
+// TestStuckHandlerCostsNoPublishedMessage has a handler use up the time of
+// Shutdown while others publish.
+func TestStuckHandlerCostsNoPublishedMessage(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"the time is up", "it is cancelled"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t, anyPort())
+			var arrived, accepted atomic.Int64
+			nc := rawClient(t, b)
+			sub, err := nc.Subscribe("out", func(*nats.Msg) { arrived.Add(1) })
+			must(t, err)
+			must(t, sub.SetPendingLimits(-1, -1))
+			must(t, nc.FlushWithContext(deadline(t)))
+			running, release, published := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+			r := subscribed()(t, b, func(context.Context) {
+				close(running)
+				<-release
+			})
+			must(t, r.send())
+			wait(t, running, "the handler")
+			go func() {
+				for {
+					if err := bus.PublishAsync(context.Background(), b, "out", 1); err != nil {
+						published <- err
+						return
+					}
+					accepted.Add(1)
+				}
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if way == "it is cancelled" {
+				ctx, cancel = context.WithCancel(t.Context())
+				time.AfterFunc(100*time.Millisecond, cancel)
+			}
+			err = b.Shutdown(ctx)
+			asError[*bus.DrainError](t, err, "1 handlers running")
+			isError(t, wait(t, published, "the publisher"), bus.ErrClosed)
+			lost := 0
+			if unsent, ok := errors.AsType[*bus.UnsentError](err); ok {
+				lost = unsent.Messages
+			}
+			if way == "the time is up" && lost > 0 {
+				t.Errorf("%d of %d are lost", lost, accepted.Load())
+			}
+			eventually(t, "all that is not said to be lost arrived", func() bool { return arrived.Load() >= accepted.Load()-int64(lost) })
+			close(release)
+		})
+	}
+}
+
+// deadline is a context for functions of nats.go that must have one.
+func deadline(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), stuck)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestShutdownIsCancelled ends at once, whatever runs.
+func TestShutdownIsCancelled(t *testing.T) {
+	t.Parallel()
+	for name, start := range receivers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+				b := ownBus(t)
+				release := make(chan struct{})
+				r := start(t, b, func(context.Context) { <-release })
+				must(t, r.send())
+				synctest.Wait()
+				began := time.Now()
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				isError(t, b.Shutdown(ctx), context.Canceled, "1 handlers running")
+				if took := time.Since(began); took < time.Second || took > time.Second+200*time.Millisecond {
+					t.Errorf("it took %v, the context was cancelled after a second", took)
+				}
+				close(release)
+			})
+		})
+	}
+}
+
+// TestPublishToWhileTheBusCloses has the acknowledgement never come: nobody knows
+// whether the message is stored.
+func TestPublishToWhileTheBusCloses(t *testing.T) {
+	t.Parallel()
+	for _, opts := range [][]bus.StoreOption{nil, {bus.MsgID("x")}} {
+		t.Run(fmt.Sprintf("%d options", len(opts)), func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t)
+			st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S"})
+			must(t, err)
+			must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+			sent, stored := make(chan struct{}, 10), make(chan error, 1)
+			_, err = b.Conn().Subscribe("S", func(*nats.Msg) { sent <- struct{}{} }) // it answers nothing
+			must(t, err)
+			go func() {
+				_, err := bus.PublishTo(context.Background(), st, "S", 1, opts...)
+				stored <- err
+			}()
+			wait(t, sent, "the message")
+			must(t, shutdown(b, context.WithTimeout, 100*time.Millisecond))
+			err = wait(t, stored, "PublishTo")
+			isError(t, err, bus.ErrUnknownOutcome)
+			if errors.Is(err, bus.ErrClosed) {
+				t.Errorf("%v: as if it was not sent", err)
+			}
+			_, err = bus.PublishTo(context.Background(), st, "S", 1, opts...)
+			isError(t, err, bus.ErrClosed)
+		})
 	}
 }

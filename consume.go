@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,51 +13,25 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/settle"
-	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 const defaultAckWait = 30 * time.Second
 
-// RetryPolicy says when a message whose handler failed is tried again: first
-// after MinBackoff, then after twice as long each time up to MaxBackoff, less a
-// random part of up to a quarter. Zero fields mean 100 ms and 1 minute.
-type RetryPolicy struct {
-	MinBackoff time.Duration
-	MaxBackoff time.Duration
-}
-
-var defaultRetry = RetryPolicy{MinBackoff: 100 * time.Millisecond, MaxBackoff: time.Minute}
-
-// Retry sets when a failed message is tried again.
-func Retry(p RetryPolicy) ConsumeOption {
-	return consumeOption(func(o *handleOptions) {
-		if p.MinBackoff == 0 {
-			p.MinBackoff = defaultRetry.MinBackoff
-		}
-		if p.MaxBackoff == 0 {
-			p.MaxBackoff = max(defaultRetry.MaxBackoff, p.MinBackoff)
-		}
-		if p.MinBackoff < 0 || p.MaxBackoff < p.MinBackoff {
-			o.fail("Retry", fmt.Sprintf("%+v", p), "the backoffs must be more than zero, and MaxBackoff not less than MinBackoff")
-			return
-		}
-		o.retry = p
-	})
-}
-
 // AckWait is how long the server waits for a sign of life of a message before it
 // gives it to another member; the default is 30 s. The library sends such signs
 // by itself for as long as the message waits or its handler runs, so this only
-// says how soon the messages of a process that died come again. At least 1 s.
+// says how soon the messages of a process that died come again. At least 1 s. It
+// holds for all members of a durable, which should give the same: the last one to
+// start sets it.
 func AckWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *handleOptions) {
 		if d < time.Second {
 			o.fail("AckWait", d, "must be at least 1s")
 			return
 		}
-		o.ackWait = d
+		o.ackWait, o.ackWaitGiven = d, true
 	})
 }
 
@@ -73,10 +47,10 @@ type Consumer struct {
 	durable  string
 	receiver *receiver
 	in       *intake.Durable
+	aside    *aside
+	retry    RetryPolicy
 
-	end   sync.Once
-	ended chan struct{} // closed when end has been done
-	err   error
+	ending ending
 }
 
 // Consume has h handle the messages of st that match s, from the first stored
@@ -84,12 +58,22 @@ type Consumer struct {
 // server: it goes on where it was after a restart, and all processes that
 // consume with this name share the messages.
 //
-// A message is done when h returns nil. After an error or a panic, or when it
-// cannot be decoded, it is tried again as Retry says (RetryAfter overrides that
-// once), here, while others go on. While it waits or is handled the server is
-// told that it is alive. Msg.Attempt counts the tries of this process.
+// A message is done when h returns nil. After an error or a panic it is tried again
+// as Retry says (RetryAfter overrides that once), while others go on. When its
+// attempts are used up, when h returns a Permanent error, and when it is malformed
+// or invalid, it becomes a dead letter: see DeadLetters. While a message waits or is
+// handled the server is told that it is alive. Msg.Attempt numbers the handler
+// calls; a process that dies forgets those of the messages it was at.
 //
-// Errors: *ConsumerConflictError when durable exists with another filter;
+// h gets the payload and the headers as they came, at each attempt the same: who
+// wants to change Data that is bytes, or the Header, copies it first.
+//
+// Beside the stream S two more are made: S-dead for the dead letters, and S-retry,
+// where messages with long pauses between their attempts wait. ctx bounds the call.
+// The consumer goes on until Drain or the end of the bus.
+//
+// Errors: *ConsumerConflictError when durable exists with another filter, or with
+// settings with which this cannot work;
 // *OptionError, *SubjectError, *ArgumentError, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h Handler[T], opts ...ConsumeOption) (*Consumer, error) {
@@ -104,52 +88,58 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 		return nil, err
 	}
 	o := newHandleOptions()
-	for _, opt := range opts {
-		opt.onConsume(o)
-	}
-	if err := s.checkConsume(durable, filter, o); err != nil {
+	if err := applyAll(opts, o, ConsumeOption.onConsume); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
+	if err := s.checkConsume(ctx, durable, filter, o); err != nil {
+		return nil, err
+	}
 	o.group = durable
+	r, err := s.bus.newReceiver(filter, o, mk)
+	if err != nil {
+		return nil, err
+	}
 	info, err := s.declareConsumer(ctx, durable, filter, o)
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, stream: s.name, durable: durable, receiver: s.bus.newReceiver(filter, o, mk), ended: make(chan struct{})}
+	beside, err := s.openAside(ctx, durable, info.Config.AckWait)
+	if err != nil {
+		return nil, err
+	}
+	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
 	if err := c.open(ctx, o, info.Config.AckWait); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (s *Stream) checkConsume(durable, filter string, o *handleOptions) error {
+func (s *Stream) checkConsume(ctx context.Context, durable, filter string, o *handleOptions) error {
 	if o.err != nil {
 		return o.err
 	}
 	if !streamName.MatchString(durable) {
-		return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", durable), Reason: "use 1 to 200 letters, digits, - and _"}
+		return badDurable(durable)
 	}
 	if err := checkPattern(filter); err != nil {
 		return err
 	}
-	for _, p := range s.subjects {
-		if subject.Overlap(p, filter) {
-			return nil
-		}
-	}
-	return &SubjectError{Subject: filter, Reason: fmt.Sprintf("stream %q stores nothing that matches", s.name),
-		Hint: "it stores " + strings.Join(s.subjects, ", ")}
+	return s.stores(ctx, filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(filter) })
+}
+
+func badDurable(name string) error {
+	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
 }
 
 // declareConsumer creates the consumer, or checks that the one there is fits.
 func (s *Stream) declareConsumer(ctx context.Context, durable, filter string, o *handleOptions) (*jetstream.ConsumerInfo, error) {
 	want := jetstream.ConsumerConfig{Durable: durable, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: o.ackWait, MaxDeliver: -1}
+		AckWait: o.ackWait, MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.concurrency)}
 	con, err := s.bus.js.CreateConsumer(ctx, s.name, want)
 	if errors.Is(err, jetstream.ErrConsumerExists) {
-		return s.adoptConsumer(ctx, want)
+		return s.adoptConsumer(ctx, want, o.ackWaitGiven)
 	}
 	if err != nil {
 		return nil, streamError(s.name, "consume", err)
@@ -157,39 +147,80 @@ func (s *Stream) declareConsumer(ctx context.Context, durable, filter string, o 
 	return con.CachedInfo(), nil
 }
 
-// adoptConsumer uses the consumer that exists, whose AckWait may differ.
-func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+// leastAckPending is how many messages of a durable may be unfinished, in all its
+// members together.
+const leastAckPending = 1000
+
+// adoptConsumer uses the consumer that exists, with another AckWait if that is asked
+// for.
+func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig, ackWait bool) (*jetstream.ConsumerInfo, error) {
 	con, err := s.bus.js.Consumer(ctx, s.name, want.Durable)
 	if err != nil {
 		return nil, streamError(s.name, "consume", err)
 	}
 	have := con.CachedInfo().Config
-	var conflicts []FieldConflict
-	if filters := strings.Join(append(have.FilterSubjects, have.FilterSubject), " "); strings.TrimSpace(filters) != want.FilterSubject {
-		conflicts = append(conflicts, FieldConflict{"filter", strings.TrimSpace(filters), want.FilterSubject})
-	}
-	if have.AckPolicy != want.AckPolicy {
-		conflicts = append(conflicts, FieldConflict{"ack policy", have.AckPolicy.String(), want.AckPolicy.String()})
-	}
-	if have.MaxDeliver > 0 {
-		conflicts = append(conflicts, FieldConflict{"max deliver", fmt.Sprint(have.MaxDeliver), "no limit"})
-	}
-	if len(conflicts) > 0 {
+	if conflicts := consumerConflicts(have, want); len(conflicts) > 0 {
 		return nil, &ConsumerConflictError{Stream: s.name, Durable: want.Durable, Fields: conflicts}
+	}
+	if !ackWait || have.AckWait == want.AckWait {
+		return con.CachedInfo(), nil
+	}
+	have.AckWait = want.AckWait
+	if con, err = s.bus.js.UpdateConsumer(ctx, s.name, have); err != nil {
+		return nil, streamError(s.name, "update the consumer", err)
 	}
 	return con.CachedInfo(), nil
 }
 
+// consumerConflicts is what a consumer has with which Consume cannot do what it
+// promises.
+func consumerConflicts(have, want jetstream.ConsumerConfig) []FieldConflict {
+	var conflicts []FieldConflict
+	check := func(field string, have, want any) {
+		if have != want {
+			conflicts = append(conflicts, FieldConflict{field, fmt.Sprint(have), fmt.Sprint(want)})
+		}
+	}
+	check("filter", strings.TrimSpace(strings.Join(append(have.FilterSubjects, have.FilterSubject), " ")), want.FilterSubject)
+	check("ack policy", have.AckPolicy, want.AckPolicy)
+	check("deliver policy", have.DeliverPolicy, want.DeliverPolicy)
+	check("replay policy", have.ReplayPolicy, want.ReplayPolicy)
+	check("deliver subject", have.DeliverSubject, "")
+	check("max deliver", deliveries(have), deliveries(want))
+	check("headers only", have.HeadersOnly, false)
+	check("backoff", len(have.BackOff), 0)
+	check("max request batch", have.MaxRequestBatch, 0)
+	check("max request expires", have.MaxRequestExpires, time.Duration(0))
+	check("max request bytes", have.MaxRequestMaxBytes, 0)
+	check("priority policy", have.PriorityPolicy, want.PriorityPolicy)
+	return conflicts
+}
+
+// deliveries is how often c sends a message at most.
+func deliveries(c jetstream.ConsumerConfig) string {
+	if c.MaxDeliver <= 0 {
+		return "no limit"
+	}
+	return strconv.Itoa(c.MaxDeliver)
+}
+
 func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Duration) error {
 	in, err := intake.OpenDurable(c.bus.link, intake.DurableConfig{
-		Next:        "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
+		Source: intake.Source{
+			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
+			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
+		},
+		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
+		Window:      8,
 		AckWait:     ackWait,
-		Policy:      settle.Policy(o.retry),
+		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Run:         c.run,
 		Stalled:     c.stalled,
 		Settling:    c.settling,
+		Bury:        c.bury,
+		Park:        c.park(),
 	})
 	if err != nil {
 		return translate(err)
@@ -205,28 +236,49 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 
 // settling traces a settlement; the function it returns ends the span.
 func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
+	if c.bus.tel == nil {
+		return func(error) {}
+	}
 	_, span := c.bus.tel.Settle(d.Stored.Context, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
 	return span.End
 }
 
 // run makes one attempt at d.
 func (c *Consumer) run(d wire.Delivery) settle.Outcome {
-	if d.Stored.Deliveries > 1 {
+	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
 	m := newRaw(&d)
 	ctx, err := c.receiver.call(m, d.Number)
 	d.Stored.Context = ctx
-	if err == nil {
-		return settle.Outcome{}
+	outcome := c.retry.outcome(err)
+	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || m.Attempt < c.retry.MaxAttempts) {
+		c.bus.report(Event{Kind: EventRetry, Subject: m.Subject, Stream: c.stream, Durable: c.durable, Sequence: m.Sequence, Err: err})
 	}
-	c.bus.report(Event{Kind: EventRetry, Subject: m.Subject, Stream: c.stream, Durable: c.durable, Sequence: m.Sequence, Err: err})
-	var asked *retryAfter
-	if errors.As(err, &asked) {
-		return settle.Outcome{Failed: true, Asked: true, After: asked.delay}
+	return outcome
+}
+
+// bury makes d, which will not be handled, a dead letter.
+func (c *Consumer) bury(d wire.Delivery) error {
+	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
+	err := c.aside.bury(c.receiver.ctx, &d, c.retry.causeOf(d.Stored.Dead))
+	if err != nil {
+		e.Kind, e.Err = EventDeadLetterFailed, err
+	} else {
+		c.receiver.counters.DeadLetters.Add(1)
 	}
-	return settle.Outcome{Failed: true}
+	c.bus.report(e)
+	return err
+}
+
+// park returns what keeps messages until their next attempt, nil where the server
+// cannot.
+func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error {
+	if !c.aside.parks {
+		return nil
+	}
+	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.aside.park(ctx, &d, at) }
 }
 
 // stalled reports that no messages come, and ends the consumer when none will.
@@ -249,34 +301,19 @@ func (c *Consumer) Drain(ctx context.Context) error {
 	}
 	ctx, cancel := c.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
-	first := false
-	c.end.Do(func() { first = true })
-	if !first {
-		return c.awaitEnd(ctx)
-	}
-	if err := c.in.Drain(ctx); err != nil {
-		c.err = c.unfinished(err)
-	}
-	c.bus.retire(c)
-	close(c.ended)
-	return c.err
-}
-
-func (c *Consumer) awaitEnd(ctx context.Context) error {
-	if c.runsCaller(ctx) {
-		return nil
-	}
-	select {
-	case <-c.ended:
-		return c.err
-	case <-ctx.Done():
-		return c.unfinished(context.Cause(ctx))
-	}
+	return c.ending.finish(ctx, c, func() (err error) {
+		if why := c.in.Drain(ctx); why != nil {
+			err = c.unfinished(why)
+		}
+		c.bus.retire(c)
+		return err
+	})
 }
 
 func (c *Consumer) unfinished(why error) error {
-	msgs, _ := c.in.Pending()
-	return &DrainError{Subject: c.receiver.pattern, Pending: msgs, Running: c.in.InFlight(), Err: why}
+	e := &DrainError{Subject: c.receiver.pattern, Stream: c.stream, Durable: c.durable, Running: c.in.InFlight(), Err: why}
+	e.Pending, _ = c.in.Pending()
+	return e.whenGivenUp()
 }
 
 // Done returns a channel that is closed when the consumer has ended in this

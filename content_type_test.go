@@ -81,6 +81,20 @@ func TestBytesOfAnUnknownContentType(t *testing.T) {
 	}
 }
 
+// Bytes are a payload already: no rule for a subject encodes them once more.
+func TestBytesUnderARuleOfASubject(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bus.WithCodecFor("pictures.>", codec.CBOR))
+	got := make(chan *bus.RawMsg, 1)
+	_, err := bus.Subscribe(b, "pictures.*", func(_ context.Context, m *bus.RawMsg) error { got <- m; return nil })
+	must(t, err)
+	must(t, bus.Publish(t.Context(), b, "pictures.cat", []byte("a picture")))
+	must(t, b.Close())
+	if m := <-got; string(m.Data) != "a picture" || m.Header != nil {
+		t.Errorf("got %q with header %v", m.Data, m.Header)
+	}
+}
+
 // A payload that receivers would refuse to decompress is refused by the sender.
 func TestPayloadThatNobodyWouldDecompress(t *testing.T) {
 	t.Parallel()
@@ -89,7 +103,7 @@ func TestPayloadThatNobodyWouldDecompress(t *testing.T) {
 		t.Errorf("at the limit: %v", err)
 	}
 	err := bus.Publish(t.Context(), b, "s", bytes.Repeat([]byte{0}, 2<<20+1))
-	if tooLarge := new(bus.PayloadError); !errors.As(err, &tooLarge) {
+	if _, ok := errors.AsType[*bus.PayloadError](err); !ok {
 		t.Errorf("above the limit: error %v, want a *PayloadError", err)
 	}
 }

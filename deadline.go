@@ -2,15 +2,16 @@ package bus
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // deadlines gives contexts without a deadline one, without the five allocations
 // of context.WithTimeout, for calls that take microseconds. The callee must not
-// keep the context. They are kept per bus
-// and not per process: a timer made in a testing/synctest bubble stays there. The
-// zero value is ready to use. Safe for concurrent use.
+// keep the context. They are kept per bus and not per process: a timer made in a
+// testing/synctest bubble stays there. The zero value is ready to use. Safe for
+// concurrent use.
 type deadlines struct{ pool sync.Pool }
 
 // bound returns ctx, or a context that also ends after timeout where ctx has no
@@ -40,11 +41,14 @@ type deadline struct {
 	timer           *time.Timer
 	ended           chan struct{}
 	release         func()
+
+	mu    sync.Mutex
+	after []*func() // of AfterFunc
 }
 
 func newDeadline(p *deadlines) *deadline {
 	d := &deadline{ended: make(chan struct{})}
-	d.timer = time.AfterFunc(time.Hour, func() { close(d.ended) })
+	d.timer = time.AfterFunc(time.Hour, d.end)
 	d.timer.Stop()
 	d.release = func() {
 		if d.timer.Stop() {
@@ -53,6 +57,17 @@ func newDeadline(p *deadlines) *deadline {
 		}
 	}
 	return d
+}
+
+func (d *deadline) end() {
+	d.mu.Lock()
+	after := d.after
+	d.after = nil
+	close(d.ended)
+	d.mu.Unlock()
+	for _, f := range after {
+		go (*f)()
+	}
 }
 
 func (d *deadline) Deadline() (time.Time, bool) { return d.at, true }
@@ -64,6 +79,27 @@ func (d *deadline) Err() error {
 		return context.DeadlineExceeded
 	default:
 		return nil
+	}
+}
+
+// AfterFunc is what context.WithTimeout and its like look for in their parent:
+// without it they start a goroutine that waits for the parent's end.
+func (d *deadline) AfterFunc(f func()) (stop func() bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.Err() != nil {
+		go f()
+		return func() bool { return false }
+	}
+	d.after = append(d.after, &f)
+	return func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		i := slices.Index(d.after, &f)
+		if i >= 0 {
+			d.after = slices.Delete(d.after, i, i+1)
+		}
+		return i >= 0
 	}
 }
 

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"sort"
 	"strconv"
@@ -27,10 +28,11 @@ const envPrefix = "OMNIBUS_"
 //	OMNIBUS_LOG_LEVEL      the level of the default logger, or of WithLogger's
 //	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS   (only with a URL)
 //
-// An empty variable counts as absent. It stands for its options at its place in
-// the list, so options after it win. A variable that begins with OMNIBUS_ and is
-// not listed is an error, for it is surely misspelt. Connect ignores what is
-// for the embedded server, and OMNIBUS_URL.
+// An empty variable counts as absent. FromEnv stands for its options at its place
+// in the list, so options after it win. Whether the last line counts is seen when
+// all options are known: a URL may come from elsewhere, or be taken back. A
+// variable that begins with OMNIBUS_ and is not listed is an error, for it is
+// surely misspelt. Connect ignores what is for the embedded server, and OMNIBUS_URL.
 func FromEnv() ConnectOption {
 	return forConnect(func(c *config) { c.fromEnv(os.Environ()) })
 }
@@ -49,16 +51,16 @@ var envOptions = map[string]func(value string) (Option, error){
 	"DRAIN_TIMEOUT": durationOption(func(d time.Duration) Option { return WithDrainTimeout(d) }),
 	"MAX_MEMORY":    bytesOption(WithMaxMemory),
 	"MAX_STORE":     bytesOption(WithMaxStore),
-	"MAX_PAYLOAD":   bytesOption(func(n int64) Option { return WithMaxPayload(int(n)) }),
+	"MAX_PAYLOAD":   bytesOption(func(n int64) Option { return WithMaxPayload(int(min(n, math.MaxInt32))) }),
 	"SYNC":          syncOption,
 	"LOG_LEVEL":     logLevelOption,
-	"USER":          nil, // together with PASSWORD, see fromEnv
+	"USER":          nil, // together with PASSWORD, see userFromEnv
 	"PASSWORD":      nil,
 }
 
 // credentialVariables only make sense with a URL; without one they are left
 // alone so that one environment serves both modes.
-var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true, "USER": true, "PASSWORD": true}
+var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true}
 
 func (c *config) fromEnv(environ []string) {
 	vars := make(map[string]string)
@@ -72,28 +74,45 @@ func (c *config) fromEnv(environ []string) {
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		c.fromVariable(name, vars[name], vars["URL"] != "" || c.url != "")
+		c.fromVariable(name, vars[name])
 	}
-	if user, ok := vars["USER"]; ok && (vars["URL"] != "" || c.url != "") {
-		WithUser(user, vars["PASSWORD"]).configure(c)
+	c.userFromEnv(vars["USER"], vars["PASSWORD"])
+	c.from = ""
+}
+
+// userFromEnv adds the user whom two variables describe.
+func (c *config) userFromEnv(user, password string) {
+	c.from = envPrefix + "USER"
+	switch {
+	case user != "":
+		c.addFromEnv(WithUser(user, password))
+	case password != "":
+		c.addFromEnv(option(func(c *config) {
+			c.bad("FromEnv", envPrefix+"PASSWORD", "has no effect without "+envPrefix+"USER")
+		}))
 	}
 }
 
-func (c *config) fromVariable(name, value string, external bool) {
+func (c *config) fromVariable(name, value string) {
 	parse, known := envOptions[name]
 	if !known {
 		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; see the documentation of FromEnv")
 		return
 	}
-	if parse == nil || credentialVariables[name] && !external {
+	if parse == nil {
 		return
 	}
+	c.from = envPrefix + name
+	defer func() { c.from = "" }()
 	o, err := parse(value)
-	if err != nil {
-		c.bad("FromEnv", envPrefix+name+"="+value, err.Error())
-		return
+	switch {
+	case err != nil:
+		c.bad("FromEnv", value, err.Error())
+	case credentialVariables[name]:
+		c.addFromEnv(o)
+	default:
+		o.configure(c)
 	}
-	o.configure(c)
 }
 
 func durationOption(with func(time.Duration) Option) func(string) (Option, error) {
@@ -108,7 +127,7 @@ func durationOption(with func(time.Duration) Option) func(string) (Option, error
 
 func bytesOption(with func(int64) Option) func(string) (Option, error) {
 	return func(v string) (Option, error) {
-		n, err := strconv.ParseInt(v, 10, strconv.IntSize)
+		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
 			return nil, fmt.Errorf("is not a number of bytes")
 		}

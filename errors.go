@@ -1,18 +1,12 @@
 package bus
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
+	"unicode"
 
-	"github.com/nats-io/nats.go"
-
-	"github.com/omnibus-go/bus/internal/link"
-	"github.com/omnibus-go/bus/internal/outlet"
-	"github.com/omnibus-go/bus/internal/registry"
-	"github.com/omnibus-go/bus/internal/storedir"
+	"github.com/omnibus-go/bus/internal/intake"
 )
 
 var (
@@ -26,8 +20,9 @@ var (
 	// ErrNoResponders is returned by Request when nobody serves the subject.
 	ErrNoResponders = errors.New("bus: no responders: nobody serves this subject; is the responder running and connected to the same server?")
 	// ErrUnknownOutcome is returned when a message was sent and the answer was
-	// lost: it may have been stored or handled. For PublishTo, publish again
-	// with the MsgID option to be safe; for Request, only the responder knows.
+	// lost: it may have been stored or handled. A PublishTo that had a MsgID can
+	// be repeated with the same one without storing it twice; without, and for
+	// Request, only the stream or the responder knows.
 	ErrUnknownOutcome = errors.New("bus: unknown outcome: the message was sent and the answer was lost")
 	// ErrBufferFull is returned by PublishAsync when its buffer is full and the
 	// bus was told not to wait (WithAsyncBuffer).
@@ -40,6 +35,9 @@ var (
 	ErrDisconnected = errors.New("bus: disconnected from the server")
 )
 
+// inner is the text of an error within another one, which says "bus: " already.
+func inner(err error) string { return strings.TrimPrefix(err.Error(), "bus: ") }
+
 // OptionError reports an option with a bad value. New and Connect report all
 // of them at once, joined.
 type OptionError struct {
@@ -49,7 +47,7 @@ type OptionError struct {
 }
 
 func (e *OptionError) Error() string {
-	return fmt.Sprintf("bus: %s(%s): %s", e.Option, e.Value, e.Reason)
+	return fmt.Sprintf("bus: %s(%.200s): %s", e.Option, e.Value, e.Reason)
 }
 
 // ArgumentError reports an argument that no call can work with, as a nil handler.
@@ -77,7 +75,7 @@ type SubjectError struct {
 }
 
 func (e *SubjectError) Error() string {
-	s := fmt.Sprintf("bus: subject %q: %s", e.Subject, e.Reason)
+	s := fmt.Sprintf("bus: subject %.200q: %s", e.Subject, e.Reason)
 	if e.Hint != "" {
 		s += "; " + e.Hint
 	}
@@ -85,7 +83,8 @@ func (e *SubjectError) Error() string {
 }
 
 // PayloadError reports a message that is larger than the bus may send. The
-// limit is the server's less 8 KiB, which are kept for headers.
+// limit is the server's less 8 KiB (or half of it, where that is less), which are
+// kept for headers.
 type PayloadError struct {
 	Subject string
 	Size    int // bytes of the encoded, possibly compressed payload and its headers
@@ -107,11 +106,29 @@ type CodecError struct {
 }
 
 func (e *CodecError) Error() string {
-	what := e.ContentType
-	if e.Encoding != "" {
-		what += " in " + e.Encoding
+	what := shown(e.ContentType)
+	switch {
+	case what == "":
+		what = shown(e.Encoding)
+	case e.Encoding != "":
+		what += " in " + shown(e.Encoding)
 	}
-	return fmt.Sprintf("bus: subject %q: %s %s: %v", e.Subject, e.Op, what, e.Err)
+	return fmt.Sprintf("bus: subject %q: %s %s: %s", e.Subject, e.Op, what, inner(e.Err))
+}
+
+// shown makes what others sent fit for a line of text.
+func shown(s string) string {
+	const most = 64
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 // Unwrap returns the codec's own error.
@@ -126,7 +143,7 @@ type ValidationError struct {
 }
 
 func (e *ValidationError) Error() string {
-	return fmt.Sprintf("bus: subject %q: invalid %s: %v", e.Subject, e.Type, e.Err)
+	return fmt.Sprintf("bus: subject %q: invalid %s: %s", e.Subject, e.Type, inner(e.Err))
 }
 
 // Unwrap returns what Validate returned.
@@ -134,7 +151,9 @@ func (e *ValidationError) Unwrap() error { return e.Err }
 
 // RemoteError is a responder's error as its caller sees it. Only the text of an
 // error made with Public travels; any other is "internal error" here and is in
-// the responder's log.
+// the responder's log. A request that the responder could not decode, or whose
+// Validate refused it there, has the code "400"; one in a content type or encoding
+// it does not know "415".
 type RemoteError struct {
 	Subject string
 	Code    string // "500" unless Public said otherwise
@@ -159,20 +178,27 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// CapturedError is returned by Publish under WithStrictPublish for a subject
-// that a stream stores: Publish cannot tell whether it was stored.
+// CapturedError is returned for a subject that a stream stores: by Publish under
+// WithStrictPublish, since Publish cannot tell whether it was stored, and by
+// Request, to which the stream would answer before any responder. What a call returned it
+// for was not sent.
 type CapturedError struct {
+	Call    string // "Publish" or "Request"
 	Subject string
 	Stream  string
 }
 
 func (e *CapturedError) Error() string {
-	return fmt.Sprintf("bus: subject %q is stored by stream %q: use PublishTo, which reports whether it was", e.Subject, e.Stream)
+	what := "use PublishTo, which reports whether it was"
+	if e.Call == "Request" {
+		what = "a request to it would get the stream's acknowledgement as its reply; use a subject that no stream stores"
+	}
+	return fmt.Sprintf("bus: subject %q is stored by stream %q: %s", e.Subject, e.Stream, what)
 }
 
 // SlowConsumerError reports messages that were dropped because a subscription's
 // handler did not keep up and its pending limits were reached. It comes as an
-// event (WithEvents), since no call could return it.
+// event (EventSlowConsumer), since no call could return it.
 type SlowConsumerError struct {
 	Subject string
 	Dropped int // messages since the subscription began
@@ -194,66 +220,36 @@ func (e *UnsentError) Error() string {
 // had taken in was handled. Messages of streams come again; core messages are lost.
 type DrainError struct {
 	Subject string // what was subscribed to
+	Stream  string // of a consumer
+	Durable string // of a consumer
 	Pending int    // messages that were not handled
 	Running int    // handlers that had not returned
 	Err     error  // why it did not wait longer
 }
 
 func (e *DrainError) Error() string {
-	return fmt.Sprintf("bus: subscription to %q ended with %d messages unhandled and %d handlers running: %v", e.Subject, e.Pending, e.Running, e.Err)
+	what := fmt.Sprintf("subscription to %q", e.Subject)
+	if e.Durable != "" {
+		what = fmt.Sprintf("consumer %q of stream %q", e.Durable, e.Stream)
+	}
+	hint := ""
+	if e.Running > 0 {
+		hint = "; have handlers watch their context or Stopping, or give them longer with WithDrainTimeout"
+	}
+	return fmt.Sprintf("bus: %s ended with %d messages unhandled and %d handlers running: %s%s", what, e.Pending, e.Running, inner(e.Err), hint)
+}
+
+// whenGivenUp takes the numbers of the moment when a drain was given up, where its
+// reason has them: handlers may have ended since.
+func (e *DrainError) whenGivenUp() *DrainError {
+	if left, ok := errors.AsType[*intake.LeftBehind](e.Err); ok {
+		e.Pending, e.Running, e.Err = left.Pending, left.Running, left.Err
+	}
+	return e
 }
 
 // Unwrap returns why the drain did not wait longer.
 func (e *DrainError) Unwrap() error { return e.Err }
-
-// StartError reports that the embedded server did not start. Err is a
-// *ListenError or a *StoreError where that is the reason.
-type StartError struct{ Err error }
-
-func (e *StartError) Error() string {
-	return "bus: the embedded server did not start: " + strings.TrimPrefix(e.Err.Error(), "bus: ")
-}
-
-// Unwrap returns the reason.
-func (e *StartError) Unwrap() error { return e.Err }
-
-// ListenError reports an address the embedded server could not listen on.
-type ListenError struct {
-	Addr string
-	Err  error
-}
-
-func (e *ListenError) Error() string {
-	return fmt.Sprintf("bus: cannot listen on %q: %v; use another address, or port 0 for any free one", e.Addr, e.Err)
-}
-
-// Unwrap returns the reason.
-func (e *ListenError) Unwrap() error { return e.Err }
-
-// StoreError reports a store directory whose data the server could not read, or
-// one it cannot use. Nothing in it was changed.
-type StoreError struct {
-	Dir string
-	Err error
-}
-
-func (e *StoreError) Error() string {
-	return fmt.Sprintf("bus: store directory %q: %v", e.Dir, e.Err)
-}
-
-// Unwrap returns the reason.
-func (e *StoreError) Unwrap() error { return e.Err }
-
-// UnmovedError is returned by New when WithURL names a server while the store
-// directory holds streams: they would silently be missing there.
-type UnmovedError struct {
-	Dir     string
-	Streams []string
-}
-
-func (e *UnmovedError) Error() string {
-	return fmt.Sprintf("bus: store directory %q holds the streams %s, which the server of WithURL does not have from here; drop WithURL to use them, or WithStoreDir to leave them behind", e.Dir, strings.Join(e.Streams, ", "))
-}
 
 // ConnectError reports a server that could not be reached or refused the
 // connection.
@@ -263,15 +259,11 @@ type ConnectError struct {
 }
 
 func (e *ConnectError) Error() string {
-	return fmt.Sprintf("bus: cannot connect to %s: %v", e.URL, e.Err)
+	return fmt.Sprintf("bus: cannot connect to %s: %s", e.URL, inner(e.Err))
 }
 
 // Unwrap returns the reason.
 func (e *ConnectError) Unwrap() error { return e.Err }
-
-// LockedError is returned when another bus uses the store directory, in this
-// process or another one.
-type LockedError = storedir.LockedError
 
 // FieldConflict is one field in which a wanted configuration differs from the
 // server's in a way that is not changed silently.
@@ -315,28 +307,38 @@ func joinFields(fields []FieldConflict) string {
 // StreamError reports what the server answered to an operation on a stream or
 // one of its consumers.
 type StreamError struct {
-	Stream string
-	Op     string // "publish", "create", …
-	Err    error
+	Stream    string
+	Op        string // "publish", "create", …
+	Code      int    // the server's status, as of HTTP; 0 where the error is not its answer
+	ErrorCode int    // the server's number of the error, as 10071 for a wrong last sequence; likewise
+	Err       error
 }
 
 func (e *StreamError) Error() string {
-	return fmt.Sprintf("bus: stream %q: %s: %v", e.Stream, e.Op, e.Err)
+	return fmt.Sprintf("bus: stream %q: %s: %s", e.Stream, e.Op, inner(e.Err))
 }
 
 // Unwrap returns the server's answer.
 func (e *StreamError) Unwrap() error { return e.Err }
 
 // PublicError is what Public returns: an error of a responder whose text travels
-// to the caller, who gets it as a *RemoteError.
-type PublicError struct{ Code, Message string }
+// to the caller, who gets it as a *RemoteError. Its fields travel as Public
+// describes.
+type PublicError struct {
+	Code, Message string
+
+	cause error // why it is so, for the responder's log only
+}
 
 func (e *PublicError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
 
+// Unwrap returns the cause where the library has one to tell, which does not travel.
+func (e *PublicError) Unwrap() error { return e.cause }
+
 // Public returns an error for a responder to return whose code and message its
 // caller receives as a *RemoteError. The code is a short word or number such as
-// "404"; both are single-line text, line breaks become blanks. An empty code is
-// "500".
+// "404"; both are single-line text of at most 2 KiB, line breaks become blanks and
+// more is cut, as are blanks around. An empty code is "500".
 func Public(code, message string) error {
 	if code == "" {
 		code = internalCode
@@ -351,57 +353,4 @@ func oneLine(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// retryAfter is a handler error that says when to try again.
-type retryAfter struct {
-	delay time.Duration
-	err   error
-}
-
-func (e *retryAfter) Error() string { return e.err.Error() }
-func (e *retryAfter) Unwrap() error { return e.err }
-
-// RetryAfter returns err for a Consume handler to return so that the message
-// comes again after d, instead of when the retry policy says. A nil err stays nil.
-func RetryAfter(d time.Duration, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &retryAfter{delay: max(d, 0), err: err}
-}
-
-// ended is the error of a call whose ctx has ended: in which way, and its cause
-// where that says more.
-func ended(ctx context.Context) error {
-	err := translate(ctx.Err())
-	if cause := context.Cause(ctx); !errors.Is(err, cause) {
-		return fmt.Errorf("%w: %w", err, cause)
-	}
-	return err
-}
-
-// translate turns what the layers below return into the errors above, keeping
-// the original in the chain.
-func translate(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, link.ErrShut), errors.Is(err, outlet.ErrEnded), errors.Is(err, registry.ErrClosed),
-		errors.Is(err, nats.ErrConnectionClosed):
-		return fmt.Errorf("%w (%v)", ErrClosed, err)
-	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, nats.ErrDisconnected):
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
-	case errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("%w (%w)", ErrNoResponders, err)
-	case errors.Is(err, outlet.ErrFull):
-		return ErrBufferFull
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting),
-		errors.Is(err, link.ErrDisconnected):
-		return fmt.Errorf("%w: %w", ErrDisconnected, err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)
-	default:
-		return err
-	}
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -16,14 +17,21 @@ const (
 	EventHandlerFailed EventKind = "handler failed"
 	// EventRetry: a Consume handler failed, likewise; the message comes again.
 	EventRetry EventKind = "retry"
+	// EventDeadLetter: a consumer has given a message up; Err is the last failure.
+	EventDeadLetter EventKind = "dead letter"
+	// EventDeadLetterFailed: it could not be stored as a dead letter; it stays where
+	// it is, and this is tried again.
+	EventDeadLetterFailed EventKind = "dead letter failed"
 	// EventUnrouted: a Mux had no handler for the subject.
 	EventUnrouted EventKind = "unrouted"
-	// EventSlowConsumer: messages were dropped, Err is a *SlowConsumerError.
+	// EventSlowConsumer: messages were dropped, Err is a *SlowConsumerError. Reported
+	// at the first one, after a second and then ever less often, up to each minute,
+	// while that goes on, and in the end.
 	EventSlowConsumer EventKind = "slow consumer"
 	// EventPublishFailed: PublishAsync could not send a message it had accepted.
 	EventPublishFailed EventKind = "publish failed"
 	// EventCaptured: Publish to a subject that a stream stores, Err is a
-	// *CapturedError. Reported once for each subject.
+	// *CapturedError. Reported once for each of the first 1,024 subjects.
 	EventCaptured EventKind = "captured"
 	// EventDisconnected, EventReconnected and EventConnectionClosed: the
 	// connection was lost, came back, or ended for good without Close.
@@ -79,6 +87,9 @@ func (b *Bus) logEvent(e Event) {
 	}
 	if e.Err != nil {
 		args = append(args, "error", e.Err)
+	}
+	if p, ok := errors.AsType[*PanicError](e.Err); ok {
+		args = append(args, "stack", string(p.Stack))
 	}
 	if e.Kind == EventReconnected {
 		b.cfg.logger.Info(string(e.Kind), args...)

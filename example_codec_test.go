@@ -78,9 +78,9 @@ func ExampleValidationError() {
 	defer b.Close()
 	err = bus.Publish(context.Background(), b, "transfers", Transfer{})
 	fmt.Println(err)
-	var invalid *bus.ValidationError
-	fmt.Println(errors.As(err, &invalid))
+	invalid, ok := errors.AsType[*bus.ValidationError](err)
+	fmt.Println(ok, invalid.Type)
 	// Output:
 	// bus: subject "transfers": invalid bus_test.Transfer: nothing to transfer
-	// true
+	// true bus_test.Transfer
 }

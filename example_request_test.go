@@ -58,8 +58,7 @@ func ExamplePublic() {
 	}
 	for _, sku := range []string{"", "tea"} {
 		_, err := bus.Request(context.Background(), b, GetQuote, Ask{SKU: sku})
-		var remote *bus.RemoteError
-		if errors.As(err, &remote) {
+		if remote, ok := errors.AsType[*bus.RemoteError](err); ok {
 			fmt.Println(remote.Code, remote.Message)
 		}
 	}

@@ -106,3 +106,60 @@ func ExampleBus_Stream() {
 	// <nil>
 	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10
 }
+
+// A message whose handler fails for good becomes a dead letter. When the cause is
+// mended it goes back to the consumer that failed.
+func ExampleStream_Redrive() {
+	dead := make(chan bus.Event, 1)
+	b, err := bus.New(bus.WithEvents(func(e bus.Event) {
+		if e.Kind == bus.EventDeadLetter {
+			dead <- e
+		}
+	}))
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(OrderPlaced)})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: "o-1"}); err != nil {
+		panic(err)
+	}
+	consumer, err := bus.Consume(ctx, orders, "billing", OrderPlaced, func(context.Context, *bus.Msg[Order]) error {
+		return bus.Permanent(errors.New("unknown currency"))
+	})
+	if err != nil {
+		panic(err)
+	}
+	<-dead
+	if err := consumer.Drain(ctx); err != nil {
+		panic(err)
+	}
+	for letter, err := range orders.DeadLetters(ctx, bus.DeadFilter{Durable: "billing"}) {
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("message %d died: %s (%s)\n", letter.Sequence, letter.Error, letter.Cause)
+	}
+	n, err := orders.Redrive(ctx, bus.DeadFilter{Durable: "billing"})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("given back:", n)
+	done := make(chan string)
+	_, err = bus.Consume(ctx, orders, "billing", OrderPlaced, func(_ context.Context, m *bus.Msg[Order]) error {
+		done <- m.Data.ID
+		return nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("billed:", <-done)
+	// Output:
+	// message 1 died: unknown currency (permanent)
+	// given back: 1
+	// billed: o-1
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // HandlerOption changes how handlers are called: for Subscribe, Respond and
@@ -43,6 +44,7 @@ type handleOptions struct {
 	pendingMsgs  int
 	pendingBytes int
 	ackWait      time.Duration
+	ackWaitGiven bool
 	retry        RetryPolicy
 	err          error
 }
@@ -65,9 +67,9 @@ func (f handlerOption) onRespond(o *handleOptions)   { f(o) }
 func (f handlerOption) onConsume(o *handleOptions)   { f(o) }
 
 func (a asOption) onHandle(o *handleOptions) {
-	if a.codec == nil {
+	if err := a.check(); err != nil {
 		if o.err == nil {
-			o.err = a.missing()
+			o.err = err
 		}
 		return
 	}
@@ -123,8 +125,8 @@ func HandlerTimeout(d time.Duration) HandlerOption {
 // otherwise.
 func Queue(name string) CoreOption {
 	return handlerOption(func(o *handleOptions) {
-		if err := checkLiteral(name); err != nil {
-			o.fail("Queue", fmt.Sprintf("%q", name), "is not a group's name: "+err.(*SubjectError).Reason)
+		if p := subject.Check(name); p != nil {
+			o.fail("Queue", fmt.Sprintf("%q", name), "is not a group's name: "+p.Reason)
 			return
 		}
 		o.group, o.grouped = name, true
@@ -157,7 +159,7 @@ func typed[T any](h Handler[T]) maker {
 		return func(ctx context.Context, raw *RawMsg) error {
 			m, err := decode[T](f, info, o.assumed(f, info, raw.Subject), raw)
 			if err != nil {
-				return err
+				return &unreadable{err}
 			}
 			return h(ctx, m)
 		}

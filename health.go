@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -34,7 +35,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Problem is one reason why a bus is not healthy.
 type Problem struct {
 	Status Status // Degraded or Failed
-	Part   string // "connection", "server", "subscription", "publisher"
+	Part   string // "bus", "connection", "server", "publisher", "subscription" (responders too), "consumer"
 	Reason string
 }
 
@@ -42,7 +43,7 @@ type Problem struct {
 type Report struct {
 	Status   Status        // the worst of the problems'
 	Problems []Problem     // empty when healthy
-	Server   string        // URL and name of the server the bus is connected to
+	Server   string        // URL and name of the server the bus is connected to; empty while it is not
 	Embedded bool          // the server is in this process
 	RTT      time.Duration // of one round trip to the server; 0 when there was none
 }
@@ -52,7 +53,7 @@ type Report struct {
 type HealthThresholds struct {
 	SlowRTT      time.Duration // a round trip that takes longer; default 500 ms
 	PendingRatio float64       // more of a subscription's pending limits, or of PublishAsync's buffer, in use; default 0.8
-	ErrorRatio   float64       // more of a subscription's handler calls failed, of at least 20; default 0.5
+	ErrorRatio   float64       // more of the last 100 to 200 handler calls of a subscription, responder or consumer failed, or of all where there were fewer, but at least 20; default 0.5
 }
 
 // fewCalls is below how many handler calls the share of failures says nothing.
@@ -76,20 +77,29 @@ func (t HealthThresholds) withDefaults() HealthThresholds {
 	return t
 }
 
-// Health looks at the connection, the embedded server with its streams, and the
-// subscriptions, and makes one round trip to the server, which ctx or the bus's
-// timeout bounds. It is meant for readiness probes: Failed means that messages
-// cannot be sent now.
+// Health looks at the connection, the embedded server with its streams, the
+// subscriptions, responders and consumers, and makes one round trip to the server,
+// which ctx or the bus's timeout bounds. It is meant for readiness probes: Failed
+// means that messages cannot be sent now, or will not be for long since the bus
+// is stopping. Degraded may mean that a consumer gets no messages.
 func (b *Bus) Health(ctx context.Context) Report {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	if b == nil || !b.link.Open() {
-		r := Report{}
+	r := Report{Problems: []Problem{}} // "[]" in JSON
+	if b == nil || b.link == nil || !b.link.Open() {
 		r.add(Failed, "connection", "the bus is closed")
 		return r
 	}
-	r := Report{Server: b.link.Describe(), Embedded: b.engine != nil}
+	r.Embedded = b.engine != nil
+	if b.link.Conn().IsConnected() {
+		r.Server = b.link.Describe()
+	}
+	select {
+	case <-b.life.stopping:
+		r.add(Failed, "bus", "it is stopping")
+	default:
+	}
 	b.checkConnection(ctx, &r)
 	if b.engine != nil {
 		if err := b.engine.health(); err != nil {
@@ -106,7 +116,11 @@ func (r *Report) add(s Status, part, format string, args ...any) {
 }
 
 func (b *Bus) checkConnection(ctx context.Context, r *Report) {
-	if !b.link.Conn().IsConnected() {
+	switch nc := b.link.Conn(); {
+	case nc.IsClosed():
+		r.add(Failed, "connection", "it was closed, and does not come back")
+		return
+	case !nc.IsConnected():
 		r.add(Failed, "connection", "disconnected from the server; it comes back by itself")
 		return
 	}
@@ -126,21 +140,54 @@ func (b *Bus) checkLoad(r *Report) {
 	if used := float64(b.async.Pending()) / float64(b.cfg.async.Size); used > t.PendingRatio {
 		r.add(Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
 	}
-	for _, m := range b.registry.Members() {
-		if s, ok := m.(interface {
-			load() (SubscriptionStats, float64)
-		}); ok {
-			stats, used := s.load()
-			r.checkSubscription(t, stats, used)
-		}
+	loads := b.loads()
+	for _, l := range loads {
+		r.check(t, l)
+	}
+	for _, err := range b.retired.lostBeside(loads) {
+		r.add(Degraded, "consumer", "%s; nobody here handles its messages", inner(err))
 	}
 }
 
-func (r *Report) checkSubscription(t HealthThresholds, s SubscriptionStats, used float64) {
-	if used > t.PendingRatio {
-		r.add(Degraded, "subscription", "%s: the messages that wait (%d) use %.0f %% of its pending limits", s.Subject, s.Pending, 100*used)
+// load is how a subscription, responder or consumer stands.
+type load struct {
+	stats         SubscriptionStats
+	used          float64 // of its pending limits
+	failed, calls int64   // of the latest handler calls
+	stalled       error   // why it gets no messages; nil where it does
+}
+
+// loads returns the live ones, in the order of Stats.
+func (b *Bus) loads() []load {
+	var loads []load
+	for _, m := range b.registry.Members() {
+		if l, ok := m.(interface{ load() load }); ok {
+			loads = append(loads, l.load())
+		}
 	}
-	if calls := s.Handled + s.HandlerErrors; calls >= fewCalls && float64(s.HandlerErrors)/float64(calls) > t.ErrorRatio {
-		r.add(Degraded, "subscription", "%s: %d of %d handler calls failed", s.Subject, s.HandlerErrors, calls)
+	slices.SortFunc(loads, func(a, b load) int { return compareStats(a.stats, b.stats) })
+	return loads
+}
+
+// load returns what the receiver knows.
+func (r *receiver) load(s SubscriptionStats) load {
+	l := load{stats: s}
+	l.failed, l.calls = r.counters.Latest.Of(s.Handled + s.HandlerErrors)
+	return l
+}
+
+func (r *Report) check(t HealthThresholds, l load) {
+	part, name := "subscription", l.stats.Subject
+	if l.stats.Durable != "" {
+		part, name = "consumer", fmt.Sprintf("%s of stream %s, %s", l.stats.Durable, l.stats.Stream, l.stats.Subject)
+	}
+	if l.used > t.PendingRatio {
+		r.add(Degraded, part, "%s: the messages that wait (%d) use %.0f %% of its pending limits", name, l.stats.Pending, 100*l.used)
+	}
+	if l.calls >= fewCalls && float64(l.failed)/float64(l.calls) > t.ErrorRatio {
+		r.add(Degraded, part, "%s: %d of %d handler calls failed", name, l.failed, l.calls)
+	}
+	if l.stalled != nil {
+		r.add(Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
 	}
 }

@@ -8,20 +8,23 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// slogLogger returns an hclog.Logger that passes every line to l.
-func slogLogger(l *slog.Logger) hclog.Logger {
-	logger := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "bus", Output: io.Discard, Level: hclog.Trace})
-	logger.RegisterSink(&slogSink{l})
-	return logger
+// slogSink passes the lines of an hclog.Logger to a slog.Logger.
+type slogSink struct {
+	logger *slog.Logger
+	least  hclog.Level // NoLevel: the slog.Logger's own decides
 }
 
-// slogSink is where an hclog.InterceptLogger sends its lines.
-type slogSink struct{ logger *slog.Logger }
+// asLogger returns the logger that writes to s.
+func (s *slogSink) asLogger() hclog.Logger {
+	logger := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "bus", Output: io.Discard, Level: hclog.Trace})
+	logger.RegisterSink(s)
+	return logger
+}
 
 // Accept implements hclog.SinkAdapter.
 func (s *slogSink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	at := slogLevel(level)
-	if !s.logger.Enabled(context.Background(), at) {
+	if level < s.least || !s.logger.Enabled(context.Background(), at) {
 		return
 	}
 	s.logger.With("logger", name).Log(context.Background(), at, msg, args...)

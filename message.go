@@ -57,7 +57,8 @@ func newRaw(d *wire.Delivery) *RawMsg {
 	if s := d.Stored; s != nil {
 		m.Time, m.Stream, m.Sequence, m.Attempt, m.Deliveries = s.Time, s.Stream, s.Sequence, s.Attempt, s.Deliveries
 		if m.ID == "" {
-			m.ID = s.Stream + "/" + strconv.FormatUint(s.Sequence, 10)
+			var digits [20]byte
+			m.ID = s.Stream + "/" + string(strconv.AppendUint(digits[:0], s.Sequence, 10)) // one allocation
 		}
 	}
 	return m
@@ -156,15 +157,18 @@ type asOption struct{ codec codec.Codec }
 func As(c codec.Codec) CodecOption { return asOption{c} }
 
 func (a asOption) apply(o *sendOptions) {
-	if a.codec == nil {
-		o.fail(a.missing())
+	if err := a.check(); err != nil {
+		o.fail(err)
 		return
 	}
 	o.codec = a.codec
 }
 
-func (asOption) missing() error {
-	return &OptionError{Option: "As", Value: "nil", Reason: "give a codec, as codec.JSON"}
+func (a asOption) check() error {
+	if err := wire.CheckCodec(a.codec); err != nil {
+		return &OptionError{Option: "As", Value: contentTypeOf(a.codec), Reason: err.Error()}
+	}
+	return nil
 }
 
 func (a asOption) onPublish(o *sendOptions) { a.apply(o) }
@@ -184,14 +188,25 @@ func (o *sendOptions) set(key string, values ...string) {
 	o.header[key] = values
 }
 
+// applyAll applies opts to to; a nil one is a mistake.
+func applyAll[O, T any](opts []O, to T, apply func(O, T)) error {
+	for i, opt := range opts {
+		if any(opt) == nil {
+			return &OptionError{Option: fmt.Sprintf("option %d", i+1), Value: "nil", Reason: "leave it out"}
+		}
+		apply(opt, to)
+	}
+	return nil
+}
+
 // publishOptions collects opts; nil stands for none and costs nothing.
 func publishOptions(opts []PublishOption) (*sendOptions, error) {
 	if len(opts) == 0 {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	for _, opt := range opts {
-		opt.onPublish(o)
+	if err := applyAll(opts, o, PublishOption.onPublish); err != nil {
+		return nil, err
 	}
 	return o, o.err
 }
@@ -201,8 +216,8 @@ func requestOptions(opts []RequestOption) (*sendOptions, error) {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	for _, opt := range opts {
-		opt.onRequest(o)
+	if err := applyAll(opts, o, RequestOption.onRequest); err != nil {
+		return nil, err
 	}
 	return o, o.err
 }
@@ -212,8 +227,8 @@ func storeOptions(opts []StoreOption) (*sendOptions, error) {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	for _, opt := range opts {
-		opt.onStore(o)
+	if err := applyAll(opts, o, StoreOption.onStore); err != nil {
+		return nil, err
 	}
 	return o, o.err
 }

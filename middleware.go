@@ -2,7 +2,9 @@ package bus
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
+	"slices"
 )
 
 // Handler handles one message. A nil error means done; what an error means
@@ -22,15 +24,19 @@ type RawHandler func(ctx context.Context, m *RawMsg) error
 // a bus, Use for one. Panics of the handler and of inner middleware pass through
 // it as panics and are caught outside all of it, unless a middleware catches
 // them. What it returns is what settles the message: to swallow an error is to
-// acknowledge.
+// acknowledge. It is called once for each subscription, responder and consumer, and
+// must return a handler.
 type Middleware func(next RawHandler) RawHandler
 
-// chain wraps h so that the first of mws is the outermost.
-func chain(h RawHandler, mws []Middleware) RawHandler {
-	for i := len(mws) - 1; i >= 0; i-- {
-		h = mws[i](h)
+// chain wraps h so that the first of mws is the outermost. option is where they
+// come from, for the error when one returns no handler.
+func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
+	for i, mw := range slices.Backward(mws) {
+		if h = mw(h); h == nil {
+			return nil, &ArgumentError{Func: option, Arg: fmt.Sprintf("middleware %d", i+1), Reason: "returned no handler"}
+		}
 	}
-	return h
+	return h, nil
 }
 
 // guard calls h and turns a panic into a *PanicError.
@@ -63,6 +69,9 @@ func (c *handlerContext) Value(key any) any {
 // context this is begins to stop. The handler may then finish early, long
 // before ctx ends. For another context it is nil, which blocks for ever.
 func Stopping(ctx context.Context) <-chan struct{} {
+	if ctx == nil {
+		return nil
+	}
 	c, _ := ctx.Value(stoppingKey{}).(<-chan struct{})
 	return c
 }

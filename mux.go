@@ -9,10 +9,10 @@ import (
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
-// Mux shares the messages of one subscription out to handlers of several types
-// by subject, keeping their order. Where patterns overlap the most specific one
-// gets the message: a literal token goes before "*", and that before ">". Fill
-// it with Handle before it is subscribed; later additions count for later
+// Mux shares the messages of one core subscription (Bus.Subscribe) out to handlers
+// of several types by subject, keeping their order. Where patterns overlap the most
+// specific one gets the message: a literal token goes before "*", and that before
+// ">". Fill it with Handle before it is subscribed; later additions count for later
 // subscriptions. The zero value is empty. Safe for concurrent use.
 type Mux struct {
 	mu     sync.Mutex
@@ -27,7 +27,7 @@ type route struct {
 }
 
 // Handle has h handle the messages that match s. A pattern that is malformed or
-// taken, and a nil handler, are reported by the subscription.
+// taken, and a nil handler or Mux, are reported by the subscription.
 func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 	if h == nil {
 		m.add(route{pattern: string(s)}, &ArgumentError{Func: "Handle", Arg: "handler", Reason: "is nil"})
@@ -53,6 +53,9 @@ func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), 
 }
 
 func (m *Mux) add(r route, err error) {
+	if m == nil {
+		return // the subscription says so
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil {

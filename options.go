@@ -2,12 +2,9 @@ package bus
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,7 +20,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/omnibus-go/bus/codec"
-	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // Option configures New.
@@ -73,6 +69,7 @@ type config struct {
 	name         string
 	version      string
 	logger       hclog.Logger
+	slog         *slogSink   // what logger writes to, with WithSlog
 	logLevel     hclog.Level // NoLevel: the logger's own
 	onEvent      func(Event)
 	codec        codec.Codec
@@ -89,9 +86,10 @@ type config struct {
 	meter        metric.MeterProvider
 	propagator   propagation.TextMapPropagator
 
-	access      []nats.Option
-	accessNames []string // the access options given, to refuse them without a URL
+	access      []nats.Option // how the bus identifies itself; made of credentials by check
+	credentials []credential  // in the order in which they were given
 
+	from string // the environment variable that is being looked at
 	errs []error
 }
 
@@ -99,6 +97,7 @@ const (
 	defaultTimeout      = 5 * time.Second
 	defaultDrainTimeout = 30 * time.Second
 	defaultAsync        = 4096
+	largestAsync        = 1 << 20 // messages, for which the room is made at once
 	defaultMaxPayload   = 1 << 20
 	largestPayload      = 8 << 20 // above it the server warns, and clients must be sized for it
 )
@@ -131,10 +130,16 @@ func (c *config) apply(opts []Option) {
 	}
 	if c.logLevel != hclog.NoLevel {
 		c.logger.SetLevel(c.logLevel)
+		if c.slog != nil {
+			c.slog.least = c.logLevel
+		}
 	}
 }
 
 func (c *config) bad(option string, value any, reason string) {
+	if c.from != "" {
+		reason += " (from the environment: " + c.from + ")"
+	}
 	c.errs = append(c.errs, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
@@ -206,7 +211,7 @@ func WithLogger(l hclog.Logger) ConnectOption {
 			c.bad("WithLogger", "nil", "give a logger, hclog.NewNullLogger() for none")
 			return
 		}
-		c.logger = l
+		c.logger, c.slog = l, nil
 	})
 }
 
@@ -217,7 +222,8 @@ func WithSlog(l *slog.Logger) ConnectOption {
 			c.bad("WithSlog", "nil", "give a logger")
 			return
 		}
-		c.logger = slogLogger(l)
+		c.slog = &slogSink{logger: l}
+		c.logger = c.slog.asLogger()
 	})
 }
 
@@ -232,87 +238,6 @@ func WithEvents(fn func(Event)) ConnectOption {
 			return
 		}
 		c.onEvent = fn
-	})
-}
-
-type codecRule struct {
-	pattern string
-	codec   codec.Codec
-}
-
-// WithCodec sets the codec of the types that imply none; the default is
-// codec.JSON. Buses that exchange messages should agree on it: what the bus's
-// own codec wrote carries no content type only where that is JSON.
-func WithCodec(cd codec.Codec) ConnectOption {
-	return forConnect(func(c *config) {
-		if cd == nil {
-			c.bad("WithCodec", "nil", "give a codec, as codec.JSON")
-			return
-		}
-		c.codec = cd
-		c.codecs = append(c.codecs, cd)
-	})
-}
-
-// WithCodecFor sets the codec of all messages on the subjects that pattern
-// matches, whatever their type; of several rules the first that matches holds.
-func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
-	return forConnect(func(c *config) {
-		if p := subject.CheckPattern(pattern); p != nil {
-			c.bad("WithCodecFor", strconv.Quote(pattern), p.Reason)
-			return
-		}
-		if cd == nil {
-			c.bad("WithCodecFor", "nil", "give a codec, as codec.JSON")
-			return
-		}
-		c.codecRules = append(c.codecRules, codecRule{pattern, cd})
-		c.codecs = append(c.codecs, cd)
-	})
-}
-
-// The compressions a message can carry; every bus reads all of them.
-const (
-	Zstd = "zstd"
-	S2   = "s2"
-	Gzip = "gzip"
-)
-
-// Compression says how to compress payloads and how much to decompress.
-type Compression struct {
-	Encoding   string // Zstd, S2 or Gzip; empty: nothing is compressed
-	MinSize    int    // payloads of fewer bytes go as they are; 0 means 1024
-	MaxDecoded int    // the most bytes a received payload may decompress to; 0 means 64 MiB
-}
-
-const (
-	defaultMinSize    = 1024
-	defaultMaxDecoded = 64 << 20
-)
-
-func (c Compression) withDefaults() Compression {
-	if c.MinSize == 0 {
-		c.MinSize = defaultMinSize
-	}
-	if c.MaxDecoded == 0 {
-		c.MaxDecoded = defaultMaxDecoded
-	}
-	return c
-}
-
-// WithCompression compresses payloads of at least MinSize bytes where that makes
-// them smaller. Decompression of what arrives needs no option.
-func WithCompression(comp Compression) ConnectOption {
-	return forConnect(func(c *config) {
-		switch comp.Encoding {
-		case "", Zstd, S2, Gzip:
-		default:
-			c.bad("WithCompression", strconv.Quote(comp.Encoding), "use bus.Zstd, bus.S2 or bus.Gzip")
-		}
-		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
-			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")
-		}
-		c.compression = comp
 	})
 }
 
@@ -349,7 +274,7 @@ func WithDrainTimeout(d time.Duration) ConnectOption {
 
 // AsyncBuffer describes the buffer of PublishAsync.
 type AsyncBuffer struct {
-	Size   int  // messages; 0 means 4096
+	Size   int  // messages, at most 1,048,576; 0 means 4096
 	NoWait bool // when it is full: true returns ErrBufferFull, false waits until ctx ends
 }
 
@@ -357,8 +282,8 @@ type AsyncBuffer struct {
 // it is full. The default waits, with room for 4096 messages.
 func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 	return forConnect(func(c *config) {
-		if a.Size < 0 {
-			c.bad("WithAsyncBuffer", a.Size, "must not be negative")
+		if a.Size < 0 || a.Size > largestAsync {
+			c.bad("WithAsyncBuffer", a.Size, fmt.Sprintf("must not be negative, and at most %d", largestAsync))
 			return
 		}
 		if a.Size == 0 {
@@ -375,8 +300,8 @@ func WithStrictPublish() ConnectOption {
 	return forConnect(func(c *config) { c.strict = true })
 }
 
-// WithTracerProvider turns on spans for publish, request, receive, process and
-// settle, and their propagation through message headers. Without it no header
+// WithTracerProvider turns on spans for publish, request, process and settle, and
+// their propagation through message headers. Without it no header
 // is written or read for tracing. For the global provider pass
 // otel.GetTracerProvider().
 func WithTracerProvider(p trace.TracerProvider) ConnectOption {
@@ -408,233 +333,9 @@ func WithHealthThresholds(t HealthThresholds) ConnectOption {
 	})
 }
 
-// WithURL has New use the server at u ("nats://host:4222", several separated by
-// commas) instead of an embedded one. An empty u means embedded, so that it can
-// come straight from a configuration.
-func WithURL(u string) Option {
-	return option(func(c *config) {
-		if u != "" {
-			c.checkURL("WithURL", u)
-		}
-		c.url = u
-	})
-}
-
-func (c *config) checkURL(option, list string) {
-	for u := range strings.SplitSeq(list, ",") {
-		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
-			c.bad(option, strconv.Quote(redact(list)), reason)
-			return
-		}
-	}
-}
-
-func urlProblem(u string) string {
-	if u == "" {
-		return `is empty; use "nats://host:4222"`
-	}
-	if !strings.Contains(u, "://") {
-		u = "nats://" + u
-	}
-	p, err := url.Parse(u)
-	if err != nil || p.Hostname() == "" {
-		return `is not a URL; use "nats://host:4222"`
-	}
-	switch p.Scheme {
-	case "nats", "tls", "ws", "wss":
-		return ""
-	}
-	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
-}
-
-// redact removes passwords and tokens from a list of URLs.
-func redact(list string) string {
-	urls := strings.Split(list, ",")
-	for i, u := range urls {
-		scheme, rest, found := strings.Cut(u, "://")
-		if !found {
-			scheme, rest = "", u
-		}
-		if _, host, ok := strings.Cut(rest, "@"); ok {
-			rest = "xxxxx@" + host
-		}
-		if found {
-			rest = scheme + "://" + rest
-		}
-		urls[i] = rest
-	}
-	return strings.Join(urls, ",")
-}
-
-// WithStoreDir keeps the streams of the embedded server in dir, which is made
-// if absent and belongs to one bus at a time. Without it they are in memory and
-// gone with the process. What was stored survives kill -9, and a power cut
-// unless WithSync says otherwise. An empty dir means in memory.
-func WithStoreDir(dir string) Option {
-	return option(func(c *config) { c.storeDir = dir })
-}
-
-// WithListen opens a port of the embedded server for other NATS clients:
-// "127.0.0.1:4222", ":4222" for all interfaces, "127.0.0.1:0" for any free
-// port, which ClientURL tells. Without it there is no port. Clients are not
-// asked who they are unless WithServerOptions sets that up.
-func WithListen(addr string) Option {
-	return option(func(c *config) {
-		if addr == "" {
-			c.listen = ""
-			return
-		}
-		if _, _, err := splitListen(addr); err != nil {
-			c.bad("WithListen", strconv.Quote(addr), err.Error())
-		}
-		c.listen = addr
-	})
-}
-
-// splitListen splits host:port into what the server wants.
-func splitListen(addr string) (host string, port int, err error) {
-	host, text, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", 0, fmt.Errorf(`is not host:port; use "127.0.0.1:4222", or port 0 for any free one`)
-	}
-	port, err = strconv.Atoi(text)
-	if err != nil || port < 0 || port > 65535 {
-		return "", 0, fmt.Errorf("port %q is not a number from 0 to 65535", text)
-	}
-	return host, port, nil
-}
-
-// SyncPolicy says when the embedded server's files reach the disk.
-type SyncPolicy struct {
-	relaxed bool
-	every   time.Duration
-}
-
-// SyncAlways makes each stored message safe against a power cut before its
-// publisher is told so: one fsync a message. It is the default.
-var SyncAlways = SyncPolicy{}
-
-// SyncEvery syncs the files every d: a killed process still loses nothing, a
-// power cut up to d of messages, and on a fresh directory also streams declared
-// shortly before. d is at least 100 ms.
-func SyncEvery(d time.Duration) SyncPolicy { return SyncPolicy{relaxed: true, every: d} }
-
-func (p SyncPolicy) String() string {
-	if !p.relaxed {
-		return "always"
-	}
-	return p.every.String()
-}
-
-// WithSync sets when stored messages reach the disk; the default is SyncAlways.
-// It has no effect without WithStoreDir.
-func WithSync(p SyncPolicy) Option {
-	return option(func(c *config) {
-		if p.relaxed && p.every < 100*time.Millisecond {
-			c.bad("WithSync", p, "the interval must be at least 100ms; use SyncAlways to sync each message")
-		}
-		c.sync = p
-	})
-}
-
-// WithMaxMemory limits the bytes of all streams in memory. The default is a
-// quarter of the least of GOMEMLIMIT, the container's limit and the machine's
-// memory, at most 1 GiB.
-func WithMaxMemory(bytes int64) Option {
-	return option(func(c *config) {
-		positive(c, "WithMaxMemory", bytes)
-		c.maxMemory = bytes
-	})
-}
-
-// WithMaxStore limits the bytes of all streams on disk. The default is a
-// quarter of the size of the file system that holds the store directory.
-func WithMaxStore(bytes int64) Option {
-	return option(func(c *config) {
-		positive(c, "WithMaxStore", bytes)
-		c.maxStore = bytes
-	})
-}
-
-// WithMaxPayload is the embedded server's limit in bytes for one message with
-// its headers, from 16 KiB to 8 MiB; the default is 1 MiB. The bus's own limit
-// for a payload is 8 KiB lower.
-func WithMaxPayload(bytes int) Option {
-	return option(func(c *config) {
-		if bytes < 2*payloadReserve || bytes > largestPayload {
-			c.bad("WithMaxPayload", bytes, fmt.Sprintf("must lie between %d and %d", 2*payloadReserve, largestPayload))
-		}
-		c.maxPayload = bytes
-	})
-}
-
-// WithTLS secures the connection to an existing server with t. A tls:// URL
-// alone uses the system's certificate authorities.
-func WithTLS(t *tls.Config) AccessOption {
-	return forAccess(func(c *config) {
-		if t == nil {
-			c.bad("WithTLS", "nil", "give a configuration; a tls:// URL alone uses the system's authorities")
-			return
-		}
-		c.addAccess("WithTLS", nats.Secure(t))
-	})
-}
-
-// WithUser identifies the bus by name and password.
-func WithUser(user, password string) AccessOption {
-	return forAccess(func(c *config) {
-		if user == "" {
-			c.bad("WithUser", `""`, "the user is empty")
-		}
-		c.addAccess("WithUser", nats.UserInfoHandler(func() (string, string) { return user, password }))
-	})
-}
-
-// WithToken identifies the bus by a token.
-func WithToken(token string) AccessOption {
-	return forAccess(func(c *config) {
-		if token == "" {
-			c.bad("WithToken", `""`, "the token is empty")
-		}
-		c.addAccess("WithToken", nats.TokenHandler(func() string { return token }))
-	})
-}
-
-// WithCredentials identifies the bus by a NATS credentials file, which is read
-// at each connect.
-func WithCredentials(file string) AccessOption {
-	return forAccess(func(c *config) {
-		if _, err := os.Stat(file); err != nil {
-			c.bad("WithCredentials", strconv.Quote(file), err.Error())
-		}
-		c.addAccess("WithCredentials", nats.UserCredentials(file))
-	})
-}
-
-// WithNKey identifies the bus by the NKey whose seed is in seedFile.
-func WithNKey(seedFile string) AccessOption {
-	return forAccess(func(c *config) {
-		o, err := nats.NkeyOptionFromSeed(seedFile)
-		if err != nil {
-			c.bad("WithNKey", strconv.Quote(seedFile), err.Error())
-			return
-		}
-		c.addAccess("WithNKey", o)
-	})
-}
-
-func (c *config) addAccess(name string, o nats.Option) {
-	c.access = append(c.access, o)
-	c.accessNames = append(c.accessNames, name)
-}
-
 // check looks at what only makes sense together.
 func (c *config) check() error {
-	if c.url == "" {
-		for _, name := range c.accessNames {
-			c.bad(name, "…", "identifies the bus to an existing server, but none is named; add WithURL, or protect the embedded server's port with WithServerOptions")
-		}
-	}
+	c.checkCredentials()
 	if c.url != "" && c.listen != "" {
 		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.listen)
 	}
@@ -647,4 +348,12 @@ func (c *config) withTimeout(ctx context.Context) (context.Context, context.Canc
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, c.timeout)
+}
+
+// withDrainTimeout gives ctx the drain timeout where it has no deadline.
+func (c *config) withDrainTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.drainTimeout)
 }

@@ -17,6 +17,13 @@ import (
 // the headers that a dead letter or a trace adds.
 const payloadReserve = 8 << 10
 
+// maxPayload is the most bytes that a message of the bus may have: the server's
+// limit less the reserve, of which a small limit leaves half.
+func (b *Bus) maxPayload() int {
+	limit := b.link.MaxPayload()
+	return limit - min(payloadReserve, limit/2)
+}
+
 // format turns values into payloads and back, by the rules of one bus.
 type format struct {
 	codec       codec.Codec
@@ -28,20 +35,16 @@ type format struct {
 	types       sync.Map // reflect.Type → *typeInfo
 }
 
-func newFormat(c *config, counters *telemetry.Bus) (*format, error) {
+func newFormat(c *config, counters *telemetry.Bus) *format {
 	comp := c.compression.withDefaults()
-	known, err := wire.NewCodecs(c.codecs...)
-	if err != nil {
-		return nil, &OptionError{Option: "WithCodec", Value: "…", Reason: err.Error()}
-	}
 	return &format{
 		codec:       c.codec,
 		rules:       c.codecRules,
-		known:       known,
+		known:       wire.NewCodecs(c.codecs...),
 		compression: comp,
 		coder:       wire.NewCoder(comp.MaxDecoded),
 		counters:    counters,
-	}, nil
+	}
 }
 
 type validator interface{ Validate() error }
@@ -73,10 +76,14 @@ func typeOf[T any](f *format) *typeInfo {
 }
 
 // codecFor chooses the codec for a subject: what the call says, the subject's
-// rule, what the type implies, the bus's own.
+// rule, what the type implies, the bus's own. Bytes are a payload already, to
+// which no rule applies.
 func (f *format) codecFor(subj string, info *typeInfo, call codec.Codec) codec.Codec {
 	if call != nil {
 		return call
+	}
+	if info.raw {
+		return info.implied
 	}
 	for _, r := range f.rules {
 		if subject.Matches(r.pattern, subj) {
@@ -99,7 +106,7 @@ func (info *typeInfo) plain() codec.Codec {
 
 // encode makes v into a message for the literal subject subj.
 func encode[T any](f *format, subj string, v T, o *sendOptions) (outlet.Message, error) {
-	m := outlet.Message{Out: wire.Out{Subject: subj}, Template: subj}
+	m := outlet.Message{Out: wire.Out{Subject: subj}}
 	if err := checkLiteral(subj); err != nil {
 		return m, err
 	}
@@ -116,7 +123,7 @@ func encode[T any](f *format, subj string, v T, o *sendOptions) (outlet.Message,
 // marshal sets m's payload to v, and its content type where v's type does not
 // imply that. about is the subject whose rules hold.
 func marshal[T any](f *format, m *outlet.Message, about string, v T, call codec.Codec) error {
-	if data, ok := any(v).([]byte); ok && call == nil && len(f.rules) == 0 {
+	if data, ok := any(v).([]byte); ok && call == nil {
 		m.Data = data
 		return nil
 	}
@@ -196,7 +203,14 @@ func (f *format) compress(m *outlet.Message, encoding string) error {
 
 // errUnknown marks failures that a newer version of the program might not have:
 // they are worth another try elsewhere or later.
-var errUnknown = errors.New("this member does not know it")
+var errUnknown = errors.New("this program does not know it, a newer one may")
+
+// unreadable marks the error of a message that could not be read, which a handler
+// may return too, of something else.
+type unreadable struct{ err error }
+
+func (e *unreadable) Error() string { return e.err.Error() }
+func (e *unreadable) Unwrap() error { return e.err }
 
 // payload returns the decompressed payload of m, and its codec for a type, where m
 // names none the given one.

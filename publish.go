@@ -5,12 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
-	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/omnibus-go/bus/internal/outlet"
-	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // Publish sends v to everyone who is subscribed to s at this moment: at most
@@ -66,8 +62,8 @@ func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOpt
 
 // PublishAsync puts the message into a buffer and returns. A goroutine of the
 // bus sends what is there, and flushes when the buffer is empty, after 100
-// messages or after 100 ms; Close sends the rest. When the buffer is full it
-// waits until ctx ends, or returns ErrBufferFull, as WithAsyncBuffer says. A
+// messages or after 100 ms; Flush and Close send the rest. When the buffer is full
+// it waits until ctx ends, or returns ErrBufferFull, as WithAsyncBuffer says. A
 // message that fails later is reported as an event. v may be changed after the
 // call. Other errors are those of Publish.
 func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
@@ -78,7 +74,7 @@ func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ..
 	if aliased(v) {
 		m.Data = bytes.Clone(m.Data)
 	}
-	return translate(b.async.Add(ctx, &m))
+	return b.of("PublishAsync", m.Subject, b.async.Add(ctx, &m))
 }
 
 // aliased reports whether a payload made of v may share v's memory: bytes go as
@@ -103,7 +99,7 @@ func prepare[T any](ctx context.Context, b *Bus, call, subj string, v T, opts []
 	}
 	m, err := encode(b.format, subj, v, o)
 	if err == nil {
-		err = b.admit(&m)
+		err = b.admit(ctx, &m)
 	}
 	if err != nil {
 		return m, b.refused(err)
@@ -120,7 +116,7 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 		return noContext(call)
 	}
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return &callError{call, ended(ctx)}
 	}
 	return nil
 }
@@ -132,77 +128,37 @@ func (b *Bus) refused(err error) error {
 }
 
 // admit looks at the size, and at whether a stream captures the subject.
-func (b *Bus) admit(m *outlet.Message) error {
-	if err := checkSize(m, b.link.MaxPayload()-payloadReserve); err != nil {
+func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
+	if err := checkSize(m, b.maxPayload()); err != nil {
 		return err
 	}
-	stream, first := b.captures.find(m.Subject)
-	if stream == "" {
+	if b.captures.find(m.Subject) == nil {
+		return nil
+	}
+	return b.captured(ctx, m.Subject)
+}
+
+// captured counts and reports a message for a subject that a stream stores.
+func (b *Bus) captured(ctx context.Context, subj string) error {
+	c := b.captures.find(subj)
+	first := !b.captures.wasReported(subj)
+	if first || b.cfg.strict {
+		c = b.stillCaptures(ctx, subj)
+	}
+	if c == nil {
 		return nil
 	}
 	b.counters.Captured.Add(1)
-	err := &CapturedError{Subject: m.Subject, Stream: stream}
+	err := &CapturedError{Call: "Publish", Subject: subj, Stream: c.stream}
 	if b.cfg.strict {
 		return err
 	}
-	if first {
-		b.report(Event{Kind: EventCaptured, Subject: m.Subject, Stream: stream, Err: err})
+	if first && b.captures.reportOnce(subj) {
+		b.report(Event{Kind: EventCaptured, Subject: subj, Stream: c.stream, Err: err})
 	}
 	return nil
 }
 
 func (b *Bus) send(ctx context.Context, m *outlet.Message) error {
-	return translate(b.outlet.Send(ctx, m))
-}
-
-// captures knows which subjects are stored by the streams this bus has met.
-type captures struct {
-	streams atomic.Pointer[map[string][]string] // by name, replaced as a whole
-	mu      sync.Mutex                          // writers of streams
-	warned  sync.Map                            // subjects reported already
-	count   atomic.Int64                        // of warned
-}
-
-// mostWarned bounds the memory for warnings about subjects with identifiers in them.
-const mostWarned = 1024
-
-// set notes what the stream name stores.
-func (c *captures) set(name string, subjects []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	streams := make(map[string][]string)
-	if old := c.streams.Load(); old != nil {
-		for n, s := range *old {
-			streams[n] = s
-		}
-	}
-	streams[name] = slices.Clone(subjects)
-	c.streams.Store(&streams)
-}
-
-// find returns the stream that stores subj, or "", and whether to warn of it.
-func (c *captures) find(subj string) (stream string, first bool) {
-	streams := c.streams.Load()
-	if streams == nil {
-		return "", false
-	}
-	for name, patterns := range *streams {
-		for _, p := range patterns {
-			if subject.Matches(p, subj) {
-				return name, c.firstTime(subj)
-			}
-		}
-	}
-	return "", false
-}
-
-func (c *captures) firstTime(subj string) bool {
-	if c.count.Load() >= mostWarned {
-		return false
-	}
-	_, seen := c.warned.LoadOrStore(subj, struct{}{})
-	if !seen {
-		c.count.Add(1)
-	}
-	return !seen
+	return b.of("Publish", m.Subject, b.outlet.Send(ctx, m))
 }

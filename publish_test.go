@@ -21,6 +21,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/codec"
 )
 
 // patience is how long a test waits for what should come at once.
@@ -125,6 +126,9 @@ func collect[T any](size int) (bus.Handler[T], <-chan T) {
 		return nil
 	}, ch
 }
+
+// jsonCodec is a codec where any will do.
+var jsonCodec = codec.JSON
 
 func silent() hclog.Logger { return hclog.NewNullLogger() }
 
@@ -437,13 +441,8 @@ func TestPublishAsyncOwnsTheValue(t *testing.T) {
 // memory, which belongs to v, and checks what was sent.
 func changedAfterPublishAsync[T any](t *testing.T, v T, memory []byte, opts ...bus.PublishOption) {
 	t.Helper()
-	server := newFakeServer(t)
-	b, err := bus.Connect(t.Context(), server.url(), bus.WithLogger(silent()))
-	must(t, err)
-	t.Cleanup(func() { _ = b.Close() })
+	b, server := stalledBus(t, bus.AsyncBuffer{Size: 1})
 	want := string(memory)
-	must(t, bus.PublishAsync(t.Context(), b, "first", 0))
-	server.expect("PING") // the flush after the first, which nobody answers yet
 	must(t, bus.PublishAsync(t.Context(), b, "second", v, opts...))
 	copy(memory, bytes.Repeat([]byte("X"), len(memory)))
 	server.send("PONG\r\n")
@@ -508,12 +507,12 @@ func TestPublishAsyncFull(t *testing.T) {
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("Shutdown took %v, its context 50ms", took)
 		}
-		// The one that is sent and not confirmed, the one in the buffer, and maybe
+		// Those that are sent and not confirmed, the one in the buffer, and maybe
 		// the one that waited: it may have been taken in at the last moment.
 		err := receive(t, result)
-		want := 2
+		want := unconfirmed + 1
 		if err == nil {
-			want = 3
+			want++
 		} else {
 			isError(t, err, bus.ErrClosed)
 		}
@@ -523,15 +522,22 @@ func TestPublishAsyncFull(t *testing.T) {
 	})
 }
 
+// unconfirmed is how many messages a small PublishAsync sends without hearing from
+// the server.
+const unconfirmed = 100
+
 // stalledBus returns a bus whose asynchronous publisher waits for a flush that
-// the server does not answer.
+// the server does not answer. It has sent unconfirmed messages of one byte.
 func stalledBus(t *testing.T, a bus.AsyncBuffer) (*bus.Bus, *fakeServer) {
 	t.Helper()
 	server := newFakeServer(t)
 	b, err := bus.Connect(t.Context(), server.url(), bus.WithLogger(silent()), bus.WithAsyncBuffer(a))
 	must(t, err)
 	t.Cleanup(func() { _ = b.Close() })
-	must(t, bus.PublishAsync(t.Context(), b, "stalls", 0))
+	for i := range int64(unconfirmed) {
+		must(t, bus.PublishAsync(t.Context(), b, "stalls", 0))
+		eventually(t, "it is sent", func() bool { return b.Stats().Published == i+1 })
+	}
 	server.expect("PING")
 	return b, server
 }
@@ -570,6 +576,42 @@ func TestCloseFlushesPublishAsync(t *testing.T) {
 		}
 	}
 	isError(t, bus.PublishAsync(t.Context(), b, "a", 1), bus.ErrClosed)
+}
+
+// What is in the buffer when the bus closes still reaches its own subscribers.
+func TestCloseHandlesItsOwnPublishAsync(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	h, got := collect[int](5000)
+	_, err := bus.Subscribe(b, "a", h)
+	must(t, err)
+	for i := range 4000 {
+		must(t, bus.PublishAsync(t.Context(), b, "a", i))
+	}
+	must(t, b.Close())
+	if len(got) != 4000 {
+		t.Errorf("%d of 4000 messages were handled", len(got))
+	}
+}
+
+// Flush covers what is in the buffer.
+func TestFlushSendsPublishAsync(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	must(t, b.Flush(t.Context()))
+	for i := range 1000 {
+		must(t, bus.PublishAsync(t.Context(), b, "a", i))
+		if i%100 != 0 {
+			continue
+		}
+		must(t, b.Flush(t.Context()))
+		if s := b.Stats(); s.Published != int64(i+1) || s.AsyncPending != 0 {
+			t.Fatalf("after %d messages the statistics are %+v", i+1, s)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	isError(t, b.Flush(ctx), context.Canceled)
 }
 
 // A message that the connection refuses is an event, and Close says how many.

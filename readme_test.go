@@ -86,3 +86,53 @@ func checkLinks(t *testing.T, file string) {
 		}
 	}
 }
+
+// ARCHITECTURE.md names every file of the root package and every internal package.
+func TestArchitectureIsComplete(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"*.go", "internal/*"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			path = filepath.ToSlash(path)
+			if !strings.HasSuffix(path, "_test.go") && !strings.Contains(string(text), "`"+path+"`") {
+				t.Errorf("ARCHITECTURE.md says nothing about %s", path)
+			}
+		}
+	}
+}
+
+var optionFunc = regexp.MustCompile(`(?m)^func ([A-Z]\w+)\(.*\) \w*Option \{`)
+
+// The package documentation lists every option.
+func TestOptionsAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range optionFunc.FindAllStringSubmatch(string(source), -1) {
+			if !regexp.MustCompile(`\b` + m[1] + `\b`).Match(text) {
+				t.Errorf("doc.go does not list %s of %s", m[1], file)
+			}
+		}
+	}
+}

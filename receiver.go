@@ -22,22 +22,29 @@ type receiver struct {
 	counters telemetry.Handler
 
 	// Of responders only, whose statistics the micro protocol publishes.
-	always    bool         // time every message, not only samples
-	busy      atomic.Int64 // nanoseconds in the handler
-	lastError atomic.Pointer[string]
+	always    bool                   // time every message, not only samples
+	busy      atomic.Int64           // nanoseconds in the handler
+	lastError atomic.Pointer[string] // as requesters see it: anybody may read the statistics
 }
 
-// newReceiver composes the handler of one subscription.
-func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) *receiver {
-	inner := chain(mk(b.format, o), o.middleware)
+// newReceiver composes the handler of one subscription. It returns an *ArgumentError
+// where a middleware returns none.
+func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver, error) {
+	handle, err := chain(mk(b.format, o), o.middleware, "Use")
+	if err == nil {
+		handle, err = chain(handle, b.cfg.middleware, "WithMiddleware")
+	}
+	if err != nil {
+		return nil, err
+	}
 	return &receiver{
 		ctx:     b.life.handlers,
 		pattern: pattern,
 		group:   o.group,
-		handle:  chain(inner, b.cfg.middleware),
+		handle:  handle,
 		timeout: o.timeout,
 		tel:     b.tel,
-	}
+	}, nil
 }
 
 // call runs the handler on m, its n-th message, and returns the context it ran
@@ -67,7 +74,7 @@ func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64) (context.Cont
 // clock is read for a sample of them, since it costs a tenth of a small message.
 func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
 	if !r.always && !telemetry.Sampled(uint64(n)) {
-		return r.counted(guard(ctx, r.handle, m))
+		return r.counted(n, guard(ctx, r.handle, m))
 	}
 	began := time.Now()
 	err := guard(ctx, r.handle, m)
@@ -76,20 +83,17 @@ func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
 	if r.always {
 		r.busy.Add(int64(took))
 	}
-	return r.counted(err)
+	return r.counted(n, err)
 }
 
-func (r *receiver) counted(err error) error {
+// counted counts the outcome of the n-th message.
+func (r *receiver) counted(n int64, err error) error {
 	if err == nil {
 		return nil
 	}
 	r.counters.Errors.Add(1)
-	if r.always {
-		text := err.Error()
-		r.lastError.Store(&text)
-	}
-	var p *PanicError
-	if errors.As(err, &p) {
+	r.counters.Latest.Note(n)
+	if _, ok := errors.AsType[*PanicError](err); ok {
 		r.counters.Panics.Add(1)
 	}
 	return err

@@ -13,8 +13,9 @@ import (
 //
 // Errors: ErrNoResponders; ErrTimeout; *RemoteError, what the responder
 // returned; ErrUnknownOutcome when the connection was lost meanwhile;
-// *CodecError or *ValidationError about the request or the reply; *SubjectError,
-// *PayloadError, *OptionError, ErrClosed.
+// *CodecError or *ValidationError about the request or the reply; *CapturedError
+// on a subject that a known stream stores, since the stream would answer first;
+// *SubjectError, *PayloadError, *OptionError, ErrClosed.
 func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], r Req, opts ...RequestOption) (Resp, error) {
 	var none Resp
 	if err := b.callable(ctx, "Request"); err != nil {
@@ -28,7 +29,10 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if err != nil {
 		return none, err
 	}
-	if err := checkSize(&m, b.link.MaxPayload()-payloadReserve); err != nil {
+	if err := checkSize(&m, b.maxPayload()); err != nil {
+		return none, err
+	}
+	if err := b.answerable(ctx, m.Subject); err != nil {
 		return none, err
 	}
 	if b.format.compression.Encoding != "" {
@@ -38,9 +42,21 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	reply, err := b.outlet.Request(ctx, &m)
 	done()
 	if err != nil {
-		return none, translate(err)
+		return none, b.of("Request", m.Subject, err)
 	}
 	return decodeReply[Resp](b, string(e), o, reply)
+}
+
+// answerable refuses a request on a subject that a stream stores: the stream's
+// acknowledgement would come before every reply, and be taken for it.
+func (b *Bus) answerable(ctx context.Context, subj string) error {
+	if c := b.captures.find(subj); c == nil || c.silent {
+		return nil
+	}
+	if c := b.stillCaptures(ctx, subj); c != nil && !c.silent {
+		return &CapturedError{Call: "Request", Subject: subj, Stream: c.stream}
+	}
+	return nil
 }
 
 func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg) (Resp, error) {
@@ -56,7 +72,7 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 	}
 	info := typeOf[Resp](b.format)
 	assumed := b.format.codecFor(subj, info, nil)
-	if o != nil && o.codec != nil {
+	if o != nil && o.codec != nil && info.implied == nil {
 		assumed = o.codec
 	}
 	m, err := decode[Resp](b.format, info, assumed, raw)

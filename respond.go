@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -32,8 +33,8 @@ func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Res
 		return nil, err
 	}
 	o := newHandleOptions()
-	for _, opt := range opts {
-		opt.onRespond(o)
+	if err := applyAll(opts, o, RespondOption.onRespond); err != nil {
+		return nil, err
 	}
 	if !o.grouped {
 		o.group = b.cfg.name
@@ -48,24 +49,25 @@ func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
 		return func(ctx context.Context, raw *RawMsg) error {
 			m, err := decode[Req](f, info, o.assumed(f, info, raw.Subject), raw)
 			if err != nil {
-				return err
+				return badRequest(err)
 			}
 			resp, err := fn(ctx, m)
 			if err != nil || raw.reply == "" {
 				return err
 			}
-			return reply(ctx, b, raw, resp)
+			return reply(ctx, b, raw, resp, o.codec)
 		}
 	}
 }
 
-// reply sends v to whoever sent m, in m's codec.
-func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T) error {
-	out, err := encodeReply(b.format, m, v)
+// reply sends v to whoever sent m, in m's codec; assumed is the one that m was
+// read with where it names none, or nil.
+func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Codec) error {
+	out, err := encodeReply(b.format, m, v, assumed)
 	if err != nil {
 		return err
 	}
-	if err := checkSize(&out, b.link.MaxPayload()-payloadReserve); err != nil {
+	if err := checkSize(&out, b.maxPayload()); err != nil {
 		return err
 	}
 	return translate(b.outlet.Reply(ctx, &out))
@@ -73,13 +75,13 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T) error {
 
 // encodeReply makes v the answer to m, in m's codec where v's type leaves a
 // choice, compressed as m accepts.
-func encodeReply[T any](f *format, m *RawMsg, v T) (outlet.Message, error) {
-	out := outlet.Message{Out: wire.Out{Subject: m.reply}, Template: m.Subject}
+func encodeReply[T any](f *format, m *RawMsg, v T, assumed codec.Codec) (outlet.Message, error) {
+	out := outlet.Message{Out: wire.Out{Subject: m.reply}}
 	var asked codec.Codec
-	if text := m.Header.Get(wire.HeaderContentType); text != "" && typeOf[T](f).implied == nil {
+	if typeOf[T](f).implied == nil {
 		var err error
-		if asked, err = f.known.ByContentType(text); err != nil {
-			return out, &CodecError{Subject: m.Subject, ContentType: text, Op: "encode", Err: err}
+		if asked, err = f.replyCodec(m, assumed); err != nil {
+			return out, err
 		}
 	}
 	if err := marshal(f, &out, m.Subject, v, asked); err != nil {
@@ -88,10 +90,23 @@ func encodeReply[T any](f *format, m *RawMsg, v T) (outlet.Message, error) {
 	return out, f.compress(&out, wire.Acceptable(m.Header.Get(wire.HeaderAcceptEncoding)))
 }
 
+// replyCodec is the codec that the request m names, or assumed.
+func (f *format) replyCodec(m *RawMsg, assumed codec.Codec) (codec.Codec, error) {
+	text := m.Header.Get(wire.HeaderContentType)
+	if text == "" {
+		return assumed, nil
+	}
+	cd, err := f.known.ByContentType(text)
+	if err != nil {
+		return nil, &CodecError{Subject: m.Subject, ContentType: text, Op: "encode", Err: err}
+	}
+	return cd, nil
+}
+
 func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription, error) {
 	s := &Subscription{bus: b, stage: stageResponders}
 	if err := b.services.start(); err != nil {
-		return nil, translate(err)
+		return nil, b.of("Respond", pattern, err)
 	}
 	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
 		if _, err := s.receiver.call(m, n); err != nil {
@@ -105,20 +120,62 @@ func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription
 	return s, nil
 }
 
+// badRequest makes the error of a request that could not be read one that the
+// requester is told of, without its text: it may quote what Validate knows.
+func badRequest(err error) error {
+	if _, ok := errors.AsType[*PublicError](err); ok {
+		return err // Validate has its own words for the requester
+	}
+	if _, ok := errors.AsType[*ValidationError](err); ok {
+		return &PublicError{Code: "400", Message: "invalid request", cause: err}
+	}
+	if errors.Is(err, errUnknown) {
+		return &PublicError{Code: "415", Message: "unknown content type or encoding", cause: err}
+	}
+	return &PublicError{Code: "400", Message: "malformed request", cause: err}
+}
+
 // refuse reports err and tells the requester what may be told.
 func (s *Subscription) refuse(m *RawMsg, err error) {
-	var public *PublicError
-	if !errors.As(err, &public) {
+	public, ok := errors.AsType[*PublicError](err)
+	switch {
+	case !ok:
 		public = &PublicError{Code: internalCode, Message: internalMessage}
 		s.failed(m, err)
+	case public.cause != nil:
+		s.failed(m, public.cause)
 	}
+	public = public.cleaned()
+	text := public.Error()
+	s.receiver.lastError.Store(&text)
 	if m.reply == "" {
 		return
 	}
-	out := outlet.Message{Out: wire.Out{Subject: m.reply}, Template: m.Subject}
+	out := outlet.Message{Out: wire.Out{Subject: m.reply}}
 	out.SetHeader(wire.HeaderNatsServiceError, public.Message)
 	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.Code)
 	if err := s.bus.outlet.Reply(context.Background(), &out); err != nil {
 		s.failed(m, err)
 	}
+}
+
+// cleaned is e as it travels: its fields may have been set without Public. Without a
+// code the requester would take the reply for a good one.
+func (e *PublicError) cleaned() *PublicError {
+	c := &PublicError{Code: strings.TrimSpace(cut(oneLine(e.Code))), Message: strings.TrimSpace(cut(oneLine(e.Message)))}
+	if c.Code == "" {
+		c.Code = internalCode
+	}
+	return c
+}
+
+// longestPublic is how many bytes of a public error's code and text travel: the
+// reply must always fit.
+const longestPublic = 2048
+
+func cut(s string) string {
+	if len(s) <= longestPublic {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longestPublic], "") // no half characters
 }

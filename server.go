@@ -1,31 +1,31 @@
 package bus
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"os"
-	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/omnibus-go/bus/internal/limits"
-	"github.com/omnibus-go/bus/internal/storedir"
 )
 
 // New starts a NATS server with JetStream in this process and returns a bus on
 // it. Without options it has no port, keeps streams in memory and shares nothing
 // with other buses. With WithURL it uses that server instead and starts none.
 //
-// Errors: *OptionError (all of them, joined); *StartError, with *ListenError or
-// *StoreError inside; *LockedError and the other errors of a store directory,
-// which wrap as *StoreError; *UnmovedError; *ConnectError with WithURL.
+// Errors: *OptionError (all of them, joined); *StoreError about the store
+// directory, with *LockedError inside when another bus uses it; *StartError, with
+// *ListenError or *StoreError inside; *UnmovedError and *ConnectError with WithURL.
 func New(opts ...Option) (*Bus, error) {
 	c := newConfig()
 	c.apply(opts)
@@ -66,19 +66,33 @@ func WithServerOptions(fn func(*server.Options)) Option {
 	})
 }
 
+// maxPending is how many bytes may wait in the server for one client before it
+// throws that client off. The bus is one client with all that its consumers asked
+// for; the server's own 64 MiB are one window of large messages. It is a limit, and
+// takes no memory by itself.
+const maxPending = 256 << 20
+
 // readyTimeout bounds how long a started server may take to accept connections.
 // Reading the streams from disk is not part of it.
 const readyTimeout = 10 * time.Second
 
 // startEngine starts the embedded server and waits until it is ready.
-func startEngine(c *config) (*engine, error) {
+func startEngine(c *config) (e *engine, err error) {
 	dir, err := openStore(c)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if e == nil { // also when a function of WithServerOptions panics
+			err = errors.Join(err, dir.release())
+		}
+	}()
+	if err := dir.mend(c, checkStreamConfig); err != nil {
+		return nil, err
+	}
 	s, err := startServer(c, dir)
 	if err != nil {
-		return nil, errors.Join(err, dir.release())
+		return nil, err
 	}
 	c.logStart(dir, s)
 	return &engine{
@@ -93,38 +107,19 @@ func startEngine(c *config) (*engine, error) {
 	}, nil
 }
 
-// store is where a server keeps its files: a locked directory, or for streams in
-// memory a temporary one for the little that JetStream writes all the same.
-type store struct {
-	path     string
-	identity storedir.Identity
-	dir      *storedir.Dir // nil in memory
-}
-
-func openStore(c *config) (*store, error) {
-	if c.storeDir == "" {
-		path, err := os.MkdirTemp("", "omnibus-")
-		if err != nil {
-			return nil, &StartError{Err: fmt.Errorf("no temporary directory: %w", err)}
-		}
-		name := "bus-" + strings.ToLower(filepath.Base(path))
-		return &store{path: path, identity: storedir.Identity{ServerName: name, Domain: name}}, nil
+// checkStreamConfig returns an error unless config is what the server writes of the
+// stream name.
+func checkStreamConfig(name string, config []byte) error {
+	var info server.FileStreamInfo
+	d := json.NewDecoder(bytes.NewReader(config))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&info); err != nil {
+		return err
 	}
-	dir, err := storedir.Open(c.storeDir, storedir.Identity{})
-	if err != nil {
-		return nil, &StoreError{Dir: c.storeDir, Err: err}
+	if info.Name != name || info.Created.IsZero() || d.More() {
+		return fmt.Errorf("it is not the configuration of stream %q", name)
 	}
-	for _, w := range dir.Warnings {
-		c.logger.Warn(w, "dir", dir.Path())
-	}
-	return &store{path: dir.Data(), identity: dir.Identity(), dir: dir}, nil
-}
-
-func (s *store) release() error {
-	if s.dir != nil {
-		return s.dir.Close()
-	}
-	return os.RemoveAll(s.path)
+	return nil
 }
 
 // startServer starts the server. It owns no goroutine of ours; the server's end
@@ -134,6 +129,9 @@ func startServer(c *config, dir *store) (*server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.access, err = letSelfIn(opts); err != nil {
+		return nil, &StartError{Err: err}
+	}
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return nil, &StartError{Err: err}
@@ -141,7 +139,7 @@ func startServer(c *config, dir *store) (*server.Server, error) {
 	log := &serverLog{logger: c.logger.Named("nats"), failed: make(chan struct{})}
 	s.SetLoggerV2(log, true, false, false)
 	s.Start()
-	if err := awaitReady(c, s, log, dir); err != nil {
+	if err := awaitReady(c, s, log, opts); err != nil {
 		s.Shutdown()
 		s.WaitForShutdown()
 		return nil, err
@@ -175,6 +173,7 @@ func serverOptions(c *config, dir *store) (*server.Options, error) {
 	opts := &server.Options{
 		DontListen:         true,
 		MaxPayload:         int32(c.maxPayload),
+		MaxPending:         maxPending,
 		JetStreamMaxMemory: c.maxMemory,
 		JetStreamMaxStore:  c.maxStore,
 	}
@@ -207,14 +206,51 @@ func serverOptions(c *config, dir *store) (*server.Options, error) {
 	return opts, nil
 }
 
+// letSelfIn lets the bus in where WithServerOptions has the server ask its
+// clients who they are: by a key of its own, with which nobody can connect from
+// outside this process. It returns how the bus shows that key.
+func letSelfIn(o *server.Options) ([]nats.Option, error) {
+	if custom := o.CustomClientAuthentication; custom != nil {
+		o.CustomClientAuthentication = selfAuthentication{custom}
+		return nil, nil
+	}
+	if o.Users == nil && o.Nkeys == nil && o.Username == "" && o.Authorization == "" {
+		return nil, nil
+	}
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, err
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	o.Nkeys = append(slices.Clip(o.Nkeys), &server.NkeyUser{Nkey: public,
+		AllowedConnectionTypes: map[string]struct{}{inProcess: {}}})
+	return []nats.Option{nats.Nkey(public, key.Sign)}, nil
+}
+
+const inProcess = "IN_PROCESS" // the server's name for such connections
+
+// selfAuthentication asks others who they are, and not the bus itself.
+type selfAuthentication struct{ others server.Authentication }
+
+// Check implements server.Authentication.
+func (a selfAuthentication) Check(c server.ClientAuthentication) bool {
+	if addr := c.RemoteAddress(); addr != nil && addr.Network() == "pipe" {
+		return true
+	}
+	return a.others.Check(c)
+}
+
 // awaitReady waits until s accepts connections and its streams are healthy. The
 // server reports failures only to its logger.
-func awaitReady(c *config, s *server.Server, log *serverLog, dir *store) error {
+func awaitReady(c *config, s *server.Server, log *serverLog, opts *server.Options) error {
 	deadline := time.Now().Add(readyTimeout)
 	for {
 		select {
 		case <-log.failed:
-			return log.startError(c)
+			return startError(c, opts, log.fatal)
 		default:
 		}
 		if s.ReadyForConnections(10 * time.Millisecond) {
@@ -224,27 +260,86 @@ func awaitReady(c *config, s *server.Server, log *serverLog, dir *store) error {
 			return &StartError{Err: fmt.Errorf("not ready for connections after %v", readyTimeout)}
 		}
 	}
-	if err := serverHealth(s); err != nil {
-		return &StartError{Err: &StoreError{Dir: c.storeDir, Err: fmt.Errorf(
-			"the server cannot read what is stored: %w; restore the directory from a backup, or move the damaged stream out of %s", err, dir.path)}}
+	if err := askHealth(s, nil); err != nil {
+		return &StartError{Err: &StoreError{Dir: c.storeDir, Problem: StoreDamaged, Err: fmt.Errorf(
+			"the server cannot read what is stored: %w; restore the directory from a backup, or move the damaged stream out of %s", err, opts.StoreDir)}}
+	}
+	if fatal := log.begin(); fatal != "" {
+		return startError(c, opts, fatal)
 	}
 	return nil
 }
 
-// serverHealth asks the server how it is. It asks again while the answer is that
-// the server is not ready: the server gives itself one millisecond to see that,
-// which a crowded machine does not always have.
+// startError makes an error of the line by which the server says why it did not
+// start.
+func startError(c *config, o *server.Options, line string) error {
+	const clientPort = "Error listening on port"
+	text := errors.New(line)
+	for _, p := range []struct {
+		begin, host string
+		port        int
+	}{
+		{clientPort, o.Host, o.Port},
+		{"Error listening on leafnode port", o.LeafNode.Host, o.LeafNode.Port},
+		{"Error listening on router port", o.Cluster.Host, o.Cluster.Port},
+		{"Error listening on gateway port", o.Gateway.Host, o.Gateway.Port},
+		{"Unable to listen for websocket connections", o.Websocket.Host, o.Websocket.Port},
+		{"Unable to listen for MQTT connections", o.MQTT.Host, o.MQTT.Port},
+		{"Can't start monitoring", o.HTTPHost, max(o.HTTPPort, o.HTTPSPort)},
+	} {
+		if !strings.HasPrefix(line, p.begin+":") {
+			continue
+		}
+		addr := net.JoinHostPort(p.host, strconv.Itoa(p.port))
+		if p.begin == clientPort && c.listensOn(p.host, p.port) {
+			addr = c.listen // as the program wrote it
+		}
+		return &StartError{Err: &ListenError{Addr: addr, Err: text}}
+	}
+	if c.storeDir != "" && strings.HasPrefix(line, "Can't start JetStream:") {
+		return &StartError{Err: &StoreError{Dir: c.storeDir, Problem: StoreUnusable, Err: text}}
+	}
+	return &StartError{Err: text}
+}
+
+// listensOn reports whether the server's host and port are what WithListen says:
+// WithServerOptions may say otherwise.
+func (c *config) listensOn(host string, port int) bool {
+	wantHost, wantPort, err := splitListen(c.listen)
+	if wantHost == "" {
+		wantHost = server.DEFAULT_HOST
+	}
+	if wantPort == 0 {
+		wantPort = server.RANDOM_PORT
+	}
+	return err == nil && host == wantHost && port == wantPort
+}
+
+// serverHealth asks a running server how it is. A stream that it has a folder for
+// and does not know is being made or removed at this moment: at the start it knew
+// all there were.
 func serverHealth(s *server.Server) error {
-	for range healthTries {
-		h := s.Healthz(nil)
+	return askHealth(s, func(e server.HealthzError) bool {
+		return e.Type == server.HealthzErrorStream && strings.HasSuffix(e.Error, "could not be recovered")
+	})
+}
+
+// askHealth asks the server how it is, and passes over errors that ignore says.
+// It asks again while the answer is that the server is not ready: the server gives
+// itself one millisecond to see that, which a crowded machine does not always have.
+func askHealth(s *server.Server, ignore func(server.HealthzError) bool) error {
+	for try := 0; ; try++ {
+		errs := s.Healthz(&server.HealthzOptions{Details: true}).Errors
+		if ignore != nil {
+			errs = slices.DeleteFunc(errs, ignore)
+		}
 		switch {
-		case h.Status == "ok":
+		case len(errs) == 0:
 			return nil
-		case h.StatusCode != http.StatusInternalServerError:
-			return errors.New(h.Error)
+		case errs[0].Type != server.HealthzErrorConn || try == healthTries:
+			return errors.New(errs[0].Error)
 		}
 	}
-	return errors.New(s.Healthz(nil).Error)
 }
 
 const healthTries = 50
@@ -254,24 +349,30 @@ func listenURL(c *config, s *server.Server) string {
 	if c.listen == "" {
 		return ""
 	}
-	url := s.ClientURL()
-	return strings.Replace(url, "://0.0.0.0:", "://127.0.0.1:", 1)
+	return everyInterface.Replace(s.ClientURL())
 }
+
+// everyInterface makes addresses to listen on ones to connect to.
+var everyInterface = strings.NewReplacer("://0.0.0.0:", "://127.0.0.1:", "://[::]:", "://[::1]:")
 
 // logStart says what a reader of the log wants to know first.
 func (c *config) logStart(dir *store, s *server.Server) {
-	if dir.dir == nil {
-		c.logger.Info("streams are kept in memory and end with the process; WithStoreDir keeps them on disk")
-	} else {
+	if dir.dir != nil {
 		c.logger.Info("streams are kept on disk", "dir", dir.dir.Path(), "sync", c.sync.String(), "durability", c.durability())
 	}
 	if c.listen != "" {
 		url := listenURL(c, s)
 		c.logger.Info("listening for NATS clients", "url", url)
-		if addr, ok := s.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() {
+		if addr, ok := s.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && !asksWho(s) {
 			c.logger.Warn("the port is open to other machines and asks no client who it is; listen on 127.0.0.1, or set up users with WithServerOptions")
 		}
 	}
+}
+
+// asksWho reports whether s asks its clients who they are.
+func asksWho(s *server.Server) bool {
+	v, err := s.Varz(nil)
+	return err == nil && v.AuthRequired
 }
 
 func (c *config) durability() string {
@@ -279,64 +380,4 @@ func (c *config) durability() string {
 		return "survives kill -9; a power cut can lose the last " + c.sync.String()
 	}
 	return "survives kill -9 and power cuts"
-}
-
-// checkUnmoved refuses to leave streams in the store directory behind silently.
-func (c *config) checkUnmoved() error {
-	if c.storeDir == "" {
-		return nil
-	}
-	dirs, err := filepath.Glob(filepath.Join(c.storeDir, "data", "jetstream", "*", "streams", "*"))
-	if err != nil || len(dirs) == 0 {
-		return nil // no pattern error is possible; no streams, nothing to leave behind
-	}
-	names := make([]string, len(dirs))
-	for i, d := range dirs {
-		names[i] = filepath.Base(d)
-	}
-	return &UnmovedError{Dir: c.storeDir, Streams: names}
-}
-
-// serverLog passes the server's lines to the bus's logger and keeps the first
-// fatal one, which is the server's only way to say why it did not start. The
-// server's notices become Debug: they tell its life, not the program's.
-type serverLog struct {
-	logger hclog.Logger
-	once   sync.Once
-	failed chan struct{} // closed at the first fatal line
-	fatal  string        // that line, valid when failed is closed
-}
-
-func (l *serverLog) Noticef(format string, v ...any) { l.logger.Debug(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.logger.Warn(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.logger.Error(fmt.Sprintf(format, v...)) }
-
-// Debugf formats only when somebody reads it: the server has much to say.
-func (l *serverLog) Debugf(format string, v ...any) {
-	if l.logger.IsTrace() {
-		l.logger.Trace(fmt.Sprintf(format, v...))
-	}
-}
-
-// Tracef is Debugf: hclog has nothing below trace.
-func (l *serverLog) Tracef(format string, v ...any) { l.Debugf(format, v...) }
-
-// Fatalf keeps the line; nothing exits.
-func (l *serverLog) Fatalf(format string, v ...any) {
-	l.once.Do(func() {
-		l.fatal = fmt.Sprintf(format, v...)
-		close(l.failed)
-	})
-}
-
-// startError makes an error of the fatal line.
-func (l *serverLog) startError(c *config) error {
-	text := errors.New(l.fatal)
-	switch {
-	case c.listen != "" && strings.Contains(l.fatal, "istening on"):
-		return &StartError{Err: &ListenError{Addr: c.listen, Err: text}}
-	case c.storeDir != "":
-		return &StartError{Err: &StoreError{Dir: c.storeDir, Err: text}}
-	}
-	return &StartError{Err: text}
 }

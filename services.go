@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -25,8 +27,9 @@ type services struct {
 	identity micro.ServiceIdentity
 	started  time.Time
 
-	starting sync.Mutex // not mu: who closes a subscription waits for answers, which need mu
-	subs     []*intake.Core
+	starting  sync.Mutex // not mu: who closes a subscription waits for answers, which need mu
+	listening bool
+	subs      []*intake.Core // those that the server allows
 
 	mu        sync.Mutex
 	endpoints []*Subscription
@@ -42,7 +45,7 @@ func newServices(b *Bus) *services {
 func (s *services) start() error {
 	s.starting.Lock()
 	defer s.starting.Unlock()
-	if len(s.subs) > 0 {
+	if s.listening {
 		return nil
 	}
 	if err := s.bus.registry.Add(stageServices, s); err != nil {
@@ -57,6 +60,7 @@ func (s *services) start() error {
 			}
 		}
 	}
+	s.listening = true
 	return nil
 }
 
@@ -71,7 +75,12 @@ func (s *services) listen(verb micro.Verb, name, id string) error {
 		Run:     func(d wire.Delivery) { s.answer(verb, d) },
 		Failed:  func(err error) { s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err}) },
 	})
-	if err := core.Open(); err != nil {
+	var refused *link.RefusedError
+	switch err := core.Open(); {
+	case errors.As(err, &refused): // who may not be discovered may respond all the same
+		s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err})
+		return nil
+	case err != nil:
 		return err
 	}
 	s.subs = append(s.subs, core)
@@ -113,7 +122,7 @@ func (s *services) answer(verb micro.Verb, d wire.Delivery) {
 	}
 	data, err := json.Marshal(v)
 	if err == nil {
-		out := outlet.Message{Out: wire.Out{Subject: d.Reply, Data: data}, Template: d.Subject}
+		out := outlet.Message{Out: wire.Out{Subject: d.Reply, Data: data}}
 		err = s.bus.outlet.Reply(context.Background(), &out)
 	}
 	if err != nil {

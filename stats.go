@@ -1,6 +1,10 @@
 package bus
 
 import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +32,7 @@ type SubscriptionStats struct {
 	Panics        int64
 	Dropped       int64 // messages lost at the pending limits
 	Redelivered   int64 // of a consumer: messages the server had sent before
+	DeadLetters   int64 // of a consumer: messages it gave up
 	InFlight      int   // handler calls that run now
 	Pending       int   // messages in this process that wait for the handler
 	PendingBytes  int
@@ -35,7 +40,8 @@ type SubscriptionStats struct {
 }
 
 // Stats is what a bus has done since it began. Its sums include subscriptions
-// that have ended; Subscriptions lists the live ones.
+// that have ended; Subscriptions lists the live ones, those without a stream
+// first, sorted by stream, durable, subject and queue.
 type Stats struct {
 	Published      int64 // messages sent, stored or not, without requests
 	PublishedBytes int64 // their payloads as sent
@@ -48,6 +54,7 @@ type Stats struct {
 	Handled        int64
 	HandlerErrors  int64
 	Dropped        int64 // messages lost by slow subscriptions
+	DeadLetters    int64 // messages that consumers gave up
 	Unrouted       int64 // messages that no handler of a Mux was for
 	InFlight       int
 	Disconnects    int64
@@ -62,6 +69,9 @@ type Stats struct {
 // Stats returns the counters of the bus. They are read one after another while
 // it runs, so their sums may differ by a few messages.
 func (b *Bus) Stats() Stats {
+	if b == nil || b.async == nil {
+		return Stats{}
+	}
 	c := &b.counters
 	s := Stats{
 		Published: c.Published.Load(), PublishedBytes: c.PublishedBytes.Load(), PublishFailed: c.PublishFailed.Load(),
@@ -72,16 +82,32 @@ func (b *Bus) Stats() Stats {
 	if after := c.CompressedBytes.Load(); after > 0 {
 		s.CompressionRatio = float64(c.RawBytes.Load()) / float64(after)
 	}
+	s.addSubscriptions(b)
+	return s
+}
+
+// addSubscriptions lists the live subscriptions and sums up all there ever were.
+// Meanwhile none moves from the ones to the others.
+func (s *Stats) addSubscriptions(b *Bus) {
+	b.retired.mu.Lock()
+	defer b.retired.mu.Unlock()
 	for _, m := range b.registry.Members() {
 		if live, ok := m.(statser); ok {
 			s.Subscriptions = append(s.Subscriptions, live.stats())
 		}
 	}
+	slices.SortFunc(s.Subscriptions, compareStats)
 	for _, sub := range s.Subscriptions {
 		s.add(sub)
 	}
-	s.add(b.retired.total())
-	return s
+	s.add(b.retired.totalLocked())
+}
+
+// compareStats is the order of Stats.Subscriptions; of those that have the same
+// name the one that has done more goes first.
+func compareStats(a, b SubscriptionStats) int {
+	return cmp.Or(strings.Compare(a.Stream, b.Stream), strings.Compare(a.Durable, b.Durable),
+		strings.Compare(a.Subject, b.Subject), strings.Compare(a.Queue, b.Queue), cmp.Compare(b.Received, a.Received))
 }
 
 // retire takes a member that has ended off the list and keeps its sums.
@@ -89,8 +115,13 @@ func (b *Bus) retire(m interface {
 	registry.Member
 	statser
 }) {
+	b.retired.mu.Lock()
+	defer b.retired.mu.Unlock()
 	b.registry.Remove(m)
-	b.retired.add(m.stats())
+	b.retired.addLocked(m)
+	if c, ok := m.(*Consumer); ok {
+		b.retired.noteLocked(durableName{c.stream, c.durable}, c.Err())
+	}
 }
 
 func (s *Stats) add(sub SubscriptionStats) {
@@ -98,6 +129,7 @@ func (s *Stats) add(sub SubscriptionStats) {
 	s.Handled += sub.Handled
 	s.HandlerErrors += sub.HandlerErrors
 	s.Dropped += sub.Dropped
+	s.DeadLetters += sub.DeadLetters
 	s.InFlight += sub.InFlight
 }
 
@@ -106,23 +138,67 @@ type statser interface{ stats() SubscriptionStats }
 
 // retired adds up what ended subscriptions had done.
 type retired struct {
-	mu  sync.Mutex
-	sum SubscriptionStats
+	mu   sync.Mutex
+	sum  SubscriptionStats
+	late []statser             // ended by a handler of their own, which is not counted yet
+	lost map[durableName]error // why the latest consumer of the name ended by itself
 }
 
-func (r *retired) total() SubscriptionStats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.sum
+type durableName struct{ stream, durable string }
+
+// noteLocked notes why a consumer ended; nil if it was told to.
+func (r *retired) noteLocked(name durableName, why error) {
+	if why == nil {
+		delete(r.lost, name)
+		return
+	}
+	if r.lost == nil {
+		r.lost = make(map[durableName]error)
+	}
+	r.lost[name] = why
 }
 
-func (r *retired) add(s SubscriptionStats) {
+// lostBeside returns why consumers ended by themselves that are not among the live
+// ones again, in the order of their texts.
+func (r *retired) lostBeside(live []load) []error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sum.Received += s.Received
-	r.sum.Handled += s.Handled
-	r.sum.HandlerErrors += s.HandlerErrors
-	r.sum.Dropped += s.Dropped
+	lost := maps.Clone(r.lost)
+	for _, l := range live {
+		delete(lost, durableName{l.stats.Stream, l.stats.Durable})
+	}
+	return slices.SortedFunc(maps.Values(lost), func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+}
+
+func (r *retired) totalLocked() SubscriptionStats {
+	late := r.late
+	r.late = nil
+	for _, m := range late {
+		r.addLocked(m)
+	}
+	total := r.sum
+	for _, m := range r.late {
+		total.add(m.stats())
+	}
+	return total
+}
+
+func (r *retired) addLocked(m statser) {
+	if s := m.stats(); s.InFlight == 0 {
+		r.sum.add(s)
+	} else {
+		r.late = append(r.late, m)
+	}
+}
+
+// add adds what ended subscriptions still count for.
+func (s *SubscriptionStats) add(more SubscriptionStats) {
+	s.Received += more.Received
+	s.Handled += more.Handled
+	s.HandlerErrors += more.HandlerErrors
+	s.Dropped += more.Dropped
+	s.DeadLetters += more.DeadLetters
+	s.InFlight += more.InFlight
 }
 
 // runs is what counts the handler calls of a subscription.
@@ -138,7 +214,7 @@ func (r *receiver) stats(calls runs) SubscriptionStats {
 	return SubscriptionStats{
 		Subject: r.pattern, Queue: r.group,
 		Received: calls.Begun(), Handled: max(ended-failed, 0), HandlerErrors: failed,
-		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), Latency: latencyOf(c.Latency.Summary()),
+		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), DeadLetters: c.DeadLetters.Load(), Latency: latencyOf(c.Latency.Summary()),
 	}
 }
 

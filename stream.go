@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,21 +49,65 @@ type StreamConfig struct {
 type Stream struct {
 	bus      *Bus
 	name     string
-	subjects []string
+	created  time.Time
+	storage  jetstream.StorageType
+	replicas int
+
+	content atomic.Pointer[content] // the latest that is known
+}
+
+// content is what a stream stores.
+type content struct {
+	subjects []string // of its own
+	copies   bool     // it has messages of other streams, or under other subjects than they were published to
+}
+
+func contentOf(info *jetstream.StreamInfo) *content {
+	c := info.Config
+	return &content{subjects: c.Subjects, copies: c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil}
+}
+
+// takes reports whether a message on subj is stored.
+func (c *content) takes(subj string) bool {
+	return slices.ContainsFunc(c.subjects, func(p string) bool { return subject.Matches(p, subj) })
+}
+
+// mayHave reports whether there may be messages that pattern matches.
+func (c *content) mayHave(pattern string) bool {
+	return c.copies || slices.ContainsFunc(c.subjects, func(p string) bool { return subject.Overlap(p, pattern) })
+}
+
+// hint says what the stream stores.
+func (c *content) hint() string {
+	if len(c.subjects) == 0 {
+		return "it stores nothing but copies of other streams; publish to where they come from"
+	}
+	return "it stores " + strings.Join(c.subjects, ", ")
 }
 
 // Name is the stream's name.
-func (s *Stream) Name() string { return s.name }
+func (s *Stream) Name() string {
+	if s == nil {
+		return ""
+	}
+	return s.name
+}
 
-// Subjects are the patterns that the stream stores, as of when it was looked up.
-func (s *Stream) Subjects() []string { return slices.Clone(s.subjects) }
+// Subjects are the patterns that the stream stores, as of when it was last looked
+// up. They are empty for one that copies others.
+func (s *Stream) Subjects() []string {
+	if s == nil || s.content.Load() == nil {
+		return nil
+	}
+	return slices.Clone(s.content.Load().subjects)
+}
 
 var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 
 // Stream makes sure that the stream exists as c says, and returns it. On an
-// existing stream only changes are made that cannot remove a stored message:
-// more subjects, higher limits. Everything else is a *StreamConflictError, and
-// nothing is changed.
+// existing stream only changes are made that cannot remove a stored message or
+// make it less safe: more subjects, higher limits, more copies, a longer window for
+// duplicates. Everything else is a *StreamConflictError, and nothing is changed.
 //
 // Other errors: *OptionError and *SubjectError about c, *StreamError (the
 // server's own), ErrTimeout, ErrClosed.
@@ -70,9 +115,10 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig) (*Stream, error) {
 	if err := b.callable(ctx, "Stream"); err != nil {
 		return nil, err
 	}
-	if err := c.check(); err != nil {
+	if err := errors.Join(c.check(), b.hasDisk(c)); err != nil {
 		return nil, err
 	}
+	b.noteMemory()
 	ctx, cancel := b.cfg.withTimeout(ctx)
 	defer cancel()
 	info, err := b.declare(ctx, c)
@@ -102,8 +148,35 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 
 // known notes what the stream stores.
 func (b *Bus) known(info *jetstream.StreamInfo) *Stream {
-	b.captures.set(info.Config.Name, info.Config.Subjects)
-	return &Stream{bus: b, name: info.Config.Name, subjects: info.Config.Subjects}
+	s := &Stream{bus: b, name: info.Config.Name, created: info.Created, storage: info.Config.Storage, replicas: info.Config.Replicas}
+	s.see(info)
+	return s
+}
+
+// see notes what the stream stores now.
+func (s *Stream) see(info *jetstream.StreamInfo) {
+	s.content.Store(contentOf(info))
+	s.bus.captures.set(captureOf(info))
+}
+
+// stores returns an error unless the stream is one for what is asked of it. It looks
+// the stream up before it says no: somebody may have added subjects.
+func (s *Stream) stores(ctx context.Context, subj, not string, fits func(*content) bool) error {
+	if fits(s.content.Load()) {
+		return nil
+	}
+	if s.bus.link.Conn().IsConnected() {
+		ctx, cancel := s.bus.cfg.withTimeout(ctx)
+		defer cancel()
+		st, err := s.bus.js.Stream(ctx, s.name)
+		if err != nil {
+			return streamError(s.name, "look up", err)
+		}
+		if s.see(st.CachedInfo()); fits(s.content.Load()) {
+			return nil
+		}
+	}
+	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, not), Hint: s.content.Load().hint()}
 }
 
 func badStreamName(name string) error {
@@ -144,41 +217,70 @@ func (c StreamConfig) check() error {
 	return errors.Join(errs...)
 }
 
-// declare creates or extends the stream.
-func (b *Bus) declare(ctx context.Context, c StreamConfig) (*jetstream.StreamInfo, error) {
+// hasDisk refuses a stream on disk where the bus has none.
+func (b *Bus) hasDisk(c StreamConfig) error {
+	if c.Storage == FileStorage && b.inMemory() {
+		return &OptionError{Option: "StreamConfig.Storage", Value: "FileStorage", Reason: "this bus keeps its streams in memory; add WithStoreDir, or leave the field out"}
+	}
+	return nil
+}
+
+// declareTries is how often a change that others overwrote is made.
+const declareTries = 5
+
+// declare creates or extends the stream. The server knows no change that depends on
+// what was there: who reads, adds and writes at the same time as another undoes the
+// other's change. So the calls of a bus take turns, and each looks whether its change
+// has lasted.
+func (b *Bus) declare(ctx context.Context, c StreamConfig) (info *jetstream.StreamInfo, err error) {
+	done, err := b.captures.declaring.take(ctx)
+	if err != nil {
+		return nil, streamError(c.Name, "declare", err)
+	}
+	defer done()
+	for changed, try := true, 0; changed && try < declareTries; try++ {
+		if info, changed, err = b.declareOnce(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	return info, nil
+}
+
+// declareOnce reports whether it changed a stream that was there.
+func (b *Bus) declareOnce(ctx context.Context, c StreamConfig) (info *jetstream.StreamInfo, changed bool, err error) {
 	st, err := b.js.Stream(ctx, c.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		st, err = b.js.CreateStream(ctx, b.fresh(c))
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			if err != nil {
-				return nil, streamError(c.Name, "create", err)
+				return nil, false, streamError(c.Name, "create", err)
 			}
-			return st.CachedInfo(), nil
+			return st.CachedInfo(), false, nil
 		}
 		st, err = b.js.Stream(ctx, c.Name) // somebody else was faster
 	}
 	if err != nil {
-		return nil, streamError(c.Name, "look up", err)
+		return nil, false, streamError(c.Name, "look up", err)
 	}
 	want, conflicts := c.over(st.CachedInfo().Config)
 	if len(conflicts) > 0 {
-		return nil, &StreamConflictError{Stream: c.Name, Fields: conflicts}
+		return nil, false, &StreamConflictError{Stream: c.Name, Fields: conflicts}
 	}
 	if want == nil {
-		return st.CachedInfo(), nil
+		return st.CachedInfo(), false, nil
 	}
 	st, err = b.js.UpdateStream(ctx, *want)
 	if err != nil {
-		return nil, streamError(c.Name, "update", err)
+		return nil, false, streamError(c.Name, "update", err)
 	}
-	return st.CachedInfo(), nil
+	return st.CachedInfo(), true, nil
 }
 
 // fresh is c as the configuration of a new stream.
 func (b *Bus) fresh(c StreamConfig) jetstream.StreamConfig {
 	js := jetstream.StreamConfig{Name: c.Name, Subjects: c.Subjects, Replicas: c.Replicas, MaxAge: c.MaxAge,
 		MaxMsgs: unlimited(c.MaxMsgs), MaxBytes: unlimited(c.MaxBytes), Duplicates: c.Duplicates, AllowDirect: true}
-	if c.Storage == MemoryStorage || c.Storage == AutoStorage && b.engine != nil && b.cfg.storeDir == "" {
+	if c.Storage == MemoryStorage || c.Storage == AutoStorage && b.inMemory() {
 		js.Storage = jetstream.MemoryStorage
 	}
 	return js
@@ -208,31 +310,36 @@ func (c StreamConfig) over(have jetstream.StreamConfig) (want *jetstream.StreamC
 	if c.Storage != AutoStorage && (c.Storage == MemoryStorage) != (have.Storage == jetstream.MemoryStorage) {
 		clash("Storage", have.Storage, map[Storage]string{FileStorage: "File", MemoryStorage: "Memory"}[c.Storage])
 	}
-	if c.Replicas != 0 && c.Replicas != have.Replicas {
-		next.Replicas, changed = c.Replicas, true
-	}
-	if c.Duplicates != 0 && c.Duplicates != have.Duplicates {
-		next.Duplicates, changed = c.Duplicates, true
-	}
-	raise(&next.MaxMsgs, c.MaxMsgs, &changed, func() { clash("MaxMsgs", have.MaxMsgs, c.MaxMsgs) })
-	raise(&next.MaxBytes, c.MaxBytes, &changed, func() { clash("MaxBytes", have.MaxBytes, c.MaxBytes) })
-	raise(&next.MaxAge, c.MaxAge, &changed, func() { clash("MaxAge", have.MaxAge, c.MaxAge) })
+	raise(&next.Replicas, c.Replicas, &changed, func() { clash("Replicas", have.Replicas, c.Replicas) })
+	raise(&next.Duplicates, c.Duplicates, &changed, func() { clash("Duplicates", have.Duplicates, c.Duplicates) })
+	widen(&next.MaxMsgs, c.MaxMsgs, &changed, func(have any) { clash("MaxMsgs", have, c.MaxMsgs) })
+	widen(&next.MaxBytes, c.MaxBytes, &changed, func(have any) { clash("MaxBytes", have, c.MaxBytes) })
+	widen(&next.MaxAge, c.MaxAge, &changed, func(have any) { clash("MaxAge", have, c.MaxAge) })
 	if !changed {
 		return nil, conflicts
 	}
 	return &next, conflicts
 }
 
-// raise sets a limit to want if that is higher, where nothing positive means no
-// limit at all, and calls clash if it is lower.
-func raise[N int64 | time.Duration](limit *N, want N, changed *bool, clash func()) {
+// raise sets a value to want if that is higher, and calls clash if it is lower.
+// No want leaves it as it is.
+func raise[N int | int64 | time.Duration](value *N, want N, changed *bool, clash func()) {
 	switch {
-	case want == 0 || want == *limit:
-	case *limit <= 0 || want < *limit:
+	case want == 0 || want == *value:
+	case want < *value:
 		clash()
 	default:
-		*limit, *changed = want, true
+		*value, *changed = want, true
 	}
+}
+
+// widen is raise for a limit, where nothing positive means no limit at all.
+func widen[N int64 | time.Duration](limit *N, want N, changed *bool, clash func(have any)) {
+	if want != 0 && *limit <= 0 {
+		clash("unlimited")
+		return
+	}
+	raise(limit, want, changed, func() { clash(*limit) })
 }
 
 // missing returns what of a is not in b.
@@ -247,82 +354,18 @@ func missing(a, b []string) []string {
 }
 
 // streamError wraps the server's answer about a stream.
-func streamError(name, op string, err error) error {
-	var refused *jetstream.APIError
+func streamError(name, op string, err error) *StreamError {
+	e := &StreamError{Stream: name, Op: op, Err: err}
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
+		e.Code, e.ErrorCode = refused.Code, int(refused.ErrorCode)
+	} else if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
+		e.Code, e.ErrorCode = refused.Code, refused.ErrorCode
+	}
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrNoResponders):
-		err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
-	case !errors.As(err, &refused):
-		err = translate(err)
+		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
+	case e.Code == 0:
+		e.Err = translate(err)
 	}
-	return &StreamError{Stream: name, Op: op, Err: err}
-}
-
-// Ack says where a message was stored.
-type Ack struct {
-	Stream    string
-	Sequence  uint64 // from 1
-	Duplicate bool   // a message with this MsgID was there already, at Sequence
-}
-
-// PublishTo stores v in the stream st and waits until that is done: nil means
-// stored, as safely as the stream's storage and WithSync say. s must be one of
-// the stream's subjects.
-//
-// With MsgID the same message is stored once within the stream's Duplicates
-// window, and PublishTo repeats itself until it knows the outcome or ctx ends.
-// Without it a lost answer is ErrUnknownOutcome.
-//
-// Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed,
-// *StreamError (the server's refusal), *SubjectError, *CodecError,
-// *ValidationError, *PayloadError, *OptionError.
-func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Ack, error) {
-	if err := st.callable(ctx, "PublishTo"); err != nil {
-		return nil, err
-	}
-	b := st.bus
-	o, err := storeOptions(opts)
-	if err != nil {
-		return nil, b.refused(err)
-	}
-	m, err := encode(b.format, string(s), v, o)
-	if err == nil {
-		err = checkSize(&m, b.link.MaxPayload()-payloadReserve)
-	}
-	if err == nil {
-		err = st.stores(string(s))
-	}
-	if err != nil {
-		return nil, b.refused(err)
-	}
-	return st.store(ctx, &m)
-}
-
-func (s *Stream) callable(ctx context.Context, call string) error {
-	if s == nil {
-		return &ArgumentError{Func: call, Arg: "stream", Reason: "is nil; did Stream or LookupStream fail?"}
-	}
-	return s.bus.callable(ctx, call)
-}
-
-// stores returns an error unless the stream stores subj.
-func (s *Stream) stores(subj string) error {
-	if slices.ContainsFunc(s.subjects, func(p string) bool { return subject.Matches(p, subj) }) {
-		return nil
-	}
-	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q does not store it", s.name),
-		Hint: "it stores " + strings.Join(s.subjects, ", ")}
-}
-
-func (s *Stream) store(ctx context.Context, m *outlet.Message) (*Ack, error) {
-	ctx, done := s.bus.bound(ctx)
-	ack, err := s.bus.outlet.Store(ctx, m)
-	done()
-	if err != nil {
-		return nil, streamError(s.name, "publish", err)
-	}
-	if ack.Stream != s.name {
-		return nil, &StreamError{Stream: s.name, Op: "publish", Err: fmt.Errorf("stream %q stored the message instead: the subjects were moved, look the stream up again", ack.Stream)}
-	}
-	return &Ack{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	return e
 }

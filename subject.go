@@ -48,11 +48,14 @@ func (e Endpoint[Req, Resp]) String() string { return string(e) }
 // Validate returns nil or a *SubjectError. Patterns are valid.
 func (e Endpoint[Req, Resp]) Validate() error { return checkPattern(string(e)) }
 
-// Subjects returns the texts of s, for StreamConfig.Subjects.
+// Subjects returns the texts of s, for StreamConfig.Subjects. Of nil that is "",
+// which Bus.Stream refuses.
 func Subjects(s ...fmt.Stringer) []string {
 	texts := make([]string, len(s))
 	for i := range s {
-		texts[i] = s[i].String()
+		if s[i] != nil {
+			texts[i] = s[i].String()
+		}
 	}
 	return texts
 }

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -21,11 +20,8 @@ type Subscription struct {
 
 	pendingMsgs, pendingBytes int // limits
 
-	end   sync.Once
-	ended chan struct{} // closed when end has been done
-	err   error         // valid then
-
-	counting sync.Mutex // of dropped messages
+	ending ending
+	slow   slow
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -34,8 +30,9 @@ type Subscription struct {
 // otherwise. They are delivered at most once: one whose handler fails is
 // reported (WithEvents) and not repeated.
 //
-// Errors: *SubjectError, *OptionError, *ArgumentError for a nil handler or bus,
-// ErrClosed, ErrTimeout when the server does not confirm.
+// Errors: *SubjectError, *OptionError, *ArgumentError for a nil handler or bus or a
+// middleware that returns none, ErrClosed, ErrTimeout when the server does not
+// confirm.
 func Subscribe[T any](b *Bus, s Subject[T], h Handler[T], opts ...SubscribeOption) (*Subscription, error) {
 	if h == nil {
 		return nil, &ArgumentError{Func: "Subscribe", Arg: "handler", Reason: "is nil"}
@@ -46,6 +43,9 @@ func Subscribe[T any](b *Bus, s Subject[T], h Handler[T], opts ...SubscribeOptio
 // Subscribe shares the messages that match pattern out to the handlers of m, in
 // order. Its errors are those of the function Subscribe.
 func (b *Bus) Subscribe(pattern string, m *Mux, opts ...SubscribeOption) (*Subscription, error) {
+	if err := checkPattern(pattern); err != nil {
+		return nil, err
+	}
 	mk, err := m.maker(pattern)
 	if err != nil {
 		return nil, err
@@ -58,8 +58,8 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 		return nil, err
 	}
 	o := newHandleOptions()
-	for _, opt := range opts {
-		opt.onSubscribe(o)
+	if err := applyAll(opts, o, SubscribeOption.onSubscribe); err != nil {
+		return nil, err
 	}
 	s := &Subscription{bus: b, stage: stageSubscribers}
 	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
@@ -81,9 +81,12 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
-	s.receiver = s.bus.newReceiver(pattern, o, mk)
+	var err error
+	if s.receiver, err = s.bus.newReceiver(pattern, o, mk); err != nil {
+		return err
+	}
 	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes
-	s.ended = make(chan struct{})
+	s.ending = newEnding()
 	s.receiver.always = s.stage == stageResponders
 	s.core = intake.NewCore(s.bus.link, intake.CoreConfig{
 		Subject:      pattern,
@@ -96,12 +99,20 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 		Failed:       s.troubled,
 	})
 	if err := s.core.Open(); err != nil {
-		return translate(err)
+		return s.bus.of(s.call(), pattern, err)
 	}
 	if err := s.bus.registry.Add(s.stage, s); err != nil {
-		return errors.Join(translate(err), s.Unsubscribe())
+		return errors.Join(s.bus.of(s.call(), pattern, err), s.Unsubscribe())
 	}
 	return nil
+}
+
+// call is the function that made s.
+func (s *Subscription) call() string {
+	if s.stage == stageResponders {
+		return "Respond"
+	}
+	return "Subscribe"
 }
 
 // failed reports a message whose handler failed.
@@ -120,24 +131,27 @@ func (s *Subscription) troubled(err error) {
 		s.bus.report(Event{Kind: EventServerError, Subject: s.Subject(), Err: err})
 		return
 	}
-	dropped := s.countDropped()
-	s.bus.report(Event{Kind: EventSlowConsumer, Subject: s.Subject(), Err: &SlowConsumerError{Subject: s.Subject(), Dropped: dropped}})
-}
-
-// countDropped tells the metrics how many messages were dropped since it last
-// did, and returns how many in all.
-func (s *Subscription) countDropped() int {
-	s.counting.Lock()
-	defer s.counting.Unlock()
-	total := s.core.Dropped()
-	if since := int64(total) - s.receiver.counters.Dropped.Swap(int64(total)); since > 0 {
-		s.bus.tel.Dropped(s.receiver.pattern, s.receiver.group, since)
-	}
-	return total
+	s.dropping()
 }
 
 // Subject is the pattern subscribed to.
-func (s *Subscription) Subject() string { return s.receiver.pattern }
+func (s *Subscription) Subject() string {
+	if s.none() {
+		return ""
+	}
+	return s.receiver.pattern
+}
+
+// none reports whether s is nil or was not made by Subscribe or Respond, as what they
+// return with an error. It has ended, and ends again without one.
+func (s *Subscription) none() bool { return s == nil || s.core == nil }
+
+// endedAlready is closed.
+var endedAlready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // Drain ends the interest, handles every message that has arrived, waits for the
 // handlers and ends the subscription. When ctx ends first (the bus's drain
@@ -146,6 +160,9 @@ func (s *Subscription) Subject() string { return s.receiver.pattern }
 // messages only that one could handle. Further calls wait for the first one, unless
 // they come from its handlers.
 func (s *Subscription) Drain(ctx context.Context) error {
+	if s.none() {
+		return nil
+	}
 	if ctx == nil {
 		return noContext("Drain")
 	}
@@ -157,6 +174,9 @@ func (s *Subscription) Drain(ctx context.Context) error {
 // Unsubscribe ends the interest, drops the messages that wait, and waits for the
 // handlers that run as Drain does.
 func (s *Subscription) Unsubscribe() error {
+	if s.none() {
+		return nil
+	}
 	ctx, cancel := s.bus.cfg.withDrainTimeout(dispatch.FromCaller(context.Background()))
 	defer cancel()
 	return s.finish(ctx, func() error { return s.core.Close(ctx) })
@@ -164,45 +184,34 @@ func (s *Subscription) Unsubscribe() error {
 
 // Done returns a channel that is closed when the subscription has ended, by
 // Drain, Unsubscribe or the end of the bus.
-func (s *Subscription) Done() <-chan struct{} { return s.core.Done() }
+func (s *Subscription) Done() <-chan struct{} {
+	if s.none() {
+		return endedAlready
+	}
+	return s.core.Done()
+}
 
 func (s *Subscription) drain(ctx context.Context) error {
 	return s.finish(ctx, func() error { return s.core.Drain(ctx) })
 }
 
-// finish ends the subscription once by how. Who comes later waits for that; but
-// not a handler, for which the first one waits.
+// finish ends the subscription by how.
 func (s *Subscription) finish(ctx context.Context, how func() error) error {
-	first := false
-	s.end.Do(func() { first = true })
-	if !first {
-		return s.awaitEnd(ctx)
-	}
-	if err := how(); err != nil {
-		s.err = s.unfinished(err)
-	}
-	s.countDropped()
-	s.bus.services.remove(s)
-	s.bus.retire(s)
-	close(s.ended)
-	return s.err
-}
-
-func (s *Subscription) awaitEnd(ctx context.Context) error {
-	if s.runsCaller(ctx) {
-		return nil
-	}
-	select {
-	case <-s.ended:
-		return s.err
-	case <-ctx.Done():
-		return s.unfinished(context.Cause(ctx))
-	}
+	return s.ending.finish(ctx, s, func() (err error) {
+		if why := how(); why != nil {
+			err = s.unfinished(why)
+		}
+		s.slow.end(ctx, s)
+		s.bus.services.remove(s)
+		s.bus.retire(s)
+		return err
+	})
 }
 
 func (s *Subscription) unfinished(why error) error {
-	msgs, _ := s.core.Pending()
-	return &DrainError{Subject: s.Subject(), Pending: msgs, Running: s.core.InFlight(), Err: why}
+	e := &DrainError{Subject: s.Subject(), Running: s.core.InFlight(), Err: why}
+	e.Pending, _ = s.core.Pending()
+	return e.whenGivenUp()
 }
 
 // runsCaller reports whether the caller that ctx notes is one of s's handlers.
@@ -216,9 +225,10 @@ func (s *Subscription) stats() SubscriptionStats {
 }
 
 // load returns the statistics and how much of the pending limits is in use.
-func (s *Subscription) load() (SubscriptionStats, float64) {
-	st := s.stats()
-	return st, max(ratio(st.Pending, s.pendingMsgs), ratio(st.PendingBytes, s.pendingBytes))
+func (s *Subscription) load() load {
+	l := s.receiver.load(s.stats())
+	l.used = max(ratio(l.stats.Pending, s.pendingMsgs), ratio(l.stats.PendingBytes, s.pendingBytes))
+	return l
 }
 
 // ratio is used/limit, or 0 when there is no limit.

@@ -278,6 +278,7 @@ func TestHandlerFailuresAreEvents(t *testing.T) {
 	if c := asError[*bus.CodecError](t, e.Err, `"a.c"`, "decode", "application/json"); c.Op != "decode" || e.Subject != "a.c" {
 		t.Errorf("the event is %+v", e)
 	}
+	eventually(t, "the last handler has returned", func() bool { return b.Stats().Handled == 3 })
 	s := b.Stats()
 	if s.Received != 8 || s.Handled != 3 || s.HandlerErrors != 5 || s.Subscriptions[0].Panics != 3 || s.Events != 5 {
 		t.Errorf("the statistics are %+v", s)
@@ -315,7 +316,8 @@ func TestHandlerTimeout(t *testing.T) {
 }
 
 // Stopping tells of the end at once; the handler's context ends only when the
-// drain timeout is used up.
+// drain timeout is used up, but for the second that is kept for what comes after
+// the handlers.
 func TestStoppingAndTheEndOfTheHandlersContext(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
@@ -343,8 +345,8 @@ func TestStoppingAndTheEndOfTheHandlersContext(t *testing.T) {
 		}
 		isError(t, d, context.DeadlineExceeded)
 		hasText(t, <-cause, "drain timeout")
-		if told != time.Second || ended != time.Second+time.Minute {
-			t.Errorf("told after %v, ended after %v; want 1s and 1m1s", told, ended)
+		if told != time.Second || ended != time.Minute {
+			t.Errorf("told after %v, ended after %v; want 1s and 1m", told, ended)
 		}
 	})
 	if bus.Stopping(t.Context()) != nil {
@@ -495,12 +497,15 @@ func TestUnsubscribe(t *testing.T) {
 			for range concurrency {
 				receive(t, began)
 			}
+			subscriptions := b.Conn().NumSubscriptions()
 			result := make(chan error, 1)
 			go func() { result <- sub.Unsubscribe() }()
-			receive(t, sub.Done())
+			eventually(t, "the interest ends", func() bool { return b.Conn().NumSubscriptions() < subscriptions })
 			nothing(t, result)
+			nothing(t, sub.Done())
 			close(release)
 			must(t, receive(t, result))
+			receive(t, sub.Done())
 			if n := handled.Load(); n != int64(concurrency) {
 				t.Errorf("%d handled, want the %d that ran", n, concurrency)
 			}
@@ -608,8 +613,8 @@ func TestSecondDrainHasItsOwnContext(t *testing.T) {
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		asError[*bus.DrainError](t, b.Shutdown(ctx))
-		if took := time.Since(began); took != 2*time.Second {
-			t.Errorf("they took %v, want 2s", took)
+		if took := time.Since(began); took < 1900*time.Millisecond || took > 2*time.Second {
+			t.Errorf("they took %v, want 2s at most, and Shutdown its second but for what it keeps for the end", took)
 		}
 		close(release)
 		<-first
@@ -645,7 +650,9 @@ func TestEndingFromAHandler(t *testing.T) {
 					}, bus.Concurrency(concurrency))
 					must(t, err)
 					began := time.Now()
-					publishRange(t, b, "a", 0, concurrency)
+					for i := range concurrency {
+						must(t, bus.Publish(t.Context(), b, "a", i))
+					}
 					synctest.Wait()
 					if took := time.Since(began); took != 0 || ended.Load() != int64(concurrency) {
 						t.Errorf("%d of %d handlers ended, after %v", ended.Load(), concurrency, took)
@@ -697,8 +704,8 @@ func TestSubscriptionsSurviveAReconnect(t *testing.T) {
 	go func() { result <- draining.Drain(t.Context()) }()
 	for i := 2; i < 5; i++ {
 		must(t, b.Conn().ForceReconnect())
-		e := nextEvent(t, events, bus.EventDisconnected)
-		e = nextEvent(t, events, bus.EventReconnected)
+		nextEvent(t, events, bus.EventDisconnected)
+		e := nextEvent(t, events, bus.EventReconnected)
 		if e.Time.IsZero() {
 			t.Error("the event has no time")
 		}

@@ -151,7 +151,7 @@ func BenchmarkStartStop(b *testing.B) {
 }
 
 func startStopRaw(b *testing.B) {
-	dir, err := os.MkdirTemp("", "raw-")
+	dir, err := os.MkdirTemp("", "raw-") //nolint:usetesting // the bus makes and removes a directory too
 	if err != nil {
 		b.Fatal(err)
 	}

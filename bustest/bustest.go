@@ -4,7 +4,6 @@
 package bustest
 
 import (
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +22,8 @@ const (
 )
 
 // New returns a bus that is closed when the test ends; the test fails if the bus
-// could not be started, or leaves something behind at its end. It differs from
+// could not be started, or leaves something behind then. What a Close or Shutdown of
+// the test's own returns is the test's to judge. It differs from
 // bus.New() in that warnings go to the test's log, strict publishing is on, the
 // memory for streams is limited to 64 MiB, and the drain timeout is 5 s; opts
 // come after those. Buses share nothing, so tests may run in parallel.
@@ -41,7 +41,8 @@ func New(tb testing.TB, opts ...bus.Option) *bus.Bus {
 		tb.Fatalf("bustest: %v", err)
 	}
 	tb.Cleanup(func() {
-		if err := b.Close(); err != nil {
+		closed := isClosed(b)
+		if err := b.Close(); err != nil && !closed {
 			tb.Errorf("bustest: closing the bus: %v", err)
 		}
 		log.end()
@@ -49,11 +50,21 @@ func New(tb testing.TB, opts ...bus.Option) *bus.Bus {
 	return b
 }
 
+// isClosed reports whether the test has closed the bus.
+func isClosed(b *bus.Bus) bool {
+	select {
+	case <-b.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // Run calls f in a testing/synctest bubble with a bus from New: the clock starts
 // on 1 January 2000 and jumps ahead whenever every goroutine waits, so timeouts,
 // retries and message ages take no real time, and synctest.Wait tells when
-// nothing moves any more. In the bubble there is no network (WithListen does not
-// work) and t.Parallel must be called before Run. A goroutine that outlives f
+// nothing moves any more. In the bubble there is no network (WithListen and WithURL
+// fail the test) and t.Parallel must be called before Run. A goroutine that outlives f
 // fails the test. Of nats.go only functions that take a context can be used.
 func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
 	t.Helper()
@@ -63,7 +74,11 @@ func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
 	defer ats.Unregister()
 	synctest.Test(t, func(t *testing.T) {
 		t.Helper()
-		f(t, New(t, opts...))
+		b := New(t, opts...)
+		if url := b.ClientURL(); url != "" {
+			t.Fatalf("bustest: the bus has the port %s, and there is no network in virtual time; leave WithListen and WithURL out, or use New", url)
+		}
+		f(t, b)
 	})
 }
 
@@ -83,7 +98,7 @@ func (l *testLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.ended {
-		l.tb.Log(strings.TrimSuffix(fmt.Sprintf("%s", p), "\n"))
+		l.tb.Log(strings.TrimSuffix(string(p), "\n"))
 	}
 	return len(p), nil
 }

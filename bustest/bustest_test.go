@@ -11,6 +11,29 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 )
 
+// A test that closes its bus has judged what Close returned.
+func TestBusThatItsTestCloses(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bus.WithDrainTimeout(50*time.Millisecond))
+	began, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	_, err := bus.Subscribe(b, "a", func(context.Context, *bus.Msg[int]) error {
+		close(began)
+		<-release
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Publish(t.Context(), b, "a", 1); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	if _, left := errors.AsType[*bus.DrainError](b.Close()); !left {
+		t.Error("Close says nothing of the handler")
+	}
+}
+
 func TestRunIsInVirtualTime(t *testing.T) {
 	t.Parallel()
 	for range 3 {

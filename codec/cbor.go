@@ -11,7 +11,8 @@ import (
 // integers and byte strings. Structs use their cbor tags, or else their json tags.
 //
 // It writes the core deterministic encoding: equal values give equal bytes. A time.Time
-// is tag 0 with RFC 3339 text, to the nanosecond and with its offset, as JSON has it.
+// is tag 0 with RFC 3339 text, to the nanosecond and with its offset, as JSON has it; a
+// year outside 0 to 9999 can be read, as a number of seconds, and not written.
 // Text methods ([encoding.TextMarshaler]) are honoured, binary ones win over them.
 //
 // Read into an any, maps become map[string]any (other keys are a *[SyntaxError]: name a

@@ -163,8 +163,7 @@ func TestForType(t *testing.T) {
 
 func TestMarshalRefuses(t *testing.T) {
 	t.Parallel()
-	var ring []any
-	ring = []any{nil}
+	ring := []any{nil}
 	ring[0] = ring
 	loop := &order{}
 	loop.Next = loop

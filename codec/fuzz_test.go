@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/big"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,9 @@ func fuzz(f *testing.F, c codec.Codec, seeds [][]byte, likes ...any) {
 				continue
 			}
 			again, err := c.Marshal(value)
+			if c == codec.CBOR && err != nil && strings.Contains(err.Error(), "year outside of range") {
+				continue // a number of seconds can name any year, the text that is written cannot
+			}
 			if err != nil {
 				t.Fatalf("%T was decoded from %q and cannot be encoded: %v", value, data, err)
 			}

@@ -124,7 +124,7 @@ func newBreaker(s BreakerSettings) *breaker {
 		// It opens its gate after this time, not at it.
 		Timeout:     s.OpenFor - 1,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= uint32(s.Failures) },
-		IsExcluded:  func(err error) bool { return err == errSaysNothing },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errSaysNothing) },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			if to == gobreaker.StateOpen {
 				now := time.Now()

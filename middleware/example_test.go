@@ -204,8 +204,7 @@ func ExampleOpenError() {
 	}
 	refused := make(chan time.Duration, 1)
 	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e bus.Event) {
-		var open *middleware.OpenError
-		if errors.As(e.Err, &open) {
+		if open, ok := errors.AsType[*middleware.OpenError](e.Err); ok {
 			refused <- open.RetryIn
 		}
 	}))

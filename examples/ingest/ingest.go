@@ -121,8 +121,8 @@ func (r *result) reject(out io.Writer, l line, err error) {
 // unusable reports whether err is about the message and not about the bus, so
 // that the next message may do better.
 func unusable(err error) bool {
-	var subject *bus.SubjectError
-	var payload *bus.PayloadError
-	var codec *bus.CodecError
-	return errors.As(err, &subject) || errors.As(err, &payload) || errors.As(err, &codec)
+	_, subject := errors.AsType[*bus.SubjectError](err)
+	_, payload := errors.AsType[*bus.PayloadError](err)
+	_, codec := errors.AsType[*bus.CodecError](err)
+	return subject || payload || codec
 }

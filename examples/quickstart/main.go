@@ -135,8 +135,8 @@ func requestRespond(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(w, "   a quote for tea: %d cents\n", q.Cents)
 
 		_, err = bus.Request(ctx, b, getQuote, ask{SKU: "elephants"})
-		var remote *bus.RemoteError
-		if !errors.As(err, &remote) {
+		remote, ok := errors.AsType[*bus.RemoteError](err)
+		if !ok {
 			return fmt.Errorf("a quote for elephants: got error %v, want a *bus.RemoteError", err)
 		}
 		fmt.Fprintf(w, "   a quote for elephants: error %s, %s\n", remote.Code, remote.Message)

@@ -22,6 +22,15 @@ func goroutineID() uint64 {
 	return id
 }
 
+// Goroutine identifies a goroutine. The zero value is none.
+type Goroutine uint64
+
+// Here returns the calling goroutine.
+func Here() Goroutine { return Goroutine(goroutineID()) }
+
+// IsCaller reports whether g is the one that FromCaller noted in ctx.
+func (g Goroutine) IsCaller(ctx context.Context) bool { return g != 0 && uint64(g) == caller(ctx) }
+
 type callerKey struct{}
 
 // FromCaller notes in ctx which goroutine calls, so that a Wait further down,

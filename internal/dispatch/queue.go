@@ -19,8 +19,10 @@ import (
 // of a small message). Push is for a source that asks for no more than it has
 // room for: it never waits.
 //
-// States: open → stopped. Workers are started when there is something to run
-// and end when there is nothing; Wait waits for all of them.
+// States: open → stopped. Workers are started when there is something to run and end
+// when there is nothing; but one, once started, is parked instead until Stop, since
+// to start one costs more than many a handler. Wait waits for those that run
+// something, Stop for the parked one.
 type Queue struct {
 	run         func(wire.Delivery)
 	concurrency int
@@ -32,6 +34,8 @@ type Queue struct {
 
 	mu      sync.Mutex
 	room    sync.Cond // the backlog got shorter
+	parking sync.Cond // for the parked worker: there is something to run, or Stop; and that it has gone
+	parked  *parked   // nil while there is none
 	backlog ring
 	workers map[uint64]struct{} // goroutine ids of running workers
 	started int                 // workers started and not ended
@@ -42,7 +46,7 @@ type Queue struct {
 // concurrency goroutines at once. run must not panic.
 func New(concurrency int, run func(wire.Delivery)) *Queue {
 	q := &Queue{run: run, concurrency: concurrency}
-	q.room.L = &q.mu
+	q.room.L, q.parking.L = &q.mu, &q.mu
 	return q
 }
 
@@ -80,6 +84,13 @@ func (q *Queue) add(d wire.Delivery) bool {
 		return false
 	}
 	q.backlog.push(d)
+	if q.parked != nil {
+		q.parked = nil
+		q.started++
+		q.parking.Broadcast()
+		q.mu.Unlock()
+		return true
+	}
 	start := q.started < q.concurrency
 	if start {
 		q.started++
@@ -91,14 +102,47 @@ func (q *Queue) add(d wire.Delivery) bool {
 	return true
 }
 
-// work runs the backlog until it is empty.
+// work runs the backlog until it is empty, again and again while it is the one that
+// is parked.
 func (q *Queue) work() {
 	id := goroutineID()
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.workers == nil {
 		q.workers = make(map[uint64]struct{})
 	}
 	q.workers[id] = struct{}{}
+	for again := true; again; again = q.parkLocked() {
+		q.workLocked()
+		q.started--
+		q.tellLocked()
+	}
+	delete(q.workers, id)
+}
+
+// parked identifies a worker that is parked.
+type parked struct{ _ byte }
+
+// parkLocked waits until there is something to run. It returns false at once where
+// another worker is parked, and when the queue stops.
+func (q *Queue) parkLocked() bool {
+	if q.parked != nil || q.stopped.Load() {
+		return false
+	}
+	self := new(parked)
+	q.parked = self
+	for q.parked == self && !q.stopped.Load() {
+		q.parking.Wait()
+	}
+	if q.parked != self {
+		return true // add has counted it
+	}
+	q.parked = nil
+	q.parking.Broadcast()
+	return false
+}
+
+func (q *Queue) workLocked() {
 	for q.backlog.n > 0 {
 		d := q.backlog.pop()
 		if q.concurrency > 1 {
@@ -108,10 +152,6 @@ func (q *Queue) work() {
 		q.invoke(d)
 		q.mu.Lock()
 	}
-	delete(q.workers, id)
-	q.started--
-	q.tellLocked()
-	q.mu.Unlock()
 }
 
 func (q *Queue) invoke(d wire.Delivery) {
@@ -179,6 +219,9 @@ func (q *Queue) Stop() []wire.Delivery {
 	defer q.mu.Unlock()
 	q.stopped.Store(true)
 	q.room.Broadcast()
+	for q.parking.Broadcast(); q.parked != nil; {
+		q.parking.Wait()
+	}
 	left := make([]wire.Delivery, 0, q.backlog.n)
 	for q.backlog.n > 0 {
 		left = append(left, q.backlog.pop())

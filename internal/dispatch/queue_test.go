@@ -44,10 +44,18 @@ func (c *counts) total() int {
 	return n
 }
 
+// newQueue returns a queue that stops with the test.
+func newQueue(t *testing.T, n int, run func(wire.Delivery)) *dispatch.Queue {
+	t.Helper()
+	q := dispatch.New(n, run)
+	t.Cleanup(func() { q.Stop() })
+	return q
+}
+
 func TestDoWithConcurrencyOneRunsOnTheCallersGoroutine(t *testing.T) {
 	t.Parallel()
 	ran := 0 // without a lock: the race detector would see another goroutine
-	q := dispatch.New(1, func(wire.Delivery) { ran++ })
+	q := newQueue(t, 1, func(wire.Delivery) { ran++ })
 	for i := range 3 {
 		if !q.Do(numbered(1)) || ran != i+1 {
 			t.Fatalf("after %d calls %d messages have run", i+1, ran)
@@ -63,7 +71,7 @@ func TestConcurrencyIsReachedAndNotExceeded(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					var most, now atomic.Int64
-					q := dispatch.New(n, func(wire.Delivery) {
+					q := newQueue(t, n, func(wire.Delivery) {
 						most.Store(max(most.Load(), now.Add(1)))
 						time.Sleep(time.Second) // others may begin meanwhile
 						now.Add(-1)
@@ -90,7 +98,7 @@ func TestConcurrencyIsReachedAndNotExceeded(t *testing.T) {
 func TestPushKeepsTheOrderWithConcurrencyOne(t *testing.T) {
 	t.Parallel()
 	var got []uint64
-	q := dispatch.New(1, func(d wire.Delivery) { got = append(got, d.Stored.Sequence) })
+	q := newQueue(t, 1, func(d wire.Delivery) { got = append(got, d.Stored.Sequence) })
 	var want []uint64
 	for i := range uint64(5000) {
 		want = append(want, i)
@@ -109,7 +117,7 @@ func TestDoMakesItsSourceWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 3
 		release := make(chan struct{})
-		q := dispatch.New(n, func(wire.Delivery) { <-release })
+		q := newQueue(t, n, func(wire.Delivery) { <-release })
 		var done atomic.Int64
 		go func() {
 			for i := range uint64(20) {
@@ -133,7 +141,7 @@ func TestStopUnblocksDo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		q := dispatch.New(2, func(wire.Delivery) { <-release })
+		q := newQueue(t, 2, func(wire.Delivery) { <-release })
 		for i := range uint64(4) {
 			q.Do(numbered(i))
 		}
@@ -165,7 +173,7 @@ func TestAStoppedQueueRefuses(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			var c counts
-			q := dispatch.New(n, c.run)
+			q := newQueue(t, n, c.run)
 			if left := q.Stop(); len(left) != 0 {
 				t.Errorf("Stop of an empty queue returned %d messages", len(left))
 			}
@@ -198,7 +206,7 @@ func TestNothingRunsAfterStopAndWait(t *testing.T) {
 			for range 300 {
 				var over atomic.Bool
 				var late atomic.Int64
-				q := dispatch.New(n, func(wire.Delivery) {
+				q := newQueue(t, n, func(wire.Delivery) {
 					if over.Load() {
 						late.Add(1)
 					}
@@ -236,7 +244,7 @@ func TestEveryMessageRunsOnceOrIsReturned(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		var c counts
 		const sources, each = 4, 500
-		q := dispatch.New(1+rnd.IntN(6), c.run)
+		q := newQueue(t, 1+rnd.IntN(6), c.run)
 		var refused atomic.Int64
 		var wg sync.WaitGroup
 		for s := range sources {
@@ -275,7 +283,7 @@ func TestAHandlerMayPushIntoItsOwnQueue(t *testing.T) {
 	for _, n := range []int{1, 4} {
 		var c counts
 		var q *dispatch.Queue
-		q = dispatch.New(n, func(d wire.Delivery) {
+		q = newQueue(t, n, func(d wire.Delivery) {
 			c.run(d)
 			if d.Stored.Sequence > 0 {
 				q.Push(numbered(d.Stored.Sequence - 1))
@@ -295,7 +303,7 @@ func TestBacklogCountsMessagesAndBytes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		q := dispatch.New(1, func(wire.Delivery) { <-release })
+		q := newQueue(t, 1, func(wire.Delivery) { <-release })
 		for range 3 {
 			q.Push(wire.Delivery{Subject: "abc", Data: make([]byte, 100)})
 		}
@@ -325,7 +333,7 @@ func TestWait(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
-			q := dispatch.New(2, func(wire.Delivery) { <-release })
+			q := newQueue(t, 2, func(wire.Delivery) { <-release })
 			q.Push(numbered(1))
 			why := errors.New("no patience")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, why)
@@ -343,7 +351,7 @@ func TestWait(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
-			q := dispatch.New(2, func(wire.Delivery) { <-release })
+			q := newQueue(t, 2, func(wire.Delivery) { <-release })
 			for i := range uint64(5) {
 				q.Push(numbered(i))
 			}
@@ -369,7 +377,7 @@ func TestWait(t *testing.T) {
 func TestWaitMissesNoEnd(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 2} {
-		q := dispatch.New(n, func(wire.Delivery) {})
+		q := newQueue(t, n, func(wire.Delivery) {})
 		for i := range uint64(3000) {
 			q.Push(numbered(i))
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -403,7 +411,7 @@ func TestWaitFromAHandlerDoesNotWaitForItself(t *testing.T) {
 				errs := make(chan error, 1)
 				var othersEnded atomic.Int64
 				var q *dispatch.Queue
-				q = dispatch.New(c.n, func(d wire.Delivery) {
+				q = newQueue(t, c.n, func(d wire.Delivery) {
 					if d.Stored.Sequence > 0 {
 						time.Sleep(time.Minute)
 						othersEnded.Add(1)
@@ -444,8 +452,8 @@ func TestRunsCaller(t *testing.T) {
 			t.Parallel()
 			var inside context.Context
 			var q *dispatch.Queue
-			other := dispatch.New(1, func(wire.Delivery) {})
-			q = dispatch.New(1, func(wire.Delivery) {
+			other := newQueue(t, 1, func(wire.Delivery) {})
+			q = newQueue(t, 1, func(wire.Delivery) {
 				if q.RunsCaller(t.Context()) {
 					t.Error("a context that notes no caller is a handler's")
 				}
@@ -492,7 +500,7 @@ func TestAnIdleQueueHasNoGoroutine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var c counts
-		q := dispatch.New(8, c.run)
+		q := newQueue(t, 8, c.run)
 		for i := range uint64(100) {
 			q.Push(numbered(i))
 			if i%10 == 0 {
@@ -503,5 +511,30 @@ func TestAnIdleQueueHasNoGoroutine(t *testing.T) {
 		if c.total() != 100 {
 			t.Errorf("%d of 100 messages ran", c.total())
 		}
+	})
+}
+
+// One worker is kept, and goes when the queue stops.
+func TestOneWorkerIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := dispatch.New(8, func(wire.Delivery) { time.Sleep(time.Second) })
+		for i := range uint64(8) {
+			q.Push(numbered(i))
+		}
+		if err := q.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range uint64(100) { // it runs all of these
+			q.Push(numbered(i))
+			if err := q.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if q.Begun() != 108 || q.InFlight() != 0 {
+			t.Errorf("%d have run, %d run", q.Begun(), q.InFlight())
+		}
+		q.Stop() // or the bubble would not end
+		q.Stop()
 	})
 }

@@ -24,15 +24,16 @@ type CoreConfig struct {
 	PendingBytes int // their bytes, likewise
 	Timeout      time.Duration
 	Run          func(wire.Delivery)
-	Failed       func(err error) // a slow consumer, a missing permission
+	Failed       func(err error) // a slow consumer
 }
 
 // Core is one core subscription. Messages wait in nats.go's list, where the
 // pending limits hold; the queue runs them.
 //
-// States: open → draining → closed. Drain does both steps; the handlers run on
-// the goroutine that nats.go owns for the subscription, or on the queue's
-// workers when more than one may run at once.
+// States: open → draining → ended → closed, when its handlers have returned or
+// nobody waits for them any more. Drain does all steps, Close leaves draining out.
+// The handlers run on the goroutine that nats.go owns for the subscription, or on
+// the queue's workers when more than one may run at once.
 type Core struct {
 	cfg     CoreConfig
 	link    *link.Link
@@ -45,9 +46,27 @@ type Core struct {
 	done    chan struct{}
 }
 
-// ErrLeftBehind is the cause when a drain ends before every message that had
+// LeftBehind is the error of a drain that ended before every message that had
 // arrived was handled.
-var ErrLeftBehind = errors.New("messages that had arrived were not handled")
+type LeftBehind struct {
+	Pending int   // messages that waited for a handler
+	Running int   // handlers that ran
+	Err     error // why it did not wait longer
+}
+
+// Error says why.
+func (e *LeftBehind) Error() string { return e.Err.Error() }
+
+// Unwrap returns why.
+func (e *LeftBehind) Unwrap() error { return e.Err }
+
+// errOnlyCaller is why a drain ends when only the handler that waits for it could
+// handle the rest.
+var errOnlyCaller = errors.New("it was ended from its own handler, the only one that could handle them")
+
+// errLostList is why a drain ends when the connection was closed under it, with
+// what nats.go had for the subscription.
+var errLostList = errors.New("the connection was closed meanwhile")
 
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {
@@ -55,8 +74,11 @@ func NewCore(l *link.Link, c CoreConfig) *Core {
 }
 
 // Open subscribes. When it returns nil the server knows of the subscription;
-// messages may come before. After an error there is nothing to close.
+// messages may come before. A server that refuses it is a *link.RefusedError.
+// After an error there is nothing to close.
 func (s *Core) Open() error {
+	opening := s.link.Opening(s.cfg.Subject, s.cfg.Group)
+	defer opening.End()
 	sub, err := s.link.Conn().QueueSubscribe(s.cfg.Subject, s.cfg.Group, s.take)
 	if err != nil {
 		return err
@@ -67,8 +89,12 @@ func (s *Core) Open() error {
 	if err == nil {
 		err = s.link.Flush(context.Background(), s.cfg.Timeout)
 	}
+	if err == nil {
+		err = opening.Refusal()
+	}
 	if err != nil {
-		s.close()
+		s.end()
+		close(s.done)
 	}
 	return err
 }
@@ -111,38 +137,51 @@ func (s *Core) Ended() int64 { return s.queue.Ended() }
 // InFlight is the number of handlers that run.
 func (s *Core) InFlight() int { return s.queue.InFlight() }
 
-// Done is closed when the subscription has ended.
+// Done is closed when the subscription is closed.
 func (s *Core) Done() <-chan struct{} { return s.done }
 
 // RunsCaller reports whether the caller that ctx notes is one of the handlers.
 func (s *Core) RunsCaller(ctx context.Context) bool { return s.queue.RunsCaller(ctx) }
 
 // Drain ends the interest, runs everything that has arrived, waits for the
-// handlers and closes. When ctx ends first it closes at once and returns an
-// error that wraps ErrLeftBehind. It and Close may be called once in all.
+// handlers and closes. When ctx ends first it closes at once and returns a
+// *LeftBehind. It and Close may be called once in all.
 func (s *Core) Drain(ctx context.Context) error {
-	err := s.drain(ctx)
-	s.close()
+	err := s.leftBehind(s.drain(ctx))
+	s.end()
+	close(s.done)
 	return err
+}
+
+// leftBehind adds to err what is there at this moment.
+func (s *Core) leftBehind(err error) error {
+	if err == nil {
+		return nil
+	}
+	pending, _ := s.Pending()
+	return &LeftBehind{Pending: pending, Running: s.InFlight(), Err: err}
 }
 
 // Close drops what waits, waits for the handlers until ctx ends, and closes.
 func (s *Core) Close(ctx context.Context) error {
-	s.close()
-	return s.queue.Wait(ctx)
+	s.end()
+	defer close(s.done)
+	return s.leftBehind(s.queue.Wait(ctx))
 }
 
-func (s *Core) close() {
+// end takes no more messages and begins none.
+func (s *Core) end() {
 	s.Dropped() // keep the last count
 	left, _ := s.Pending()
 	s.left.Store(int64(left))
 	_ = s.sub.Unsubscribe()
 	s.unwatch()
 	s.queue.Stop()
-	close(s.done)
 }
 
 func (s *Core) drain(ctx context.Context) error {
+	begun := s.queue.Begun()
+	waiting, _ := s.Pending()
 	// Where the server cannot be told, what has arrived is handled all the same.
 	_ = s.link.EndInterest(ctx, s.sub, s.cfg.Timeout)
 	own := 0
@@ -152,5 +191,12 @@ func (s *Core) drain(ctx context.Context) error {
 	if err := emptied(ctx, s.sub, own); err != nil {
 		return err
 	}
-	return s.queue.Wait(ctx)
+	if err := s.queue.Wait(ctx); err != nil {
+		return err
+	}
+	if lost := int64(waiting) - (s.queue.Begun() - begun); lost > 0 && !s.sub.IsValid() {
+		s.left.Store(lost)
+		return errLostList
+	}
+	return nil
 }

@@ -2,15 +2,10 @@ package intake
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/link"
@@ -21,27 +16,41 @@ import (
 
 // DurableConfig describes how one process takes part in a durable consumer.
 type DurableConfig struct {
-	Next        string // the API subject that takes pull requests
+	Source               // of the stream itself
+	More        []Source // of messages that were put aside and come back, if any
 	Concurrency int
-	AckWait     time.Duration // the consumer's, to keep messages alive within it
+	Window      int           // messages of a source to begin with; it follows what the handlers do
+	AckWait     time.Duration // the consumers', to keep messages alive within it
 	Policy      settle.Policy
 	Timeout     time.Duration
 	Run         func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
 	Settling    func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Stalled     func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
+
+	// Bury puts a message that will not be handled where it is kept. It is called
+	// again, after a while, until it returns nil; then the message is terminated.
+	// Nil where nothing is buried: then Run asks for no such thing.
+	Bury func(wire.Delivery) error
+
+	// Park stores a message that is to be tried again at a later time, so that it
+	// need not wait here; it comes back by another source. Where it fails or is nil
+	// the message waits here.
+	Park func(ctx context.Context, d wire.Delivery, at time.Time) error
 }
 
 var (
 	ackBody      = []byte("+ACK")
-	nakBody      = []byte("-NAK")
+	nakBody      = []byte("-NAK 0s") // with a delay, since only then the server's store knows: after a restart it comes at once, too
+	termBody     = []byte("+TERM")
 	progressBody = []byte("+WPI")
 )
 
+// What waits longer than parkFrom for its next attempt is parked, and what would be
+// more than mostWaiting at once. Below that the server has less work with messages
+// that wait here.
 const (
-	smallestWindow = 256
-	pullExpiry     = 30 * time.Second
-	heartbeat      = 5 * time.Second // the server sends one when it has nothing else
-	retryPull      = 250 * time.Millisecond
+	parkFrom    = 30 * time.Second
+	mostWaiting = 512
 )
 
 // ErrConsumerDeleted ends a Durable: somebody deleted the consumer.
@@ -49,32 +58,30 @@ var ErrConsumerDeleted = errors.New("the consumer was deleted on the server")
 
 // Durable takes the messages of a durable consumer.
 //
-// It asks the server for no more than its window has room for, so its queue never
+// It asks the server for no more than its windows have room for, so its queue never
 // has to refuse. What it holds (queued, running, waiting for the next attempt) it
 // keeps alive with in-progress signals. The handler's outcome acknowledges a
-// message or makes it wait here, so retries do not depend on the server.
+// message, makes it wait here, or buries it, so retries do not depend on the
+// server.
 //
 // States: open → draining → closed, or open → closed when the consumer is gone.
-// Goroutines: nats.go's for the inbox, which never blocks; the queue's workers,
-// which Drain waits for; and keep, which Drain waits for too.
+// Goroutines: nats.go's for the inboxes, which never block; the queue's workers,
+// keep, and teller while there is trouble to tell. Drain waits for the latter
+// three, but not for the one that called it.
 type Durable struct {
-	cfg    DurableConfig
-	link   *link.Link
-	queue  *dispatch.Queue
-	sub    *nats.Subscription
-	window int
+	cfg     DurableConfig
+	link    *link.Link
+	queue   *dispatch.Queue
+	sources []*source
 
-	mu        sync.Mutex
-	held      map[uint64]hold // by stream sequence
-	waiting   waiting
-	asked     int       // messages requested and not come yet
-	heard     time.Time // when the server last said something
-	stalled   bool      // reported, and nothing came since
-	trouble   error     // for keep to report
-	pullAfter time.Time // no pull before
-	draining  bool
-	lastAck   string
-	err       error
+	mu       sync.Mutex
+	held     map[position]hold
+	waiting  waiting
+	holds    uint64 // numbers them
+	trouble  trouble
+	draining bool
+	lastAck  string
+	err      error
 
 	started atomic.Bool
 
@@ -85,29 +92,37 @@ type Durable struct {
 	unhook []func()
 }
 
-// hold is a message this process is responsible for.
-type hold struct {
-	reply string    // where to settle the latest delivery of it
-	alive time.Time // when the server last heard of it
+// position identifies a message among those of all sources.
+type position struct {
+	source   int
+	sequence uint64
 }
 
-// OpenDurable subscribes to an inbox of its own. Nothing comes before Start.
+func positionOf(d *wire.Delivery) position { return position{d.Stored.Source, d.Stored.Position} }
+
+// hold is a message this process is responsible for.
+type hold struct {
+	number uint64    // of this hold; a message of a stream that was made anew gets another
+	stored time.Time // when the server stored it
+	size   int       // bytes
+	reply  string    // where to settle the latest delivery of it
+	alive  time.Time // when the server last heard of it
+}
+
+// OpenDurable subscribes to inboxes of its own. Nothing comes before Start.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
-	d := &Durable{cfg: c, link: l, window: max(smallestWindow, 4*c.Concurrency), held: make(map[uint64]hold),
-		heard: time.Now(), wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
+	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
 	d.queue = dispatch.New(c.Concurrency, d.run)
-	sub, err := l.Conn().Subscribe(l.Conn().NewInbox(), d.take)
-	if err != nil {
-		return nil, err
+	for i, from := range append([]Source{c.Source}, c.More...) {
+		s, err := d.openSource(i, from)
+		if err != nil {
+			d.closeSources()
+			return nil, err
+		}
+		d.sources = append(d.sources, s)
 	}
-	d.sub = sub
-	if err := sub.SetPendingLimits(-1, -1); err != nil { // the window bounds it
-		_ = sub.Unsubscribe()
-		return nil, err
-	}
-	d.unhook = append(d.unhook,
-		l.Watch(sub, c.Stalled),
-		l.OnReconnect(d.restart))
+	d.unhook = append(d.unhook, l.OnReconnect(d.restart))
 	return d, nil
 }
 
@@ -118,170 +133,146 @@ func (d *Durable) Start() {
 	d.pull()
 }
 
-// take is nats.go's callback: a message, or a word of the server about a pull.
-func (d *Durable) take(m *nats.Msg) {
-	if m.Reply == "" && len(m.Header) > 0 { // a stored message has a reply subject, and any header
-		if status := m.Header.Get("Status"); status != "" {
-			d.heed(status, m)
-			return
-		}
-	}
-	meta, err := m.Metadata()
-	if err != nil {
-		d.mu.Lock()
-		d.trouble = fmt.Errorf("a message on the inbox is not from the stream: %w", err)
-		d.mu.Unlock()
-		d.nudge()
-		return
-	}
-	if d.hold(meta.Sequence.Stream, m.Reply) {
-		d.push(wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
-			Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1}})
-	}
-	d.pull()
-}
-
 // push queues del, or gives it back when the queue has stopped.
 func (d *Durable) push(del wire.Delivery) {
 	if !d.queue.Push(del) {
-		_ = d.release(del.Stored.Sequence, nakBody)
+		_, _ = d.release(&del, nakBody)
 	}
-}
-
-// hold notes that seq is this process's to settle. It returns false for a
-// message it has already, whose newer delivery replaces the older one.
-func (d *Durable) hold(seq uint64, reply string) bool {
-	now := time.Now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.heard, d.stalled = now, false
-	d.asked = max(d.asked-1, 0)
-	_, again := d.held[seq]
-	d.held[seq] = hold{reply, now}
-	return !again
-}
-
-// heed acts on a status message.
-func (d *Durable) heed(status string, m *nats.Msg) {
-	d.mu.Lock()
-	d.heard = time.Now()
-	if status == "100" {
-		d.mu.Unlock()
-		return
-	}
-	description := m.Header.Get("Description")
-	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
-	switch {
-	case description == "Consumer Deleted":
-		d.endLocked(ErrConsumerDeleted)
-	case err == nil: // the end of a pull, with what it still had to deliver
-		d.asked = max(d.asked-left, 0)
-	default: // nobody there, or a refusal: begin afresh after a while
-		d.asked = 0
-		d.pullAfter = time.Now().Add(retryPull)
-		d.stallLocked(errors.New(status + " " + description))
-	}
-	d.mu.Unlock()
-	d.pull()
-	d.nudge()
-}
-
-// stallLocked has keep report, once, that no messages can be had.
-func (d *Durable) stallLocked(err error) {
-	if d.stalled || d.draining {
-		return
-	}
-	d.stalled, d.trouble = true, err
 }
 
 // endLocked takes no more messages, for good.
 func (d *Durable) endLocked(err error) {
 	if d.err == nil && !d.draining {
-		d.err, d.draining, d.trouble = err, true, err
+		d.err, d.draining = err, true
+		d.tellLocked(err)
 	}
 }
 
 // restart forgets what was asked of a server that is no more.
 func (d *Durable) restart() {
 	d.mu.Lock()
-	d.asked, d.heard, d.pullAfter = 0, time.Now(), time.Time{}
+	for _, s := range d.sources {
+		s.begin(time.Now(), time.Time{})
+	}
 	d.mu.Unlock()
 	d.pull()
 }
 
-// pull asks for messages once half the window is free.
+// pull has each source ask for what its window has room for.
 func (d *Durable) pull() {
-	d.mu.Lock()
-	active := len(d.held) - d.waiting.len()
-	free := d.window - active - d.asked
-	if d.draining || free < d.window/2 || time.Now().Before(d.pullAfter) {
-		d.mu.Unlock()
-		return
+	for _, s := range d.sources {
+		s.pull()
 	}
-	d.asked += free
-	d.mu.Unlock()
-	if err := d.ask(free); err != nil {
-		d.mu.Lock()
-		d.asked = 0
-		d.pullAfter = time.Now().Add(retryPull)
-		d.stallLocked(err)
-		d.mu.Unlock()
-		d.nudge()
-	}
-}
-
-func (d *Durable) ask(n int) error {
-	body, err := json.Marshal(struct {
-		Batch     int           `json:"batch"`
-		Expires   time.Duration `json:"expires"`
-		Heartbeat time.Duration `json:"idle_heartbeat"`
-	}{n, pullExpiry, heartbeat})
-	if err != nil {
-		return err
-	}
-	return d.link.Publish(&wire.Out{Subject: d.cfg.Next, Reply: d.sub.Subject, Data: body})
 }
 
 // run makes one attempt at a message, on a worker of the queue.
 func (d *Durable) run(del wire.Delivery) {
-	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, d.cfg.Run(del))
-	if action == settle.Wait && d.wait(del, after) {
+	if del.Stored.Dead != nil {
+		d.bury(del)
+		return
+	}
+	outcome := d.cfg.Run(del)
+	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
+	switch action {
+	case settle.Ack:
+		d.settle(del, telemetry.OpAck, ackBody)
+	case settle.Wait:
+		del.Stored.Attempt++
+		d.retry(del, after)
+	case settle.Bury:
+		del.Stored.Dead = outcome.Err
+		d.bury(del)
+	}
+}
+
+// retry has the handler try del again after a while: here, or parked.
+func (d *Durable) retry(del wire.Delivery, after time.Duration) {
+	if !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
+		d.again(del, after)
+	}
+}
+
+func (d *Durable) mustPark(after time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.draining || after >= parkFrom || d.waiting.len() >= mostWaiting
+}
+
+// park stores del until its time, and lets go of it. It returns false if it is
+// still here.
+func (d *Durable) park(ctx context.Context, del wire.Delivery, at time.Time) bool {
+	if d.cfg.Park == nil || d.cfg.Park(ctx, del, at) != nil {
+		return false
+	}
+	d.settle(del, telemetry.OpAck, ackBody)
+	return true
+}
+
+// again has del tried again here after a while, or gives it back when stopping.
+func (d *Durable) again(del wire.Delivery, after time.Duration) {
+	if d.wait(del, after) {
 		d.nudge()
 		d.pull()
 		return
 	}
-	name, body := telemetry.OpAck, ackBody
-	if action == settle.Wait { // stopping: give it back instead
-		name, body = telemetry.OpNak, nakBody
-	}
-	end := d.cfg.Settling(del, name)
-	end(d.release(del.Stored.Sequence, body))
-	d.pull()
+	d.settle(del, telemetry.OpNak, nakBody)
 }
 
-// wait puts del aside for its next attempt, unless the intake is stopping.
+// buryAgain is when a message that could not be buried is tried again.
+const buryAgain = time.Second
+
+// bury puts del where it is kept and terminates it. While that fails the message
+// stays where it is.
+func (d *Durable) bury(del wire.Delivery) {
+	if err := d.cfg.Bury(del); err != nil {
+		d.again(del, buryAgain)
+		return
+	}
+	d.settle(del, telemetry.OpTerm, termBody)
+}
+
+// settle ends this process's responsibility for del.
+func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
+	end := d.cfg.Settling(del, name)
+	room, err := d.release(&del, body)
+	end(err)
+	if room {
+		d.sources[del.Stored.Source].pull()
+	}
+}
+
+// wait puts del aside, unless the intake is stopping.
 func (d *Durable) wait(del wire.Delivery, after time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.draining {
 		return false
 	}
-	del.Stored.Attempt++
+	d.sources[del.Stored.Source].waiting++
 	d.waiting.add(time.Now().Add(after), del)
 	return true
 }
 
-// release settles a held message with body and lets it go.
-// A signal that does not arrive does no harm: the message comes again.
-func (d *Durable) release(seq uint64, body []byte) error {
+// release settles a held message with body and lets it go. A signal that does not
+// arrive does no harm: the message comes again. room says that there may be room for
+// more.
+func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error) {
+	p := positionOf(del)
 	d.mu.Lock()
-	h := d.held[seq]
-	delete(d.held, seq)
+	h := d.held[p]
+	if h.number != del.Stored.Hold { // its stream is no more, and another message has its place
+		d.mu.Unlock()
+		return false, nil
+	}
+	delete(d.held, p)
+	s := d.sources[p.source]
+	s.letGo(h)
+	room = s.hasRoom()
 	if &body[0] == &ackBody[0] {
 		d.lastAck = h.reply
 	}
 	d.mu.Unlock()
-	return d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
+	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
 }
 
 func (d *Durable) nudge() {

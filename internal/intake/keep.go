@@ -1,13 +1,10 @@
 package intake
 
 import (
-	"errors"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
-
-var errSilent = errors.New("the server has been silent for two heartbeats")
 
 // keep is the goroutine that does what only time brings about: the next attempt
 // of a message, in-progress signals, and asking again when the server is silent.
@@ -23,22 +20,13 @@ func (d *Durable) keep() {
 			return
 		}
 		now := time.Now()
-		d.reportTrouble()
 		d.retryDue(now)
 		d.keepAlive(now)
-		d.listenForLife(now)
-		d.pull()
+		for _, s := range d.sources {
+			s.listenForLife(now)
+			s.pull()
+		}
 		timer.Reset(time.Until(d.nextLook(now)))
-	}
-}
-
-func (d *Durable) reportTrouble() {
-	d.mu.Lock()
-	err := d.trouble
-	d.trouble = nil
-	d.mu.Unlock()
-	if err != nil {
-		d.cfg.Stalled(err)
 	}
 }
 
@@ -50,8 +38,10 @@ func (d *Durable) nextLook(now time.Time) time.Time {
 	if at, ok := d.waiting.next(); ok && at.Before(next) {
 		next = at
 	}
-	if d.pullAfter.After(now) && d.pullAfter.Before(next) {
-		next = d.pullAfter
+	for _, s := range d.sources {
+		if s.pullAfter.After(now) && s.pullAfter.Before(next) {
+			next = s.pullAfter
+		}
 	}
 	return next
 }
@@ -59,6 +49,9 @@ func (d *Durable) nextLook(now time.Time) time.Time {
 func (d *Durable) retryDue(now time.Time) {
 	d.mu.Lock()
 	ripe := d.waiting.ripe(now)
+	for i := range ripe {
+		d.sources[ripe[i].Stored.Source].waiting--
+	}
 	d.mu.Unlock()
 	for i := range ripe {
 		d.push(ripe[i])
@@ -71,11 +64,15 @@ func (d *Durable) aliveEvery() time.Duration { return d.cfg.AckWait / 4 }
 
 // keepAlive tells the server of the messages that are being worked on.
 func (d *Durable) keepAlive(now time.Time) {
+	if !d.link.Conn().IsConnected() {
+		return // the server that comes back gets the next signal
+	}
 	var replies []string
 	d.mu.Lock()
-	for seq, h := range d.held {
+	for p, h := range d.held {
 		if now.Sub(h.alive) >= d.aliveEvery() {
-			d.held[seq] = hold{h.reply, now}
+			h.alive = now
+			d.held[p] = h
 			replies = append(replies, h.reply)
 		}
 	}
@@ -83,16 +80,4 @@ func (d *Durable) keepAlive(now time.Time) {
 	for _, reply := range replies {
 		_ = d.link.Publish(&wire.Out{Subject: reply, Data: progressBody}) // the next one may succeed
 	}
-}
-
-// listenForLife begins afresh when the server has not said anything for long.
-func (d *Durable) listenForLife(now time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.asked == 0 || now.Sub(d.heard) < 2*heartbeat {
-		return
-	}
-	d.asked, d.heard = 0, now
-	d.stallLocked(errSilent)
-	d.nudge()
 }

@@ -30,7 +30,10 @@ type origin struct {
 }
 
 // event is something that the Durable published.
-type event struct{ subject, reply, body string }
+type event struct {
+	subject, reply, body string
+	conn                 *originConn
+}
 
 // originConn is one connection of a client to an origin. Reader and writer are
 // apart, so that a client that writes never waits for one that reads.
@@ -95,7 +98,7 @@ func (o *origin) read(c *originConn) {
 			if _, err := io.ReadFull(r, body); err != nil {
 				return
 			}
-			e := event{subject: part[1], body: string(body[:size])}
+			e := event{subject: part[1], body: string(body[:size]), conn: c}
 			if len(part) == 4 {
 				e.reply = part[2]
 			}
@@ -159,20 +162,21 @@ type request struct {
 	Heartbeat time.Duration `json:"idle_heartbeat"`
 	inbox     string
 	at        time.Time
+	conn      *originConn
 }
 
 // settlement is what a Durable says about a message.
 type settlement struct {
 	seq       uint64
 	delivered int
-	body      string // "+ACK", "-NAK" or "+WPI"
+	body      string // "+ACK", "-NAK 0s" or "+WPI"
 }
 
 // parse makes of an event what it is; one of the results is nil.
 func (o *origin) parse(e event) (*request, *settlement) {
 	o.t.Helper()
 	if e.subject == nextSubject {
-		r := &request{inbox: e.reply, at: time.Now()}
+		r := &request{inbox: e.reply, at: time.Now(), conn: e.conn}
 		if err := json.Unmarshal([]byte(e.body), r); err != nil {
 			o.t.Fatalf("pull request %q: %v", e.body, err)
 		}

@@ -19,55 +19,75 @@ func (d *Durable) Drain(ctx context.Context) error {
 	d.draining = true
 	d.mu.Unlock()
 	err := d.drain(ctx)
-	for _, unhook := range d.unhook {
-		unhook()
-	}
-	_ = d.sub.Unsubscribe()
+	d.closeSources()
 	close(d.stop)
 	if d.started.Load() {
 		<-d.kept
 	}
+	d.awaitTold(ctx)
 	close(d.done)
 	return err
 }
 
 func (d *Durable) drain(ctx context.Context) error {
 	// Where the server cannot be told, the rest is done all the same.
-	_ = d.link.EndInterest(ctx, d.sub, d.cfg.Timeout)
-	err := emptied(ctx, d.sub, 0)
-	d.giveBack() // also then: what arrives later finds the queue stopped
-	if err != nil {
-		return err
+	var err error
+	for _, s := range d.sources {
+		_ = d.link.EndInterest(ctx, s.sub, d.cfg.Timeout)
+		err = errors.Join(err, emptied(ctx, s.sub, 0))
 	}
-	if err := d.queue.Wait(ctx); err != nil {
-		return err
+	d.giveBack(ctx) // also then: what arrives later finds the queue stopped
+	if err == nil {
+		err = d.queue.Wait(ctx)
+	}
+	if err != nil {
+		pending, _ := d.Pending()
+		return &LeftBehind{Pending: pending, Running: d.InFlight(), Err: err}
 	}
 	return d.confirm(ctx)
 }
 
-// giveBack returns what was not begun, for others or for later.
-func (d *Durable) giveBack() {
-	left := d.queue.Stop()
-	d.mu.Lock()
-	left = append(left, d.waiting.all()...)
-	d.mu.Unlock()
-	for i := range left {
-		_ = d.release(left[i].Stored.Sequence, nakBody)
+// giveBack returns what was not begun, for others or for later. What failed before
+// is parked instead where that is possible, so that its attempts are not forgotten.
+func (d *Durable) giveBack(ctx context.Context) {
+	left := d.takeWaiting()
+	for _, del := range d.queue.Stop() {
+		left = append(left, due{time.Now(), del})
 	}
+	for i := range left {
+		del := left[i].d
+		if del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, left[i].at) {
+			_, _ = d.release(&del, nakBody)
+		}
+	}
+}
+
+func (d *Durable) takeWaiting() []due {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := d.waiting.all()
+	for i := range all {
+		d.sources[all[i].d.Stored.Source].waiting--
+	}
+	return all
 }
 
 // confirm waits until the server has processed the acknowledgements. It takes
 // them in order, so repeating the last one and asking for an answer tells.
 func (d *Durable) confirm(ctx context.Context) error {
 	d.mu.Lock()
-	last := d.lastAck
+	last, deleted := d.lastAck, d.err != nil
 	d.mu.Unlock()
-	if last == "" {
+	if last == "" || deleted {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	if _, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody}); err != nil {
+	_, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
+	if errors.Is(err, nats.ErrNoResponders) && d.isGone(ctx) {
+		return nil // then nothing comes again
+	}
+	if err != nil {
 		return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
 	}
 	return nil
@@ -75,7 +95,8 @@ func (d *Durable) confirm(ctx context.Context) error {
 
 // emptied waits until nats.go's list of a subscription has no more than own
 // messages. nats.go tells nobody when, hence the polling; it happens only while a
-// subscription closes. A message counts until its callback has returned.
+// subscription closes. A message counts until its callback has returned. A
+// subscription that has ended has none: what waited is lost.
 func emptied(ctx context.Context, sub *nats.Subscription, own int) error {
 	pause := 50 * time.Microsecond
 	for {
@@ -84,13 +105,13 @@ func emptied(ctx context.Context, sub *nats.Subscription, own int) error {
 			return nil
 		}
 		if own > 0 {
-			return ErrLeftBehind // nothing can run before the caller returns
+			return errOnlyCaller
 		}
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, 5*time.Millisecond)
 		case <-ctx.Done():
-			return errors.Join(ErrLeftBehind, context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 	}
 }

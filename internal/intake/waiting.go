@@ -37,14 +37,11 @@ func (w *waiting) ripe(now time.Time) []wire.Delivery {
 	return ds
 }
 
-// all removes and returns every message.
-func (w *waiting) all() []wire.Delivery {
-	ds := make([]wire.Delivery, len(w.h))
-	for i := range w.h {
-		ds[i] = w.h[i].d
-	}
+// all removes and returns every message, in no particular order.
+func (w *waiting) all() []due {
+	all := w.h
 	w.h = nil
-	return ds
+	return all
 }
 
 type dueHeap []due

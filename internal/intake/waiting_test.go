@@ -66,7 +66,7 @@ func TestWaitingAllEmptiesIt(t *testing.T) {
 	for i := range 10 {
 		w.add(at(10-i), numbered(i))
 	}
-	all := numbers(w.all())
+	all := numbers(deliveries(w.all()))
 	slices.Sort(all)
 	if !slices.Equal(all, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}) || w.len() != 0 {
 		t.Errorf("all returned %v and left %d", all, w.len())
@@ -124,4 +124,12 @@ func TestWaitingLetsGoOfPayloads(t *testing.T) {
 			t.Fatal("the list holds on to the payload of a message that it returned")
 		}
 	}
+}
+
+func deliveries(all []due) []wire.Delivery {
+	var ds []wire.Delivery
+	for i := range all {
+		ds = append(ds, all[i].d)
+	}
+	return ds
 }

@@ -14,19 +14,16 @@ const (
 	minDefaultDisk = 64 * mib
 )
 
-// Disk returns the size in bytes of the file system that holds path and how
-// much of it this user may still fill. Where path does not exist yet, its
-// nearest parent counts. ok is false where the system does not tell.
-func Disk(path string) (total, free int64, ok bool) {
+// Disk returns the size in bytes of the file system that holds path. Where path
+// does not exist yet, its nearest parent counts. ok is false where the system does
+// not tell.
+func Disk(path string) (total int64, ok bool) {
 	existing, err := nearest(path)
 	if err != nil {
-		return 0, 0, false
+		return 0, false
 	}
-	total, free, ok = statDisk(existing)
-	if !ok || total <= 0 {
-		return 0, 0, false
-	}
-	return total, min(free, total), true
+	total, ok = statDisk(existing)
+	return total, ok && total > 0
 }
 
 // DefaultDisk returns how many bytes of messages a bus may store at path by
@@ -34,7 +31,7 @@ func Disk(path string) (total, free int64, ok bool) {
 // least 64 MiB. It counts the total, not what is free, so that the answer is
 // the same after a restart.
 func DefaultDisk(path string) int64 {
-	total, _, ok := Disk(path)
+	total, ok := Disk(path)
 	if !ok {
 		return unknownDisk
 	}

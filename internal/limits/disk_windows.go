@@ -2,15 +2,14 @@ package limits
 
 import "golang.org/x/sys/windows"
 
-func statDisk(path string) (total, free int64, ok bool) {
+func statDisk(path string) (total int64, ok bool) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
-		return 0, 0, false
+		return 0, false
 	}
-	// Both sizes respect the quota of this user.
-	var availBytes, totalBytes uint64
-	if err := windows.GetDiskFreeSpaceEx(name, &availBytes, &totalBytes, nil); err != nil {
-		return 0, 0, false
+	var totalBytes uint64 // of this user's quota
+	if err := windows.GetDiskFreeSpaceEx(name, nil, &totalBytes, nil); err != nil {
+		return 0, false
 	}
-	return bytesOf(totalBytes, 1), bytesOf(availBytes, 1), true
+	return bytesOf(totalBytes, 1), true
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // ErrShut is returned by Enter once the gate is shut for good.
-var ErrShut = errors.New("link: the gate is shut")
+var ErrShut = errors.New("the gate is shut")
 
 // shutBit marks a shut gate; the bits below it count who is inside.
 const shutBit = 1 << 62
@@ -63,6 +63,11 @@ func (g *Gate) Shut(ctx context.Context) error {
 	case <-g.empty:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-g.empty: // that counts, even if both are true
+		return nil
+	default:
 		return context.Cause(ctx)
 	}
 }

@@ -10,7 +10,6 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -34,7 +33,7 @@ type Config struct {
 	Name      string                   // shown by the server as the client's name
 	InProcess func() (net.Conn, error) // dials the embedded server; nil if there is none
 	Access    []nats.Option            // credentials and TLS
-	Timeout   time.Duration            // of one connection attempt
+	Timeout   time.Duration            // of one connection attempt; and for a peer that takes nothing, see conn
 
 	Disconnected func(err error)
 	Reconnected  func()
@@ -46,6 +45,8 @@ type Config struct {
 type Link struct {
 	*Gate
 	nc         *nats.Conn
+	dialer     *dialer
+	refusals   refusals
 	maxPayload atomic.Int64
 	watchers   sync.Map // *nats.Subscription → func(error)
 	hooks      hooks
@@ -61,46 +62,42 @@ type hooks struct {
 // Dial connects, trying once per server of the URL until ctx ends. The
 // connection it returns comes back by itself for as long as it lives.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	l := &Link{Gate: NewGate()}
-	nc, err := connect(ctx, append(l.options(c), c.Access...), c.URL)
-	if err != nil {
-		return nil, err
+	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c)}
+	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
+	if err == nil && l.dialer.connected() {
+		l.nc = nc
+		l.maxPayload.Store(nc.MaxPayload())
+		return l, nil
 	}
-	l.nc = nc
-	l.maxPayload.Store(nc.MaxPayload())
-	return l, nil
-}
-
-// connect runs nats.Connect, which takes no context, and leaves it behind to
-// close what it opened when ctx ends first.
-func connect(ctx context.Context, opts []nats.Option, url string) (*nats.Conn, error) {
-	type result struct {
-		nc  *nats.Conn
-		err error
+	if nc != nil {
+		nc.Close()
 	}
-	done := make(chan result, 1)
-	go func() {
-		nc, err := nats.Connect(url, opts...)
-		done <- result{nc, err}
-	}()
-	select {
-	case r := <-done:
-		return r.nc, r.err
-	case <-ctx.Done():
-		go func() {
-			if r := <-done; r.nc != nil {
-				r.nc.Close()
-			}
-		}()
+	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+		<-ctx.Done() // its timer may be late, and the attempt have ended at the same moment
+	}
+	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	return nil, err
 }
 
+// A peer that is gone without a word is noticed after pingEvery times one more than
+// pingsOut: nats.go's own six minutes are too long for a service, and for the
+// tables of most routers on the way.
+const (
+	pingEvery = 25 * time.Second
+	pingsOut  = 2
+)
+
 func (l *Link) options(c Config) []nats.Option {
-	opts := []nats.Option{
+	return []nats.Option{
 		nats.Name(c.Name),
-		nats.SetCustomDialer(&dialer{inProcess: c.InProcess, timeout: c.Timeout}),
+		nats.SetCustomDialer(l.dialer),
+		nats.SkipHostLookup(), // the dialer does it, and can be told to stop
 		nats.Timeout(c.Timeout),
+		nats.FlusherTimeout(0), // conn bounds each write by itself
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsOut),
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(250 * time.Millisecond),
@@ -114,15 +111,13 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.ClosedHandler(func(*nats.Conn) { c.Closed() }),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { l.asyncError(c, s, err) }),
 	}
-	if c.URL == EmbeddedURL {
-		opts = append(opts, nats.SkipHostLookup())
-	}
-	return opts
 }
 
 func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 	if s == nil {
-		c.Failed("", err)
+		if !l.refusals.take(err) {
+			c.Failed(refusedSubject(err), err)
+		}
 		return
 	}
 	if w, ok := l.watchers.Load(s); ok {
@@ -132,22 +127,6 @@ func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 	c.Failed(s.Subject, err)
 }
 
-// dialer reaches the embedded server in this process and others by network.
-type dialer struct {
-	inProcess func() (net.Conn, error)
-	timeout   time.Duration
-}
-
-func (d *dialer) Dial(network, addr string) (net.Conn, error) {
-	if addr != embeddedAddr {
-		return net.DialTimeout(network, addr, d.timeout)
-	}
-	if d.inProcess == nil {
-		return nil, errors.New("link: no server is embedded in this process")
-	}
-	return d.inProcess()
-}
-
 // Conn returns the underlying connection.
 func (l *Link) Conn() *nats.Conn { return l.nc }
 
@@ -155,7 +134,7 @@ func (l *Link) Conn() *nats.Conn { return l.nc }
 func (l *Link) MaxPayload() int { return int(l.maxPayload.Load()) }
 
 // ErrDisconnected is returned by Flush when the connection was lost meanwhile.
-var ErrDisconnected = errors.New("link: the connection was lost")
+var ErrDisconnected = errors.New("the connection was lost")
 
 // Flush waits until the server has processed everything sent before the call.
 // Without a deadline in ctx it gives up after fallback.
@@ -230,11 +209,10 @@ func (h *hooks) run() {
 	}
 }
 
+// Abort breaks the connection for good under whoever waits for a peer that takes
+// nothing: their calls fail. Close must follow.
+func (l *Link) Abort() { l.dialer.abort() }
+
 // Close closes the connection. What is still in its buffer and was not flushed
 // is lost.
 func (l *Link) Close() { l.nc.Close() }
-
-// Describe names the server the link is connected to, for logs.
-func (l *Link) Describe() string {
-	return fmt.Sprintf("%s (%s)", l.nc.ConnectedUrlRedacted(), l.nc.ConnectedServerName())
-}

@@ -33,13 +33,13 @@ func (e *StoreError) Error() string {
 
 // ErrUnknown is returned by Store when the message was sent and no answer came:
 // it may be stored or not.
-var ErrUnknown = errors.New("outlet: no acknowledgement came, the message may be stored or not")
+var ErrUnknown = errors.New("no acknowledgement came, the message may be stored or not")
 
 const (
 	// oneTry bounds how long a try with an ID waits before it repeats itself.
 	oneTry = 2 * time.Second
 	// betweenTries is the pause after a try that found nobody or lost the
-	// connection.
+	// connection, and between looks whether that is back.
 	betweenTries = 100 * time.Millisecond
 	// leaderless is how long a stream may have no responder before it is taken
 	// for absent: leader elections and server starts take a moment.
@@ -47,15 +47,15 @@ const (
 )
 
 // Store sends m to a stream and waits for its acknowledgement until ctx ends.
-// A message with an ID is sent again when the answer is lost, for the stream
-// then stores it once; without one the result is ErrUnknown.
+// A message with an ID, or an idempotent one, is sent again when the answer is lost,
+// for the stream then stores it once; of others the result is ErrUnknown.
 func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 	if err := o.link.Enter(); err != nil {
 		return Ack{}, o.sent(m, err)
 	}
 	defer o.link.Leave()
-	ctx, span := o.tel.Send(ctx, operation(telemetry.OpStore, m))
-	m.Header = o.tel.Inject(ctx, m.Header)
+	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpStore, m))
+	o.inject(ctx, m)
 	ack, err := o.store(ctx, m)
 	err = o.sent(m, err)
 	span.End(err)
@@ -79,30 +79,52 @@ func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
 			}
 		case lost(err):
 			unknown, absent = true, time.Time{}
-			if m.ID == "" {
+			if !m.repeatable() || errors.Is(err, nats.ErrConnectionClosed) { // that is for good
 				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
 			}
 		default:
-			return Ack{}, err
+			return Ack{}, doubted(unknown, err)
 		}
+		if err := o.awaitTry(ctx); err != nil {
+			return Ack{}, doubted(unknown, err)
+		}
+	}
+}
+
+// doubted is err, of a try that was not made or not sent, after others which may
+// have stored the message.
+func doubted(unknown bool, err error) error {
+	if unknown {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return err
+}
+
+// awaitTry waits until there may be another try. While there is no connection each
+// would only fill the buffer for the next one.
+func (o *Outlet) awaitTry(ctx context.Context) error {
+	for {
 		if err := pause(ctx, betweenTries); err != nil {
-			if unknown {
-				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
-			}
-			return Ack{}, err
+			return err
+		}
+		if nc := o.link.Conn(); nc.IsConnected() || nc.IsClosed() {
+			return nil
 		}
 	}
 }
 
 // try sends m once. With an ID it waits no longer than oneTry.
 func (o *Outlet) try(ctx context.Context, m *Message) (*nats.Msg, error) {
-	if m.ID == "" {
-		return o.link.Request(ctx, &m.Out)
+	if !m.repeatable() {
+		return o.request(ctx, m)
 	}
 	ctx, cancel := context.WithTimeout(ctx, oneTry)
 	defer cancel()
-	return o.link.Request(ctx, &m.Out)
+	return o.request(ctx, m)
 }
+
+// repeatable reports whether m may be sent again when its answer was lost.
+func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
 
 // lost reports whether err means that the message was sent and the answer did
 // not come.
@@ -116,10 +138,9 @@ func pause(ctx context.Context, d time.Duration) error {
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+	return ctx.Err() // even if both: a try that is not made must not count as lost
 }
 
 func parseAck(reply *nats.Msg) (Ack, error) {
@@ -128,13 +149,13 @@ func parseAck(reply *nats.Msg) (Ack, error) {
 		Ack
 	}
 	if err := json.Unmarshal(reply.Data, &r); err != nil {
-		return Ack{}, fmt.Errorf("outlet: not an acknowledgement of a stream: %w", err)
+		return Ack{}, fmt.Errorf("not an acknowledgement of a stream: %w", err)
 	}
 	if r.Error != nil {
 		return Ack{}, r.Error
 	}
 	if r.Stream == "" {
-		return Ack{}, errors.New("outlet: not an acknowledgement of a stream: it names none")
+		return Ack{}, errors.New("not an acknowledgement of a stream: it names none")
 	}
 	return r.Ack, nil
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // ErrClosed is returned by Add once the registry was closed.
-var ErrClosed = errors.New("registry: closed")
+var ErrClosed = errors.New("the registry is closed")
 
 // Member is something that lives on a bus.
 type Member interface {

@@ -7,17 +7,19 @@ import (
 	"time"
 )
 
-// Policy says when to try again.
+// Policy says when to try again, and how often.
 type Policy struct {
-	MinBackoff time.Duration // before the second attempt; it doubles from there
-	MaxBackoff time.Duration
+	MaxAttempts int           // handler calls; 0: no limit
+	MinBackoff  time.Duration // before the second attempt; it doubles from there
+	MaxBackoff  time.Duration
 }
 
 // Outcome is how one handler call ended.
 type Outcome struct {
-	Failed bool
-	Asked  bool          // the handler said itself when to try again
-	After  time.Duration // what it said
+	Err       error         // nil: it is done
+	Permanent bool          // another try would fail as well
+	Asked     bool          // the handler said itself when to try again
+	After     time.Duration // what it said
 }
 
 // Action is what to do with a message.
@@ -27,14 +29,17 @@ type Action int
 const (
 	Ack  Action = iota // it is done
 	Wait               // keep it and call the handler again after a while
+	Bury               // it will not be handled
 )
 
 // Decide returns what to do with a message whose attempt-th handler call, from
 // 1, ended with o, and after which time.
 func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 	switch {
-	case !o.Failed:
+	case o.Err == nil:
 		return Ack, 0
+	case o.Permanent, p.MaxAttempts > 0 && attempt >= p.MaxAttempts:
+		return Bury, 0
 	case o.Asked:
 		return Wait, o.After
 	default:

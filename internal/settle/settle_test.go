@@ -1,12 +1,15 @@
 package settle_test
 
 import (
+	"errors"
 	"math"
 	"testing"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/settle"
 )
+
+var errFailed = errors.New("failed")
 
 func TestDecide(t *testing.T) {
 	t.Parallel()
@@ -20,19 +23,19 @@ func TestDecide(t *testing.T) {
 	}{
 		{name: "done", attempt: 1, action: settle.Ack},
 		{name: "done at the tenth attempt", attempt: 10, action: settle.Ack},
-		{name: "first failure", attempt: 1, outcome: settle.Outcome{Failed: true},
+		{name: "first failure", attempt: 1, outcome: settle.Outcome{Err: errFailed},
 			action: settle.Wait, min: 75 * time.Millisecond, max: 100 * time.Millisecond},
-		{name: "second failure", attempt: 2, outcome: settle.Outcome{Failed: true},
+		{name: "second failure", attempt: 2, outcome: settle.Outcome{Err: errFailed},
 			action: settle.Wait, min: 150 * time.Millisecond, max: 200 * time.Millisecond},
-		{name: "tenth failure", attempt: 10, outcome: settle.Outcome{Failed: true},
+		{name: "tenth failure", attempt: 10, outcome: settle.Outcome{Err: errFailed},
 			action: settle.Wait, min: 38400 * time.Millisecond, max: 51200 * time.Millisecond},
-		{name: "eleventh failure is at the limit", attempt: 11, outcome: settle.Outcome{Failed: true},
+		{name: "eleventh failure is at the limit", attempt: 11, outcome: settle.Outcome{Err: errFailed},
 			action: settle.Wait, min: 45 * time.Second, max: time.Minute},
-		{name: "millionth failure", attempt: 1_000_000, outcome: settle.Outcome{Failed: true},
+		{name: "millionth failure", attempt: 1_000_000, outcome: settle.Outcome{Err: errFailed},
 			action: settle.Wait, min: 45 * time.Second, max: time.Minute},
-		{name: "the handler says when", attempt: 7, outcome: settle.Outcome{Failed: true, Asked: true, After: 3 * time.Hour},
+		{name: "the handler says when", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true, After: 3 * time.Hour},
 			action: settle.Wait, min: 3 * time.Hour, max: 3 * time.Hour},
-		{name: "the handler says now", attempt: 7, outcome: settle.Outcome{Failed: true, Asked: true},
+		{name: "the handler says now", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true},
 			action: settle.Wait},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -44,6 +47,33 @@ func TestDecide(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDecideWithALimit(t *testing.T) {
+	t.Parallel()
+	policy := settle.Policy{MaxAttempts: 3, MinBackoff: time.Second, MaxBackoff: time.Minute}
+	asked := settle.Outcome{Err: errFailed, Asked: true, After: time.Hour}
+	permanent := settle.Outcome{Err: errFailed, Permanent: true}
+	for _, c := range []struct {
+		name    string
+		policy  settle.Policy
+		attempt int
+		outcome settle.Outcome
+		want    settle.Action
+	}{
+		{"before the last attempt", policy, 2, settle.Outcome{Err: errFailed}, settle.Wait},
+		{"the last attempt", policy, 3, settle.Outcome{Err: errFailed}, settle.Bury},
+		{"beyond it", policy, 4, settle.Outcome{Err: errFailed}, settle.Bury},
+		{"the last attempt succeeds", policy, 3, settle.Outcome{}, settle.Ack},
+		{"the last attempt asks for another", policy, 3, asked, settle.Bury},
+		{"an earlier one does", policy, 2, asked, settle.Wait},
+		{"permanent at once", policy, 1, permanent, settle.Bury},
+		{"permanent without a limit", settle.Policy{MinBackoff: 1, MaxBackoff: 1}, 1, permanent, settle.Bury},
+	} {
+		if got, _ := settle.Decide(c.policy, c.attempt, c.outcome); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 
@@ -61,7 +91,7 @@ func TestBackoffNeverLeavesItsLimits(t *testing.T) {
 	} {
 		before := time.Duration(0)
 		for _, attempt := range []int{1, 2, 3, 30, 35, 36, 37, 38, 62, 63, 64, 65, 66, 100, 1 << 20} {
-			_, after := settle.Decide(p, attempt, settle.Outcome{Failed: true})
+			_, after := settle.Decide(p, attempt, settle.Outcome{Err: errFailed})
 			if after < p.MinBackoff-p.MinBackoff/4 || after > p.MaxBackoff {
 				t.Errorf("%+v, attempt %d: wait %v", p, attempt, after)
 			}
@@ -78,7 +108,7 @@ func TestBackoffIsSpread(t *testing.T) {
 	t.Parallel()
 	seen := make(map[time.Duration]bool)
 	for range 1000 {
-		_, after := settle.Decide(settle.Policy{MinBackoff: time.Second, MaxBackoff: time.Minute}, 1, settle.Outcome{Failed: true})
+		_, after := settle.Decide(settle.Policy{MinBackoff: time.Second, MaxBackoff: time.Minute}, 1, settle.Outcome{Err: errFailed})
 		seen[after] = true
 	}
 	if len(seen) < 900 {

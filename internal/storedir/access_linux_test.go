@@ -33,7 +33,7 @@ func TestNotPermitted(t *testing.T) {
 		defer close(done)
 		dropRights(t)
 		for path, op := range map[string]string{"readable": "lock", "readable/new": "create", "hidden": "read", "hidden/new": "create"} {
-			_, err := storedir.Open(filepath.Join(parent, path), storedir.Identity{})
+			_, err := storedir.Open(filepath.Join(parent, path))
 			var access *storedir.AccessError
 			if !errors.As(err, &access) || access.Op != op || !errors.Is(err, syscall.EACCES) {
 				t.Errorf("%s: %T %v, want Op %q", path, err, err, op)

@@ -16,7 +16,7 @@ func TestNoDirectory(t *testing.T) {
 	file := filepath.Join(parent, "file")
 	write(t, file, "")
 	for _, path := range []string{"", file, filepath.Join(file, "bus"), filepath.Join(parent, "a\x00b")} {
-		err := refused[*storedir.AccessError](t, path, storedir.Identity{})
+		err := refused[*storedir.AccessError](t, path)
 		if err.Dir != path || err.Op == "" || err.Err == nil {
 			t.Errorf("%q: error = %+v", path, *err)
 		}
@@ -28,7 +28,6 @@ func TestEntriesOfTheWrongKind(t *testing.T) {
 	tests := map[string]func(t *testing.T, dir string){
 		"data is a file":          func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "data"), false) },
 		"identity is a directory": func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "omnibus.json"), true) },
-		"OWNER is a directory":    func(t *testing.T, dir string) { write(t, filepath.Join(dir, "OWNER", "x"), "") },
 		"temp is a directory":     func(t *testing.T, dir string) { write(t, filepath.Join(dir, "omnibus.json.tmp", "x"), "") },
 	}
 	for name, spoil := range tests {
@@ -36,7 +35,7 @@ func TestEntriesOfTheWrongKind(t *testing.T) {
 			t.Parallel()
 			dir, _ := newDir(t)
 			spoil(t, dir)
-			refused[*storedir.AccessError](t, dir, storedir.Identity{})
+			refused[*storedir.AccessError](t, dir)
 		})
 	}
 }

@@ -2,6 +2,7 @@ package storedir
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ const (
 	ownerName    = "OWNER"
 	identityName = "omnibus.json"
 	dataName     = "data"
+	asideName    = "set-aside"
 )
 
 const (
@@ -38,17 +40,10 @@ type Dir struct {
 }
 
 // Open locks dir for this process and returns it. It creates dir and its
-// parents if they are absent, with a new identity.
-//
-// Of want only ServerName and Domain count: a new directory gets them, with
-// random names in place of empty ones, and an old one must have them, unless
-// they are empty. Open does not wait for a lock. It returns [*LockedError],
-// [*AccessError], [*NameError], [*IdentityError], [*FormatError],
-// [*ForeignError] or [*CorruptError], and then has taken nothing over.
-func Open(dir string, want Identity) (*Dir, error) {
-	if err := want.checkNames(); err != nil {
-		return nil, err
-	}
+// parents if they are absent, with a new identity. Open does not wait for a lock.
+// It returns [*LockedError], [*AccessError], [*FormatError], [*ForeignError] or
+// [*CorruptError], and then has taken nothing over.
+func Open(dir string) (*Dir, error) {
 	path, err := create(dir)
 	if err != nil {
 		return nil, err
@@ -62,7 +57,7 @@ func Open(dir string, want Identity) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{path: path, lock: lock}
-	if err := d.load(want); err != nil {
+	if err := d.load(); err != nil {
 		_ = d.Close() // err says more
 		return nil, err
 	}
@@ -122,22 +117,22 @@ func acquire(path string) (*flock.Flock, error) {
 }
 
 // load brings a locked directory into order and fills d.
-func (d *Dir) load(want Identity) error {
+func (d *Dir) load() error {
 	if err := d.clean(); err != nil {
 		return err
 	}
-	identity, err := loadIdentity(d.path, want)
+	identity, err := loadIdentity(d.path)
 	if err != nil {
 		return err
 	}
 	d.identity = identity
-	if err := writeOwner(d.path, identity); err != nil {
-		return err
-	}
 	if err := makeData(d.Data()); err != nil {
 		return &AccessError{Dir: d.path, Op: "create " + dataName, Err: err}
 	}
 	d.Warnings = modeWarnings(d.path, d.path, d.file(identityName), d.Data())
+	if err := writeOwner(d.path, identity); err != nil {
+		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; who finds the directory locked will not be told by whom", err))
+	}
 	return nil
 }
 

@@ -15,9 +15,9 @@ import (
 )
 
 // open opens dir until the end of the test.
-func open(t *testing.T, dir string, want storedir.Identity) *storedir.Dir {
+func open(t *testing.T, dir string) *storedir.Dir {
 	t.Helper()
-	d, err := storedir.Open(dir, want)
+	d, err := storedir.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func open(t *testing.T, dir string, want storedir.Identity) *storedir.Dir {
 func newDir(t *testing.T) (string, storedir.Identity) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "bus")
-	d, err := storedir.Open(dir, storedir.Identity{})
+	d, err := storedir.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,9 +44,9 @@ func newDir(t *testing.T) (string, storedir.Identity) {
 }
 
 // refused opens dir, expects an error of type E, and returns it.
-func refused[E error](t *testing.T, dir string, want storedir.Identity) E {
+func refused[E error](t *testing.T, dir string) E {
 	t.Helper()
-	d, err := storedir.Open(dir, want)
+	d, err := storedir.Open(dir)
 	if err == nil {
 		t.Fatalf("Open took %s: %+v", dir, d.Identity())
 	}
@@ -87,7 +87,7 @@ func names(t *testing.T, dir string) []string {
 func TestOpenCreates(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "var", "lib", "bus")
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	if d.Path() != dir || d.Data() != filepath.Join(dir, "data") || len(d.Warnings) != 0 {
 		t.Errorf("Path %q, Data %q, Warnings %q", d.Path(), d.Data(), d.Warnings)
 	}
@@ -108,66 +108,13 @@ func TestIdentityIsStable(t *testing.T) {
 		t.Errorf("two directories are alike: %+v and %+v", first, second)
 	}
 	for range 3 {
-		d := open(t, dir, storedir.Identity{ServerName: first.ServerName, Domain: first.Domain})
+		d := open(t, dir)
 		if d.Identity() != first {
 			t.Errorf("Identity = %+v, first %+v", d.Identity(), first)
 		}
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func TestWantedNames(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	d := open(t, dir, storedir.Identity{ServerName: "node.eu-1", Domain: "edge", Format: 7, ID: "ignored"})
-	id := d.Identity()
-	if id.ServerName != "node.eu-1" || id.Domain != "edge" || id.Format != storedir.Format || id.ID == "ignored" {
-		t.Errorf("Identity = %+v", id)
-	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []storedir.IdentityError{
-		{Dir: dir, Field: "server name", Stored: "node.eu-1", Wanted: "other"},
-		{Dir: dir, Field: "domain", Stored: "edge", Wanted: "other"},
-	} {
-		asked := storedir.Identity{ServerName: "other"}
-		if want.Field == "domain" {
-			asked = storedir.Identity{Domain: "other"}
-		}
-		if got := refused[*storedir.IdentityError](t, dir, asked); *got != want {
-			t.Errorf("error = %+v, want %+v", *got, want)
-		}
-	}
-	open(t, dir, storedir.Identity{}) // a refusal gives the lock back
-}
-
-func TestNamesAreChecked(t *testing.T) {
-	t.Parallel()
-	tests := map[string]storedir.Identity{
-		"server name blank":   {ServerName: "a b"},
-		"server name control": {ServerName: "a\n"},
-		"server name long":    {ServerName: strings.Repeat("x", 256)},
-		"server name utf8":    {ServerName: "\xff"},
-		"domain blank":        {Domain: "a b"},
-		"domain dot":          {Domain: "a.b"},
-		"domain star":         {Domain: "*"},
-		"domain tail":         {Domain: ">"},
-	}
-	for name, want := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "bus")
-			err := refused[*storedir.NameError](t, dir, want)
-			if !strings.HasPrefix(name, err.Field) || err.Value != want.ServerName+want.Domain || err.Reason == "" {
-				t.Errorf("error = %+v", *err)
-			}
-			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the directory was touched: %v", err)
-			}
-		})
 	}
 }
 
@@ -194,7 +141,7 @@ func TestLeftovers(t *testing.T) {
 				}
 				write(t, filepath.Join(dir, file), `{"format":`)
 			}
-			id := open(t, dir, storedir.Identity{}).Identity()
+			id := open(t, dir).Identity()
 			if id.ID == "" || slices.Contains(names(t, dir), "omnibus.json.tmp") {
 				t.Errorf("Identity = %+v, it holds %q", id, names(t, dir))
 			}
@@ -209,7 +156,7 @@ func TestCrashAfterIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "omnibus.json.tmp"), "half")
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	if d.Identity() != id {
 		t.Errorf("Identity = %+v, want %+v", d.Identity(), id)
 	}
@@ -237,7 +184,7 @@ func TestForeign(t *testing.T) {
 				write(t, filepath.Join(dir, file), "")
 			}
 			before := names(t, dir)
-			err := refused[*storedir.ForeignError](t, dir, storedir.Identity{})
+			err := refused[*storedir.ForeignError](t, dir)
 			if err.Dir != dir || len(err.Found) == 0 || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("error = %+v: %v", *err, err)
 			}
@@ -252,7 +199,7 @@ func TestFormat(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "omnibus.json"), `{"format":2,"id":["another","kind"]}`)
-	err := refused[*storedir.FormatError](t, dir, storedir.Identity{})
+	err := refused[*storedir.FormatError](t, dir)
 	if *err != (storedir.FormatError{Dir: dir, Found: 2, Supported: storedir.Format}) {
 		t.Errorf("error = %+v", *err)
 	}
@@ -261,16 +208,21 @@ func TestFormat(t *testing.T) {
 func TestCorrupt(t *testing.T) {
 	t.Parallel()
 	tests := map[string]string{
-		"empty":       "",
-		"cut":         `{"format":1,"id":"a"`,
-		"zeros":       "\x00\x00\x00",
-		"not object":  `[1]`,
-		"no format":   `{"id":"a","server_name":"s","domain":"d"}`,
-		"no id":       `{"format":1,"server_name":"s","domain":"d"}`,
-		"no name":     `{"format":1,"id":"a","domain":"d"}`,
-		"no domain":   `{"format":1,"id":"a","server_name":"s"}`,
-		"bad domain":  `{"format":1,"id":"a","server_name":"s","domain":"a.b"}`,
-		"wrong types": `{"format":1,"id":5}`,
+		"empty":        "",
+		"cut":          `{"format":1,"id":"a"`,
+		"zeros":        "\x00\x00\x00",
+		"not object":   `[1]`,
+		"no format":    `{"id":"a","server_name":"s","domain":"d"}`,
+		"no id":        `{"format":1,"server_name":"s","domain":"d"}`,
+		"no name":      `{"format":1,"id":"a","domain":"d"}`,
+		"no domain":    `{"format":1,"id":"a","server_name":"s"}`,
+		"blank name":   `{"format":1,"id":"a","server_name":"a b","domain":"d"}`,
+		"long name":    `{"format":1,"id":"a","server_name":"` + strings.Repeat("x", 256) + `","domain":"d"}`,
+		"name control": `{"format":1,"id":"a","server_name":"a\n","domain":"d"}`,
+		"bad domain":   `{"format":1,"id":"a","server_name":"s","domain":"a.b"}`,
+		"star domain":  `{"format":1,"id":"a","server_name":"s","domain":"*"}`,
+		"tail domain":  `{"format":1,"id":"a","server_name":"s","domain":">"}`,
+		"wrong types":  `{"format":1,"id":5}`,
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -278,7 +230,7 @@ func TestCorrupt(t *testing.T) {
 			dir := t.TempDir()
 			file := filepath.Join(dir, "omnibus.json")
 			write(t, file, text)
-			err := refused[*storedir.CorruptError](t, dir, storedir.Identity{})
+			err := refused[*storedir.CorruptError](t, dir)
 			if err.File != file || errors.Unwrap(err) == nil {
 				t.Errorf("error = %+v", *err)
 			}
@@ -293,7 +245,7 @@ func TestUnknownFieldsAreAccepted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "omnibus.json"), `{"format":1,"id":"a","server_name":"s","domain":"d","later":true}`)
-	if id := open(t, dir, storedir.Identity{}).Identity(); id.ServerName != "s" {
+	if id := open(t, dir).Identity(); id.ServerName != "s" {
 		t.Errorf("Identity = %+v", id)
 	}
 }
@@ -301,7 +253,7 @@ func TestUnknownFieldsAreAccepted(t *testing.T) {
 func TestClose(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
@@ -314,14 +266,14 @@ func TestClose(t *testing.T) {
 	if slices.Contains(names(t, dir), "OWNER") {
 		t.Error("OWNER is left")
 	}
-	second := open(t, dir, storedir.Identity{})
+	second := open(t, dir)
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
 	if !slices.Contains(names(t, dir), "OWNER") {
 		t.Error("a late Close removed the next owner's file")
 	}
-	refused[*storedir.LockedError](t, dir, storedir.Identity{})
+	refused[*storedir.LockedError](t, dir)
 	if second.Identity() != d.Identity() {
 		t.Error("the identity changed")
 	}
@@ -330,7 +282,7 @@ func TestClose(t *testing.T) {
 func TestCloseAfterDirIsGone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Skipf("SKIPPED: this system does not remove files in use: %v", err)
 	}
@@ -347,11 +299,10 @@ func TestOpenRace(t *testing.T) {
 	tried.Add(20)
 	for range 20 {
 		wg.Go(func() {
-			d, err := storedir.Open(dir, storedir.Identity{})
+			d, err := storedir.Open(dir)
 			tried.Done()
-			var locked *storedir.LockedError
 			if err != nil {
-				if !errors.As(err, &locked) {
+				if _, ok := errors.AsType[*storedir.LockedError](err); !ok {
 					t.Error(err)
 				}
 				return
@@ -379,9 +330,8 @@ func TestOpenCloseStress(t *testing.T) {
 	for range 10 {
 		wg.Go(func() {
 			for range 30 {
-				d, err := storedir.Open(dir, storedir.Identity{})
-				var locked *storedir.LockedError
-				if errors.As(err, &locked) {
+				d, err := storedir.Open(dir)
+				if _, ok := errors.AsType[*storedir.LockedError](err); ok {
 					continue
 				}
 				if err != nil {

@@ -65,40 +65,6 @@ func (e *AccessError) advice() string {
 	return "it must be a directory that the user of this process may read and write"
 }
 
-// NameError is returned when a wanted name is not valid, before the directory
-// is touched.
-type NameError struct {
-	// Field is "server name" or "domain".
-	Field string
-	// Value is the wanted name.
-	Value string
-	// Reason is a predicate that reads on after the value.
-	Reason string
-}
-
-// Error implements error.
-func (e *NameError) Error() string {
-	return fmt.Sprintf("bus: %s %q %s: use letters, digits, \"-\" and \"_\"", e.Field, e.Value, e.Reason)
-}
-
-// IdentityError is returned when the directory belongs to a bus of another name.
-type IdentityError struct {
-	// Dir is the directory's absolute path.
-	Dir string
-	// Field is "server name" or "domain".
-	Field string
-	// Stored is the directory's own name.
-	Stored string
-	// Wanted is the name given to [Open].
-	Wanted string
-}
-
-// Error implements error.
-func (e *IdentityError) Error() string {
-	return fmt.Sprintf("bus: store directory %q has the %s %q, not %q, and keeps it for life: use its name or leave the name out, or use another directory",
-		e.Dir, e.Field, e.Stored, e.Wanted)
-}
-
 // FormatError is returned when a newer version of this library wrote the directory.
 type FormatError struct {
 	// Dir is the directory's absolute path.

@@ -32,29 +32,25 @@ type Identity struct {
 }
 
 // loadIdentity returns the stored identity, or stores a new one. The lock is held.
-func loadIdentity(path string, want Identity) (Identity, error) {
+func loadIdentity(path string) (Identity, error) {
 	file := filepath.Join(path, identityName)
 	raw, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return createIdentity(path, want)
+		return createIdentity(path)
 	case err != nil:
 		return Identity{}, &AccessError{Dir: path, Op: "read " + identityName, Err: err}
 	}
-	stored, err := parseIdentity(path, file, raw)
-	if err != nil {
-		return Identity{}, err
-	}
-	return stored, stored.satisfies(path, want)
+	return parseIdentity(path, file, raw)
 }
 
 // createIdentity is called under the lock, so what refuseForeign found before
 // it may have changed.
-func createIdentity(path string, want Identity) (Identity, error) {
+func createIdentity(path string) (Identity, error) {
 	if err := refuseForeign(path); err != nil {
 		return Identity{}, err
 	}
-	id := newIdentity(want)
+	id := newIdentity()
 	raw, err := json.MarshalIndent(id, "", "  ")
 	if err == nil {
 		err = writeFile(filepath.Join(path, identityName), append(raw, '\n'))
@@ -65,21 +61,14 @@ func createIdentity(path string, want Identity) (Identity, error) {
 	return id, nil
 }
 
-func newIdentity(want Identity) Identity {
-	id := Identity{
+func newIdentity() Identity {
+	return Identity{
 		Format:     Format,
 		ID:         strings.ToLower(rand.Text()),
-		ServerName: want.ServerName,
-		Domain:     want.Domain,
+		ServerName: randomName(),
+		Domain:     randomName(),
 		Created:    time.Now().UTC().Truncate(time.Second),
 	}
-	if id.ServerName == "" {
-		id.ServerName = randomName()
-	}
-	if id.Domain == "" {
-		id.Domain = randomName()
-	}
-	return id
 }
 
 // randomName has 50 random bits: enough for the servers of any one cluster.
@@ -119,28 +108,12 @@ func (id Identity) complete() error {
 	case id.Domain == "":
 		return errors.New("domain is missing")
 	}
-	if err := id.checkNames(); err != nil {
-		return fmt.Errorf("%s %q %s", err.Field, err.Value, err.Reason)
-	}
-	return nil
+	return id.checkNames()
 }
 
-// satisfies returns an error if want names something else than is stored.
-func (id Identity) satisfies(path string, want Identity) error {
-	if want.ServerName != "" && want.ServerName != id.ServerName {
-		return &IdentityError{Dir: path, Field: "server name", Stored: id.ServerName, Wanted: want.ServerName}
-	}
-	if want.Domain != "" && want.Domain != id.Domain {
-		return &IdentityError{Dir: path, Field: "domain", Stored: id.Domain, Wanted: want.Domain}
-	}
-	return nil
-}
-
-// checkNames accepts empty names, which stand for random ones. Do not return its
-// result as an error without comparing it with nil first.
-func (id Identity) checkNames() *NameError {
+func (id Identity) checkNames() error {
 	if reason := badName(id.ServerName); reason != "" {
-		return &NameError{Field: "server name", Value: id.ServerName, Reason: reason}
+		return fmt.Errorf("server_name %q %s", id.ServerName, reason)
 	}
 	reason := badName(id.Domain)
 	if reason == "" && strings.ContainsAny(id.Domain, ".*>") {
@@ -148,7 +121,7 @@ func (id Identity) checkNames() *NameError {
 		reason = "contains a dot or a wildcard character"
 	}
 	if reason != "" {
-		return &NameError{Field: "domain", Value: id.Domain, Reason: reason}
+		return fmt.Errorf("domain %q %s", id.Domain, reason)
 	}
 	return nil
 }

@@ -14,14 +14,14 @@ func TestLockedInThisProcess(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "bus")
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	link := filepath.Join(parent, "link")
 	if err := os.Symlink(dir, link); err != nil {
 		t.Logf("without the symbolic link, which this system refuses: %v", err)
 		link = dir
 	}
 	for _, path := range []string{dir, dir + "/", filepath.Join(dir, "data") + "/..", link, relative(t, dir)} {
-		err := refused[*storedir.LockedError](t, path, storedir.Identity{})
+		err := refused[*storedir.LockedError](t, path)
 		owner := err.Owner
 		host, _ := os.Hostname()
 		if owner.PID != os.Getpid() || owner.Host != host || owner.Program == "" || owner.Bus != d.Identity().ServerName || time.Since(owner.Since) > time.Hour {
@@ -49,7 +49,7 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
 	c := startChild(t, dir)
-	err := refused[*storedir.LockedError](t, dir, storedir.Identity{})
+	err := refused[*storedir.LockedError](t, dir)
 	if err.Owner.PID != c.cmd.Process.Pid || err.Owner.Bus != c.serverName || err.Dir != dir {
 		t.Errorf("error = %+v, child %d, %s", *err, c.cmd.Process.Pid, c.serverName)
 	}
@@ -57,7 +57,7 @@ func TestLockedByAnotherProcess(t *testing.T) {
 		t.Errorf("the text does not name the owner: %v", err)
 	}
 	c.stop(t)
-	if got := open(t, dir, storedir.Identity{}).Identity().ServerName; got != c.serverName {
+	if got := open(t, dir).Identity().ServerName; got != c.serverName {
 		t.Errorf("server name %q, the child had %q", got, c.serverName)
 	}
 }
@@ -70,11 +70,11 @@ func TestKilledOwner(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "OWNER")); err != nil {
 		t.Fatalf("the test shows nothing: %v", err)
 	}
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	if d.Identity().ServerName != c.serverName {
 		t.Errorf("server name %q, the child had %q", d.Identity().ServerName, c.serverName)
 	}
-	if err := refused[*storedir.LockedError](t, dir, storedir.Identity{}); err.Owner.PID != os.Getpid() {
+	if err := refused[*storedir.LockedError](t, dir); err.Owner.PID != os.Getpid() {
 		t.Errorf("the stale owner is still there: %+v", err.Owner)
 	}
 }
@@ -82,9 +82,9 @@ func TestKilledOwner(t *testing.T) {
 func TestUnknownOwner(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
-	open(t, dir, storedir.Identity{})
+	open(t, dir)
 	write(t, filepath.Join(dir, "OWNER"), `{"pid":1`)
-	err := refused[*storedir.LockedError](t, dir, storedir.Identity{})
+	err := refused[*storedir.LockedError](t, dir)
 	if err.Owner != (storedir.Owner{}) || !strings.Contains(err.Error(), "in use by another process:") {
 		t.Errorf("error = %+v: %v", *err, err)
 	}

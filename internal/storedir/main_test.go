@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // input ends or it is killed.
 func childMain(dir string) {
 	clearUmask()
-	d, err := storedir.Open(dir, storedir.Identity{})
+	d, err := storedir.Open(dir)
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)

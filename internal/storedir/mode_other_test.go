@@ -47,7 +47,7 @@ func TestLooseModesAreReported(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := open(t, dir, storedir.Identity{})
+	d := open(t, dir)
 	if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[0], "0755") || !strings.Contains(d.Warnings[1], file+" has mode 0640") {
 		t.Errorf("Warnings = %q", d.Warnings)
 	}
@@ -71,7 +71,7 @@ func TestDanglingLink(t *testing.T) {
 	if err := os.Symlink(filepath.Join(parent, "nowhere"), link); err != nil {
 		t.Fatal(err)
 	}
-	refused[*storedir.AccessError](t, link, storedir.Identity{})
+	refused[*storedir.AccessError](t, link)
 	if got := names(t, parent); !slices.Equal(got, []string{"link"}) {
 		t.Errorf("it made %q", got)
 	}

@@ -58,10 +58,7 @@ func writeOwner(path string, id Identity) error {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(path, ownerName), append(raw, '\n'), fileMode)
 	}
-	if err != nil {
-		return &AccessError{Dir: path, Op: "write " + ownerName, Err: err}
-	}
-	return nil
+	return err
 }
 
 func readOwner(path string) Owner {

@@ -1,6 +1,7 @@
 package subject_test
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/omnibus-go/bus/internal/subject"
@@ -10,6 +11,14 @@ const (
 	benchSubject = "shop.billing.invoice.created.1" // 30 bytes
 	benchPattern = "shop.billing.*.created.*"
 )
+
+var benchTree = func() *subject.Tree {
+	var patterns []string
+	for i := range 1000 {
+		patterns = append(patterns, "shop.service-"+strconv.Itoa(i)+".>")
+	}
+	return subject.NewTree(append(patterns, benchPattern))
+}()
 
 // TestNoAllocations holds what the way of every publish relies on.
 func TestNoAllocations(t *testing.T) {
@@ -22,7 +31,7 @@ func TestNoAllocations(t *testing.T) {
 		"CheckPattern": {0, func() { subject.CheckPattern(benchPattern) }},
 		"Matches":      {0, func() { subject.Matches(benchPattern, benchSubject) }},
 		"Overlap":      {0, func() { subject.Overlap(benchPattern, benchSubject) }},
-		"Covers":       {0, func() { subject.Covers(benchPattern, benchSubject) }},
+		"Find":         {0, func() { benchTree.Find(benchSubject) }},
 		"MoreSpecific": {0, func() { subject.MoreSpecific(benchPattern, benchSubject) }},
 		"Fill":         {1, func() { subject.Fill(benchPattern, "invoice", "1") }},
 		"Match":        {1, func() { subject.Match(benchPattern, benchSubject) }},
@@ -66,5 +75,19 @@ func BenchmarkMatch(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		subject.Match(benchPattern, benchSubject)
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		benchTree.Find(benchSubject)
+	}
+}
+
+func BenchmarkFindNothing(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		benchTree.Find("shop.other.x")
 	}
 }

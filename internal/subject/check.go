@@ -206,11 +206,6 @@ func checkWildcard(token string, n int, more, allowed bool) *Problem {
 	return nil
 }
 
-// IsLiteral reports whether s holds no wildcard.
-func IsLiteral(s string) bool {
-	return strings.IndexByte(s, '*') < 0 && strings.IndexByte(s, '>') < 0
-}
-
 // next cuts the first token off s; more says whether another one follows.
 func next(s string) (token, rest string, more bool) {
 	// A loop beats strings.Cut here: tokens are short and often one character.

@@ -15,6 +15,8 @@ import (
 // which [Check] and [CheckPattern] refuse with the mistake that was made here.
 // A token is good if it is not empty and [Check] accepts it as a subject
 // without dots. Filling a marked string leaves it as it is.
+//
+// [Template] finds the pattern again.
 func Fill(pattern string, tokens ...string) string {
 	if isMarked(pattern) {
 		return pattern
@@ -32,14 +34,15 @@ func Fill(pattern string, tokens ...string) string {
 		}
 		size += len(token) + 1
 	}
+	if len(tokens) == 0 {
+		return pattern
+	}
+	learn(pattern)
 	return fill(pattern, tokens, size)
 }
 
 // fill does the work of Fill on checked input.
 func fill(pattern string, tokens []string, size int) string {
-	if len(tokens) == 0 {
-		return pattern
-	}
 	var b strings.Builder
 	b.Grow(size)
 	rest, more := pattern, true

@@ -94,24 +94,6 @@ func Overlap(a, b string) bool {
 	}
 }
 
-// Covers reports whether a matches every literal subject that b matches.
-func Covers(a, b string) bool {
-	for {
-		tokenA, restA, moreA := next(a)
-		if tokenA == tail {
-			return true
-		}
-		tokenB, restB, moreB := next(b)
-		if tokenB == tail || tokenA != one && tokenA != tokenB {
-			return false
-		}
-		if !moreA || !moreB {
-			return moreA == moreB
-		}
-		a, b = restA, restB
-	}
-}
-
 // MoreSpecific reports whether a goes before b where several patterns match a
 // subject and one is to be chosen: at the first token that differs a literal
 // beats "*", and "*" beats ">".

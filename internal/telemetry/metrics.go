@@ -72,14 +72,12 @@ func (i *instruments) record(o *operation, took time.Duration, class string) {
 	switch o.series.typ {
 	case opSend:
 		counter = i.sent
-	case opReceive:
-		counter = i.consumed
 	case opProcess:
 		histogram, counter = i.process, i.consumed
 	}
 	histogram.Record(o.ctx, took.Seconds(), duration...)
-	if counter != nil && !o.counted {
-		counter.Add(o.ctx, int64(o.count), count...)
+	if counter != nil {
+		counter.Add(o.ctx, 1, count...)
 	}
 }
 

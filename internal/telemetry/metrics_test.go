@@ -78,7 +78,7 @@ func TestInstrumentsAreAsTheConventionsWantThem(t *testing.T) {
 func TestSendIsMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tel, r := metering(t)
-		_, s := tel.Send(bg, telemetry.Op{Name: telemetry.OpPublish, Subject: "a.1", Template: "a.*", Count: 3, Group: "g"})
+		_, s := tel.Send(bg, telemetry.Op{Name: telemetry.OpPublish, Subject: "a.1", Template: "a.*", Group: "g"})
 		time.Sleep(250 * time.Millisecond)
 		s.End(nil)
 		d := onlyMeasurement(t, r, operationDuration)
@@ -90,8 +90,8 @@ func TestSendIsMeasured(t *testing.T) {
 		}
 		n := onlyMeasurement(t, r, sent)
 		wantAttributes(t, n, base)
-		if n.Value != 3 {
-			t.Errorf("sent %v messages, want 3", n.Value)
+		if n.Value != 1 {
+			t.Errorf("sent %v messages, want 1", n.Value)
 		}
 		base["messaging.operation.type"] = "send"
 		wantAttributes(t, d, base)
@@ -118,20 +118,6 @@ func TestProcessIsMeasured(t *testing.T) {
 			t.Errorf("took %v s, want 2; as operation: %v", d.Value, r.Measurements(operationDuration))
 		}
 	})
-}
-
-func TestConsumedCountsADeliveryOnce(t *testing.T) {
-	tel, r := metering(t)
-	ctx, s := tel.Receive(bg, telemetry.Op{Template: "a", Count: 2})
-	s.End(nil)
-	_, s = tel.Process(ctx, telemetry.Op{Template: "a", Count: 2, Counted: true})
-	s.End(nil)
-	if n := r.Sum(consumed); n != 2 {
-		t.Errorf("consumed %v, want 2", n)
-	}
-	if len(r.Measurements(processDuration)) != 1 {
-		t.Error("a counted message was not timed")
-	}
 }
 
 func TestSettleHasADurationOnly(t *testing.T) {

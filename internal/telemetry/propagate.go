@@ -51,20 +51,6 @@ func (t *Telemetry) creation(h map[string][]string) trace.SpanContext {
 	return trace.SpanContextFromContext(t.propagator.Extract(context.Background(), carrier(h)))
 }
 
-// links returns a link to each creation context in hs.
-func (t *Telemetry) links(hs []map[string][]string) []trace.Link {
-	if t.tracer == nil {
-		return nil
-	}
-	var links []trace.Link
-	for _, h := range hs {
-		if c := t.creation(h); c.IsValid() {
-			links = append(links, trace.Link{SpanContext: c})
-		}
-	}
-	return links
-}
-
 // adopt returns ctx with what h carries: the baggage, and the creation context
 // as parent of what follows unless ctx has a span already. The link is to the
 // creation context either way, as the conventions want it.

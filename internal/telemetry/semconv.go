@@ -17,7 +17,6 @@ const (
 	keyClientID        = attribute.Key("messaging.client.id")
 	keyMessageID       = attribute.Key("messaging.message.id")
 	keyMessageBodySize = attribute.Key("messaging.message.body.size")
-	keyBatchCount      = attribute.Key("messaging.batch.message_count")
 	keyErrorType       = attribute.Key("error.type")
 )
 
@@ -28,7 +27,6 @@ const (
 	OpPublish = "publish" // send to whoever listens
 	OpStore   = "store"   // send to a stream, which acknowledges
 	OpRequest = "request" // send and wait for the reply
-	OpReceive = "receive" // take messages in
 	OpProcess = "process" // run a handler
 	OpAck     = "ack"     // settle: handled
 	OpNak     = "nak"     // settle: deliver again
@@ -40,14 +38,13 @@ type opType uint8
 
 const (
 	opSend opType = iota
-	opReceive
 	opProcess
 	opSettle
 	opCounting
 )
 
 func (o opType) String() string {
-	return [...]string{"send", "receive", "process", "settle", ""}[o]
+	return [...]string{"send", "process", "settle", ""}[o]
 }
 
 // kind returns the span kind for o. A send carries the message's creation

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"maps"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -85,7 +86,7 @@ func baseAttributes(k seriesKey) []attribute.KeyValue {
 // startOptions returns what a span has from its start: all that a sampler may
 // want to know.
 func (t *Telemetry) startOptions(k seriesKey, base []attribute.KeyValue) []trace.SpanStartOption {
-	kv := append(base[:len(base):len(base)], keyOperationType.String(k.typ.String()))
+	kv := append(slices.Clip(base), keyOperationType.String(k.typ.String()))
 	kv = appendString(kv, keyClientID, t.busName)
 	if k.literal {
 		kv = appendString(kv, keyDestination, k.template)

@@ -18,13 +18,11 @@ type Span struct {
 }
 
 type operation struct {
-	t       *Telemetry
-	series  *series
-	span    trace.Span // nil: spans are off
-	ctx     context.Context
-	began   time.Time // zero: metrics are off
-	count   int
-	counted bool
+	t      *Telemetry
+	series *series
+	span   trace.Span // nil: spans are off
+	ctx    context.Context
+	began  time.Time // zero: metrics are off
 }
 
 // observed returns the Span of o. Where nothing records, nothing is kept: the

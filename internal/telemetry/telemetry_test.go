@@ -18,7 +18,7 @@ import (
 var published = telemetry.Op{Name: telemetry.OpPublish, Subject: "a.1", Template: "a.*", MessageID: "m", Size: 10}
 
 // message does all that happens to one message.
-func message(tel *telemetry.Telemetry, ctx context.Context, h header, err error) {
+func message(ctx context.Context, tel *telemetry.Telemetry, h header, err error) {
 	sent, s := tel.Send(ctx, published)
 	h = tel.Inject(sent, h)
 	s.End(err)
@@ -37,7 +37,6 @@ func TestOffDoesNothing(t *testing.T) {
 	h := header{"traceparent": {parent}}
 	for name, begin := range map[string]func() (context.Context, telemetry.Span){
 		"send":    func() (context.Context, telemetry.Span) { return tel.Send(ctx, published) },
-		"receive": func() (context.Context, telemetry.Span) { return tel.Receive(ctx, published, h) },
 		"process": func() (context.Context, telemetry.Span) { return tel.Process(ctx, published, h) },
 		"settle":  func() (context.Context, telemetry.Span) { return tel.Settle(ctx, published) },
 	} {
@@ -82,7 +81,7 @@ func TestAllocations(t *testing.T) {
 	}{"off": {off, 0}, "sampled out": {silent, 0}, "metrics": {metered, 3}} {
 		t.Run(name, func(t *testing.T) {
 			if n := testing.AllocsPerRun(200, func() {
-				message(c.tel, bg, nil, nil)
+				message(bg, c.tel, nil, nil)
 				c.tel.Dropped("a", "", 1)
 			}); n > c.most {
 				t.Errorf("a message allocates %v times, want %v", n, c.most)
@@ -137,7 +136,7 @@ func BenchmarkMessage(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				message(c.tel, bg, nil, nil)
+				message(bg, c.tel, nil, nil)
 			}
 		})
 	}

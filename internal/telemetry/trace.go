@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Op describes one operation on a message, or on a batch of them.
+// Op describes one operation on a message.
 type Op struct {
 	Name      string // what NATS calls it, one of the Op constants; empty: the operation's type
 	Subject   string // the actual subject, for spans only; empty: unknown
@@ -16,11 +16,9 @@ type Op struct {
 	Group     string // queue group or durable; Send ignores it
 	MessageID string // if known
 	Size      int    // bytes of the body, before compression where both are known; 0: left out
-	Count     int    // number of messages of a batch, even of one; 0: a single message, not a batch
-	Counted   bool   // Process only: Receive has counted the messages already
 }
 
-// Send begins sending op's messages. The returned context carries the span, to
+// Send begins sending op's message. The returned context carries the span, to
 // be given to Inject. Begin it after the checks that refuse a message: it
 // counts attempts to send.
 func (t *Telemetry) Send(ctx context.Context, op Op) (context.Context, Span) {
@@ -30,26 +28,17 @@ func (t *Telemetry) Send(ctx context.Context, op Op) (context.Context, Span) {
 	return t.start(ctx, opSend, op, nil)
 }
 
-// Receive begins handing op's messages, whose headers are hs, to an application
-// that pulled them, and counts them as consumed.
-func (t *Telemetry) Receive(ctx context.Context, op Op, hs ...map[string][]string) (context.Context, Span) {
+// Process begins handling op's message, whose header is h, and counts it as
+// consumed. The returned context is the handler's: it carries the span and the
+// baggage.
+func (t *Telemetry) Process(ctx context.Context, op Op, h map[string][]string) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
 	}
-	return t.receive(ctx, op, hs)
+	return t.process(ctx, op, h)
 }
 
-// Process begins handling op's messages, whose headers are hs, and counts them
-// as consumed unless Receive did. The returned context is the handler's: it
-// carries the span and, of a single message, the baggage.
-func (t *Telemetry) Process(ctx context.Context, op Op, hs ...map[string][]string) (context.Context, Span) {
-	if t == nil {
-		return ctx, Span{}
-	}
-	return t.process(ctx, op, hs)
-}
-
-// Settle begins settling op's messages. Give it the context that Process
+// Settle begins settling op's message. Give it the context that Process
 // returned, or the span will be a trace of its own.
 func (t *Telemetry) Settle(ctx context.Context, op Op) (context.Context, Span) {
 	if t == nil {
@@ -58,15 +47,8 @@ func (t *Telemetry) Settle(ctx context.Context, op Op) (context.Context, Span) {
 	return t.start(ctx, opSettle, op, nil)
 }
 
-func (t *Telemetry) receive(ctx context.Context, op Op, hs []map[string][]string) (context.Context, Span) {
-	return t.start(ctx, opReceive, op, t.links(hs))
-}
-
-func (t *Telemetry) process(ctx context.Context, op Op, hs []map[string][]string) (context.Context, Span) {
-	if len(hs) != 1 || op.Count > 0 {
-		return t.start(ctx, opProcess, op, t.links(hs))
-	}
-	ctx, links := t.adopt(ctx, hs[0])
+func (t *Telemetry) process(ctx context.Context, op Op, h map[string][]string) (context.Context, Span) {
+	ctx, links := t.adopt(ctx, h)
 	return t.start(ctx, opProcess, op, links)
 }
 
@@ -77,7 +59,7 @@ func (t *Telemetry) start(ctx context.Context, typ opType, op Op, links []trace.
 	if typ == opSend {
 		op.Group = ""
 	}
-	o := operation{t: t, ctx: ctx, count: max(op.Count, 1), counted: op.Counted && typ == opProcess}
+	o := operation{t: t, ctx: ctx}
 	o.series = t.series(seriesKey{
 		typ: typ, literal: op.Subject == op.Template,
 		name: op.Name, template: op.Template, group: op.Group,
@@ -105,16 +87,13 @@ func (t *Telemetry) startSpan(ctx context.Context, s *series, op *Op, links []tr
 
 // describe sets what differs from message to message.
 func describe(span trace.Span, op *Op) {
-	kv := make([]attribute.KeyValue, 0, 4)
+	kv := make([]attribute.KeyValue, 0, 3)
 	if op.Subject != op.Template {
 		kv = appendString(kv, keyDestination, op.Subject)
 	}
 	kv = appendString(kv, keyMessageID, op.MessageID)
 	if op.Size > 0 {
 		kv = append(kv, keyMessageBodySize.Int(op.Size))
-	}
-	if op.Count > 0 {
-		kv = append(kv, keyBatchCount.Int(op.Count))
 	}
 	if len(kv) > 0 {
 		span.SetAttributes(kv...)

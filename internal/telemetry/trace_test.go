@@ -55,8 +55,10 @@ func TestSpanNamesKindsAttributes(t *testing.T) {
 		return f
 	}
 	send := begin(func(tel *telemetry.Telemetry, op telemetry.Op) telemetry.Span { _, s := tel.Send(bg, op); return s })
-	receive := begin(func(tel *telemetry.Telemetry, op telemetry.Op) telemetry.Span { _, s := tel.Receive(bg, op); return s })
-	process := begin(func(tel *telemetry.Telemetry, op telemetry.Op) telemetry.Span { _, s := tel.Process(bg, op); return s })
+	process := begin(func(tel *telemetry.Telemetry, op telemetry.Op) telemetry.Span {
+		_, s := tel.Process(bg, op, nil)
+		return s
+	})
 	settle := begin(func(tel *telemetry.Telemetry, op telemetry.Op) telemetry.Span { _, s := tel.Settle(bg, op); return s })
 
 	for _, c := range []struct {
@@ -88,12 +90,12 @@ func TestSpanNamesKindsAttributes(t *testing.T) {
 			},
 		},
 		{
-			"publish a batch to an unknown pattern", send,
-			telemetry.Op{Subject: "a.b", Count: 3},
+			"publish to an unknown pattern", send,
+			telemetry.Op{Subject: "a.b"},
 			"send", trace.SpanKindProducer, 4,
 			map[string]string{
 				"messaging.operation.name": "send", "messaging.operation.type": "send",
-				"messaging.destination.name": "a.b", "messaging.batch.message_count": "3",
+				"messaging.destination.name": "a.b",
 			},
 		},
 		{
@@ -103,16 +105,6 @@ func TestSpanNamesKindsAttributes(t *testing.T) {
 			map[string]string{
 				"messaging.operation.name": "request", "messaging.operation.type": "send",
 				"messaging.destination.name": "shop.quote", "messaging.destination.template": "shop.quote",
-			},
-		},
-		{
-			"receive", receive,
-			telemetry.Op{Template: "shop.>", Group: "billing", Count: 2},
-			"receive shop.>", trace.SpanKindClient, 6,
-			map[string]string{
-				"messaging.operation.name": "receive", "messaging.operation.type": "receive",
-				"messaging.destination.template": "shop.>", "messaging.consumer.group.name": "billing",
-				"messaging.batch.message_count": "2",
 			},
 		},
 		{
@@ -226,47 +218,9 @@ func TestProcessWithoutHeaderInsideASpan(t *testing.T) {
 	}
 }
 
-func TestBatchesLinkToEveryMessage(t *testing.T) {
-	for name, begin := range map[string]func(*telemetry.Telemetry, ...header) telemetry.Span{
-		"process": func(tel *telemetry.Telemetry, hs ...header) telemetry.Span {
-			_, s := tel.Process(bg, telemetry.Op{Template: "b", Count: len(hs)}, hs...)
-			return s
-		},
-		"receive": func(tel *telemetry.Telemetry, hs ...header) telemetry.Span {
-			_, s := tel.Receive(bg, telemetry.Op{Template: "b", Count: len(hs)}, hs...)
-			return s
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tel, r := tracing(t)
-			var hs []header
-			for range 3 {
-				ctx, s := tel.Send(bg, telemetry.Op{Template: "a"})
-				hs = append(hs, tel.Inject(ctx, nil))
-				s.End(nil)
-			}
-			begin(tel, append(hs, nil, header{"x": {"y"}})...).End(nil)
-			begin(tel, hs[:1]...).End(nil) // a batch of one is a batch
-			spans := r.Spans()
-			batch, one := spans[3], spans[4]
-			if batch.Parent.IsValid() || one.Parent.IsValid() {
-				t.Errorf("a batch has a parent: %v, %v", batch.Parent, one.Parent)
-			}
-			for _, s := range spans[:3] {
-				if !batch.LinksTo(s) {
-					t.Errorf("no link to %v", s.SpanContext.SpanID())
-				}
-			}
-			if len(batch.Links) != 3 || len(one.Links) != 1 {
-				t.Errorf("links %v and %v", batch.Links, one.Links)
-			}
-		})
-	}
-}
-
 func TestFailureIsOnTheSpan(t *testing.T) {
 	tel, r := tracing(t)
-	_, s := tel.Process(bg, telemetry.Op{Template: "a"})
+	_, s := tel.Process(bg, telemetry.Op{Template: "a"}, nil)
 	s.End(errors.New("no stock"))
 	got := onlySpan(t, r)
 	if got.Status != codes.Error || got.Description != "no stock" || got.Attr("error.type") != "_OTHER" {
@@ -274,13 +228,13 @@ func TestFailureIsOnTheSpan(t *testing.T) {
 	}
 }
 
-func TestBatchOptionsDoNotLeakIntoLaterSpans(t *testing.T) {
+func TestLinksDoNotLeakIntoLaterSpans(t *testing.T) {
 	tel, r := tracing(t)
 	ctx, s := tel.Send(bg, telemetry.Op{Template: "a"})
 	h := tel.Inject(ctx, nil)
 	s.End(nil)
-	for _, hs := range [][]header{{h}, nil, {h}, nil} {
-		_, p := tel.Process(bg, telemetry.Op{Template: "a"}, hs...)
+	for _, h := range []header{h, nil, h, nil} {
+		_, p := tel.Process(bg, telemetry.Op{Template: "a"}, h)
 		p.End(nil)
 	}
 	for i, s := range r.Spans()[1:] {

@@ -61,7 +61,7 @@ func (c *Coder) Compress(encoding string, src []byte) (dst []byte, ok bool, err 
 	defer c.scratch.Put(buf)
 	out, err := encode(c, (*buf)[:0], src)
 	if err != nil {
-		return nil, false, fmt.Errorf("wire: cannot compress with %s: %w", encoding, err)
+		return nil, false, fmt.Errorf("cannot compress with %s: %w", encoding, err)
 	}
 	*buf = out
 	if len(out) >= len(src) {
@@ -150,7 +150,7 @@ type BombError struct {
 
 // Error names the limit.
 func (e *BombError) Error() string {
-	return fmt.Sprintf("wire: %s data decompresses to more than %d bytes; send less at once or raise the receiver's limit", e.Encoding, e.Limit)
+	return fmt.Sprintf("%s data decompresses to more than %d bytes; send less at once or raise the receiver's limit", e.Encoding, e.Limit)
 }
 
 // CorruptError is returned for data that is malformed or truncated. Decoding it again
@@ -162,7 +162,7 @@ type CorruptError struct {
 
 // Error says what the library said.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("wire: malformed %s data: %v; check that the sender compresses what it says", e.Encoding, e.Err)
+	return fmt.Sprintf("malformed %s data: %v; check that the sender compresses what it says", e.Encoding, e.Err)
 }
 
 // Unwrap returns the library's error.
@@ -176,5 +176,5 @@ type UnknownEncodingError struct {
 
 // Error names the encodings that would do.
 func (e *UnknownEncodingError) Error() string {
-	return fmt.Sprintf("wire: unknown content encoding %.64q; use zstd, s2, gzip or none", e.Encoding)
+	return fmt.Sprintf("unknown content encoding %.64q; use zstd, s2, gzip or none", e.Encoding)
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/klauspost/compress/s2"
@@ -17,11 +18,11 @@ func (c *Coder) encodeS2(dst, src []byte) ([]byte, error) {
 
 func (c *Coder) decodeS2(src []byte) ([]byte, error) {
 	size, err := s2.DecodedLen(src)
+	if size > c.maxDecoded || errors.Is(err, s2.ErrTooLarge) { // for an int of 32 bits
+		return nil, c.bomb(EncodingS2)
+	}
 	if err != nil {
 		return nil, &CorruptError{EncodingS2, err}
-	}
-	if size > c.maxDecoded {
-		return nil, c.bomb(EncodingS2)
 	}
 	dst, err := s2.Decode(nil, src)
 	if err != nil {

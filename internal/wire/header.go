@@ -14,16 +14,13 @@ const (
 	HeaderBusID     = "Bus-Id"      // the message's id across copies, redrives and switches
 	HeaderNatsMsgID = "Nats-Msg-Id" // the server's deduplication key
 
-	HeaderNatsTTL                         = "Nats-TTL"
-	HeaderNatsExpectedLastSequence        = "Nats-Expected-Last-Sequence"
-	HeaderNatsExpectedLastSubjectSequence = "Nats-Expected-Last-Subject-Sequence"
+	HeaderNatsExpectedLastSubjectSequence = "Nats-Expected-Last-Subject-Sequence" // the server stores the message only then
+
+	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
+	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // and where
 
 	HeaderNatsServiceError     = "Nats-Service-Error"      // of the micro protocol: the text
 	HeaderNatsServiceErrorCode = "Nats-Service-Error-Code" // and the number
-
-	HeaderTraceParent = "traceparent" // W3C Trace Context
-	HeaderTraceState  = "tracestate"
-	HeaderBaggage     = "baggage" // W3C Baggage
 )
 
 // Get returns the first value of key, or "". A key in another case counts only where
@@ -58,7 +55,7 @@ func (e *ContentTypeError) Error() string {
 	if len(value) > most {
 		value = value[:most] + "…"
 	}
-	return fmt.Sprintf("wire: %q is no content type: %s; send one such as \"application/json\"", value, e.Reason)
+	return fmt.Sprintf("%q is no content type: %s; send one such as \"application/json\"", value, e.Reason)
 }
 
 // ParseContentType returns the media type of a Content-Type value: lower case, without

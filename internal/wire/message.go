@@ -36,7 +36,13 @@ type Stored struct {
 	Sequence   uint64    // in Stream
 	Time       time.Time // when it was stored
 	Deliveries int       // how often the server sent it, prefetches included; from 1
+	Key        string    // of whose messages the order is kept; empty without keys
 	Attempt    int       // which call of the handler in this process this is; from 1
+
+	Source   int    // which of its consumer's sources it came from; 0 is the stream itself
+	Position uint64 // its sequence there
+	Hold     uint64 // which hold of its consumer's it is; see package intake
+	Dead     error  // why it will not be handled; nil while it may
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }

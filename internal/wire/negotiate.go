@@ -13,25 +13,21 @@ type Codecs struct {
 	byType map[string]codec.Codec
 }
 
-// NewCodecs returns the built-in codecs and more. Of two with the same content type, the
-// later one counts; more come after the built-in ones. The error joins one error per
-// codec that is nil or whose content type is not what ParseContentType makes of it (a
-// *ContentTypeError).
-func NewCodecs(more ...codec.Codec) (*Codecs, error) {
+// NewCodecs returns the built-in codecs and more, each of which CheckCodec accepts. Of
+// two with the same content type, the later one counts; more come after the built-in ones.
+func NewCodecs(more ...codec.Codec) *Codecs {
 	set := &Codecs{byType: map[string]codec.Codec{}}
-	var errs []error
 	for _, c := range append(codec.Builtin(), more...) {
-		errs = append(errs, set.add(c))
+		set.byType[c.ContentType()] = c
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return set, nil
+	return set
 }
 
-func (s *Codecs) add(c codec.Codec) error {
+// CheckCodec returns an error if c is nil, or a *ContentTypeError if its content type
+// is not what ParseContentType makes of it.
+func CheckCodec(c codec.Codec) error {
 	if c == nil {
-		return errors.New("wire: a codec is nil; leave it out")
+		return errors.New("give a codec, as codec.JSON")
 	}
 	ct := c.ContentType()
 	media, err := ParseContentType(ct)
@@ -41,7 +37,6 @@ func (s *Codecs) add(c codec.Codec) error {
 	if media != ct {
 		return &ContentTypeError{ct, "a codec's must be in lower case without parameters"}
 	}
-	s.byType[ct] = c
 	return nil
 }
 
@@ -70,7 +65,7 @@ type UnknownContentTypeError struct {
 
 // Error names the content type.
 func (e *UnknownContentTypeError) Error() string {
-	return fmt.Sprintf("wire: no codec for content type %q; add one to the bus", e.ContentType)
+	return fmt.Sprintf("no codec for content type %q; give the bus one with WithCodec or WithCodecFor", e.ContentType)
 }
 
 // Acceptable returns the first encoding of an Accept-Encoding list that this

@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,10 +96,7 @@ func TestCodecs(t *testing.T) {
 	mine := typed{codec.JSON, "application/json"}
 	first := typed{codec.JSON, "application/x-mine"}
 	second := typed{codec.CBOR, "application/x-mine"}
-	set, err := wire.NewCodecs(mine, first, second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := wire.NewCodecs(mine, first, second)
 	for ct, want := range map[string]codec.Codec{
 		"application/json":             mine,
 		"Application/JSON; charset=x":  mine,
@@ -110,7 +108,7 @@ func TestCodecs(t *testing.T) {
 			t.Errorf("%q: %v, %v", ct, got, err)
 		}
 	}
-	_, err = set.ByContentType("Application/X-Other; v=1")
+	_, err := set.ByContentType("Application/X-Other; v=1")
 	if unknown, ok := errors.AsType[*wire.UnknownContentTypeError](err); !ok || unknown.ContentType != "application/x-other" {
 		t.Errorf("unknown: %v", err)
 	}
@@ -122,15 +120,19 @@ func TestCodecs(t *testing.T) {
 	}
 }
 
-func TestNewCodecsRefuses(t *testing.T) {
+func TestCheckCodec(t *testing.T) {
 	t.Parallel()
-	_, err := wire.NewCodecs(nil, typed{codec.JSON, "Upper/Case"}, typed{codec.JSON, "a/b;c=d"}, typed{codec.JSON, "json"})
-	if err == nil {
-		t.Fatal("no error")
+	for name, c := range map[string]codec.Codec{
+		"nil": nil, "upper case": typed{codec.JSON, "Upper/Case"}, "parameter": typed{codec.JSON, "a/b;c=d"}, "no type": typed{codec.JSON, "json"},
+	} {
+		err := wire.CheckCodec(c)
+		if err == nil || c != nil && !strings.Contains(err.Error(), strconv.Quote(c.ContentType())) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	for _, part := range []string{"nil", "Upper/Case", "a/b;c=d", `"json"`} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q is missing in: %v", part, err)
+	for _, c := range codec.Builtin() {
+		if err := wire.CheckCodec(c); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -1,0 +1,165 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// aside is where the messages of one durable go that it cannot handle, or not yet:
+// the two streams that package dead describes.
+type aside struct {
+	bus     *Bus
+	stream  string
+	durable string
+	age     string // the incarnation of the stream
+	parks   bool   // the server can hold messages until a time
+}
+
+// openAside declares what lies beside s, and the consumer by which messages come
+// back to durable. It changes nothing that exists.
+func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
+	a := &aside{bus: s.bus, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
+	if _, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
+		Subjects: []string{dead.SubjectsOf(dead.Dead, s.name)}, AllowDirect: true}); err != nil {
+		return nil, err
+	}
+	retries := jetstream.StreamConfig{Name: dead.RetryStreamOf(s.name), Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
+		Subjects: []string{dead.SubjectsOf(dead.Retry, s.name), dead.SubjectsOf(dead.Later, s.name)}}
+	have, err := s.declareBeside(ctx, retries)
+	if errors.Is(err, errTooOld) {
+		retries.AllowMsgSchedules = false
+		have, err = s.declareBeside(ctx, retries)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.parks = have.AllowMsgSchedules
+	_, err = s.bus.js.CreateOrUpdateConsumer(ctx, have.Name, jetstream.ConsumerConfig{Durable: durable,
+		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ackWait, MaxDeliver: -1, MemoryStorage: true}) // its state is in what is left of the queue
+	if err != nil {
+		return nil, streamError(have.Name, "consume", err)
+	}
+	return a, nil
+}
+
+// errTooOld marks the refusal of a server that does not know a part of the
+// configuration.
+var errTooOld = errors.New("the server is too old for this")
+
+// The server's error codes for a configuration it cannot work with.
+const (
+	codeInvalidJSON   = 10025
+	codeInvalidConfig = 10052
+)
+
+// declareBeside makes sure that the stream c exists, as safe as s is.
+func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+	st, err := s.bus.js.Stream(ctx, c.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		c.Storage, c.Replicas = s.storage, s.replicas
+		st, err = s.bus.js.CreateStream(ctx, c)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			st, err = s.bus.js.Stream(ctx, c.Name) // somebody else was faster
+		}
+	}
+	if err != nil {
+		if refused, ok := errors.AsType[*jetstream.APIError](err); ok && (refused.ErrorCode == codeInvalidJSON || refused.ErrorCode == codeInvalidConfig) {
+			err = fmt.Errorf("%w: %w", errTooOld, err)
+		}
+		return c, streamError(c.Name, "create", err)
+	}
+	have := st.CachedInfo().Config
+	if len(missing(c.Subjects, have.Subjects)) > 0 || have.Retention != c.Retention {
+		return have, &StreamConflictError{Stream: c.Name, Fields: []FieldConflict{{"Subjects",
+			fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), fmt.Sprintf("%v (%s)", c.Subjects, c.Retention)}}}
+	}
+	return have, nil
+}
+
+// source is where messages of the durable come back.
+func (a *aside) source() intake.Source {
+	stream := dead.RetryStreamOf(a.stream)
+	return intake.Source{
+		Next:    "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + a.durable,
+		Info:    "$JS.API.CONSUMER.INFO." + stream + "." + a.durable,
+		Restore: restore,
+	}
+}
+
+// restore makes of a message that comes back what it was.
+func restore(d *wire.Delivery) error {
+	c, err := dead.Parse(d.Header, d.Data)
+	if err != nil {
+		return err
+	}
+	d.Subject, d.Header = c.Subject, c.Header
+	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt = c.Stream, c.Sequence, c.Time, c.Attempts+1
+	return nil
+}
+
+func (a *aside) place(sequence uint64) dead.Place {
+	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: a.age, Sequence: sequence}
+}
+
+// copyOf describes d, of whose handler calls so many have failed.
+func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
+	return &dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
+		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: attempts}
+}
+
+// bury makes d a dead letter.
+func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
+	c := copyOf(d, d.Stored.Attempt)
+	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
+	return a.put(inTrace(ctx, d), dead.Dead, c.Out(a.place(d.Stored.Sequence).Subject(dead.Dead)))
+}
+
+// inTrace is ctx in the trace of d's last handler call.
+func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
+	if d.Stored.Context == nil {
+		return ctx
+	}
+	return trace.ContextWithSpan(ctx, trace.SpanFromContext(d.Stored.Context))
+}
+
+// park keeps d until at; then it comes back.
+func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error {
+	p := a.place(d.Stored.Sequence)
+	out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
+	out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
+	out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
+	return a.put(inTrace(ctx, d), dead.Later, out)
+}
+
+// put stores a copy of a kind unless it is there already.
+func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
+	ctx, done := a.bus.bound(ctx)
+	defer done()
+	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	if isThere(err) {
+		return nil
+	}
+	return translate(err)
+}
+
+// The server's error codes for "the subject has a message already".
+var wrongLastSequence = []int{10071, 10164}
+
+// isThere reports whether err says that a message was not stored because its
+// subject has one.
+func isThere(err error) bool {
+	refused, ok := errors.AsType[*outlet.StoreError](err)
+	return ok && slices.Contains(wrongLastSequence, refused.ErrorCode)
+}

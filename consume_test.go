@@ -1,0 +1,1084 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// consume begins to consume.
+func consume[T any](t testing.TB, st *bus.Stream, durable string, s bus.Subject[T], h bus.Handler[T], opts ...bus.ConsumeOption) *bus.Consumer {
+	t.Helper()
+	con, err := bus.Consume(t.Context(), st, durable, s, h, opts...)
+	must(t, err)
+	return con
+}
+
+// consumerInfo is what the server says of a durable.
+func consumerInfo(t testing.TB, b *bus.Bus, stream, durable string) *jetstream.ConsumerInfo {
+	t.Helper()
+	con, err := b.JetStream().Consumer(t.Context(), stream, durable)
+	must(t, err)
+	return con.CachedInfo()
+}
+
+// mustBeDone fails the test unless the durable has handled everything, and nothing
+// was sent to it twice.
+func mustBeDone(t testing.TB, b *bus.Bus, stream, durable string) {
+	t.Helper()
+	i := consumerInfo(t, b, stream, durable)
+	if i.NumAckPending != 0 || i.NumPending != 0 || i.NumRedelivered != 0 {
+		t.Errorf("of %s %d messages are not acknowledged, %d not sent, %d were sent again", durable, i.NumAckPending, i.NumPending, i.NumRedelivered)
+	}
+}
+
+// pass lets virtual time go by and everything come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// ledger counts how often each message was handled.
+type ledger struct {
+	mu    sync.Mutex
+	times map[uint64]int
+	order []uint64
+}
+
+func (l *ledger) note(seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.times == nil {
+		l.times = make(map[uint64]int)
+	}
+	l.times[seq]++
+	l.order = append(l.order, seq)
+}
+
+// handle is a handler that only notes.
+func (l *ledger) handle(_ context.Context, m *bus.Msg[int]) error {
+	l.note(m.Sequence)
+	return nil
+}
+
+// sequences are those that were handled, in that order.
+func (l *ledger) sequences() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.order)
+}
+
+// distinct is how many different messages were handled.
+func (l *ledger) distinct() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.times)
+}
+
+// mustBeOnce fails the test unless each of the messages 1 to last was handled once.
+func (l *ledger) mustBeOnce(t testing.TB, last int) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.times) != last || len(l.order) != last {
+		t.Errorf("%d different messages were handled, %d in all, want %d", len(l.times), len(l.order), last)
+	}
+	for _, seq := range slices.Sorted(maps.Keys(l.times)) {
+		if l.times[seq] != 1 || seq < 1 || seq > uint64(last) {
+			t.Errorf("message %d was handled %d times", seq, l.times[seq])
+		}
+	}
+}
+
+// upTo is 1, 2, … n.
+func upTo(n int) []uint64 {
+	all := make([]uint64, n)
+	for i := range all {
+		all[i] = uint64(i + 1)
+	}
+	return all
+}
+
+// With one handler at a time the messages come in the stream's order, and each
+// says where it is from.
+func TestConsumeKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		storeRange(t, st, "s.a", 0, 700) // more than fit into one request for messages
+		var got ledger
+		var began time.Time
+		con := consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+			got.note(m.Sequence)
+			if m.Data != int(m.Sequence)-1 || m.Stream != "S" || m.Subject != "s.a" || m.Attempt != 1 || m.Deliveries != 1 ||
+				m.ID != fmt.Sprintf("S/%d", m.Sequence) || m.Time.Before(began) {
+				t.Errorf("got %+v", m)
+			}
+			began = m.Time
+			return nil
+		})
+		storeRange(t, st, "s.a", 700, 1500)
+		synctest.Wait()
+		if !slices.Equal(got.sequences(), upTo(1500)) {
+			t.Errorf("not in order: %v", got.sequences())
+		}
+		if s := b.Stats(); s.Received != 1500 || s.Handled != 1500 || s.HandlerErrors != 0 || s.InFlight != 0 {
+			t.Errorf("the statistics are %+v", s)
+		}
+		s := b.Stats().Subscriptions[0]
+		if s.Stream != "S" || s.Durable != "c" || s.Subject != "s.*" || s.Queue != "" || s.Pending != 0 || s.Redelivered != 0 {
+			t.Errorf("the consumer's are %+v", s)
+		}
+		must(t, con.Drain(t.Context()))
+		mustBeDone(t, b, "S", "c")
+	})
+}
+
+// What was acknowledged never comes again: not later, and not to who goes on.
+func TestConsumeAcknowledges(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		var got ledger
+		for round := range 4 {
+			con := consume(t, st, "c", "S", got.handle, bus.AckWait(2*time.Second))
+			storeRange(t, st, "S", 50*round, 50*round+50)
+			pass(time.Minute)
+			must(t, con.Drain(t.Context()))
+			receive(t, con.Done())
+			must(t, con.Err())
+			got.mustBeOnce(t, 50*round+50)
+			mustBeDone(t, b, "S", "c")
+		}
+		// Another name begins with the first stored message.
+		var all ledger
+		consume(t, st, "other", "S", all.handle)
+		synctest.Wait()
+		all.mustBeOnce(t, 200)
+	})
+}
+
+// Only what matches the filter is handled, and what does not is never held.
+func TestConsumeFilters(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		for i := range 10 {
+			storeRange(t, st, "s.a.x", i, i+1)
+			storeRange(t, st, "s.b.x", i, i+1)
+			storeRange(t, st, "s.a.y.z", i, i+1)
+		}
+		var got sync.Map
+		for durable, filter := range map[string]bus.Subject[int]{"one": "s.a.x", "star": "s.*.x", "tail": "s.a.>", "all": "s.>"} {
+			var n atomic.Int64
+			got.Store(durable, &n)
+			consume(t, st, durable, filter, func(_ context.Context, m *bus.Msg[int]) error {
+				if _, ok := filter.Match(m.Subject); !ok {
+					t.Errorf("%s got %s", durable, m.Subject)
+				}
+				n.Add(1)
+				return nil
+			})
+		}
+		synctest.Wait()
+		for durable, want := range map[string]int64{"one": 10, "star": 20, "tail": 20, "all": 30} {
+			n, _ := got.Load(durable)
+			if n := n.(*atomic.Int64).Load(); n != want {
+				t.Errorf("%s got %d messages, want %d", durable, n, want)
+			}
+			mustBeDone(t, b, "S", durable)
+		}
+	})
+}
+
+// attempts notes when the handler was called, in virtual time.
+type attempts struct {
+	at      []time.Time
+	numbers []int
+}
+
+func (a *attempts) note(m *bus.Msg[int]) {
+	a.at = append(a.at, time.Now())
+	a.numbers = append(a.numbers, m.Attempt)
+}
+
+// A failed message comes again as the policy says; the server knows nothing of it.
+func TestConsumeRetries(t *testing.T) {
+	t.Parallel()
+	s := time.Second
+	for _, tc := range []struct {
+		name   string
+		policy []bus.ConsumeOption
+		waits  []time.Duration // each less up to a quarter
+	}{
+		{"as the default says", nil, []time.Duration{s / 10, s / 5, 2 * s / 5, 4 * s / 5, 8 * s / 5, 16 * s / 5}},
+		{"doubled up to the most", []bus.ConsumeOption{bus.Retry(bus.RetryPolicy{MinBackoff: s, MaxBackoff: 5 * s})}, []time.Duration{s, 2 * s, 4 * s, 5 * s, 5 * s, 5 * s}},
+		{"always the same", []bus.ConsumeOption{bus.Retry(bus.RetryPolicy{MinBackoff: 60 * s, MaxBackoff: 60 * s}), bus.AckWait(s)}, []time.Duration{60 * s, 60 * s, 60 * s}},
+		{"begins beyond the default's most", []bus.ConsumeOption{bus.Retry(bus.RetryPolicy{MinBackoff: 15 * time.Minute})}, []time.Duration{15 * time.Minute, 15 * time.Minute}},
+		{"only the most", []bus.ConsumeOption{bus.Retry(bus.RetryPolicy{MaxBackoff: s / 5})}, []time.Duration{s / 10, s / 5, s / 5}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				var calls attempts
+				boom := errors.New("boom")
+				con := consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+					calls.note(m)
+					if m.Deliveries != 1 {
+						t.Errorf("it was delivered %d times", m.Deliveries)
+					}
+					if m.Attempt <= len(tc.waits) {
+						return boom
+					}
+					return nil
+				}, tc.policy...)
+				storeRange(t, st, "S", 0, 1)
+				pass(time.Hour)
+				if len(calls.at) != len(tc.waits)+1 {
+					t.Fatalf("%d calls, want %d", len(calls.at), len(tc.waits)+1)
+				}
+				for i, want := range tc.waits {
+					if waited := calls.at[i+1].Sub(calls.at[i]); waited > want || waited < want*3/4 || calls.numbers[i] != i+1 {
+						t.Errorf("attempt %d came after %v, want %v less up to a quarter", calls.numbers[i+1], waited, want)
+					}
+					e := nextEvent(t, events, bus.EventRetry)
+					isError(t, e.Err, boom)
+					if e.Stream != "S" || e.Durable != "c" || e.Sequence != 1 || e.Subject != "S" || e.Time.IsZero() {
+						t.Errorf("the event is %+v", e)
+					}
+				}
+				nothing(t, events)
+				must(t, con.Drain(t.Context()))
+				mustBeDone(t, b, "S", "c")
+				if s := b.Stats(); s.Handled != 1 || s.HandlerErrors != int64(len(tc.waits)) {
+					t.Errorf("handled %d, errors %d", s.Handled, s.HandlerErrors)
+				}
+			}, record, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// RetryAfter overrides the policy once, exactly.
+func TestConsumeRetryAfter(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		var calls attempts
+		boom := errors.New("boom")
+		consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+			calls.note(m)
+			switch m.Attempt {
+			case 1:
+				return bus.RetryAfter(10*time.Minute, boom)
+			case 2:
+				return fmt.Errorf("wrapped: %w", bus.RetryAfter(time.Minute, boom))
+			case 3:
+				return bus.RetryAfter(0, boom)
+			case 4:
+				return bus.RetryAfter(-time.Hour, boom)
+			case 5:
+				return boom // by the policy again, as the fifth attempt
+			}
+			return bus.RetryAfter(time.Hour, nil)
+		}, bus.Retry(bus.RetryPolicy{MinBackoff: time.Second, MaxBackoff: time.Hour}), bus.AckWait(time.Second))
+		storeRange(t, st, "S", 0, 1)
+		pass(time.Hour)
+		if !slices.Equal(calls.numbers, []int{1, 2, 3, 4, 5, 6}) {
+			t.Fatalf("the attempts were %v", calls.numbers)
+		}
+		for i, want := range []time.Duration{10 * time.Minute, time.Minute, 0, 0} {
+			if waited := calls.at[i+1].Sub(calls.at[i]); waited != want {
+				t.Errorf("attempt %d came after %v, want %v", i+2, waited, want)
+			}
+		}
+		if waited := calls.at[5].Sub(calls.at[4]); waited > 16*time.Second || waited < 12*time.Second {
+			t.Errorf("attempt 6 came after %v, want 16 s less up to a quarter", waited)
+		}
+		mustBeDone(t, b, "S", "c")
+	})
+}
+
+// While messages wait for their next attempt, others go on, even with one handler,
+// whether they wait here for a moment or elsewhere for long, and however many.
+func TestConsumeGoesOnWhileMessagesWait(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		failing int
+		after   time.Duration
+	}{
+		{"a moment", 300, 10 * time.Second},
+		{"long", 300, time.Hour},
+		{"a moment, too many to stay here", 1500, 10 * time.Second},
+		{"long, more than the server lets be unfinished", 1500, time.Hour},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				n := tc.failing + 100
+				storeRange(t, st, "S", 0, n)
+				var got ledger
+				began := time.Now()
+				consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+					if m.Sequence <= uint64(tc.failing) && m.Attempt == 1 {
+						return bus.RetryAfter(tc.after, errors.New("later"))
+					}
+					if waited := time.Since(began); m.Attempt == 2 && waited < tc.after {
+						t.Errorf("message %d came after %v", m.Sequence, waited)
+					}
+					got.note(m.Sequence)
+					return nil
+				})
+				pass(5 * time.Second)
+				if !slices.Equal(got.sequences(), upTo(n)[tc.failing:]) {
+					t.Errorf("meanwhile %v were handled", got.sequences())
+				}
+				pass(tc.after)
+				got.mustBeOnce(t, n)
+				mustBeDone(t, b, "S", "c")
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// A panic is a failure like others: the message comes again, and nothing else stops.
+func TestConsumeRetriesAfterAPanic(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 3)
+		var got ledger
+		boom := errors.New("boom")
+		consume(t, st, "c", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+			if m.Sequence == 2 && m.Attempt < 3 {
+				panic(boom)
+			}
+			return got.handle(ctx, m)
+		})
+		pass(time.Minute)
+		if want := []uint64{1, 3, 2}; !slices.Equal(got.sequences(), want) {
+			t.Errorf("handled %v, want %v", got.sequences(), want)
+		}
+		for range 2 {
+			e := nextEvent(t, events, bus.EventRetry)
+			if p := asError[*bus.PanicError](t, e.Err, "boom"); len(p.Stack) == 0 || e.Sequence != 2 {
+				t.Errorf("the event is %+v", e)
+			}
+			isError(t, e.Err, boom)
+		}
+		nothing(t, events)
+		if s := b.Stats(); s.Handled != 3 || s.HandlerErrors != 2 || s.Subscriptions[0].Panics != 2 {
+			t.Errorf("the statistics are %+v", s)
+		}
+	}, record, bus.WithLogger(silent()))
+}
+
+// What cannot be decoded never reaches the handler. Where a newer program may know
+// it, it is tried again like any failure; else it is given up at once.
+func TestConsumeWhatItCannotDecode(t *testing.T) {
+	t.Parallel()
+	codecError := func(t *testing.T, err error, text string) { asError[*bus.CodecError](t, err, "decode", `"S"`, text) }
+	for _, tc := range []struct {
+		name    string
+		data    string
+		header  nats.Header
+		retries int
+		cause   bus.Cause
+		check   func(*testing.T, error, string)
+		text    string
+	}{
+		{"malformed", "{", nil, 0, bus.CauseMalformed, codecError, "application/json"},
+		{"empty", "", nil, 0, bus.CauseMalformed, codecError, "application/json"},
+		{"of another type", `"text"`, nil, 0, bus.CauseMalformed, codecError, "application/json"},
+		{"not what it says", "2", nats.Header{"Content-Encoding": {"zstd"}}, 0, bus.CauseMalformed, codecError, "zstd"},
+		{"unknown content type", "2", nats.Header{"Content-Type": {"application/x-new"}}, 4, bus.CauseMalformed, codecError, "application/x-new"},
+		{"unknown encoding", "2", nats.Header{"Content-Encoding": {"br"}}, 4, bus.CauseMalformed, codecError, "br"},
+		{"invalid", "3", nil, 0, bus.CauseInvalid, func(t *testing.T, err error, text string) {
+			asError[*bus.ValidationError](t, err, `"S"`, text)
+		}, "3 is odd"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				_, err := b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: "S", Data: []byte(tc.data), Header: tc.header})
+				must(t, err)
+				storeRange(t, st, "S", 2, 3)
+				var got ledger
+				con := consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[even]) error {
+					got.note(m.Sequence)
+					return nil
+				}, bus.Retry(bus.RetryPolicy{MaxAttempts: 5, MinBackoff: time.Minute, MaxBackoff: time.Minute}))
+				pass(time.Hour)
+				if want := []uint64{2}; !slices.Equal(got.sequences(), want) {
+					t.Errorf("handled %v, want %v", got.sequences(), want)
+				}
+				kinds := append(slices.Repeat([]bus.EventKind{bus.EventRetry}, tc.retries), bus.EventDeadLetter)
+				for _, kind := range kinds {
+					e := nextEvent(t, events, kind)
+					tc.check(t, e.Err, tc.text)
+					if e.Sequence != 1 || e.Stream != "S" || e.Durable != "c" {
+						t.Errorf("the event is %+v", e)
+					}
+				}
+				nothing(t, events)
+				must(t, con.Drain(t.Context()))
+				mustBeDone(t, b, "S", "c")
+				l := onlyDeadLetter(t, st)
+				if string(l.Data) != tc.data || l.Cause != tc.cause || l.Sequence != 1 || l.Durable != "c" || l.Attempt != tc.retries+1 {
+					t.Errorf("the dead letter is %+v", l)
+				}
+			}, record, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// onlyDeadLetter is the one that the stream has.
+func onlyDeadLetter(t *testing.T, st *bus.Stream) *bus.DeadLetter {
+	t.Helper()
+	var all []*bus.DeadLetter
+	for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{}) {
+		must(t, err)
+		all = append(all, l)
+	}
+	if len(all) != 1 {
+		t.Fatalf("there are %d dead letters, want 1", len(all))
+	}
+	return all[0]
+}
+
+// A handler may take as long as it likes, and messages wait behind it as long:
+// nobody else gets them.
+func TestConsumeKeepsLongHandlersAlive(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 3} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				storeRange(t, st, "S", 0, 30)
+				var got ledger
+				handler := func(takes time.Duration) bus.Handler[int] {
+					return func(_ context.Context, m *bus.Msg[int]) error {
+						time.Sleep(takes)
+						got.note(m.Sequence)
+						if m.Deliveries != 1 {
+							t.Errorf("message %d was delivered %d times", m.Sequence, m.Deliveries)
+						}
+						return nil
+					}
+				}
+				opts := []bus.ConsumeOption{bus.AckWait(time.Second), bus.Concurrency(concurrency)}
+				consume(t, st, "c", "S", handler(time.Minute), opts...)
+				synctest.Wait()
+				consume(t, st, "c", "S", handler(0), opts...) // would get what the first one lets go
+				pass(10 * time.Second)
+				if n := got.distinct(); n > 30-concurrency-1 {
+					t.Fatalf("%d were handled already, none waits behind the slow handlers", n)
+				}
+				pass(31 * time.Minute)
+				got.mustBeOnce(t, 30)
+				mustBeDone(t, b, "S", "c")
+			})
+		})
+	}
+}
+
+// Concurrency n means n at once, and not one more.
+func TestConsumeConcurrencyIsExact(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 2, 7, 300} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				storeRange(t, st, "S", 0, 3*n)
+				var now, most atomic.Int64
+				var got ledger
+				consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+					most.Store(max(most.Load(), now.Add(1)))
+					time.Sleep(time.Minute)
+					now.Add(-1)
+					got.note(m.Sequence)
+					return nil
+				}, bus.Concurrency(n))
+				synctest.Wait()
+				if s := b.Stats(); now.Load() != int64(n) || s.InFlight != n || s.Subscriptions[0].Pending > 2*n {
+					t.Errorf("%d run, in flight %d, pending %d; want %d, %d, at most %d", now.Load(), s.InFlight, s.Subscriptions[0].Pending, n, n, 2*n)
+				}
+				pass(3 * time.Minute)
+				if most.Load() != int64(n) || now.Load() != 0 {
+					t.Errorf("at most %d at once, %d left; want %d, 0", most.Load(), now.Load(), n)
+				}
+				got.mustBeOnce(t, 3*n)
+				mustBeDone(t, b, "S", "c")
+			})
+		})
+	}
+}
+
+// Who consumes with the same name shares the messages: two on one bus, and two
+// buses.
+func TestConsumersShareADurable(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		other func(*testing.T, *bus.Bus) *bus.Bus
+	}{
+		{"on one bus", func(_ *testing.T, b *bus.Bus) *bus.Bus { return b }},
+		{"on two buses", func(t *testing.T, b *bus.Bus) *bus.Bus { return connectTo(t, b) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.New(t, anyPort())
+			st := declare(t, b, bus.StreamConfig{Name: "S"})
+			const n = 2000
+			var got ledger
+			var counts [2]atomic.Int64
+			all := make(chan struct{})
+			both := make(chan struct{}, 2)
+			for i, on := range []*bus.Bus{b, tc.other(t, b)} {
+				on, err := on.LookupStream(t.Context(), "S")
+				must(t, err)
+				consume(t, on, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+					got.note(m.Sequence)
+					if counts[i].Add(1) == 1 {
+						both <- struct{}{}
+					}
+					if counts[0].Load()+counts[1].Load() == n {
+						close(all)
+					}
+					return nil
+				}, bus.Concurrency(2))
+			}
+			storeRange(t, st, "S", 0, n)
+			receive(t, both)
+			receive(t, both)
+			receive(t, all)
+			for _, c := range b.Stats().Subscriptions {
+				if c.Stream != "S" || c.Durable != "c" {
+					t.Errorf("got %+v", c)
+				}
+			}
+			must(t, b.Flush(t.Context()))
+			got.mustBeOnce(t, n)
+		})
+	}
+}
+
+// Drain gives back what was not begun, soon: another member need not wait until
+// AckWait is over. What waited for its next attempt goes on waiting for it, and is
+// counted on.
+func TestConsumerDrainGivesBack(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		const soon = 100 * time.Millisecond
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 100)
+		release := make(chan struct{})
+		var first, second ledger
+		opts := []bus.ConsumeOption{bus.Concurrency(2), bus.AckWait(time.Hour), bus.Retry(bus.RetryPolicy{MinBackoff: 20 * time.Second})}
+		leaving := consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+			switch m.Sequence {
+			case 1:
+				return errors.New("later")
+			case 3:
+				<-release
+			case 4:
+				<-release
+				return errors.New("in the end it failed")
+			}
+			first.note(m.Sequence)
+			return nil
+		}, opts...)
+		synctest.Wait()
+		consume(t, st, "c", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+			if failed := m.Sequence == 1 || m.Sequence == 4; failed != (m.Attempt == 2) || m.Attempt > 2 {
+				t.Errorf("message %d came as attempt %d", m.Sequence, m.Attempt)
+			}
+			return second.handle(ctx, m)
+		}, opts...)
+		pass(soon)
+		if n := second.distinct(); n > 95 {
+			t.Fatalf("the first one has only %d messages, and none to give back", 100-n)
+		}
+		drained := make(chan error, 1)
+		go func() { drained <- leaving.Drain(t.Context()) }()
+		pass(soon)
+		if n := second.distinct(); n != 96 {
+			t.Errorf("%d messages came at once, want 96", n)
+		}
+		nothing(t, drained) // two handlers run
+		nothing(t, leaving.Done())
+		close(release)
+		pass(soon)
+		must(t, <-drained)
+		receive(t, leaving.Done())
+		if got := first.sequences(); !slices.Equal(got, []uint64{2, 3}) {
+			t.Errorf("the first one handled %v, want 2 and 3", got)
+		}
+		pass(time.Minute)
+		if n := second.distinct(); n != 98 {
+			t.Errorf("the second one handled %d, want 98", n)
+		}
+		if i := consumerInfo(t, b, "S", "c"); i.NumAckPending != 0 || i.NumPending != 0 {
+			t.Errorf("the server has %+v", i)
+		}
+	}, bus.WithLogger(silent()))
+}
+
+// A drain that cannot wait says what it left, and that comes again.
+func TestConsumerDrainThatRunsOutOfTime(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 3)
+		release := make(chan struct{})
+		con := consume(t, st, "c", "S", func(ctx context.Context, _ *bus.Msg[int]) error {
+			<-release
+			return ctx.Err()
+		}, bus.AckWait(10*time.Second))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		err := con.Drain(ctx)
+		d := asError[*bus.DrainError](t, err, `"S"`, "1 handlers running")
+		isError(t, err, context.DeadlineExceeded)
+		if took := time.Since(began); d.Running != 1 || d.Subject != "S" || took != time.Minute {
+			t.Errorf("after %v: %+v", took, d)
+		}
+		if again := con.Drain(t.Context()); again != err {
+			t.Errorf("the second call got %v, the first %v", again, err)
+		}
+		receive(t, con.Done())
+		must(t, con.Err())
+		var got ledger
+		consume(t, st, "c", "S", got.handle)
+		synctest.Wait()
+		if n := got.distinct(); n != 2 {
+			t.Errorf("%d messages came at once, want the 2 that were not begun", n)
+		}
+		pass(time.Minute) // and the one that was, when nobody keeps it alive any more
+		got.mustBeOnce(t, 3)
+		close(release)
+		synctest.Wait()
+	}, bus.WithLogger(silent()))
+}
+
+// When a durable or its stream is deleted on the server, its consumers end and
+// say why.
+func TestConsumerThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		remove func(context.Context, *bus.Bus) error
+	}{
+		{"the durable", func(ctx context.Context, b *bus.Bus) error { return b.JetStream().DeleteConsumer(ctx, "S", "c") }},
+		{"the stream", func(ctx context.Context, b *bus.Bus) error { return b.JetStream().DeleteStream(ctx, "S") }},
+	} {
+		for _, busy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, busy=%t", tc.name, busy), func(t *testing.T) {
+				t.Parallel()
+				record, events := recordEvents()
+				bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+					st := declare(t, b, bus.StreamConfig{Name: "S"})
+					var got ledger
+					con := consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+						if busy {
+							time.Sleep(time.Second)
+						}
+						got.note(m.Sequence)
+						return nil
+					})
+					storeRange(t, st, "S", 0, 600) // more than it asks for at once
+					synctest.Wait()
+					must(t, con.Err())
+					nothing(t, con.Done())
+					must(t, tc.remove(t.Context(), b))
+					pass(5 * time.Minute) // who is busy sees it when it asks for more
+					receive(t, con.Done())
+					e := asError[*bus.StreamError](t, con.Err(), `"S"`, "consume as c", "deleted on the server")
+					if e.Stream != "S" {
+						t.Errorf("got %+v", e)
+					}
+					for e := nextEvent(t, events, bus.EventConsumerStalled); !strings.Contains(e.Err.Error(), "deleted"); e = nextEvent(t, events, bus.EventConsumerStalled) {
+						if e.Stream != "S" || e.Durable != "c" {
+							t.Errorf("the event is %+v", e)
+						}
+					}
+					if n := len(b.Stats().Subscriptions); n != 0 {
+						t.Errorf("%d consumers are listed", n)
+					}
+					must(t, con.Drain(t.Context()))
+					if n := got.distinct(); !busy && n != 600 || busy && n > 150 {
+						t.Errorf("%d messages were handled", n)
+					}
+				}, record, bus.WithLogger(silent()))
+			})
+		}
+	}
+}
+
+// A durable that exists is used as it is, or refused with what differs.
+func TestConsumerConflicts(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	for _, tc := range []struct {
+		name   string
+		exists jetstream.ConsumerConfig
+		fields string
+		text   []string
+	}{
+		{"filter", jetstream.ConsumerConfig{FilterSubject: "s.b", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1}, "filter", []string{"filter: have s.b, want s.a"}},
+		{"wider filter", jetstream.ConsumerConfig{FilterSubject: "s.>", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1}, "filter", []string{"have s.>, want s.a"}},
+		{"several filters", jetstream.ConsumerConfig{FilterSubjects: []string{"s.a", "s.b"}, AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1}, "filter", []string{"s.a s.b"}},
+		{"no filter", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1}, "filter", nil},
+		{"no acknowledgements", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckNonePolicy}, "ack policy", nil},
+		{"acknowledges all before", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: -1}, "ack policy", nil},
+		{"gives up", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 5}, "max deliver", []string{"max deliver: have 5, want no limit"}},
+		{"everything", jetstream.ConsumerConfig{FilterSubject: "s.b", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: 5}, "filter ack policy max deliver", []string{"use another name"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.exists.Durable = strings.ReplaceAll(tc.name, " ", "_")
+			_, err := b.JetStream().CreateConsumer(t.Context(), "S", tc.exists)
+			must(t, err)
+			before := consumerInfo(t, b, "S", tc.exists.Durable).Config
+			con, err := bus.Consume(t.Context(), st, tc.exists.Durable, "s.a", ignore[int])
+			if con != nil {
+				t.Error("it consumes")
+			}
+			e := asError[*bus.ConsumerConflictError](t, err, tc.text...)
+			var fields []string
+			for _, f := range e.Fields {
+				fields = append(fields, f.Field)
+			}
+			if got := strings.Join(fields, " "); got != tc.fields || e.Stream != "S" || e.Durable != tc.exists.Durable {
+				t.Errorf("got %+v, want %s", e, tc.fields)
+			}
+			if after := consumerInfo(t, b, "S", tc.exists.Durable).Config; fmt.Sprintf("%+v", after) != fmt.Sprintf("%+v", before) {
+				t.Errorf("it was changed from %+v to %+v", before, after)
+			}
+		})
+	}
+	if n := len(b.Stats().Subscriptions); n != 0 {
+		t.Errorf("%d consumers are listed", n)
+	}
+	// A consumer to which the server pushes cannot be shared.
+	_, err := b.JetStream().CreatePushConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "pushed", DeliverSubject: "x", FilterSubject: "s.a"})
+	must(t, err)
+	_, err = bus.Consume(t.Context(), st, "pushed", "s.a", ignore[int])
+	asError[*bus.StreamError](t, err, `"S"`)
+}
+
+// The first member's filter holds for the durable, and the last one's AckWait, if it
+// gives one.
+func TestConsumeTheSameAgain(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	consume(t, st, "c", "s.a", ignore[int], bus.AckWait(20*time.Second))
+	consume(t, st, "c", "s.a", ignore[int], bus.AckWait(40*time.Second))
+	consume(t, st, "c", "s.a", ignore[int])
+	_, err := bus.Consume(t.Context(), st, "c", "s.*", ignore[int])
+	asError[*bus.ConsumerConflictError](t, err, "have s.a, want s.*")
+	if w := consumerInfo(t, b, "S", "c").Config.AckWait; w != 40*time.Second {
+		t.Errorf("AckWait is %v, the last member that gave one said 40s", w)
+	}
+}
+
+func TestBadConsumers(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*", "x"}})
+	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other"}})
+	for _, name := range []string{"", "a.b", "a b", "*", ">", "a/b", "größe", "a\r\nb", strings.Repeat("x", 201)} {
+		_, err := bus.Consume(t.Context(), st, name, "s.a", ignore[int])
+		if o := asError[*bus.OptionError](t, err, "200 letters, digits"); !strings.Contains(o.Option, "durable") || strings.ContainsAny(err.Error(), "\r\n") {
+			t.Errorf("%q: got %+v", name, o)
+		}
+	}
+	for _, filter := range []bus.Subject[int]{"other", "y", "s.a.b", "s", "s.>.a", "", "s..a", "s a"} {
+		_, err := bus.Consume(t.Context(), st, "c", filter, ignore[int])
+		if s := asError[*bus.SubjectError](t, err); s.Subject != string(filter) {
+			t.Errorf("%q: got %+v", filter, s)
+		}
+	}
+	_, err := bus.Consume(t.Context(), st, "c", "other", ignore[int])
+	asError[*bus.SubjectError](t, err, `stream "S" stores nothing that matches`, "it stores s.*, x")
+	for name, o := range map[string]bus.ConsumeOption{
+		"AckWait":        bus.AckWait(time.Second - 1),
+		"Retry":          bus.Retry(bus.RetryPolicy{MinBackoff: -1}),
+		"Retry ":         bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Minute}),
+		"Retry  ":        bus.Retry(bus.RetryPolicy{MaxBackoff: time.Millisecond}), // less than the default's first
+		"Concurrency":    bus.Concurrency(0),
+		"Use":            bus.Use(nil),
+		"HandlerTimeout": bus.HandlerTimeout(-1),
+	} {
+		_, err := bus.Consume(t.Context(), st, "c", "s.a", ignore[int], o)
+		if e := asError[*bus.OptionError](t, err); e.Option != strings.TrimSpace(name) || e.Reason == "" {
+			t.Errorf("%s: got %+v", name, e)
+		}
+	}
+	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+	_, err = bus.Consume(t.Context(), st, "c", "s.a", ignore[int])
+	isError(t, err, bus.ErrStreamNotFound, `"S"`, "consume", "declare it with Bus.Stream")
+	if n := len(b.Stats().Subscriptions); n != 0 {
+		t.Errorf("%d consumers are listed", n)
+	}
+}
+
+// The connection may drop at any moment: each message is handled, and again only
+// where its acknowledgement may have been lost. In real time, because nats.go
+// cannot reconnect in a bubble.
+func TestConsumeThroughReconnects(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 8} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			b := bustest.New(t, record, bus.WithLogger(silent()))
+			st := declare(t, b, bus.StreamConfig{Name: "S"})
+			const n, drops = 2000, 10
+			var got ledger
+			var handled atomic.Int64
+			drop := make(chan struct{}, drops)
+			con := consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+				got.note(m.Sequence)
+				if k := handled.Add(1); k%(n/drops) == 0 && k/(n/drops) <= drops {
+					drop <- struct{}{}
+				}
+				return nil
+			}, bus.Concurrency(concurrency), bus.AckWait(time.Second))
+			var publisher sync.WaitGroup
+			publisher.Go(func() {
+				for i := range n {
+					if _, err := bus.PublishTo(t.Context(), st, "S", i, bus.MsgID(fmt.Sprint(i))); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			for range drops {
+				receive(t, drop)
+				must(t, b.Conn().ForceReconnect())
+				awaitEvent(t, events, bus.EventDisconnected)
+				awaitEvent(t, events, bus.EventReconnected)
+			}
+			publisher.Wait()
+			eventually(t, "all are handled and acknowledged", func() bool {
+				i := consumerInfo(t, b, "S", "c")
+				return got.distinct() == n && i.NumAckPending == 0 && i.NumPending == 0
+			})
+			must(t, con.Drain(t.Context()))
+			mustHold(t, b, "S", 1, n)
+			if again := len(got.sequences()) - n; again > drops*concurrency {
+				t.Errorf("%d messages were handled again, more than ran when the connection dropped", again)
+			}
+		})
+	}
+}
+
+// A server that goes away and comes back goes on with its consumers.
+func TestConsumeWhileTheServerIsAway(t *testing.T) {
+	t.Parallel()
+	b, home, r, events := remote(t)
+	at := declare(t, home, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
+	st, err := b.LookupStream(t.Context(), "S")
+	must(t, err)
+	var got ledger
+	consume(t, st, "c", "S", got.handle, bus.AckWait(time.Second))
+	for round := range 3 {
+		storeRange(t, at, "S", 200*round, 200*round+100)
+		eventually(t, "the first half is handled", func() bool { return got.distinct() == 200*round+100 })
+		r.cut(true)
+		awaitEvent(t, events, bus.EventDisconnected)
+		storeRange(t, at, "S", 200*round+100, 200*round+200)
+		r.cut(false)
+		awaitEvent(t, events, bus.EventReconnected)
+		eventually(t, "all are handled", func() bool { return got.distinct() == 200*round+200 })
+	}
+	eventually(t, "all are acknowledged", func() bool { return consumerInfo(t, home, "S", "c").NumAckPending == 0 })
+}
+
+// A bus that ends waits for its handlers, keeps what they did, and gives the rest
+// back.
+func TestShutdownWhileConsumersRun(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, home *bus.Bus) {
+		dir := t.TempDir()
+		b := ownBus(t, bus.WithStoreDir(dir))
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 100)
+		var got ledger
+		slow := func(ctx context.Context, m *bus.Msg[int]) error {
+			time.Sleep(2 * time.Second)
+			if err := ctx.Err(); err != nil {
+				t.Error(err)
+			}
+			got.note(m.Sequence)
+			return nil
+		}
+		con := consume(t, st, "c", "S", slow, bus.Concurrency(5), bus.AckWait(time.Hour))
+		pass(time.Second)
+		began := time.Now()
+		must(t, b.Close())
+		if took := time.Since(began); took < time.Second || took > 1100*time.Millisecond { // the server takes some, too
+			t.Errorf("Close took %v, the handlers needed 1s", took)
+		}
+		receive(t, con.Done())
+		must(t, con.Err())
+		must(t, con.Drain(t.Context()))
+		got.mustBeOnce(t, 5)
+
+		b = ownBus(t, bus.WithStoreDir(dir))
+		st, err := b.LookupStream(t.Context(), "S")
+		must(t, err)
+		consume(t, st, "c", "S", got.handle)
+		pass(2 * time.Hour)
+		got.mustBeOnce(t, 100) // the five not again
+		must(t, b.Close())
+	}, bus.WithLogger(silent()))
+}
+
+// What a bus gives back at its end need not wait for AckWait either: the next one
+// on the directory gets it soon.
+func TestConsumeGetsAfterARestartWhatWasGivenBack(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+		dir := t.TempDir()
+		var got ledger
+		b := ownBus(t, bus.WithStoreDir(dir))
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 100)
+		release := make(chan struct{})
+		consume(t, st, "c", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+			<-release
+			return got.handle(ctx, m)
+		}, bus.AckWait(time.Hour))
+		synctest.Wait()
+		time.AfterFunc(time.Second, func() { close(release) })
+		must(t, b.Close())
+		got.mustBeOnce(t, 1)
+
+		b = ownBus(t, bus.WithStoreDir(dir))
+		st, err := b.LookupStream(t.Context(), "S")
+		must(t, err)
+		consume(t, st, "c", "S", got.handle)
+		pass(5 * time.Second)
+		got.mustBeOnce(t, 100)
+		must(t, b.Close())
+	})
+}
+
+// A bus that cannot wait for a handler says so, and the message comes again.
+func TestShutdownThatRunsOutOfTimeWhileConsumersRun(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+		dir := t.TempDir()
+		b := ownBus(t, bus.WithStoreDir(dir))
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 10)
+		causes := make(chan error, 10)
+		consume(t, st, "c", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+			if m.Sequence > 3 {
+				<-ctx.Done()
+				causes <- context.Cause(ctx)
+				return errors.New("given up")
+			}
+			return nil
+		}, bus.Concurrency(2), bus.AckWait(2*time.Second))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		d := asError[*bus.DrainError](t, b.Shutdown(ctx), "2 handlers running")
+		if d.Running != 2 {
+			t.Errorf("got %+v", d)
+		}
+		for range 2 {
+			hasText(t, <-causes, "drain timeout")
+		}
+		b = ownBus(t, bus.WithStoreDir(dir))
+		st, err := b.LookupStream(t.Context(), "S")
+		must(t, err)
+		var got ledger
+		consume(t, st, "c", "S", got.handle)
+		pass(time.Minute)
+		slices.Sort(got.order)
+		if !slices.Equal(got.order, upTo(10)[3:]) {
+			t.Errorf("then %v were handled, want 4 to 10", got.order)
+		}
+		must(t, b.Close())
+	})
+}
+
+// Opened again and again, a durable goes on where it was.
+func TestConsumeGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+		dir := t.TempDir()
+		var got ledger
+		for round := range 6 {
+			b := ownBus(t, bus.WithStoreDir(dir))
+			st := declare(t, b, bus.StreamConfig{Name: "S"})
+			storeRange(t, st, "S", 100*round, 100*round+60)
+			consume(t, st, "c", "S", got.handle, bus.Concurrency(1+round%3))
+			storeRange(t, st, "S", 100*round+60, 100*round+100)
+			if round%2 == 0 { // else Close has something to wait for
+				pass(time.Minute)
+				got.mustBeOnce(t, 100*round+100)
+			}
+			must(t, b.Close())
+		}
+		b := ownBus(t, bus.WithStoreDir(dir))
+		st, err := b.LookupStream(t.Context(), "S")
+		must(t, err)
+		consume(t, st, "c", "S", got.handle)
+		pass(2 * time.Minute)
+		got.mustBeOnce(t, 600)
+		must(t, b.Close())
+	})
+}
+
+// A consumer that cannot get messages says so once, and goes on by itself.
+func TestConsumerStalls(t *testing.T) {
+	t.Parallel()
+	b, home, r, events := remote(t)
+	declare(t, home, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
+	st, err := b.LookupStream(t.Context(), "S")
+	must(t, err)
+	var got ledger
+	con := consume(t, st, "c", "S", got.handle)
+	// The stream goes while the bus is away, so nobody tells it.
+	r.cut(true)
+	awaitEvent(t, events, bus.EventDisconnected)
+	must(t, home.JetStream().DeleteStream(t.Context(), "S"))
+	r.cut(false)
+	awaitEvent(t, events, bus.EventReconnected)
+	e := awaitEvent(t, events, bus.EventConsumerStalled)
+	if e.Stream != "S" || e.Durable != "c" || e.Err == nil {
+		t.Errorf("the event is %+v", e)
+	}
+	receive(t, con.Done())
+	asError[*bus.StreamError](t, con.Err(), "deleted on the server")
+}

@@ -1,0 +1,174 @@
+package bus_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// Members with slow handlers take no more than their share.
+func TestConsumersShareSlowWork(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		const total = 200
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		for i := range total {
+			_, err := bus.PublishTo(t.Context(), st, "s", i)
+			must(t, err)
+		}
+		var shares [2]atomic.Int64
+		var last atomic.Int64
+		began := time.Now()
+		for i := range shares {
+			consume(t, st, "d", "s", func(context.Context, *bus.Msg[int]) error {
+				time.Sleep(time.Second) // in the bubble: virtual time
+				shares[i].Add(1)
+				last.Store(int64(time.Since(began)))
+				return nil
+			})
+		}
+		time.Sleep(time.Hour)
+		a, c := shares[0].Load(), shares[1].Load()
+		if took := time.Duration(last.Load()); a+c != total || min(a, c) < 90 || took > 110*time.Second {
+			t.Errorf("the shares are %d and %d, it took %v", a, c, took)
+		}
+	})
+}
+
+// Slow handlers are not taken for a server that is silent.
+func TestSlowHandlersAreNoStall(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		for i := range 256 {
+			_, err := bus.PublishTo(t.Context(), st, "s", i)
+			must(t, err)
+		}
+		slow := func(context.Context, *bus.Msg[int]) error {
+			time.Sleep(20 * time.Second) // in the bubble: virtual time
+			return nil
+		}
+		consume(t, st, "d", "s", slow)
+		time.Sleep(3 * time.Hour)
+		nothing(t, events)
+		if s := b.Stats(); s.Handled != 256 {
+			t.Errorf("the statistics are %+v", s)
+		}
+	}, record)
+}
+
+// More than the server keeps for one connection does not come at once.
+func TestConsumeLargeMessages(t *testing.T) {
+	t.Parallel()
+	const total, size = 160, 512 << 10 // 80 MiB, in a server that gives up at 64
+	b := bustest.New(t, bus.WithMaxMemory(128<<20))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	for range total {
+		_, err := bus.PublishTo(t.Context(), st, "s", make([]byte, size))
+		must(t, err)
+	}
+	release, got := make(chan struct{}), make(chan int, total)
+	consume(t, st, "d", "s", func(_ context.Context, m *bus.RawMsg) error {
+		<-release
+		got <- len(m.Data)
+		return nil
+	})
+	consume(t, st, "e", "s", func(_ context.Context, m *bus.RawMsg) error { return nil })
+	eventually(t, "the other consumer has all", func() bool { return consumerInfo(t, b, "S", "e").NumPending == 0 })
+	if s := b.Stats(); s.Subscriptions[0].PendingBytes+s.Subscriptions[1].PendingBytes > 16<<20 {
+		t.Errorf("the statistics are %+v", s)
+	}
+	close(release)
+	for range total {
+		if n := receive(t, got); n != size {
+			t.Fatalf("got %d bytes", n)
+		}
+	}
+	if s := b.Stats(); s.Disconnects != 0 {
+		t.Errorf("the connection was lost: %+v", s)
+	}
+}
+
+// Sequences of a stream that is made anew mean other messages.
+func TestConsumeOfAStreamThatIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		config := bus.StreamConfig{Name: "S", Subjects: []string{"s"}}
+		publish := func(from int) {
+			st := declare(t, b, config)
+			for i := range 100 {
+				_, err := bus.PublishTo(t.Context(), st, "s", from+i)
+				must(t, err)
+			}
+		}
+		publish(0)
+		st := declare(t, b, config)
+		var mu sync.Mutex
+		seen := map[int]int{}
+		consume(t, st, "d", "s", func(_ context.Context, m *bus.Msg[int]) error {
+			if m.Data < 100 {
+				time.Sleep(20 * time.Second) // in the bubble: virtual time
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen[m.Data]++
+			return nil
+		}, bus.Concurrency(8))
+		time.Sleep(time.Second)
+		durable := consumerInfo(t, b, "S", "d").Config
+		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		declare(t, b, config)
+		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
+		must(t, err)
+		publish(1000)
+		time.Sleep(time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range 100 {
+			if seen[1000+i] != 1 {
+				t.Errorf("message %d was handled %d times", 1000+i, seen[1000+i])
+			}
+		}
+		if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 0 || i.NumPending != 0 {
+			t.Errorf("not all is settled: %+v", i)
+		}
+	})
+}
+
+// Who is told of trouble may end the consumer, and the bus.
+func TestEndingFromAStalledEvent(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*bus.Bus, *bus.Consumer) error{
+		"Drain": func(_ *bus.Bus, c *bus.Consumer) error { return c.Drain(context.Background()) },
+		"Close": func(b *bus.Bus, _ *bus.Consumer) error { return b.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var consumer atomic.Pointer[bus.Consumer]
+			var on atomic.Pointer[bus.Bus]
+			ended := make(chan error, 10)
+			told := bus.WithEvents(func(e bus.Event) {
+				if e.Kind == bus.EventConsumerStalled {
+					ended <- end(on.Load(), consumer.Load())
+				}
+			})
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				on.Store(b)
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+				consumer.Store(consume(t, st, "d", "s", ignore[int]))
+				must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+				time.Sleep(25 * time.Second) // in the bubble: virtual time
+				if len(ended) == 0 {
+					t.Fatal("it did not end")
+				}
+				must(t, <-ended)
+			}, told)
+		})
+	}
+}

@@ -1,0 +1,149 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// What counts are the latest calls, not those since the start.
+func TestHealthOfTheLatestCalls(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(t *testing.T, b *bus.Bus) (send func(numbers []int)){
+		"subscription": func(t *testing.T, b *bus.Bus) func([]int) {
+			must(t, second(bus.Subscribe(b, "load.x", failOdd)))
+			return func(numbers []int) { must(t, bus.PublishBatch(t.Context(), b, "load.x", numbers)) }
+		},
+		"consumer": func(t *testing.T, b *bus.Bus) func([]int) {
+			st := declare(t, b, bus.StreamConfig{Name: "LOAD", Subjects: []string{"load.x"}})
+			consume(t, st, "d", "load.x", failOdd, bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
+			return func(numbers []int) {
+				for _, n := range numbers {
+					must(t, second(bus.PublishTo(t.Context(), st, "load.x", n)))
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				good, bad := make([]int, 1000), make([]int, 500)
+				for i := range bad {
+					bad[i] = 1
+				}
+				send := begin(t, b)
+				for range 2 {
+					send(good)
+					synctest.Wait()
+					healthy(t, b)
+					send(bad)
+					synctest.Wait()
+					unwell(t, b.Health(t.Context()), bus.Degraded, name, "load.x: 200 of 200 handler calls failed")
+				}
+				send(good)
+				synctest.Wait()
+				healthy(t, b)
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// A consumer that gets no messages is a warning, also when it has given up.
+func TestHealthOfConsumersThatAreLost(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(t *testing.T, js jetstream.JetStream){
+		"the durable": func(t *testing.T, js jetstream.JetStream) { must(t, js.DeleteConsumer(t.Context(), "S", "d")) },
+		"the stream":  func(t *testing.T, js jetstream.JetStream) { must(t, js.DeleteStream(t.Context(), "S")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				con := consume(t, st, "d", "S", ignore[int])
+				healthy(t, b)
+				lose(t, b.JetStream())
+				<-con.Done()
+				time.Sleep(time.Minute)
+				unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", `stream "S"`, "consume as d", "deleted", "nobody here handles its messages")
+				st = declare(t, b, bus.StreamConfig{Name: "S"})
+				con = consume(t, st, "d", "S", ignore[int])
+				healthy(t, b)
+				must(t, con.Drain(t.Context()))
+				healthy(t, b) // who ends it means it
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
+func TestHealthWhileTheBusStops(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		h, _, release := held[int](1)
+		must(t, second(bus.Subscribe(b, "a", h)))
+		publishRange(t, b, "a", 0, 1)
+		closed := make(chan error, 1)
+		go func() { closed <- b.Close() }()
+		synctest.Wait()
+		unwell(t, b.Health(t.Context()), bus.Failed, "bus", "stopping")
+		close(release)
+		must(t, <-closed)
+		unwell(t, b.Health(t.Context()), bus.Failed, "connection", "closed")
+	})
+}
+
+// The list of subscriptions has an order.
+func TestStatsAreSorted(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	for _, s := range []string{"c", "a", "b.>", "a"} {
+		must(t, second(bus.Subscribe(b, bus.Subject[int](s), ignore[int])))
+	}
+	must(t, second(bus.Subscribe(b, "a", ignore[int], bus.Queue("q"))))
+	for _, name := range []string{"T", "S"} {
+		st := declare(t, b, bus.StreamConfig{Name: name})
+		for _, durable := range []string{"y", "x"} {
+			consume(t, st, durable, bus.Subject[int](name), ignore[int])
+		}
+	}
+	want := []string{"a/", "a/", "a/q", "b.>/", "c/", "S/S/x", "S/S/y", "T/T/x", "T/T/y"}
+	for range 10 {
+		for i, s := range b.Stats().Subscriptions {
+			name := s.Subject + "/" + s.Queue
+			if s.Stream != "" {
+				name = s.Subject + "/" + s.Stream + "/" + s.Durable
+			}
+			if name != want[i] {
+				t.Fatalf("at %d is %s, want %s", i, name, want[i])
+			}
+		}
+	}
+}
+
+// What New returns with an error can be asked like any other.
+func TestStatsAndHealthOfNoBus(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]*bus.Bus{"nil": nil, "zero": {}} {
+		if s := b.Stats(); s.Published != 0 || s.Subscriptions != nil {
+			t.Errorf("%s: %+v", name, s)
+		}
+		unwell(t, b.Health(context.Background()), bus.Failed, "connection", "closed")
+	}
+	if s := bus.Stopping(nil); s != nil { //nolint:staticcheck // that is what it is about
+		t.Error("a nil context is of a handler")
+	}
+	if got := bus.Subjects(nil, bus.Subject[int]("a")); len(got) != 2 || got[0] != "" {
+		t.Errorf("got %q", got)
+	}
+	bus.Handle[int](nil, "a", ignore[int])
+	bus.HandleOld(nil, "a", func(int) (int, error) { return 0, errors.New("no") }, ignore[int])
+	b := bustest.New(t)
+	_, err := b.Subscribe("a", nil)
+	asError[*bus.ArgumentError](t, err, "mux is nil")
+}

@@ -1,0 +1,353 @@
+package bus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// slack keeps a crowded machine from making a bus slow where that is not what a
+// test looks at.
+func slack() bus.ConnectOption {
+	return bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Hour})
+}
+
+// healthy fails the test unless b is.
+func healthy(t testing.TB, b *bus.Bus) bus.Report {
+	t.Helper()
+	r := b.Health(t.Context())
+	if r.Status != bus.Healthy || len(r.Problems) != 0 {
+		t.Errorf("the report is %+v, want a healthy one", r)
+	}
+	return r
+}
+
+// unwell fails the test unless r has exactly one problem: of this status and
+// part, with these words in its reason.
+func unwell(t testing.TB, r bus.Report, status bus.Status, part string, words ...string) {
+	t.Helper()
+	if r.Status != status || len(r.Problems) != 1 {
+		t.Fatalf("the report is %+v, want one problem, %v", r, status)
+	}
+	p := r.Problems[0]
+	if p.Status != status || p.Part != part {
+		t.Errorf("the problem is %+v, want %v in %q", p, status, part)
+	}
+	hasText(t, errors.New(p.Reason), words...)
+}
+
+func TestHealthy(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort(), slack())
+	_, err := bus.Subscribe(b, "a", ignore[int])
+	must(t, err)
+	publishRange(t, b, "a", 0, 100)
+	r := healthy(t, b)
+	if !r.Embedded || r.RTT <= 0 || !strings.Contains(r.Server, " ("+b.Conn().ConnectedServerName()+")") {
+		t.Errorf("embedded: %+v", r)
+	}
+	r = healthy(t, connectTo(t, b, slack()))
+	if r.Embedded || r.RTT <= 0 || !strings.HasPrefix(r.Server, b.ClientURL()+" (") {
+		t.Errorf("connected: %+v", r)
+	}
+}
+
+func TestHealthOfSlowRoundTrips(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort(), bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Nanosecond}))
+	r := b.Health(t.Context())
+	unwell(t, r, bus.Degraded, "connection", "round trip took", r.RTT.String(), "more than 1ns")
+	if r.RTT <= 0 {
+		t.Errorf("the round trip took %v", r.RTT)
+	}
+}
+
+// waiting returns a bus in a bubble's report when n messages of 10 bytes wait
+// for a handler that is stuck, and its report when that is released.
+func waiting(t *testing.T, n int, limits bus.CoreOption, thresholds bus.HealthThresholds) (stuck, released bus.Report) {
+	t.Helper()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		h, _, release := held[[]byte](1000)
+		_, err := bus.Subscribe(b, "load.*", h, limits)
+		must(t, err)
+		for range n + 1 {
+			must(t, bus.Publish(t.Context(), b, "load.x", make([]byte, 10)))
+		}
+		must(t, b.Flush(t.Context()))
+		synctest.Wait()
+		stuck = b.Health(t.Context())
+		close(release)
+		synctest.Wait()
+		released = b.Health(t.Context())
+	}, bus.WithHealthThresholds(thresholds))
+	return stuck, released
+}
+
+// More of the pending limits in use than the threshold says is a warning that
+// goes away with the messages.
+func TestHealthOfPendingMessages(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name       string
+		waiting    int
+		limits     bus.CoreOption
+		thresholds bus.HealthThresholds
+		want       []string // words of the reason; nil means healthy
+	}{
+		{"as many messages as allowed", 80, bus.PendingLimits(100, -1), bus.HealthThresholds{}, nil},
+		{"more messages", 81, bus.PendingLimits(100, -1), bus.HealthThresholds{}, []string{"load.*", "(81)", "81 %"}},
+		{"the bytes count too", 90, bus.PendingLimits(1000, 1000), bus.HealthThresholds{}, []string{"load.*", "(90)"}},
+		{"few bytes", 90, bus.PendingLimits(1000, 10000), bus.HealthThresholds{}, nil},
+		{"no limits", 200, bus.PendingLimits(-1, -1), bus.HealthThresholds{}, nil},
+		{"default limits", 200, bus.PendingLimits(512*1024, 64<<20), bus.HealthThresholds{}, nil},
+		{"a lower threshold", 11, bus.PendingLimits(100, -1), bus.HealthThresholds{PendingRatio: 0.1}, []string{"11 %"}},
+		{"a higher threshold", 95, bus.PendingLimits(100, -1), bus.HealthThresholds{PendingRatio: 0.95}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			stuck, released := waiting(t, tc.waiting, tc.limits, tc.thresholds)
+			if tc.want == nil {
+				if stuck.Status != bus.Healthy {
+					t.Errorf("the report is %+v", stuck)
+				}
+			} else {
+				unwell(t, stuck, bus.Degraded, "subscription", tc.want...)
+			}
+			if released.Status != bus.Healthy {
+				t.Errorf("with nothing waiting the report is %+v", released)
+			}
+		})
+	}
+}
+
+// takers are the ways in which handlers get messages: each has one that fails for
+// odd numbers handle 0 to n-1, of which only odd of them are odd.
+var takers = map[string]func(t *testing.T, b *bus.Bus, numbers []int){
+	"subscription": func(t *testing.T, b *bus.Bus, numbers []int) {
+		_, err := bus.Subscribe(b, "load.x", failOdd)
+		must(t, err)
+		must(t, bus.PublishBatch(t.Context(), b, "load.x", numbers))
+	},
+	"responder": func(t *testing.T, b *bus.Bus, numbers []int) {
+		_, err := bus.Respond(b, "load.x", func(ctx context.Context, m *bus.Msg[int]) (int, error) { return 0, failOdd(ctx, m) })
+		must(t, err)
+		must(t, bus.PublishBatch(t.Context(), b, "load.x", numbers))
+	},
+	"consumer": func(t *testing.T, b *bus.Bus, numbers []int) {
+		st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "LOAD", Subjects: []string{"load.x"}})
+		must(t, err)
+		for _, n := range numbers {
+			must(t, second(bus.PublishTo(t.Context(), st, "load.x", n)))
+		}
+		_, err = bus.Consume(t.Context(), st, "d", "load.x", failOdd, bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
+		must(t, err)
+	},
+}
+
+func failOdd(_ context.Context, m *bus.Msg[int]) error {
+	if m.Data%2 != 0 {
+		return errors.New("odd")
+	}
+	return nil
+}
+
+// More failing handler calls than the threshold says are a warning, whoever
+// calls the handler; of few calls nothing can be said.
+func TestHealthOfFailingHandlers(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name         string
+		calls, fails int
+		thresholds   bus.HealthThresholds
+		want         string // of the reason; empty means healthy
+	}{
+		{"few calls", 19, 19, bus.HealthThresholds{}, ""},
+		{"half of them", 20, 10, bus.HealthThresholds{}, ""},
+		{"more than half", 20, 11, bus.HealthThresholds{}, "load.x: 11 of 20 handler calls failed"},
+		{"a lower threshold", 100, 2, bus.HealthThresholds{ErrorRatio: 0.01}, "load.x: 2 of 100 handler calls failed"},
+		{"a higher threshold", 20, 20, bus.HealthThresholds{ErrorRatio: 1}, ""},
+	} {
+		for kind, run := range takers {
+			t.Run(kind+": "+tc.name, func(t *testing.T) {
+				t.Parallel()
+				bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+					numbers := make([]int, tc.calls)
+					for i := range tc.fails {
+						numbers[i] = 1
+					}
+					run(t, b, numbers)
+					synctest.Wait()
+					if tc.want == "" {
+						healthy(t, b)
+						return
+					}
+					part := "subscription"
+					if kind == "consumer" {
+						part = kind
+					}
+					unwell(t, b.Health(t.Context()), bus.Degraded, part, tc.want)
+				}, bus.WithHealthThresholds(tc.thresholds), bus.WithLogger(silent()))
+			})
+		}
+	}
+}
+
+// A stuck asynchronous publisher is a warning; here the connection fails as well,
+// and the worst problem counts.
+func TestHealthOfTheAsyncBuffer(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		waiting int
+		want    string // of the reason; empty means no problem of the publisher
+	}{
+		{"as full as allowed", 8, ""},
+		{"fuller", 9, "the buffer of PublishAsync is 90 % full"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b, server := stalledBus(t, bus.AsyncBuffer{Size: 10, NoWait: true})
+			for i := range tc.waiting {
+				must(t, bus.PublishAsync(t.Context(), b, "a", i))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			r := b.Health(ctx)
+			var found string
+			for _, p := range r.Problems {
+				if p.Part == "publisher" && p.Status == bus.Degraded {
+					found = p.Reason
+				}
+			}
+			if found != tc.want || r.Status != bus.Failed {
+				t.Errorf("the report is %+v, want %q", r, tc.want)
+			}
+			server.answerPings()
+			server.send("PONG\r\n") // the probe's, too
+			eventually(t, "the publisher goes on", func() bool { return b.Health(t.Context()).Status == bus.Healthy })
+		})
+	}
+}
+
+func TestHealthWithoutAServer(t *testing.T) {
+	t.Parallel()
+	t.Run("lost", func(t *testing.T) {
+		t.Parallel()
+		b := cutOff(t)
+		r := b.Health(t.Context())
+		unwell(t, r, bus.Failed, "connection", "disconnected", "comes back")
+		if r.RTT != 0 || r.Embedded {
+			t.Errorf("the report is %+v", r)
+		}
+		if r.Server != "" {
+			t.Errorf("it is connected to %q", r.Server)
+		}
+	})
+	t.Run("mute", func(t *testing.T) {
+		t.Parallel()
+		server := newFakeServer(t)
+		b, err := bus.Connect(t.Context(), server.url(), bus.WithLogger(silent()), bus.WithTimeout(50*time.Millisecond))
+		must(t, err)
+		t.Cleanup(func() { _ = b.Close() })
+		began := time.Now()
+		r := b.Health(t.Context()) // the bus's timeout bounds it
+		unwell(t, r, bus.Failed, "connection", "no round trip", "timeout")
+		if took := time.Since(began); r.RTT != 0 || took < 50*time.Millisecond || took > patience {
+			t.Errorf("the report is %+v after %v", r, took)
+		}
+		server.answerPings()
+	})
+	t.Run("closed for good", func(t *testing.T) {
+		t.Parallel()
+		b := ownBus(t)
+		b.Conn().Close()
+		r := b.Health(t.Context())
+		unwell(t, r, bus.Failed, "connection")
+		if strings.Contains(r.Problems[0].Reason, "comes back") {
+			t.Errorf("it does not: %q", r.Problems[0].Reason)
+		}
+	})
+}
+
+func TestHealthOfAClosedBus(t *testing.T) {
+	t.Parallel()
+	b := ownBus(t)
+	must(t, b.Close())
+	var none *bus.Bus
+	for name, b := range map[string]*bus.Bus{"closed": b, "nil": none} {
+		r := b.Health(t.Context())
+		unwell(t, r, bus.Failed, "connection", "closed")
+		if r.Server != "" || r.RTT != 0 {
+			t.Errorf("%s: the report is %+v", name, r)
+		}
+	}
+}
+
+// Who cancels a probe learns nothing about the server, so it is not called well.
+func TestHealthWithACancelledContext(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		unwell(t, b.Health(ctx), bus.Failed, "connection", "no round trip", "canceled")
+	}
+	healthy(t, b)
+}
+
+// What the server itself is not well of is a failure, as here data of an account
+// that it does not know.
+func TestHealthOfTheServer(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := bustest.New(t, bus.WithStoreDir(dir), slack(), bus.WithLogger(silent()))
+	declare(t, b, bus.StreamConfig{Name: "WELL", Subjects: []string{"well"}})
+	healthy(t, b)
+	ghost := filepath.Join(dir, "data", "jetstream", "GHOST")
+	must(t, os.Mkdir(ghost, 0o700))
+	unwell(t, b.Health(t.Context()), bus.Failed, "server", "GHOST", "could not be resolved")
+	must(t, os.Remove(ghost))
+	healthy(t, b)
+}
+
+func TestStatusText(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[bus.Status]string{bus.Healthy: "healthy", bus.Degraded: "degraded", bus.Failed: "failed", 7: "Status(7)"} {
+		text, err := status.MarshalText()
+		if status.String() != want || string(text) != want || err != nil {
+			t.Errorf("%d is %q and %q, %v; want %q", int(status), status, text, err, want)
+		}
+	}
+	if bus.Healthy >= bus.Degraded || bus.Degraded >= bus.Failed {
+		t.Error("the statuses are not in the order from best to worst")
+	}
+}
+
+// A readiness probe serves the report as it is.
+func TestReportAsJSON(t *testing.T) {
+	t.Parallel()
+	r := bus.Report{Status: bus.Failed, Problems: []bus.Problem{{Status: bus.Degraded, Part: "publisher", Reason: "full"}},
+		Server: "nats://h:1 (s)", Embedded: true, RTT: time.Millisecond}
+	got, err := json.Marshal(r)
+	must(t, err)
+	const want = `{"Status":"failed","Problems":[{"Status":"degraded","Part":"publisher","Reason":"full"}],` +
+		`"Server":"nats://h:1 (s)","Embedded":true,"RTT":1000000}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	b := bustest.New(t, slack())
+	for _, want := range []string{`"Status":"healthy"`, `"Problems":[]`} {
+		if got, err := json.Marshal(b.Health(t.Context())); err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("got %s, %v; want %s in it", got, err, want)
+		}
+	}
+}

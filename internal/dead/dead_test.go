@@ -1,0 +1,113 @@
+package dead_test
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+var stored = time.Date(2026, 11, 23, 1, 2, 3, 456789012, time.UTC)
+
+func copyOf(h wire.Header) *dead.Copy {
+	return &dead.Copy{Subject: "shop.orders.eu", Header: h, Data: []byte("{}"), Stream: "ORDERS", Sequence: 7,
+		Time: stored, Attempts: 3, Cause: "error", Error: "no\r\nluck"}
+}
+
+// What a copy says of its original comes back, and nothing of it means anything to
+// the server meanwhile.
+func TestCopyRoundTrip(t *testing.T) {
+	t.Parallel()
+	for name, h := range map[string]wire.Header{
+		"no headers":        nil,
+		"of the user":       {"Tenant": {"a", "b"}, "Bus-Id": {"x"}, "Content-Type": {"a/b"}},
+		"of the server":     {"Nats-Msg-Id": {"1"}, "Nats-TTL": {"1s"}, "Nats-Rollup": {"all"}, "Nats-Expected-Last-Sequence": {"9"}},
+		"of a copy":         {"Bus-Origin-Subject": {"y"}, "Bus-Dead-Cause": {"z"}, "Bus-Attempts": {"8"}},
+		"of a copy's copy":  {"Bus-Was-Nats-Msg-Id": {"1"}, "Bus-Was-Bus-Was-Nats-TTL": {"2"}},
+		"without any value": {"Tenant": {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before := maps.Clone(h)
+			c := copyOf(h)
+			out := c.Out("$OMNIBUS.dead.x")
+			if !reflect.DeepEqual(h, before) {
+				t.Fatalf("the original's headers were changed: %v", h)
+			}
+			for key := range out.Header {
+				if strings.HasPrefix(key, "Nats-") && key != "Nats-Expected-Last-Subject-Sequence" {
+					t.Errorf("the copy has the header %s", key)
+				}
+			}
+			got, err := dead.Parse(out.Header, out.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Error = "no  luck"
+			if !reflect.DeepEqual(got, c) {
+				t.Errorf("got  %+v\nwant %+v", got, c)
+			}
+		})
+	}
+}
+
+func TestErrorsOfACopyFitAHeader(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "\n", strings.Repeat("ü", 5000), "a\x00b\xffc", "  x  "} {
+		c := copyOf(nil)
+		c.Error = text
+		got := c.Out("s").Header["Bus-Dead-Error"][0]
+		if len(got) > dead.MaxError || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00") || got != strings.TrimSpace(got) {
+			t.Errorf("%.20q became %.40q", text, got)
+		}
+	}
+}
+
+func TestSubjects(t *testing.T) {
+	t.Parallel()
+	p := dead.Place{Stream: "ORDERS", Durable: "billing", Incarnation: dead.Incarnation(stored), Sequence: 18446744073709551615}
+	subjects := map[string]bool{}
+	for _, kind := range []string{dead.Dead, dead.Retry, dead.Later} {
+		s := p.Subject(kind)
+		subjects[s] = true
+		gotKind, got, ok := dead.ParseSubject(s)
+		if !ok || gotKind != kind || got != p {
+			t.Errorf("%s: got %s, %+v, %v", s, gotKind, got, ok)
+		}
+	}
+	if len(subjects) != 3 || dead.Incarnation(stored) == dead.Incarnation(stored.Add(1)) {
+		t.Errorf("got %v", slices.Collect(maps.Keys(subjects)))
+	}
+	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.2", "$OMNIBUS.dead.S.d.i.-1"} {
+		if _, _, ok := dead.ParseSubject(bad); ok {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	out := copyOf(wire.Header{"Nats-Msg-Id": {"1"}}).Out("s")
+	f.Add(out.Header["Bus-Origin-Subject"][0], "ORDERS", "7", out.Header["Bus-Origin-Time"][0], "3", "Tenant", "x")
+	f.Add("", "", "", "", "", "", "")
+	f.Fuzz(func(t *testing.T, subject, stream, sequence, at, attempts, key, value string) {
+		h := wire.Header{"Bus-Origin-Subject": {subject}, "Bus-Origin-Stream": {stream}, "Bus-Origin-Sequence": {sequence},
+			"Bus-Origin-Time": {at}, "Bus-Attempts": {attempts}}
+		if _, taken := h[key]; !taken {
+			h[key] = []string{value}
+		}
+		c, err := dead.Parse(h, nil)
+		if err != nil {
+			return
+		}
+		again, err := dead.Parse(c.Out("s").Header, nil)
+		if err != nil || again.Subject != c.Subject || again.Sequence != c.Sequence || !again.Time.Equal(c.Time) || !reflect.DeepEqual(again.Header, c.Header) {
+			t.Fatalf("got %+v, then %+v, %v", c, again, err)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package dispatch_test
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// keyed is a message of a key.
+func keyed(key string, n uint64) wire.Delivery {
+	return wire.Delivery{Stored: &wire.Stored{Key: key, Sequence: n}, Data: make([]byte, 10)}
+}
+
+func TestLanesLetOutOneOfEachKey(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(false)
+	if !l.Enter(keyed("a", 1)) || !l.Enter(keyed("b", 2)) || l.Enter(keyed("a", 4)) || l.Enter(keyed("a", 3)) {
+		t.Fatal("not exactly the first message of each key is out")
+	}
+	if msgs, bytes := l.Backlog(); msgs != 2 || bytes != 20 || l.Behind("a") != 2 || l.Behind("b") != 0 || l.Behind("x") != 0 {
+		t.Errorf("%d messages with %d bytes wait, %d behind a", msgs, bytes, l.Behind("a"))
+	}
+	for _, want := range []uint64{3, 4} {
+		if d, ok := l.Next("a"); !ok || d.Stored.Sequence != want {
+			t.Errorf("got %v, want %d", d.Stored, want)
+		}
+	}
+	if _, ok := l.Next("a"); ok {
+		t.Error("a message came out of an empty lane")
+	}
+	if !l.Enter(keyed("a", 5)) {
+		t.Error("the lane does not begin again")
+	}
+	if msgs, bytes := l.Backlog(); msgs != 0 || bytes != 0 {
+		t.Errorf("%d messages with %d bytes wait", msgs, bytes)
+	}
+}
+
+// A message that is tried again comes before those behind it, but not before an
+// earlier one that has come meanwhile.
+func TestLanesAgain(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(false)
+	five := keyed("a", 5)
+	l.Enter(five)
+	if d := l.Again(five); d.Stored.Sequence != 5 {
+		t.Errorf("alone: got %d", d.Stored.Sequence)
+	}
+	l.Enter(keyed("a", 6))
+	if d := l.Again(five); d.Stored.Sequence != 5 {
+		t.Errorf("before a later one: got %d", d.Stored.Sequence)
+	}
+	l.Enter(keyed("a", 4))
+	if d := l.Again(five); d.Stored.Sequence != 4 {
+		t.Errorf("behind an earlier one: got %d", d.Stored.Sequence)
+	}
+	for _, want := range []uint64{5, 6} {
+		if d, ok := l.Next("a"); !ok || d.Stored.Sequence != want {
+			t.Errorf("got %v, want %d", d.Stored, want)
+		}
+	}
+}
+
+func TestLanesThatAreShut(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(true)
+	for _, d := range []wire.Delivery{keyed("a", 3), keyed("b", 5), keyed("a", 1), keyed("b", 4), keyed("c", 2)} {
+		if l.Enter(d) {
+			t.Fatalf("%d is out", d.Stored.Sequence)
+		}
+	}
+	if got := sequences(l.Open()); !slices.Equal(got, []uint64{1, 2, 4}) {
+		t.Errorf("got %v", got)
+	}
+	if got := l.Open(); len(got) != 0 {
+		t.Errorf("opened again they let out %v", sequences(got))
+	}
+	if d, ok := l.Next("b"); !ok || d.Stored.Sequence != 5 {
+		t.Errorf("got %v", d.Stored)
+	}
+}
+
+func TestLanesTakeAndStop(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(false)
+	for i := range uint64(9) {
+		l.Enter(keyed(strconv.Itoa(int(i%3)), 9-i))
+	}
+	if got := sequences(l.Take("0")); !slices.Equal(got, []uint64{3, 6}) {
+		t.Errorf("took %v", got)
+	}
+	if l.Take("x") != nil || l.Behind("0") != 0 {
+		t.Error("what was taken is still there")
+	}
+	if l.Enter(keyed("0", 20)) {
+		t.Error("a second message of a key is out")
+	}
+	got := sequences(l.Stop())
+	slices.Sort(got)
+	if !slices.Equal(got, []uint64{1, 2, 4, 5, 20}) {
+		t.Errorf("stopped with %v", got)
+	}
+	if msgs, bytes := l.Backlog(); msgs != 0 || bytes != 0 || len(l.Open()) != 0 {
+		t.Errorf("%d messages with %d bytes wait", msgs, bytes)
+	}
+}
+
+// Whatever comes in whatever order: of each key one is out at a time, and of those
+// that are here the first.
+func TestLanesAtRandom(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	l := dispatch.NewLanes(false)
+	out := map[string]wire.Delivery{}
+	here := map[string][]uint64{}
+	done, next := 0, uint64(0)
+	const all = 20_000
+	for done < all {
+		if next < all && r.IntN(2) == 0 {
+			next++
+			d := keyed(strconv.Itoa(r.IntN(20)), next^7) // nearly in order
+			if key := d.Stored.Key; l.Enter(d) {
+				if len(here[key]) > 0 {
+					t.Fatalf("seed %d: %d is out beside another", seed, next)
+				}
+				out[key] = d
+			}
+			here[d.Stored.Key] = append(here[d.Stored.Key], d.Stored.Sequence)
+			continue
+		}
+		for key, d := range out { // any of them
+			if r.IntN(4) == 0 {
+				out[key] = l.Again(d)
+				if lowest := slices.Min(here[key]); out[key].Stored.Sequence != lowest {
+					t.Fatalf("seed %d: got %d, want %d", seed, out[key].Stored.Sequence, lowest)
+				}
+				break
+			}
+			here[key] = slices.DeleteFunc(here[key], func(n uint64) bool { return n == d.Stored.Sequence })
+			done++
+			delete(out, key)
+			following, ok := l.Next(key)
+			if ok != (len(here[key]) > 0) || ok && following.Stored.Sequence != slices.Min(here[key]) {
+				t.Fatalf("seed %d: after %d came %v, here are %v", seed, d.Stored.Sequence, following.Stored, here[key])
+			}
+			if ok {
+				out[key] = following
+			}
+			break
+		}
+	}
+}
+
+func BenchmarkLanes(b *testing.B) {
+	b.ReportAllocs()
+	l := dispatch.NewLanes(false)
+	ds := make([]wire.Delivery, 64)
+	for i := range ds {
+		ds[i] = keyed(strconv.Itoa(i%16), uint64(i))
+	}
+	for b.Loop() {
+		for i := range ds {
+			l.Enter(ds[i])
+		}
+		for i := range 16 {
+			for ok := true; ok; {
+				_, ok = l.Next(ds[i].Stored.Key)
+			}
+		}
+	}
+}

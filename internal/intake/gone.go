@@ -1,0 +1,65 @@
+package intake
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// The server tells those whose pulls wait that the consumer was deleted. A
+// consumer whose window is full has none waiting; it only finds that nobody takes
+// its next pull, which has harmless causes too. So it asks.
+
+// The server's error codes for a consumer and a stream that do not exist.
+const (
+	codeNoConsumer = 10014
+	codeNoStream   = 10059
+)
+
+// infoType is the type of the answer to a question about a consumer.
+const infoType = "io.nats.jetstream.api.v1.consumer_info_response"
+
+// info is what interests us of that answer.
+type info struct {
+	Type  string `json:"type"`
+	Error struct {
+		Code int `json:"err_code"`
+	} `json:"error"`
+}
+
+func (i info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
+
+// inquire asks whether the consumer is still there. The answer comes to the inbox.
+func (s *source) inquire() error {
+	return s.d.link.Publish(&wire.Out{Subject: s.Info, Reply: s.sub.Subject})
+}
+
+// learn heeds the answer to inquire.
+func (s *source) learn(m *nats.Msg) {
+	d := s.d
+	var i info
+	err := json.Unmarshal(m.Data, &i)
+	d.mu.Lock()
+	switch {
+	case err != nil || i.Type != infoType:
+		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
+	case i.gone():
+		d.endLocked(ErrConsumerDeleted)
+	}
+	d.mu.Unlock()
+	d.nudge()
+}
+
+// isGone asks and waits for the answer. Without one it is false.
+func (d *Durable) isGone(ctx context.Context) bool {
+	reply, err := d.link.Request(ctx, &wire.Out{Subject: d.cfg.Info})
+	if err != nil {
+		return false
+	}
+	var i info
+	return json.Unmarshal(reply.Data, &i) == nil && i.gone()
+}

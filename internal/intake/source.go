@@ -1,0 +1,279 @@
+package intake
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Source is a consumer on the server from which a Durable takes messages.
+type Source struct {
+	Next string // the API subject that takes pull requests
+	Info string // the API subject that tells about the consumer
+
+	// Restore makes of a message that was put aside what it was before. Nil where
+	// messages come as they were published.
+	Restore func(*wire.Delivery) error
+}
+
+const (
+	pullExpiry = 30 * time.Second
+	heartbeat  = 5 * time.Second // the server sends one when it has nothing else
+	retryPull  = 250 * time.Millisecond
+)
+
+// source is one Source of a Durable: its inbox, and what was asked of the server.
+// Its variables are guarded by the Durable's mu.
+type source struct {
+	Source
+	d     *Durable
+	index int
+	sub   *nats.Subscription
+
+	window    window
+	held      int       // of the Durable's held
+	heldBytes int       // of those
+	waiting   int       // of the Durable's waiting
+	asked     int       // messages requested and not come yet
+	heard     time.Time // when the server last said something
+	stalled   error     // why no messages can be had; nil when some came since
+	pullAfter time.Time // no pull before
+	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
+}
+
+// openSource subscribes to an inbox for the i-th source.
+func (d *Durable) openSource(i int, from Source) (*source, error) {
+	now := time.Now()
+	s := &source{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.Concurrency, now), heard: now}
+	sub, err := d.link.Conn().Subscribe(d.link.Conn().NewInbox(), s.take)
+	if err != nil {
+		return nil, err
+	}
+	s.sub = sub
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // the window bounds it
+		_ = sub.Unsubscribe()
+		return nil, err
+	}
+	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Stalled))
+	return s, nil
+}
+
+func (d *Durable) closeSources() {
+	for _, unhook := range d.unhook {
+		unhook()
+	}
+	for _, s := range d.sources {
+		_ = s.sub.Unsubscribe()
+	}
+}
+
+// take is nats.go's callback: a message, or a word of the server.
+func (s *source) take(m *nats.Msg) {
+	if m.Reply == "" { // a stored message has one, and any header
+		s.heed(m)
+		return
+	}
+	del, err := s.delivery(m)
+	if err != nil {
+		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
+		return
+	}
+	fresh, room := s.hold(&del, m)
+	if fresh {
+		s.d.push(del)
+	}
+	if room {
+		s.pull()
+	}
+}
+
+func (s *source) delivery(m *nats.Msg) (wire.Delivery, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return wire.Delivery{}, err
+	}
+	del := wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
+		Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1,
+		Source: s.index, Position: meta.Sequence.Stream}}
+	if s.Restore == nil {
+		return del, nil
+	}
+	return s.restored(del)
+}
+
+// restored is apart from delivery because here del moves to the heap.
+func (s *source) restored(del wire.Delivery) (wire.Delivery, error) {
+	err := s.Restore(&del)
+	return del, err
+}
+
+// hold notes that del, which m brought, is this process's to settle. It is not fresh
+// if it is here already; then the newer delivery replaces the older one. room says
+// that there may be room for more.
+func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
+	now, p := time.Now(), positionOf(del)
+	h := hold{stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.heard, s.stalled = now, nil
+	s.asked = max(s.asked-1, 0)
+	old, there := s.d.held[p]
+	if there && old.stored.Equal(h.stored) {
+		h.number = old.number
+		s.d.held[p] = h
+		return false, s.hasRoom()
+	}
+	if there { // the stream was made anew: the old message is not ours any more
+		s.letGo(old)
+	}
+	s.d.holds++
+	h.number, del.Stored.Hold = s.d.holds, s.d.holds
+	s.d.held[p] = h
+	s.held++
+	s.heldBytes += h.size
+	return true, s.hasRoom()
+}
+
+// hasRoom tells cheaply whether it is worth while to ask for messages.
+func (s *source) hasRoom() bool { return s.window.hasRoom(s.held-s.waiting, s.asked) }
+
+// letGo forgets h, which is out of the Durable's held.
+func (s *source) letGo(h hold) {
+	s.held--
+	s.heldBytes -= h.size
+	s.window.settled++
+}
+
+// begin forgets what was asked of the server.
+func (s *source) begin(now, pullAfter time.Time) {
+	s.asked, s.heard, s.pullAfter = 0, now, pullAfter
+}
+
+// heed acts on a word of the server: a status about a pull, or an answer.
+func (s *source) heed(m *nats.Msg) {
+	status := m.Header.Get("Status")
+	if status == "" {
+		s.learn(m)
+		return
+	}
+	s.d.mu.Lock()
+	s.heard = time.Now()
+	if status == "100" {
+		s.d.mu.Unlock()
+		return
+	}
+	description := m.Header.Get("Description")
+	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+	switch {
+	case description == "Consumer Deleted":
+		s.d.endLocked(ErrConsumerDeleted)
+	case err == nil: // the end of a pull, with what it still had to deliver
+		s.asked = max(s.asked-left, 0)
+	default: // nobody there, or a refusal: begin afresh after a while
+		s.begin(s.heard, s.heard.Add(retryPull))
+		s.doubt = status == noResponders
+		s.stallLocked(refusal(status, description))
+	}
+	s.d.mu.Unlock()
+	s.pull()
+	s.d.nudge()
+}
+
+// noResponders is the status of a request that nobody takes.
+const noResponders = "503"
+
+// refusal is an error for a status that ends a pull out of turn.
+func refusal(status, description string) error {
+	if status == noResponders {
+		return errors.New("nobody takes the requests for messages: the stream or the consumer is gone, or has no leader")
+	}
+	return fmt.Errorf("the server refuses to send messages: %s %s", status, description)
+}
+
+// stallLocked tells, once, that no messages can be had.
+func (s *source) stallLocked(err error) {
+	if s.stalled != nil || s.d.draining {
+		return
+	}
+	s.stalled = err
+	s.d.tellLocked(err)
+}
+
+// pull asks for messages once half the window is free.
+func (s *source) pull() {
+	messages, bytes, doubt := s.want()
+	if messages == 0 {
+		return
+	}
+	err := s.ask(messages, bytes)
+	if doubt && err == nil {
+		err = s.inquire()
+	}
+	if err == nil {
+		return
+	}
+	now := time.Now()
+	s.d.mu.Lock()
+	s.begin(now, now.Add(retryPull))
+	s.stallLocked(err)
+	s.d.mu.Unlock()
+	s.d.nudge()
+}
+
+// want notes as asked, and returns, how many messages there is room for, in how
+// many bytes, and whether to ask about the consumer as well. Nothing is asked of a
+// server that is not there: requests would pile up until it comes back.
+func (s *source) want() (messages, bytes int, doubt bool) {
+	d := s.d
+	connected := d.link.Conn().IsConnected()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if d.draining || !connected || now.Before(s.pullAfter) {
+		return 0, 0, false
+	}
+	messages, bytes = s.window.room(now, s.held-s.waiting, s.asked, s.heldBytes, d.link.MaxPayload())
+	if messages == 0 {
+		return 0, 0, false
+	}
+	if s.asked == 0 {
+		s.heard = now // it may have been long ago that anything was asked
+	}
+	s.asked += messages
+	doubt, s.doubt = s.doubt, false
+	return messages, bytes, doubt
+}
+
+func (s *source) ask(messages, bytes int) error {
+	body, err := json.Marshal(struct {
+		Batch     int           `json:"batch"`
+		Bytes     int           `json:"max_bytes"`
+		Expires   time.Duration `json:"expires"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{messages, bytes, pullExpiry, heartbeat})
+	if err != nil {
+		return err
+	}
+	return s.d.link.Publish(&wire.Out{Subject: s.Next, Reply: s.sub.Subject, Data: body})
+}
+
+var errSilent = errors.New("the server has been silent for two heartbeats")
+
+// listenForLife begins afresh when the server has not said anything for long.
+func (s *source) listenForLife(now time.Time) {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	if s.asked == 0 || now.Sub(s.heard) < 2*heartbeat {
+		return
+	}
+	s.begin(now, time.Time{})
+	s.doubt = true
+	s.stallLocked(errSilent)
+	s.d.nudge()
+}

@@ -1,0 +1,42 @@
+package link
+
+import (
+	"net"
+	"time"
+)
+
+const (
+	// stallChunk is how many bytes must get through within the time of a stall.
+	stallChunk = 64 << 10
+	// leastStall is no stall yet, however little patience the user has.
+	leastStall = 5 * time.Second
+	// embeddedStall is that of the server in this process, which answers for the
+	// disk: it reads nothing while it waits for that.
+	embeddedStall = time.Minute
+)
+
+// conn is a connection that a peer cannot hold up: a write that makes no progress
+// within stall fails, however long the whole of it may take. nats.go drops what
+// it could not write and goes on, so that a later PING would be answered as if
+// everything before had arrived; hence a write that fails ends the connection.
+type conn struct {
+	net.Conn
+	stall time.Duration
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (n int, err error) {
+	for {
+		_ = c.SetWriteDeadline(time.Now().Add(c.stall))
+		m, err := c.Conn.Write(p[n:min(len(p), n+stallChunk)])
+		n += m
+		if err != nil {
+			_ = c.Close()
+			return n, err
+		}
+		if n == len(p) {
+			_ = c.SetWriteDeadline(time.Time{})
+			return n, nil
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// errAborted is the error of dialling after abort.
+var errAborted = errors.New("the connection was given up")
+
+// dialer reaches the embedded server in this process and others by network. As
+// nats.Connect takes no context, the dialer ends it: while the link connects for
+// the first time, the end of ctx stops dialling and closes what was dialled.
+// Later abort does.
+type dialer struct {
+	inProcess func() (net.Conn, error)
+	timeout   time.Duration
+	alive     context.Context // ends with abort
+	kill      context.CancelFunc
+
+	mu     sync.Mutex
+	ctx    context.Context // of the first connect; nil afterwards
+	stops  []func() bool   // each keeps the end of ctx from closing a connection
+	latest net.Conn        // what was dialled last
+}
+
+func newDialer(ctx context.Context, c Config) *dialer {
+	d := &dialer{inProcess: c.InProcess, timeout: c.Timeout, ctx: ctx}
+	d.alive, d.kill = context.WithCancel(context.Background())
+	return d
+}
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	first := d.ctx
+	d.mu.Unlock()
+	ctx := first
+	if ctx == nil {
+		ctx = d.alive
+	}
+	nc, err := d.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{nc, max(d.timeout, leastStall)}
+	if addr == embeddedAddr {
+		c.stall = max(d.timeout, embeddedStall)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.alive.Err() != nil {
+		_ = c.Close()
+		return nil, errAborted
+	}
+	d.latest = c
+	if first != nil {
+		d.stops = append(d.stops, context.AfterFunc(first, func() { _ = c.Close() }))
+	}
+	return c, nil
+}
+
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if addr != embeddedAddr {
+		return (&net.Dialer{Timeout: d.timeout}).DialContext(ctx, network, addr)
+	}
+	if d.inProcess == nil {
+		return nil, errors.New("no server is embedded in this process")
+	}
+	return d.inProcess()
+}
+
+// connected ends the first connect. It reports whether that was before the end
+// of its context; if not, the connection has been or is being closed.
+func (d *dialer) connected() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ctx = nil
+	intact := true
+	for _, stop := range d.stops {
+		intact = stop() && intact
+	}
+	d.stops = nil
+	return intact
+}
+
+// abort closes the connection under whoever uses it, and dials no more.
+func (d *dialer) abort() {
+	d.kill()
+	d.mu.Lock()
+	c := d.latest
+	d.mu.Unlock()
+	if c != nil {
+		_ = c.Close()
+	}
+}

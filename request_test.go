@@ -1,0 +1,747 @@
+package bus_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/codec"
+)
+
+// double answers with twice the number.
+func double(_ context.Context, m *bus.Msg[int]) (int, error) { return 2 * m.Data, nil }
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	_, err := bus.Respond(b, "math.*.double", double)
+	must(t, err)
+	for i := range 50 {
+		got, err := bus.Request[int](t.Context(), b, bus.Endpoint[int, int]("math.*.double").At(fmt.Sprint(i)), i)
+		if err != nil || got != 2*i {
+			t.Fatalf("got %d, %v, want %d", got, err, 2*i)
+		}
+	}
+	s := b.Stats()
+	if s.Requests != 50 || s.RequestErrors != 0 || s.Received != 50 || s.Published != 50 {
+		t.Errorf("the statistics are %+v", s)
+	}
+}
+
+// exchange has a responder return resp to req, and returns what either side got.
+func exchange[Req, Resp any](t *testing.T, b *bus.Bus, req Req, resp Resp, opts ...bus.RequestOption) (Req, Resp, bus.Header) {
+	t.Helper()
+	asked := make(chan *bus.Msg[Req], 1)
+	_, err := bus.Respond(b, "a.b", func(_ context.Context, m *bus.Msg[Req]) (Resp, error) {
+		asked <- m
+		return resp, nil
+	})
+	must(t, err)
+	got, err := bus.Request(t.Context(), b, bus.Endpoint[Req, Resp]("a.b"), req, opts...)
+	must(t, err)
+	m := receive(t, asked)
+	return m.Data, got, m.Header
+}
+
+func TestRequestCarriesEveryKindOfValue(t *testing.T) {
+	t.Parallel()
+	t.Run("struct", func(t *testing.T) {
+		t.Parallel()
+		req, resp, h := exchange(t, bustest.New(t), order{ID: "a"}, order{ID: "b"}, bus.WithHeader("X-Who", "me"))
+		if req.ID != "a" || resp.ID != "b" || h.Get("X-Who") != "me" {
+			t.Errorf("got %+v, %+v, %v", req, resp, h)
+		}
+	})
+	t.Run("bytes", func(t *testing.T) {
+		t.Parallel()
+		req, resp, h := exchange(t, bustest.New(t), []byte{0, 1}, []byte{2, 0xff})
+		if !bytes.Equal(req, []byte{0, 1}) || !bytes.Equal(resp, []byte{2, 0xff}) || h != nil {
+			t.Errorf("got %v, %v, %v", req, resp, h)
+		}
+	})
+	t.Run("nothing", func(t *testing.T) {
+		t.Parallel()
+		req, resp, _ := exchange(t, bustest.New(t), []byte(nil), []byte(nil))
+		if len(req) != 0 || len(resp) != 0 {
+			t.Errorf("got %v, %v", req, resp)
+		}
+	})
+	t.Run("empty structs", func(t *testing.T) {
+		t.Parallel()
+		exchange(t, bustest.New(t), struct{}{}, struct{}{})
+	})
+	t.Run("nil pointers", func(t *testing.T) {
+		t.Parallel()
+		req, resp, _ := exchange(t, bustest.New(t), (*order)(nil), (*order)(nil))
+		if req != nil || resp != nil {
+			t.Errorf("got %v, %v", req, resp)
+		}
+	})
+	t.Run("protobuf", func(t *testing.T) {
+		t.Parallel()
+		req, resp, _ := exchange(t, bustest.New(t), durationpb.New(1), durationpb.New(2))
+		if req.Nanos != 1 || resp.Nanos != 2 {
+			t.Errorf("got %v, %v", req, resp)
+		}
+	})
+	t.Run("another codec", func(t *testing.T) {
+		t.Parallel()
+		req, resp, h := exchange(t, bustest.New(t), order{ID: "a"}, order{ID: "b"}, bus.As(codec.CBOR))
+		if req.ID != "a" || resp.ID != "b" || h.Get("Content-Type") != "application/cbor" {
+			t.Errorf("got %+v, %+v, %v", req, resp, h)
+		}
+	})
+	t.Run("another codec, and a reply whose type implies one", func(t *testing.T) {
+		t.Parallel()
+		_, resp, _ := exchange(t, bustest.New(t), order{ID: "a"}, durationpb.New(2), bus.As(codec.CBOR))
+		if resp.Nanos != 2 {
+			t.Errorf("got %v", resp)
+		}
+		_, raw, _ := exchange(t, bustest.New(t), order{ID: "a"}, json.RawMessage(`{"a" : 1}`), bus.As(codec.CBOR))
+		if string(raw) != `{"a" : 1}` {
+			t.Errorf("got %s", raw)
+		}
+		_, data, _ := exchange(t, bustest.New(t), order{ID: "a"}, []byte("x"), bus.As(codec.CBOR))
+		if string(data) != "x" {
+			t.Errorf("got %q", data)
+		}
+	})
+	t.Run("a request whose type implies a codec", func(t *testing.T) {
+		t.Parallel()
+		req, resp, _ := exchange(t, bustest.New(t), []byte("raw"), order{ID: "b"})
+		if string(req) != "raw" || resp.ID != "b" {
+			t.Errorf("got %q, %+v", req, resp)
+		}
+	})
+	t.Run("compressed", func(t *testing.T) {
+		t.Parallel()
+		b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd}))
+		big := order{ID: strings.Repeat("a", 10_000)}
+		req, resp, h := exchange(t, b, big, big)
+		if req.ID != big.ID || resp.ID != big.ID || h.Get("Content-Encoding") != "zstd" || h.Get("Accept-Encoding") != "zstd" {
+			t.Errorf("got %d and %d bytes, %v", len(req.ID), len(resp.ID), h)
+		}
+		if s := b.Stats(); s.CompressionRatio < 10 || s.PublishedBytes > 1000 {
+			t.Errorf("the ratio is %v, %d bytes published", s.CompressionRatio, s.PublishedBytes)
+		}
+	})
+}
+
+// rawRequest sends a request as any NATS client does.
+func rawRequest(t testing.TB, nc *nats.Conn, subject, header, data string) *nats.Msg {
+	t.Helper()
+	m := &nats.Msg{Subject: subject, Data: []byte(data)}
+	if key, value, ok := strings.Cut(header, ": "); ok {
+		m.Header = nats.Header{key: {value}}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	reply, err := nc.RequestMsgWithContext(ctx, m)
+	must(t, err)
+	return reply
+}
+
+// The reply is compressed only for who asks, and however oddly he asks he gets
+// one.
+func TestReplyIsCompressedWhenAsked(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	big := strings.Repeat("a", 5000)
+	_, err := bus.Respond(b, "big", func(context.Context, *bus.Msg[string]) (string, error) { return big, nil })
+	must(t, err)
+	_, err = bus.Respond(b, "small", func(context.Context, *bus.Msg[string]) (string, error) { return "aaaa", nil })
+	must(t, err)
+	for _, tc := range []struct{ subject, header, want string }{
+		{"big", "", ""},
+		{"big", "Accept-Encoding: zstd", "zstd"},
+		{"big", "accept-encoding: s2", "s2"},
+		{"big", "Accept-Encoding: gzip", "gzip"},
+		{"big", "Accept-Encoding: GZIP", "gzip"},
+		{"big", "Accept-Encoding: br, gzip;q=0.8, *", "gzip"},
+		{"big", "Accept-Encoding: br", ""},
+		{"big", "Accept-Encoding: identity", ""},
+		{"big", "Accept-Encoding: *", ""},
+		{"big", "Accept-Encoding: ,;,", ""},
+		{"small", "Accept-Encoding: zstd", ""},
+	} {
+		reply := rawRequest(t, b.Conn(), tc.subject, tc.header, `""`)
+		if got := reply.Header.Get("Content-Encoding"); got != tc.want || reply.Header.Get(micro.ErrorHeader) != "" {
+			t.Errorf("%s, %q: the reply has the headers %v, want the encoding %q", tc.subject, tc.header, reply.Header, tc.want)
+		}
+		if tc.want == "" && tc.subject == "big" && string(reply.Data) != `"`+big+`"` {
+			t.Errorf("%q: got %d bytes", tc.header, len(reply.Data))
+		}
+	}
+}
+
+// A responder that was told to read plain requests in a codec answers them in it.
+func TestReplyToAPlainRequestOfAnotherCodec(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	_, err := bus.Respond(b, "a", func(_ context.Context, m *bus.Msg[order]) (order, error) { return m.Data, nil }, bus.As(codec.CBOR))
+	must(t, err)
+	data, err := codec.CBOR.Marshal(order{ID: "x"})
+	must(t, err)
+	reply := rawRequest(t, b.Conn(), "a", "", string(data))
+	var got order
+	if err := codec.CBOR.Unmarshal(reply.Data, &got); err != nil || got.ID != "x" || reply.Header.Get("Content-Type") != "application/cbor" {
+		t.Errorf("got %q, %v (%v)", reply.Data, reply.Header, err)
+	}
+}
+
+// Only what a responder says with Public travels.
+func TestRemoteErrors(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := bustest.New(t, record)
+	for _, tc := range []struct {
+		name          string
+		fail          func() error
+		code, message string
+		told          bool // an event tells of it
+	}{
+		{"plain", func() error { return errors.New("secret: db-7 is down") }, "500", "internal error", true},
+		{"public", func() error { return bus.Public("404", "no such order") }, "404", "no such order", false},
+		{"public, wrapped", func() error { return fmt.Errorf("secret: %w", bus.Public("404", "no such order")) }, "404", "no such order", false},
+		{"public, joined", func() error { return errors.Join(errors.New("secret"), bus.Public("a", "b")) }, "a", "b", false},
+		{"public without a code", func() error { return bus.Public("", "x") }, "500", "x", false},
+		{"public without a text", func() error { return bus.Public("404", "") }, "404", "", false},
+		{"public without anything", func() error { return bus.Public("", "") }, "500", "", false},
+		{"line breaks", func() error { return bus.Public("4\r\n04", "a\r\nX-Injected: yes\r\n\r\nbody") }, "4  04", "a  X-Injected: yes    body", false},
+		{"not ASCII", func() error { return bus.Public("größe", "zu groß: 日本") }, "größe", "zu groß: 日本", false},
+		{"blanks around", func() error { return bus.Public("404", "  x  ") }, "404", "x", false},
+		{"endless", func() error { return bus.Public("404", strings.Repeat("ü", 2<<20)) }, "404", strings.Repeat("ü", 1024), false},
+		{"endless, made by hand", func() error {
+			return &bus.PublicError{Code: strings.Repeat("x", 2<<20), Message: "a\r\nX-Injected: yes"}
+		},
+			strings.Repeat("x", 2048), "a  X-Injected: yes", false},
+		{"panic", func() error { panic("secret") }, "500", "internal error", true},
+		{"panic with an error", func() error { panic(errors.New("secret")) }, "500", "internal error", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sub, err := bus.Respond(b, "fails", func(context.Context, *bus.Msg[int]) (int, error) { return 1, tc.fail() })
+			must(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			got, err := bus.Request[int](ctx, b, "fails", 1)
+			r := asError[*bus.RemoteError](t, err, `"fails"`)
+			if got != 0 || r.Code != tc.code || r.Subject != "fails" || r.Message != tc.message {
+				t.Errorf("got %d and %+.300v, want the code %q and the text %q", got, *r, tc.code, tc.message)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the text travelled: %v", err)
+			}
+			must(t, sub.Drain(t.Context()))
+			if tc.told {
+				if e := nextEvent(t, events, bus.EventHandlerFailed); !strings.Contains(e.Err.Error(), "secret") || e.Subject != "fails" {
+					t.Errorf("the event is %+v", e)
+				}
+			}
+			nothing(t, events)
+		})
+	}
+	if s := b.Stats(); s.Requests != s.RequestErrors || s.HandlerErrors != s.Requests {
+		t.Errorf("the statistics are %+v", s)
+	}
+}
+
+// A request that a responder cannot read is the caller's mistake, and the caller
+// is told so; what it cannot answer is "internal error". Both are events with
+// their types at the responder.
+func TestResponderThatCannotAnswer(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := bustest.New(t, record)
+	for _, tc := range []struct {
+		name    string
+		respond func() (*bus.Subscription, error)
+		data    string
+		told    string // to the caller
+		check   func(*testing.T, error)
+	}{
+		{"malformed request", func() (*bus.Subscription, error) { return bus.Respond(b, "a", double) }, "{", "400 malformed request", func(t *testing.T, err error) {
+			asError[*bus.CodecError](t, err, "decode", "application/json")
+		}},
+		{"empty request", func() (*bus.Subscription, error) { return bus.Respond(b, "a", double) }, "", "400 malformed request", func(t *testing.T, err error) {
+			asError[*bus.CodecError](t, err, "decode")
+		}},
+		{"invalid request", func() (*bus.Subscription, error) {
+			return bus.Respond(b, "a", func(context.Context, *bus.Msg[even]) (int, error) { return 0, nil })
+		}, "3", "400 invalid request", func(t *testing.T, err error) {
+			asError[*bus.ValidationError](t, err, "3 is odd", "even")
+		}},
+		{"invalid reply", func() (*bus.Subscription, error) {
+			return bus.Respond(b, "a", func(context.Context, *bus.Msg[int]) (even, error) { return 5, nil })
+		}, "3", "500 internal error", func(t *testing.T, err error) {
+			asError[*bus.ValidationError](t, err, "5 is odd")
+		}},
+		{"reply of no type for the codec", func() (*bus.Subscription, error) {
+			return bus.Respond(b, "a", func(context.Context, *bus.Msg[int]) (any, error) { return make(chan int), nil })
+		}, "3", "500 internal error", func(t *testing.T, err error) {
+			asError[*bus.CodecError](t, err, "encode", "chan int")
+		}},
+		{"reply too large", func() (*bus.Subscription, error) {
+			return bus.Respond(b, "a", func(context.Context, *bus.Msg[int]) ([]byte, error) { return make([]byte, 1<<20), nil })
+		}, "3", "500 internal error", func(t *testing.T, err error) {
+			asError[*bus.PayloadError](t, err, "1048576 bytes", "limit")
+		}},
+		{"unknown content type", func() (*bus.Subscription, error) { return bus.Respond(b, "a", double) }, "Content-Type: a/b", "415 unknown content type or encoding", func(t *testing.T, err error) {
+			asError[*bus.CodecError](t, err, "decode", "a/b")
+		}},
+		{"unknown encoding", func() (*bus.Subscription, error) { return bus.Respond(b, "a", double) }, "Content-Encoding: br", "415 unknown content type or encoding", func(t *testing.T, err error) {
+			asError[*bus.CodecError](t, err, "decode", "br")
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sub, err := tc.respond()
+			must(t, err)
+			reply := rawRequest(t, b.Conn(), "a", tc.data, tc.data) // as a header where it is one
+			if got := reply.Header.Get(micro.ErrorCodeHeader) + " " + reply.Header.Get(micro.ErrorHeader); got != tc.told || len(reply.Data) != 0 {
+				t.Errorf("got %q, %v", reply.Data, reply.Header)
+			}
+			tc.check(t, nextEvent(t, events, bus.EventHandlerFailed).Err)
+			must(t, sub.Drain(t.Context()))
+			nothing(t, events)
+		})
+	}
+}
+
+// even is a number that refuses to be odd.
+type even int
+
+func (e even) Validate() error {
+	if e%2 != 0 {
+		return fmt.Errorf("%d is odd", e)
+	}
+	return nil
+}
+
+// What a caller cannot send or make out is a typed error.
+func TestRequestThatFailsHere(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	reply := func(data string, h nats.Header) {
+		_, err := b.Conn().Subscribe("raw", func(m *nats.Msg) {
+			_ = m.RespondMsg(&nats.Msg{Data: []byte(data), Header: h})
+		})
+		must(t, err)
+	}
+	reply("3", nil)
+	_, err := bus.Request[even](t.Context(), b, "raw", 1)
+	asError[*bus.ValidationError](t, err, `"raw"`, "3 is odd")
+	_, err = bus.Request[order](t.Context(), b, "raw", 1)
+	asError[*bus.CodecError](t, err, `"raw"`, "decode application/json")
+	_, err = bus.Request[int](t.Context(), b, "raw", even(1))
+	asError[*bus.ValidationError](t, err, "1 is odd")
+	_, err = bus.Request[int](t.Context(), b, "raw", func() {})
+	asError[*bus.CodecError](t, err, "encode", "func()")
+	_, err = bus.Request[int](t.Context(), b, "raw", make([]byte, 1<<20))
+	asError[*bus.PayloadError](t, err, "1048576 bytes", "limit is 1040384", "WithMaxPayload")
+	_, err = bus.Request[int](t.Context(), b, "raw", 1, bus.WithHeader("Content-Type", "x"))
+	asError[*bus.OptionError](t, err, "WithHeader", "Content-Type", "option")
+	//nolint:staticcheck // nil is what is tried
+	_, err = bus.Request[int](nil, b, "raw", 1)
+	asError[*bus.ArgumentError](t, err, "Request", "ctx is nil")
+	_, err = bus.Request[int](t.Context(), nil, "raw", 1)
+	asError[*bus.ArgumentError](t, err, "Request", "bus is nil")
+	if s := b.Stats(); s.Requests != 2 || s.RequestErrors != 2 {
+		t.Errorf("requests %d, errors %d; want 2, 2", s.Requests, s.RequestErrors)
+	}
+	for name, h := range map[string]nats.Header{
+		"content type": {"Content-Type": {"application/x-unknown"}},
+		"no type":      {"Content-Type": {"///"}},
+		"encoding":     {"Content-Encoding": {"br"}},
+		"garbage":      {"Content-Encoding": {"zstd"}},
+	} {
+		nc := bustest.New(t)
+		_, err := nc.Conn().Subscribe("raw", func(m *nats.Msg) { _ = m.RespondMsg(&nats.Msg{Data: []byte("3"), Header: h}) })
+		must(t, err)
+		_, err = bus.Request[int](t.Context(), nc, "raw", 1)
+		if c := asError[*bus.CodecError](t, err); c.Op != "decode" {
+			t.Errorf("%s: got %+v", name, c)
+		}
+	}
+}
+
+func TestRequestWithoutResponders(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	_, err := bus.Request[int](t.Context(), b, "nobody", 1)
+	isError(t, err, bus.ErrNoResponders, "nobody serves this subject")
+	sub, err := bus.Respond(b, "somebody", double)
+	must(t, err)
+	must(t, sub.Unsubscribe())
+	_, err = bus.Request[int](t.Context(), b, "somebody", 1)
+	isError(t, err, bus.ErrNoResponders)
+	if s := b.Stats(); s.Requests != 2 || s.RequestErrors != 2 {
+		t.Errorf("requests %d, errors %d; want 2, 2", s.Requests, s.RequestErrors)
+	}
+}
+
+func TestRequestTimesOut(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		_, err := bus.Subscribe(b, "silent", ignore[int])
+		must(t, err)
+		within := func(ctx context.Context, want time.Duration) error {
+			began := time.Now()
+			_, err := bus.Request[int](ctx, b, "silent", 1)
+			if took := time.Since(began); took != want {
+				t.Errorf("it took %v, want %v", took, want)
+			}
+			return err
+		}
+		err = within(context.Background(), time.Minute) // the bus's own
+		isError(t, err, bus.ErrTimeout)
+		isError(t, err, context.DeadlineExceeded)
+		err = within(context.WithoutCancel(t.Context()), time.Minute)
+		isError(t, err, bus.ErrTimeout)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		err = within(ctx, time.Hour)
+		isError(t, err, bus.ErrTimeout)
+		isError(t, err, context.DeadlineExceeded)
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		err = within(ctx, time.Second)
+		isError(t, err, context.Canceled)
+		if errors.Is(err, bus.ErrTimeout) {
+			t.Errorf("a cancelled request says %v", err)
+		}
+		if s := b.Stats(); s.Requests != 4 || s.RequestErrors != 4 {
+			t.Errorf("requests %d, errors %d; want 4, 4", s.Requests, s.RequestErrors)
+		}
+	}, bus.WithTimeout(time.Minute))
+}
+
+// A late reply, or a second one, goes to nobody.
+func TestLateReply(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		_, err := bus.Respond(b, "slow", func(_ context.Context, m *bus.Msg[int]) (int, error) {
+			if m.Data == 1 {
+				time.Sleep(time.Minute)
+			}
+			return m.Data, nil
+		}, bus.Concurrency(2))
+		must(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = bus.Request[int](ctx, b, "slow", 1)
+		isError(t, err, bus.ErrTimeout)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got, err := bus.Request[int](t.Context(), b, "slow", 2); err != nil || got != 2 {
+			t.Errorf("got %d, %v, want 2", got, err)
+		}
+	})
+}
+
+// When the connection drops under a request nobody knows whether it was handled.
+func TestRequestWhoseConnectionDrops(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := bustest.New(t, record)
+	asked := make(chan struct{}, 1)
+	_, err := b.Conn().Subscribe("silent", func(*nats.Msg) { asked <- struct{}{} })
+	must(t, err)
+	result := make(chan error, 1)
+	go func() {
+		_, err := bus.Request[int](t.Context(), b, "silent", 1)
+		result <- err
+	}()
+	receive(t, asked)
+	must(t, b.Conn().ForceReconnect())
+	isError(t, receive(t, result), bus.ErrUnknownOutcome)
+	nextEvent(t, events, bus.EventDisconnected)
+	nextEvent(t, events, bus.EventReconnected)
+	_, err = bus.Respond(b, "math", double)
+	must(t, err)
+	if got, err := bus.Request[int](t.Context(), b, "math", 4); err != nil || got != 8 {
+		t.Errorf("afterwards: got %d, %v", got, err)
+	}
+}
+
+// Close does not wait for a reply that never comes. The request was sent, so nobody
+// can say that it was not handled.
+func TestRequestWhileTheBusCloses(t *testing.T) {
+	t.Parallel()
+	b := ownBus(t)
+	asked := make(chan struct{}, 1)
+	_, err := b.Conn().Subscribe("silent", func(*nats.Msg) { asked <- struct{}{} })
+	must(t, err)
+	result := make(chan error, 1)
+	go func() {
+		_, err := bus.Request[int](t.Context(), b, "silent", 1)
+		result <- err
+	}()
+	receive(t, asked)
+	must(t, b.Close())
+	err = receive(t, result)
+	isError(t, err, bus.ErrUnknownOutcome, "Request", "connection was closed")
+	if errors.Is(err, bus.ErrClosed) || strings.Contains(err.Error(), "disconnected") {
+		t.Errorf("%v: as if it was not sent, or the connection came back", err)
+	}
+	_, err = bus.Request[int](t.Context(), b, "silent", 1)
+	isError(t, err, bus.ErrClosed)
+	if errors.Is(err, bus.ErrUnknownOutcome) {
+		t.Errorf("%v: it was not sent", err)
+	}
+	_, err = bus.Respond(b, "a", double)
+	isError(t, err, bus.ErrClosed)
+}
+
+// A message that wants no reply is handled all the same.
+func TestRespondToAMessageWithoutReply(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := bustest.New(t, record)
+	got := make(chan int, 10)
+	sub, err := bus.Respond(b, "a", func(_ context.Context, m *bus.Msg[int]) (int, error) {
+		got <- m.Data
+		if m.Data == 2 {
+			return 0, errors.New("boom")
+		}
+		return 0, bus.Public("x", "y")
+	})
+	must(t, err)
+	publishRange(t, b, "a", 1, 4)
+	must(t, sub.Drain(t.Context()))
+	if len(got) != 3 {
+		t.Errorf("%d handled, want 3", len(got))
+	}
+	nextEvent(t, events, bus.EventHandlerFailed)
+	nothing(t, events)
+}
+
+func TestRespondConcurrency(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		var now, most atomic.Int64
+		_, err := bus.Respond(b, "a", func(_ context.Context, m *bus.Msg[int]) (int, error) {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return m.Data, nil
+		}, bus.Concurrency(4))
+		must(t, err)
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				if got, err := bus.Request[int](t.Context(), b, "a", i); err != nil || got != i {
+					t.Errorf("got %d, %v, want %d", got, err, i)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took != 5*time.Second || most.Load() != 4 {
+			t.Errorf("it took %v with %d at once, want 5s with 4", took, most.Load())
+		}
+	}, bus.WithTimeout(time.Hour))
+}
+
+// Requests from within a responder, to itself even, do not stall.
+func TestRequestFromAResponder(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	_, err := bus.Respond(b, "down", func(ctx context.Context, m *bus.Msg[int]) (int, error) {
+		if m.Data == 0 {
+			return 0, nil
+		}
+		n, err := bus.Request[int](ctx, b, "down", m.Data-1)
+		return n + 1, err
+	}, bus.Concurrency(8))
+	must(t, err)
+	if got, err := bus.Request[int](t.Context(), b, "down", 7); err != nil || got != 7 {
+		t.Errorf("got %d, %v, want 7", got, err)
+	}
+}
+
+// Instances of one program share the requests; another queue gets them too.
+func TestRespondersShareRequests(t *testing.T) {
+	t.Parallel()
+	server := bustest.New(t, anyPort(), bus.WithName("shop"))
+	same := connectTo(t, server, bus.WithName("shop"))
+	other := connectTo(t, server, bus.WithName("audit"))
+	var counts [3]atomic.Int64
+	var all sync.WaitGroup
+	for i, b := range []*bus.Bus{server, same, other} {
+		_, err := bus.Respond(b, "who", func(context.Context, *bus.Msg[int]) (int, error) {
+			counts[i].Add(1)
+			all.Done()
+			return i, nil
+		})
+		must(t, err)
+	}
+	const n = 200
+	all.Add(2 * n)
+	for range n {
+		_, err := bus.Request[int](t.Context(), same, "who", 1)
+		must(t, err)
+	}
+	all.Wait()
+	if a, b, c := counts[0].Load(), counts[1].Load(), counts[2].Load(); a+b != n || c != n || a == 0 || b == 0 {
+		t.Errorf("the two instances got %d and %d, the other program %d, of %d", a, b, c, n)
+	}
+}
+
+// discover asks what services there are, and returns the answers of both buses.
+func discover[T any](t *testing.T, nc *nats.Conn, subject string, want int) []T {
+	t.Helper()
+	inbox := nc.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	must(t, err)
+	defer func() { must(t, sub.Unsubscribe()) }()
+	must(t, nc.PublishRequest(subject, inbox, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var answers []T
+	for range want {
+		m, err := sub.NextMsgWithContext(ctx)
+		must(t, err)
+		var v T
+		must(t, json.Unmarshal(m.Data, &v))
+		answers = append(answers, v)
+	}
+	must(t, nc.FlushWithContext(ctx))
+	if n, _, err := sub.Pending(); n != 0 {
+		t.Errorf("%s: %d more answers came than the %d expected (%v)", subject, n, want, err)
+	}
+	return answers
+}
+
+// The responders of a bus are one service of the NATS micro protocol.
+func TestDiscovery(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort(), bus.WithName("shop"), bus.WithVersion("1.2.3"))
+	nc := rawClient(t, b)
+	began := time.Now()
+	_, err := bus.Respond(b, "shop.*.get.>", double)
+	must(t, err)
+	failing, err := bus.Respond(b, "shop.fail", func(context.Context, *bus.Msg[int]) (int, error) {
+		return 0, errors.New("boom")
+	}, bus.Queue("others"))
+	must(t, err)
+	for i := range 5 {
+		_, err := bus.Request[int](t.Context(), b, "shop.a.get.b.c", i)
+		must(t, err)
+	}
+	for range 2 {
+		_, err := bus.Request[int](t.Context(), b, "shop.fail", 1)
+		asError[*bus.RemoteError](t, err)
+	}
+
+	ping := discover[micro.Ping](t, nc, "$SRV.PING", 1)[0]
+	if ping.Name != "shop" || ping.Version != "1.2.3" || ping.ID == "" || ping.Type != micro.PingResponseType {
+		t.Errorf("the ping is %+v", ping)
+	}
+	for _, subject := range []string{"$SRV.PING.shop", "$SRV.PING.shop." + ping.ID} {
+		if again := discover[micro.Ping](t, nc, subject, 1)[0]; again.ID != ping.ID {
+			t.Errorf("%s: the ping is %+v", subject, again)
+		}
+	}
+
+	for _, subject := range []string{"$SRV.INFO", "$SRV.INFO.shop", "$SRV.INFO.shop." + ping.ID} {
+		info := discover[micro.Info](t, nc, subject, 1)[0]
+		if info.ID != ping.ID || info.Type != micro.InfoResponseType || len(info.Endpoints) != 2 {
+			t.Fatalf("%s: the info is %+v", subject, info)
+		}
+		if e := info.Endpoints[0]; e.Subject != "shop.*.get.>" || e.Name != "shop_x_get_X" || e.QueueGroup != "shop" {
+			t.Errorf("the endpoint is %+v", e)
+		}
+		if e := info.Endpoints[1]; e.Subject != "shop.fail" || e.Name != "shop_fail" || e.QueueGroup != "others" {
+			t.Errorf("the endpoint is %+v", e)
+		}
+	}
+
+	var stats micro.Stats
+	eventually(t, "the last call is counted", func() bool {
+		stats = discover[micro.Stats](t, nc, "$SRV.STATS.shop", 1)[0]
+		return stats.Endpoints[1].LastError != "" && stats.Endpoints[1].NumErrors == 2 && b.Stats().InFlight == 0
+	})
+	if stats.Type != micro.StatsResponseType || stats.Started.Before(began.Add(-time.Minute)) || stats.Started.After(time.Now()) {
+		t.Errorf("the statistics are %+v", stats)
+	}
+	if e := stats.Endpoints[0]; e.NumRequests != 5 || e.NumErrors != 0 || e.LastError != "" || e.ProcessingTime <= 0 || e.AverageProcessingTime != e.ProcessingTime/5 {
+		t.Errorf("the endpoint's are %+v", e)
+	}
+	if e := stats.Endpoints[1]; e.NumRequests != 2 || e.NumErrors != 2 || e.LastError != "internal error (500)" {
+		t.Errorf("the endpoint's are %+v", e)
+	}
+
+	must(t, failing.Drain(t.Context()))
+	if info := discover[micro.Info](t, nc, "$SRV.INFO", 1)[0]; len(info.Endpoints) != 1 {
+		t.Errorf("an ended responder is listed: %+v", info)
+	}
+	for _, subject := range []string{"$SRV.INFO.shopping", "$SRV.INFO.shop.x"} {
+		if _, err := nc.RequestWithContext(t.Context(), subject, nil); !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("%s: got %v, want %v", subject, err, nats.ErrNoResponders)
+		}
+	}
+	// Discovery takes no reply from who wants none, and no harm from nonsense.
+	must(t, nc.Publish("$SRV.STATS", []byte("nonsense")))
+	flushRaw(t, nc)
+	if s := b.Stats(); s.HandlerErrors != 2 || s.Events != 2 {
+		t.Errorf("the statistics are %+v", s)
+	}
+}
+
+// Without a responder a bus is no service.
+func TestDiscoveryOfNothing(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort())
+	_, err := bus.Subscribe(b, "a", ignore[int])
+	must(t, err)
+	nc := rawClient(t, b)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := nc.RequestWithContext(ctx, "$SRV.PING", nil); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("got %v, want %v", err, nats.ErrNoResponders)
+	}
+}
+
+// A bus answers the clients of the micro library, and asks its services.
+func TestMicroServices(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort(), bus.WithName("shop"))
+	nc := rawClient(t, b)
+	srv, err := micro.AddService(nc, micro.Config{Name: "foreign", Version: "0.0.1"})
+	must(t, err)
+	must(t, srv.AddEndpoint("echo", micro.HandlerFunc(func(r micro.Request) {
+		if string(r.Data()) == "1" {
+			_ = r.Error("418", "I am a teapot", []byte("details"))
+			return
+		}
+		_ = r.Respond(r.Data())
+	})))
+	flushRaw(t, nc)
+	if got, err := bus.Request[order](t.Context(), b, "echo", order{ID: "x"}); err != nil || got.ID != "x" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	_, err = bus.Request[order](t.Context(), b, "echo", 1)
+	if r := asError[*bus.RemoteError](t, err, "418", "teapot"); r.Code != "418" || r.Message != "I am a teapot" {
+		t.Errorf("got %+v", r)
+	}
+	_, err = bus.Respond(b, "math", double)
+	must(t, err)
+	pings := discover[micro.Ping](t, nc, "$SRV.PING", 2)
+	if names := pings[0].Name + " " + pings[1].Name; names != "shop foreign" && names != "foreign shop" {
+		t.Errorf("the services are %s", names)
+	}
+	must(t, srv.Stop())
+}

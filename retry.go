@@ -1,0 +1,156 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/settle"
+)
+
+// RetryPolicy says how often a message whose handler failed is tried, and when:
+// again after MinBackoff, then after twice as long each time up to MaxBackoff, less
+// a random part of up to a quarter. After MaxAttempts failures it becomes a dead
+// letter. Zero fields mean 25 attempts, 100 ms and 10 minutes, which is about two
+// hours in all.
+type RetryPolicy struct {
+	MaxAttempts int // handler calls; bus.Unlimited for no limit
+	MinBackoff  time.Duration
+	MaxBackoff  time.Duration
+
+	// Permanent reports whether another try would fail as well, so that the message
+	// becomes a dead letter at once. Nil means that only Permanent errors do. It is
+	// called by several goroutines at once.
+	Permanent func(error) bool
+}
+
+// Unlimited clears a limit.
+const Unlimited = -1
+
+var defaultRetry = RetryPolicy{MaxAttempts: 25, MinBackoff: 100 * time.Millisecond, MaxBackoff: 10 * time.Minute}
+
+// Retry sets when, and how often, a failed message is tried again.
+func Retry(p RetryPolicy) ConsumeOption {
+	return consumeOption(func(o *handleOptions) {
+		p = p.withDefaults()
+		switch {
+		case p.MaxAttempts < Unlimited:
+			o.fail("Retry", fmt.Sprintf("MaxAttempts %d", p.MaxAttempts), "must be more than zero, or bus.Unlimited")
+		case p.MinBackoff < 0 || p.MaxBackoff < p.MinBackoff:
+			o.fail("Retry", fmt.Sprintf("MinBackoff %v, MaxBackoff %v", p.MinBackoff, p.MaxBackoff),
+				"the backoffs must be more than zero, and MaxBackoff not less than MinBackoff")
+		default:
+			o.retry = p
+		}
+	})
+}
+
+func (p RetryPolicy) withDefaults() RetryPolicy {
+	if p.MaxAttempts == 0 {
+		p.MaxAttempts = defaultRetry.MaxAttempts
+	}
+	if p.MinBackoff == 0 {
+		p.MinBackoff = defaultRetry.MinBackoff
+	}
+	if p.MaxBackoff == 0 {
+		p.MaxBackoff = max(defaultRetry.MaxBackoff, p.MinBackoff)
+	}
+	return p
+}
+
+// policy is p for the part that decides.
+func (p RetryPolicy) policy() settle.Policy {
+	return settle.Policy{MaxAttempts: max(p.MaxAttempts, 0), MinBackoff: p.MinBackoff, MaxBackoff: p.MaxBackoff}
+}
+
+// outcome is what p makes of the error that a handler call ended with.
+func (p RetryPolicy) outcome(err error) settle.Outcome {
+	if err == nil {
+		return settle.Outcome{}
+	}
+	o := settle.Outcome{Err: err, Permanent: isPermanent(err) || p.Permanent != nil && p.Permanent(err)}
+	if asked, ok := errors.AsType[*retryAfter](err); ok {
+		o.Asked, o.After = true, asked.delay
+	}
+	return o
+}
+
+// isPermanent reports whether every further try would fail as well: the handler
+// says so, or the message itself is bad.
+func isPermanent(err error) bool {
+	if _, ok := errors.AsType[*permanent](err); ok {
+		return true
+	}
+	_, bad := errors.AsType[*unreadable](err)
+	return bad && !errors.Is(err, errUnknown) // another member may know what this one does not
+}
+
+// permanent is a handler error that no further try would mend.
+type permanent struct{ err error }
+
+func (e *permanent) Error() string { return e.err.Error() }
+func (e *permanent) Unwrap() error { return e.err }
+
+// Permanent returns err for a Consume handler to return where another try would
+// fail as well: the message becomes a dead letter at once. A nil err stays nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanent{err}
+}
+
+// retryAfter is a handler error that says when to try again.
+type retryAfter struct {
+	delay time.Duration
+	err   error
+}
+
+func (e *retryAfter) Error() string { return e.err.Error() }
+func (e *retryAfter) Unwrap() error { return e.err }
+
+// RetryAfter returns err for a Consume handler to return so that the message
+// comes again after d, instead of when the retry policy says. It counts as an
+// attempt. A nil err stays nil.
+func RetryAfter(d time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &retryAfter{delay: max(d, 0), err: err}
+}
+
+// Cause says why a message became a dead letter.
+type Cause string
+
+// The causes.
+const (
+	CauseError     Cause = "error"     // the handler returned an error, at the last attempt
+	CausePanic     Cause = "panic"     // it panicked then
+	CauseDeadline  Cause = "deadline"  // it ran out of time then
+	CausePermanent Cause = "permanent" // the handler returned Permanent, or RetryPolicy.Permanent says so
+	CauseMalformed Cause = "malformed" // it could not be decoded
+	CauseInvalid   Cause = "invalid"   // its Validate refused it
+	CauseUnrouted  Cause = "unrouted"  // a Mux has no handler for it
+)
+
+// causeOf is the kind of the failure err, which ended the attempts.
+func (p RetryPolicy) causeOf(err error) Cause {
+	if _, ok := errors.AsType[*unreadable](err); ok {
+		if _, invalid := errors.AsType[*ValidationError](err); invalid {
+			return CauseInvalid
+		}
+		return CauseMalformed
+	}
+	switch _, panicked := errors.AsType[*PanicError](err); {
+	case errors.Is(err, errUnrouted):
+		return CauseUnrouted
+	case panicked:
+		return CausePanic
+	case p.outcome(err).Permanent:
+		return CausePermanent
+	case errors.Is(err, context.DeadlineExceeded):
+		return CauseDeadline
+	}
+	return CauseError
+}

@@ -1,0 +1,65 @@
+package bus
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// serverLog passes the server's lines to the bus's logger. Until the server has
+// started it keeps the first fatal one, which is the server's only way to say why
+// it did not start. The server's notices become Debug: they tell its life, not the
+// program's.
+type serverLog struct {
+	logger hclog.Logger
+	failed chan struct{} // closed at the first fatal line
+
+	mu      sync.Mutex
+	started bool   // fatal lines are logged
+	fatal   string // the first one, valid when failed is closed
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.logger.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.logger.Warn(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.logger.Error(fmt.Sprintf(format, v...)) }
+
+// Debugf formats only when somebody reads it: the server has much to say.
+func (l *serverLog) Debugf(format string, v ...any) {
+	if l.logger.IsTrace() {
+		l.logger.Trace(fmt.Sprintf(format, v...))
+	}
+}
+
+// Tracef is Debugf: hclog has nothing below trace.
+func (l *serverLog) Tracef(format string, v ...any) { l.Debugf(format, v...) }
+
+// Fatalf keeps the line, or logs it; nothing exits.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if l.keep(text) {
+		close(l.failed)
+		return
+	}
+	l.logger.Error(text)
+}
+
+// keep keeps the first line of a start.
+func (l *serverLog) keep(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.started || l.fatal != "" {
+		return false
+	}
+	l.fatal = text
+	return true
+}
+
+// begin notes that the server has started, and returns the line that says it has
+// not.
+func (l *serverLog) begin() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.started = true
+	return l.fatal
+}

@@ -1,0 +1,85 @@
+package bus_test
+
+import (
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// onlyAnn is an authentication of the program's own.
+type onlyAnn struct{}
+
+func (onlyAnn) Check(c server.ClientAuthentication) bool { return c.GetOpts().Username == "ann" }
+
+// TestGuardedPort has the embedded server ask its clients who they are. The bus
+// itself needs nothing for it; strangers stay outside.
+func TestGuardedPort(t *testing.T) {
+	t.Parallel()
+	seedFile, public := newNKey(t)
+	serverTLS, clientTLS := newTLS(t)
+	ann := []bus.ConnectOption{bus.WithUser("ann", "s3cret")}
+	tests := map[string]struct {
+		guard func(*server.Options)
+		good  []bus.ConnectOption
+	}{
+		"one user": {func(o *server.Options) { o.Username, o.Password = "ann", "s3cret" }, ann},
+		"users": {func(o *server.Options) {
+			o.Users = []*server.User{{Username: "ann", Password: "s3cret"}, {Username: "bob", Password: "other"}}
+		}, ann},
+		"token":    {func(o *server.Options) { o.Authorization = "s3cret" }, []bus.ConnectOption{bus.WithToken("s3cret")}},
+		"key":      {func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} }, []bus.ConnectOption{bus.WithNKey(seedFile)}},
+		"own code": {func(o *server.Options) { o.CustomClientAuthentication = onlyAnn{} }, ann},
+		"TLS and a user": {func(o *server.Options) {
+			o.TLSConfig, o.TLSTimeout, o.Username, o.Password = serverTLS, 5, "ann", "s3cret"
+		}, append([]bus.ConnectOption{bus.WithTLS(clientTLS)}, ann...)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.New(t, bus.WithListen("127.0.0.1:0"), bus.WithServerOptions(tt.guard),
+				bus.WithLogger(hclog.NewNullLogger())) // the server warns of passwords in plain text
+			useMany(t, []*bus.Bus{b})
+			if err := storeOne(t.Context(), b, 1); err != nil {
+				t.Error(err)
+			}
+			friend, err := bus.Connect(t.Context(), b.ClientURL(), append(tt.good, bus.WithLogger(hclog.NewNullLogger()))...)
+			if err != nil {
+				t.Fatalf("who should be let in: %v", err)
+			}
+			useMany(t, []*bus.Bus{friend})
+			if err := friend.Close(); err != nil {
+				t.Error(err)
+			}
+			mustStayOutside(t, b.ClientURL())
+		})
+	}
+}
+
+// mustStayOutside tries to connect without, and with keys of one's own making.
+func mustStayOutside(t *testing.T, url string) {
+	t.Helper()
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, opt := range map[string]nats.Option{
+		"nothing": nats.Name("stranger"), "a password": nats.UserInfo("eve", "s3cret"), "a token": nats.Token("wrong"),
+		"a key": nats.Nkey(public, key.Sign),
+	} {
+		nc, err := nats.Connect(url, opt)
+		if err == nil {
+			nc.Close()
+			t.Errorf("a stranger with %s was let in", name)
+		}
+	}
+}

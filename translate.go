@@ -1,0 +1,79 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/registry"
+)
+
+// ended is the error of a call whose ctx has ended: in which way, and its cause
+// where that says more.
+func ended(ctx context.Context) error {
+	err := translate(ctx.Err())
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
+
+// callError says which call an error ended.
+type callError struct {
+	call string
+	err  error
+}
+
+func (e *callError) Error() string { return "bus: " + e.call + ": " + inner(e.err) }
+func (e *callError) Unwrap() error { return e.err }
+
+// of is translate for the error of a call of b, about a subject unless that is empty.
+func (b *Bus) of(call, subject string, err error) error {
+	if err == nil {
+		return nil // before anything that costs
+	}
+	err = translate(err)
+	switch _, named := errors.AsType[*callError](err); {
+	case named:
+		return err
+	case subject != "":
+		call = fmt.Sprintf("%s %.200q", call, subject)
+	}
+	if nc := b.link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
+		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
+	}
+	return &callError{call, err}
+}
+
+// translate turns what the layers below return into the errors above, keeping
+// the original in the chain.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
+	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // even if the connection is closed now
+	case isLarge:
+		return &PayloadError{Subject: large.Subject, Size: large.Size, Limit: large.Limit}
+	case errors.Is(err, link.ErrShut), errors.Is(err, outlet.ErrEnded), errors.Is(err, registry.ErrClosed),
+		errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w (%v)", ErrClosed, err)
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w (%w)", ErrNoResponders, err)
+	case errors.Is(err, outlet.ErrFull):
+		return ErrBufferFull
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, link.ErrDisconnected):
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)
+	default:
+		return err
+	}
+}
