@@ -24,7 +24,8 @@ type dialer struct {
 	mu     sync.Mutex
 	ctx    context.Context // of the first connect; nil afterwards
 	stops  []func() bool   // each keeps the end of ctx from closing a connection
-	latest net.Conn        // what was dialled last
+	latest *conn           // what was dialled last
+	broke  bool            // abort closed a connection that was in use
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -46,7 +47,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{nc, max(d.timeout, leastStall)}
+	c := &conn{Conn: nc, stall: max(d.timeout, leastStall)}
 	if addr == embeddedAddr {
 		c.stall = max(d.timeout, embeddedStall)
 	}
@@ -92,8 +93,16 @@ func (d *dialer) abort() {
 	d.kill()
 	d.mu.Lock()
 	c := d.latest
+	d.broke = d.broke || c != nil && !c.ended.Load()
 	d.mu.Unlock()
 	if c != nil {
 		_ = c.Close()
 	}
+}
+
+// broken reports whether abort closed a connection that was in use.
+func (d *dialer) broken() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.broke
 }

@@ -329,7 +329,13 @@ func TestAbort(t *testing.T) {
 	l, to := open(t, nil, func(c *link.Config) { c.URL, c.Timeout = url, time.Hour })
 	held := stick(t, l)
 	none(t, held, "the end of the publishing")
+	if l.Aborted() {
+		t.Error("it says that it broke a connection")
+	}
 	l.Abort()
+	if !l.Aborted() {
+		t.Error("it does not say that it broke a connection")
+	}
 	next(t, held, "the end of the publishing")
 	next(t, to.disconnected, "the loss of the connection")
 	if err := l.Flush(t.Context(), 10*time.Millisecond); err == nil {

@@ -213,6 +213,10 @@ func (h *hooks) run() {
 // nothing: their calls fail. Close must follow.
 func (l *Link) Abort() { l.dialer.abort() }
 
+// Aborted reports whether Abort broke a connection that was in use: what had not
+// been flushed is lost then, and nats.go does not count it as buffered.
+func (l *Link) Aborted() bool { return l.dialer.broken() }
+
 // Close closes the connection. What is still in its buffer and was not flushed
 // is lost.
 func (l *Link) Close() { l.nc.Close() }
