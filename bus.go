@@ -59,8 +59,9 @@ type engine struct {
 }
 
 // Connect returns a bus on the existing server at url ("nats://host:4222",
-// several separated by commas). It tries each once, until ctx ends; afterwards
-// the connection comes back by itself whenever it is lost.
+// several separated by commas). It tries each once, until ctx ends, and does not wait
+// for a server that starts later; afterwards the connection comes back by itself
+// whenever it is lost.
 //
 // Errors: *OptionError (all of them, joined), *ConnectError.
 func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, error) {

@@ -40,6 +40,7 @@
 //	}, bus.Concurrency(4))
 //	_, err = bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: "o-2"}, bus.MsgID("o-2")) // nil: it is stored
 //	<-ctx.Done()
+//	stop()          // a second signal ends the program at once
 //	err = b.Close() // handlers finish; what was not begun comes at the next start
 //
 // # Promises
@@ -122,6 +123,10 @@
 // is, json.RawMessage as it is, generated protobuf messages as protobuf), or else
 // the bus's own: JSON, unless [WithCodec] says otherwise. A string is JSON too:
 // use As(codec.Text) for plain text. See package codec.
+//
+// Who reads a subject with another struct than who writes it gets what both have in
+// common, and zero values for the rest: JSON passes over fields that it does not know.
+// A Validate method tells.
 //
 // A message has a header only where it says something: Content-Type for a codec
 // that a receiver would not assume, Content-Encoding for a compressed payload,

@@ -2,8 +2,10 @@ package bus
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -96,7 +98,7 @@ func (c *config) userFromEnv(user, password string) {
 func (c *config) fromVariable(name, value string) {
 	parse, known := envOptions[name]
 	if !known {
-		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; see the documentation of FromEnv")
+		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus, which are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
 		return
 	}
 	if parse == nil {

@@ -374,7 +374,7 @@ func (r *promiseRun) checkOne(name string, id int, l *account, letter *bus.DeadL
 }
 
 // promisedRuns is how many seeds are run, and with how many messages: few by
-// default, or as OMNIBUS_TEST_SEEDS and OMNIBUS_TEST_MESSAGES say.
+// default, or as BUS_TEST_SEEDS and BUS_TEST_MESSAGES say.
 func promisedRuns(t *testing.T) (seeds, messages int) {
 	number := func(name string, otherwise int) int {
 		text := os.Getenv(name)
@@ -385,7 +385,7 @@ func promisedRuns(t *testing.T) (seeds, messages int) {
 		must(t, err)
 		return n
 	}
-	return number("OMNIBUS_TEST_SEEDS", 1), number("OMNIBUS_TEST_MESSAGES", 1000)
+	return number("BUS_TEST_SEEDS", 1), number("BUS_TEST_MESSAGES", 1000)
 }
 
 func TestPromisesOfStreams(t *testing.T) {

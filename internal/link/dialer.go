@@ -3,9 +3,12 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // errAborted is the error of dialling after abort.
@@ -26,6 +29,7 @@ type dialer struct {
 	stops  []func() bool   // each keeps the end of ctx from closing a connection
 	latest *conn           // what was dialled last
 	broke  bool            // abort closed a connection that was in use
+	failed error           // why the latest attempt of the first connect failed to dial
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -45,6 +49,9 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	}
 	nc, err := d.dial(ctx, network, addr)
 	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.failed = err
 		return nil, err
 	}
 	c := &conn{Conn: nc, stall: max(d.timeout, leastStall)}
@@ -72,6 +79,17 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		return nil, errors.New("no server is embedded in this process")
 	}
 	return d.inProcess()
+}
+
+// why returns err, of a first connect, with the reason that nats.go keeps to itself
+// when it found no server.
+func (d *dialer) why(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == nil || !errors.Is(err, nats.ErrNoServers) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, d.failed)
 }
 
 // connected ends the first connect. It reports whether that was before the end

@@ -50,7 +50,7 @@ func TestDialErrors(t *testing.T) {
 		want error
 		text string
 	}{
-		{"nobody listens", "nats://" + closedPort(t), nil, nats.ErrNoServers, ""},
+		{"nobody listens", "nats://" + closedPort(t), nil, nats.ErrNoServers, "refused"},
 		{"nobody listens anywhere", "nats://" + closedPort(t) + ",nats://" + closedPort(t), nil, nats.ErrNoServers, ""},
 		{"refused", guarded.ClientURL(), nil, nats.ErrAuthorization, ""},
 		{"no server in this process", link.EmbeddedURL, nil, nil, "no server is embedded"},
