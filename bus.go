@@ -179,8 +179,12 @@ func (b *Bus) noteMemory() {
 
 // usable returns an error unless b can be used.
 func (b *Bus) usable(call string) error {
-	if b == nil {
-		return &ArgumentError{Func: call, Arg: "bus", Reason: "is nil; did New or Connect fail?"}
+	if b == nil || b.link == nil {
+		reason := "is nil; did New or Connect fail?"
+		if b != nil {
+			reason = "is empty; New and Connect make one"
+		}
+		return &ArgumentError{Func: call, Arg: "bus", Reason: reason}
 	}
 	if !b.link.Open() {
 		return &callError{call, ErrClosed}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus"
 )
 
@@ -30,7 +32,7 @@ func fill(t testing.TB, b *bus.Bus, subj string, n int) {
 	payload := make([]byte, 100)
 	js := b.JetStream()
 	for range n {
-		_, err := js.PublishAsync(subj, payload)
+		_, err := js.PublishAsync(subj, payload, jetstream.WithStallWait(patience))
 		must(t, err)
 	}
 	select {
