@@ -104,7 +104,7 @@ func ExampleBus_Stream() {
 	// Output:
 	// <nil>
 	// <nil>
-	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10
+	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10 (needs AllowShrink)
 }
 
 // A message whose handler fails for good becomes a dead letter. When the cause is
