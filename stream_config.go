@@ -66,7 +66,7 @@ type StreamConfig struct {
 	MaxMsgsPerSubject int64         // with more messages than these on one subject its oldest are removed
 	MaxMsgSize        int32         // a larger message, headers included, is refused; bytes
 	Discard           Discard
-	Duplicates        time.Duration // how long a MsgID is remembered; the default is 2 minutes, or MaxAge if that is less
+	Duplicates        time.Duration // how long a MsgID is remembered; the default is 2 minutes, or MaxAge if that is less, or nothing with Sources
 
 	// SubjectDeleteMarkerTTL has the server store a marker where the last message of a
 	// subject was removed by age or by hand, and remove it after this time, at least
@@ -78,7 +78,7 @@ type StreamConfig struct {
 	Counters bool
 
 	Mirror           StreamSource     // a copy of another stream, which stores nothing else; chosen when it is made
-	Sources          []StreamSource   // other streams whose messages are copied into this one
+	Sources          []StreamSource   // other streams whose messages are copied into this one; one whose ID is in the window of Duplicates is not
 	SubjectTransform SubjectTransform // under which subject a message is stored
 	Republish        Republish        // what is published of a message that was stored
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -36,8 +37,9 @@ func AllowShrink() DeclareOption {
 // Metadata goes back to a value that it had before: that is a conflict, too, since
 // two versions would undo each other's changes at each start.
 //
-// Calls at the same time take turns within a bus. Changes that another process
-// makes at the same moment are noticed and made good.
+// Calls at the same time take turns within a bus, and each looks afterwards whether
+// its change has lasted. Of two processes that change a stream within the same
+// milliseconds one may still lose its change; it makes it at its next start.
 //
 // Other errors: *OptionError and *SubjectError about c, *UnsupportedError for
 // what the server is too old for, *StreamError (the server's own), ErrTimeout,
@@ -95,12 +97,12 @@ func (b *Bus) declare(ctx context.Context, c *StreamConfig, shrink bool) (info *
 // declareOnce reports whether it changed a stream that was there.
 func (b *Bus) declareOnce(ctx context.Context, c *StreamConfig, shrink bool) (info *jetstream.StreamInfo, changed bool, err error) {
 	st, err := b.js.Stream(ctx, c.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	for errors.Is(err, jetstream.ErrStreamNotFound) {
 		info, err := b.createStream(ctx, c)
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return info, false, err
 		}
-		st, err = b.js.Stream(ctx, c.Name) // somebody else was faster
+		st, err = b.nowThere(ctx, c.Name)
 	}
 	if err != nil {
 		return nil, false, streamError(c.Name, "look up", err)
@@ -120,6 +122,20 @@ func (b *Bus) declareOnce(ctx context.Context, c *StreamConfig, shrink bool) (in
 	}
 	info, err = b.updateStream(ctx, d)
 	return info, true, err
+}
+
+// beingMade is how long a stream that somebody else makes may be in the making: its
+// name is taken then, and it cannot be looked up.
+const beingMade = 5 * time.Millisecond
+
+// nowThere looks a stream up that was not there a moment ago.
+func (b *Bus) nowThere(ctx context.Context, name string) (jetstream.Stream, error) {
+	select {
+	case <-time.After(beingMade):
+		return b.js.Stream(ctx, name)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (b *Bus) createStream(ctx context.Context, c *StreamConfig) (*jetstream.StreamInfo, error) {
