@@ -98,8 +98,7 @@ func (b *Bus) declare(ctx context.Context, c *StreamConfig, shrink bool) (info *
 func (b *Bus) declareOnce(ctx context.Context, c *StreamConfig, shrink bool) (info *jetstream.StreamInfo, changed bool, err error) {
 	st, err := b.js.Stream(ctx, c.Name)
 	for errors.Is(err, jetstream.ErrStreamNotFound) {
-		info, err := b.createStream(ctx, c)
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		if info, err = b.createStream(ctx, c); !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return info, false, err
 		}
 		st, err = b.nowThere(ctx, c.Name)
