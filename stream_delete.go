@@ -98,6 +98,13 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	}
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
+	if f.Before > 0 { // beyond the last one the server would skip sequences
+		st, err := s.bus.js.Stream(ctx, s.name)
+		if err != nil {
+			return 0, streamError(s.name, "look up", err)
+		}
+		f.Before = min(f.Before, st.CachedInfo().State.LastSeq+1)
+	}
 	return s.bus.purge(ctx, s.name, f)
 }
 

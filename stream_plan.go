@@ -93,6 +93,8 @@ func (b *Bus) plan(ctx context.Context, c *StreamConfig, shrink bool) (Plan, err
 	p.Older, p.Changes, p.Conflicts = d.older, d.changes, d.conflicts
 	if len(d.fields) > 0 {
 		p.WouldRemove = removal(ctx, st, d.want)
+	}
+	if len(d.conflicts) == 0 {
 		err = b.supports(ctx, d.want, d.fields)
 	}
 	return p, err
