@@ -68,10 +68,9 @@ func rollOut(t *testing.T, v versions, revisions, shrink bool) {
 	started := [2]int{}
 	for range 4 {
 		for i, c := range []bus.StreamConfig{v.old, v.new} {
-			switch _, err := b.Stream(t.Context(), c, opts...); {
-			case err == nil:
+			if _, err := b.Stream(t.Context(), c, opts...); err == nil {
 				started[i]++
-			default:
+			} else {
 				asError[*bus.StreamConflictError](t, err)
 			}
 			if got := configOf(t, b, "S"); !reflect.DeepEqual(got, after) {
