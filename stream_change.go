@@ -62,14 +62,13 @@ func (c *StreamConfig) draft(have jetstream.StreamConfig, shrink bool) (*draft, 
 		if change.Have == change.Want {
 			continue
 		}
+		d.fields = append(d.fields, f)
 		effect := f.effect(d.have, d.want)
 		if change.Needs = needs(effect, shrink, newer || !past.has(f.name, change.Want)); change.Needs != "" {
 			d.conflicts = append(d.conflicts, change)
-			d.fields = append(d.fields, f)
 			continue
 		}
 		d.changes = append(d.changes, change)
-		d.fields = append(d.fields, f)
 		if effect != labels {
 			past.replaced(f.name, change.Have, change.Want)
 		}

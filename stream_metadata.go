@@ -60,8 +60,10 @@ type past map[string][]string
 const mostPast = 16
 
 func pastOf(js *jetstream.StreamConfig) past {
-	p := make(past)
-	_ = json.Unmarshal([]byte(js.Metadata[keyPast]), &p) // what somebody has damaged is forgotten
+	var p past
+	if err := json.Unmarshal([]byte(js.Metadata[keyPast]), &p); err != nil || p == nil {
+		return make(past) // none, or what somebody has damaged
+	}
 	return p
 }
 

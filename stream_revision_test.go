@@ -140,11 +140,13 @@ func TestStreamPastIsBounded(t *testing.T) {
 	if past := streamInfo(t, b, "S").Config.Metadata["_omnibus.past"]; len(past) > 400 {
 		t.Errorf("it has %d bytes: %s", len(past), past)
 	}
-	c := streamInfo(t, b, "S").Config
-	c.Metadata["_omnibus.past"], c.Metadata["_omnibus.revision"] = "}{", "x"
-	_, err := b.JetStream().UpdateStream(t.Context(), c)
-	must(t, err)
-	declare(t, b, bus.StreamConfig{Name: "S", MaxMsgs: 200, Revision: 1})
+	for i, damage := range []string{"}{", "null", `{"MaxMsgs": 1}`, `{"MaxMsgs": null}`} {
+		c := streamInfo(t, b, "S").Config
+		c.Metadata["_omnibus.past"], c.Metadata["_omnibus.revision"] = damage, "x"
+		_, err := b.JetStream().UpdateStream(t.Context(), c)
+		must(t, err)
+		declare(t, b, bus.StreamConfig{Name: "S", MaxMsgs: 200 + int64(i), Revision: 1})
+	}
 }
 
 // Programs of two revisions that start at the same moment, in several processes, end
