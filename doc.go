@@ -63,6 +63,10 @@
 // stored once within the stream's Duplicates window, and a lost answer makes
 // PublishTo ask again; without it that is ErrUnknownOutcome.
 //
+// [Bus.Stream] on an existing stream removes no message and makes none less safe,
+// unless [AllowShrink] says so; [Stream.Plan] tells beforehand what would be removed.
+// An older version of a program, by its Revision, never undoes what a newer one did.
+//
 // [Consume] handles each stored message at least once. A message is done when its
 // handler returns nil. After an error it is tried again as [Retry] says, while
 // others go on; when that is of no use it becomes a dead letter, which keeps its
@@ -151,6 +155,7 @@
 //	Request       RequestOption: As, WithHeader
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same
+//	Bus.Stream    DeclareOption: AllowShrink; likewise Stream.Plan
 //	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.
