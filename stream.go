@@ -42,6 +42,10 @@ type StreamConfig struct {
 	MaxMsgs    int64         // with more than these messages the oldest are removed
 	MaxBytes   int64         // with more than these bytes the oldest are removed
 	Duplicates time.Duration // how long a MsgID is remembered; the default is 2 minutes
+
+	// What the stream can do besides. False leaves it as it is: once on, both stay on.
+	AtomicBatches bool // it takes PublishToBatch; server 2.12 or newer
+	MessageTTL    bool // it takes TTL; server 2.11 or newer
 }
 
 // Stream is a durable log of messages on the server. It holds no resources and
@@ -279,7 +283,8 @@ func (b *Bus) declareOnce(ctx context.Context, c StreamConfig) (info *jetstream.
 // fresh is c as the configuration of a new stream.
 func (b *Bus) fresh(c StreamConfig) jetstream.StreamConfig {
 	js := jetstream.StreamConfig{Name: c.Name, Subjects: c.Subjects, Replicas: c.Replicas, MaxAge: c.MaxAge,
-		MaxMsgs: unlimited(c.MaxMsgs), MaxBytes: unlimited(c.MaxBytes), Duplicates: c.Duplicates, AllowDirect: true}
+		MaxMsgs: unlimited(c.MaxMsgs), MaxBytes: unlimited(c.MaxBytes), Duplicates: c.Duplicates, AllowDirect: true,
+		AllowAtomicPublish: c.AtomicBatches, AllowMsgTTL: c.MessageTTL}
 	if c.Storage == MemoryStorage || c.Storage == AutoStorage && b.inMemory() {
 		js.Storage = jetstream.MemoryStorage
 	}
@@ -303,6 +308,12 @@ func (c StreamConfig) over(have jetstream.StreamConfig) (want *jetstream.StreamC
 	}
 	if added := missing(c.Subjects, have.Subjects); len(added) > 0 {
 		next.Subjects, changed = slices.Concat(have.Subjects, added), true
+	}
+	if c.AtomicBatches && !have.AllowAtomicPublish {
+		next.AllowAtomicPublish, changed = true, true
+	}
+	if c.MessageTTL && !have.AllowMsgTTL {
+		next.AllowMsgTTL, changed = true, true
 	}
 	if removed := missing(have.Subjects, c.Subjects); len(c.Subjects) > 0 && len(removed) > 0 {
 		clash("Subjects", strings.Join(have.Subjects, " "), strings.Join(c.Subjects, " "))

@@ -41,9 +41,6 @@ const (
 	// betweenTries is the pause after a try that found nobody or lost the
 	// connection, and between looks whether that is back.
 	betweenTries = 100 * time.Millisecond
-	// leaderless is how long a stream may have no responder before it is taken
-	// for absent: leader elections and server starts take a moment.
-	leaderless = 500 * time.Millisecond
 )
 
 // Store sends m to a stream and waits for its acknowledgement until ctx ends.
@@ -63,41 +60,17 @@ func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 }
 
 func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
-	unknown := false // an earlier try may have stored it
-	absent := time.Time{}
+	var t tries
 	for {
-		reply, err := o.try(ctx, m)
-		switch {
-		case err == nil:
-			return parseAck(reply)
-		case errors.Is(err, nats.ErrNoResponders):
-			if absent.IsZero() {
-				absent = time.Now()
-			}
-			if time.Since(absent) >= leaderless && !unknown {
-				return Ack{}, err
-			}
-		case lost(err):
-			unknown, absent = true, time.Time{}
-			if !m.repeatable() || errors.Is(err, nats.ErrConnectionClosed) { // that is for good
-				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
-			}
-		default:
-			return Ack{}, doubted(unknown, err)
+		ack, err := o.try(ctx, m)
+		again, err := t.judge(m, err)
+		if !again {
+			return ack, err
 		}
 		if err := o.awaitTry(ctx); err != nil {
-			return Ack{}, doubted(unknown, err)
+			return Ack{}, t.doubted(err)
 		}
 	}
-}
-
-// doubted is err, of a try that was not made or not sent, after others which may
-// have stored the message.
-func doubted(unknown bool, err error) error {
-	if unknown {
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return err
 }
 
 // awaitTry waits until there may be another try. While there is no connection each
@@ -114,23 +87,17 @@ func (o *Outlet) awaitTry(ctx context.Context) error {
 }
 
 // try sends m once. With an ID it waits no longer than oneTry.
-func (o *Outlet) try(ctx context.Context, m *Message) (*nats.Msg, error) {
-	if !m.repeatable() {
-		return o.request(ctx, m)
+func (o *Outlet) try(ctx context.Context, m *Message) (Ack, error) {
+	if m.repeatable() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, oneTry)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeout(ctx, oneTry)
-	defer cancel()
-	return o.request(ctx, m)
-}
-
-// repeatable reports whether m may be sent again when its answer was lost.
-func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
-
-// lost reports whether err means that the message was sent and the answer did
-// not come.
-func lost(err error) bool {
-	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	reply, err := o.request(ctx, m)
+	if err != nil {
+		return Ack{}, err
+	}
+	return parseAck(reply)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
