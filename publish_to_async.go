@@ -45,7 +45,10 @@ func PublishToAsync[T any](ctx context.Context, st *Stream, s Subject[T], v T, o
 	}
 	f := &Future{stream: st, expect: expect}
 	f.receipt.Message = m
-	return f, st.bus.sendAsync(ctx, f)
+	if err := st.bus.sendAsync(ctx, f); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
@@ -55,11 +58,8 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	}
 	f.receipt.Deadline = end
 	err := b.window.Add(ctx, &f.receipt)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, outlet.ErrNoRoom):
-		err = fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.window)
+	if errors.Is(err, outlet.ErrNoRoom) {
+		return &callError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.window)}
 	}
 	return b.of("PublishToAsync", f.receipt.Message.Subject, err)
 }

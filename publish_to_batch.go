@@ -127,6 +127,8 @@ func (p *batch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, er
 			ack, err = p.duplicate(ctx, err)
 		case outlet.WrongLastSequence, outlet.WrongLastSequenceUnnamed:
 			err = p.conflict(ctx, err)
+		case outlet.BatchIncomplete:
+			err = p.tooLarge(ctx, err)
 		}
 	}
 	if err != nil {
@@ -152,6 +154,21 @@ func (p *batch) err(err error) error {
 		}
 	}
 	return p.stream.publishError(err, id)
+}
+
+// tooLarge says which item the stream does not take for its size, where that is why a
+// part of the batch was missing in the end.
+func (p *batch) tooLarge(ctx context.Context, err error) error {
+	st, lookErr := p.stream.bus.js.Stream(ctx, p.stream.name)
+	if lookErr != nil || st.CachedInfo().Config.MaxMsgSize <= 0 {
+		return err
+	}
+	for i := range p.messages {
+		if large := checkSize(&p.messages[i], int(st.CachedInfo().Config.MaxMsgSize)); large != nil {
+			return &ItemError{i, large}
+		}
+	}
+	return err
 }
 
 // duplicate finds out what a refusal of a known ID means: the batch itself, which an

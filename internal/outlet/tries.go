@@ -15,14 +15,14 @@ const (
 	WrongLastSequence        = 10071 // the text has the actual one
 	WrongLastSequenceUnnamed = 10164 // another message on the subject is under way in the cluster
 	DuplicateInBatch         = 10201 // a message of the batch has an ID that is known
+	BatchIncomplete          = 10176 // a part of it was lost or refused
 
 	duplicateUnderWay = 10158 // a message with this ID is under way in the cluster
-	batchIncomplete   = 10176 // a part of it was lost or refused
 	batchesTooMany    = 10210 // open at once
 )
 
 // busyCodes are refusals that may be otherwise in a moment. Nothing was stored.
-var busyCodes = []int{duplicateUnderWay, WrongLastSequenceUnnamed, batchIncomplete, batchesTooMany}
+var busyCodes = []int{duplicateUnderWay, WrongLastSequenceUnnamed, BatchIncomplete, batchesTooMany}
 
 // ambiguousCodes are refusals that an earlier try of the same message brings about,
 // if it was stored. A single server compares sequences before it looks for the ID.
