@@ -8,7 +8,6 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/internal/outlet"
-	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // batchLimit is the most messages that a server takes as one batch.
@@ -120,13 +119,12 @@ func (p *batch) check() error {
 
 // result makes what the outlet said of the batch into what its caller gets.
 func (p *batch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, error) {
-	s := p.stream
 	if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
 		switch refused.ErrorCode {
 		case outlet.DuplicateInBatch:
 			ack, err = p.duplicate(ctx, err)
 		case outlet.WrongLastSequence, outlet.WrongLastSequenceUnnamed:
-			err = p.conflict(ctx, err)
+			ack, err = p.conflict(ctx, err)
 		case outlet.BatchIncomplete:
 			err = p.tooLarge(ctx, err)
 		}
@@ -134,7 +132,7 @@ func (p *batch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, er
 	if err != nil {
 		return nil, p.err(err)
 	}
-	a, err := s.result(ctx, &p.messages[0], nil, ack, nil)
+	a, err := p.stream.result(ctx, &p.messages[0], nil, ack, nil)
 	if err == nil {
 		a.First = a.Sequence + 1 - uint64(len(p.messages))
 	}
@@ -147,97 +145,5 @@ func (p *batch) err(err error) error {
 	if named && !errors.Is(err, outlet.ErrUnknown) {
 		return item
 	}
-	id := ""
-	for i := range p.messages {
-		if id == "" {
-			id = p.messages[i].ID
-		}
-	}
-	return p.stream.publishError(err, id)
-}
-
-// tooLarge says which item the stream does not take for its size, where that is why a
-// part of the batch was missing in the end.
-func (p *batch) tooLarge(ctx context.Context, err error) error {
-	st, lookErr := p.stream.bus.js.Stream(ctx, p.stream.name)
-	if lookErr != nil || st.CachedInfo().Config.MaxMsgSize <= 0 {
-		return err
-	}
-	for i := range p.messages {
-		if large := checkSize(&p.messages[i], int(st.CachedInfo().Config.MaxMsgSize)); large != nil {
-			return &ItemError{i, large}
-		}
-	}
-	return err
-}
-
-// duplicate finds out what a refusal of a known ID means: the batch itself, which an
-// earlier try or call has stored, or another message.
-func (p *batch) duplicate(ctx context.Context, err error) (outlet.Ack, error) {
-	for i := range p.messages {
-		m := &p.messages[i]
-		if m.ID == "" {
-			continue
-		}
-		ack, found, findErr := p.stream.bus.outlet.Find(ctx, m.Subject, m.ID)
-		if findErr != nil {
-			return outlet.Ack{}, err
-		}
-		if !found {
-			continue
-		}
-		if last := ack.Sequence + uint64(len(p.messages)-1-i); p.isAt(ctx, i, ack.Sequence, last) {
-			ack.Sequence = last
-			return ack, nil
-		}
-		known := &ItemError{i, &DuplicateError{Stream: p.stream.name, MsgID: m.ID, Sequence: ack.Sequence}}
-		if errors.Is(err, outlet.ErrUnknown) {
-			return outlet.Ack{}, fmt.Errorf("%w: %w", outlet.ErrUnknown, known)
-		}
-		return outlet.Ack{}, known
-	}
-	return outlet.Ack{}, err
-}
-
-// isAt reports whether the messages at two sequences are item i and the last one of
-// the same batch, with as many items as this one has.
-func (p *batch) isAt(ctx context.Context, i int, sequence, last uint64) bool {
-	name, number, _ := p.stored(ctx, sequence)
-	lastName, lastNumber, ends := p.stored(ctx, last)
-	return name != "" && name == lastName && ends && number == fmt.Sprint(i+1) && lastNumber == fmt.Sprint(len(p.messages))
-}
-
-// stored returns which batch the message at sequence was part of.
-func (p *batch) stored(ctx context.Context, sequence uint64) (name, number string, ends bool) {
-	m, _, err := p.stream.bus.outlet.LookUp(ctx, p.stream.name, outlet.Query{Sequence: sequence})
-	if err != nil {
-		return "", "", false
-	}
-	return wire.Get(m.Header, wire.HeaderNatsBatchID), wire.Get(m.Header, wire.HeaderNatsBatchSequence), wire.Get(m.Header, wire.HeaderNatsBatchCommit) != ""
-}
-
-// conflict says which item's expectation a refusal is about. The server does not.
-func (p *batch) conflict(ctx context.Context, err error) error {
-	var first error
-	for i, e := range p.expect {
-		if e == nil {
-			continue
-		}
-		filter := e.of(p.messages[i].Subject)
-		found := &ItemError{i, p.stream.conflictOf(ctx, filter, e.sequence, err)}
-		if last, lookErr := p.stream.lastOf(ctx, filter); lookErr == nil && last != e.sequence {
-			first = found
-			break
-		}
-		if first == nil {
-			first = found
-		}
-	}
-	switch {
-	case first == nil:
-		return err
-	case errors.Is(err, outlet.ErrUnknown):
-		return fmt.Errorf("%w: %w", outlet.ErrUnknown, first)
-	}
-	return first
+	return p.stream.publishError(err, p.messages[p.named()].ID)
 }
