@@ -383,7 +383,7 @@ func TestPublishToBatchInPieces(t *testing.T) {
 	})))
 	flushRaw(t, nc)
 	stored := uint64(0)
-	for range 8 {
+	for range 2 {
 		ack, err := bus.PublishToBatch(t.Context(), st, numbers(1000, bus.AutoID())...)
 		must(t, err)
 		stored += 1000
