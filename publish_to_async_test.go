@@ -188,7 +188,7 @@ func TestPublishToAsyncRefuses(t *testing.T) {
 	asError[*bus.PayloadError](t, async(ctx, "s.a", make([]byte, 2<<20)))
 	asError[*bus.OptionError](t, async(ctx, "s.a", 1, bus.MsgID("")), "MsgID")
 	isError(t, async(cancelled, "s.a", 1), context.Canceled)
-	asError[*bus.ArgumentError](t, async(nil, "s.a", 1), "ctx") //nolint:staticcheck // SA1012: what happens then
+	asError[*bus.ArgumentError](t, async(nil, "s.a", 1), "ctx")
 	asError[*bus.ArgumentError](t, second(bus.PublishToAsync(ctx, nil, "s.a", 1)), "stream")
 	asError[*bus.ArgumentError](t, second((*bus.Future)(nil).Wait(ctx)), "future", "did PublishToAsync fail?")
 
