@@ -28,6 +28,7 @@ type Bus struct {
 	link      *link.Link
 	outlet    *outlet.Outlet
 	async     *outlet.Async
+	window    *outlet.Window
 	registry  registry.Registry
 	format    *format
 	js        jetstream.JetStream
@@ -128,6 +129,7 @@ func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 		},
 		Lost: func(n int) { b.report(Event{Kind: EventPublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
+	b.window = outlet.NewWindow(b.outlet, c.window)
 	b.services = newServices(b)
 	return b, nil
 }
@@ -212,7 +214,8 @@ func (b *Bus) ClientURL() string {
 }
 
 // Flush waits until the server has processed everything that was published
-// before, also by PublishAsync: what that could not send is reported as an event.
+// before, also by PublishAsync: what that could not send is reported as an event. It
+// waits for the outcomes of PublishToAsync, too, which only their futures tell.
 // Errors: ErrTimeout, ErrClosed, ErrDisconnected.
 func (b *Bus) Flush(ctx context.Context) error {
 	if err := b.callable(ctx, "Flush"); err != nil {
@@ -221,6 +224,9 @@ func (b *Bus) Flush(ctx context.Context) error {
 	ctx, cancel := b.cfg.withTimeout(ctx)
 	defer cancel()
 	if err := b.async.Flush(ctx); err != nil && !errors.Is(err, outlet.ErrEnded) { // then Shutdown sends the rest
+		return b.of("Flush", "", err)
+	}
+	if err := b.window.Flush(ctx); err != nil {
 		return b.of("Flush", "", err)
 	}
 	return b.of("Flush", "", b.link.Flush(ctx, b.cfg.timeout))

@@ -242,13 +242,13 @@ func TestStreamErrorNumbers(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
-	_, published := bus.PublishTo(t.Context(), st, "S", 1, bus.WithHeader("Nats-Expected-Last-Sequence", "99"))
+	_, published := bus.PublishTo(t.Context(), st, "S", 1, bus.WithHeader("Nats-Expected-Stream", "OTHER"))
 	_, looked := b.LookupStream(t.Context(), "NONE")
 	_, overlaps := b.Stream(t.Context(), bus.StreamConfig{Name: "T", Subjects: []string{"S"}})
 	for _, tc := range []struct {
 		err       error
 		code, own int
-	}{{published, 400, 10071}, {looked, 404, 10059}, {overlaps, 400, 10065}} {
+	}{{published, 400, 10060}, {looked, 404, 10059}, {overlaps, 400, 10065}} {
 		if e := asError[*bus.StreamError](t, tc.err); e.Code != tc.code || e.ErrorCode != tc.own {
 			t.Errorf("got %d/%d of %v, want %d/%d", e.Code, e.ErrorCode, e, tc.code, tc.own)
 		}

@@ -61,7 +61,8 @@
 // it survives kill -9 and power cuts, or with [WithSync] and [SyncEvery] kill -9
 // only; on an external server as that is configured. With [MsgID] a message is
 // stored once within the stream's Duplicates window, and a lost answer makes
-// PublishTo ask again; without it that is ErrUnknownOutcome.
+// PublishTo ask again; without it that is ErrUnknownOutcome. [PublishToAsync] gives a
+// future for the same result, [PublishToBatch] stores several messages or none.
 //
 // [Bus.Stream] on an existing stream removes no message and makes none less safe,
 // unless [AllowShrink] says so; [Stream.Plan] tells beforehand what would be removed.
@@ -147,11 +148,12 @@
 //	New           Option: WithStoreDir, WithSync, WithMaxStore, WithMaxMemory, WithMaxPayload, WithListen,
 //	              WithServerOptions, WithURL, and all of the next two lines
 //	Connect       ConnectOption: WithName, WithVersion, WithLogger, WithSlog, WithEvents, WithCodec, WithCodecFor,
-//	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer, WithStrictPublish,
-//	              WithHealthThresholds, WithTracerProvider, WithMeterProvider, WithPropagator, FromEnv
+//	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer, WithAsyncWindow,
+//	              WithStrictPublish, WithHealthThresholds, WithTracerProvider, WithMeterProvider, WithPropagator, FromEnv
 //	              AccessOption: WithTLS, WithUser, WithToken, WithCredentials, WithNKey
 //	Publish…      PublishOption: As, WithHeader, MsgID
-//	PublishTo     StoreOption: As, WithHeader, MsgID
+//	PublishTo…    StoreOption: As, WithHeader, MsgID, AutoID, TTL, ExpectLastSequence, ExpectLastSubjectSequence,
+//	              ExpectLastSequenceOf; ItemOf has the same
 //	Request       RequestOption: As, WithHeader
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same

@@ -209,11 +209,12 @@ func (e *SlowConsumerError) Error() string {
 }
 
 // UnsentError is returned by Shutdown when messages accepted by PublishAsync
-// did not reach the server for certain.
+// did not reach the server for certain, or messages of PublishToAsync may not be
+// stored: of these each future tells more.
 type UnsentError struct{ Messages int }
 
 func (e *UnsentError) Error() string {
-	return fmt.Sprintf("bus: %d messages of PublishAsync may not have reached the server", e.Messages)
+	return fmt.Sprintf("bus: %d messages of PublishAsync or PublishToAsync may not have reached the server", e.Messages)
 }
 
 // DrainError is returned when a subscription or consumer ended before all it

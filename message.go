@@ -83,7 +83,7 @@ type PublishOption interface{ onPublish(*sendOptions) }
 // RequestOption changes one Request.
 type RequestOption interface{ onRequest(*sendOptions) }
 
-// StoreOption changes one PublishTo.
+// StoreOption changes one PublishTo, PublishToAsync or ItemOf.
 type StoreOption interface{ onStore(*sendOptions) }
 
 // MessageOption changes one message, however it is sent.
@@ -98,6 +98,8 @@ type sendOptions struct {
 	header wire.Header
 	codec  codec.Codec
 	id     string
+	autoID bool
+	expect *expectation
 	err    error
 }
 
@@ -230,5 +232,6 @@ func storeOptions(opts []StoreOption) (*sendOptions, error) {
 	if err := applyAll(opts, o, StoreOption.onStore); err != nil {
 		return nil, err
 	}
+	o.fillID()
 	return o, o.err
 }

@@ -81,6 +81,7 @@ type config struct {
 	timeout      time.Duration
 	drainTimeout time.Duration
 	async        AsyncBuffer
+	window       int
 	strict       bool
 	thresholds   HealthThresholds
 	tracer       trace.TracerProvider
@@ -99,6 +100,8 @@ const (
 	defaultDrainTimeout = 30 * time.Second
 	defaultAsync        = 4096
 	largestAsync        = 1 << 20 // messages, for which the room is made at once
+	defaultWindow       = 1024
+	largestWindow       = 1 << 16
 	defaultMaxPayload   = 1 << 20
 	largestPayload      = 8 << 20 // above it the server warns, and clients must be sized for it
 )
@@ -113,6 +116,7 @@ func newConfig() *config {
 		timeout:      defaultTimeout,
 		drainTimeout: defaultDrainTimeout,
 		async:        AsyncBuffer{Size: defaultAsync},
+		window:       defaultWindow,
 		thresholds:   defaultThresholds(),
 	}
 }
@@ -291,6 +295,19 @@ func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 			a.Size = defaultAsync
 		}
 		c.async = a
+	})
+}
+
+// WithAsyncWindow sets how many messages of PublishToAsync may be without an
+// acknowledgement at once, from 1 to 65,536; the default is 1024. Each is kept in
+// memory until then. In a full window PublishToAsync waits.
+func WithAsyncWindow(messages int) ConnectOption {
+	return forConnect(func(c *config) {
+		if messages < 1 || messages > largestWindow {
+			c.bad("WithAsyncWindow", messages, fmt.Sprintf("must lie between 1 and %d", largestWindow))
+			return
+		}
+		c.window = messages
 	})
 }
 

@@ -11,7 +11,8 @@ import (
 // Ack says where a message was stored.
 type Ack struct {
 	Stream    string
-	Sequence  uint64 // from 1
+	Sequence  uint64 // from 1; of a batch that of its last message
+	First     uint64 // of a batch the sequence of its first message, which the others follow without gaps; else 0
 	Duplicate bool   // a message with this MsgID was there already, at Sequence
 }
 
@@ -19,33 +20,46 @@ type Ack struct {
 // stored, as safely as the stream's storage and WithSync say. s must be one of
 // the stream's subjects.
 //
-// With MsgID the same message is stored once within the stream's Duplicates
-// window, and PublishTo repeats itself until it knows the outcome or ctx ends.
-// Without it a lost answer is ErrUnknownOutcome.
+// With MsgID or AutoID the same message is stored once within the stream's
+// Duplicates window, and PublishTo repeats itself until it knows the outcome or ctx
+// ends. Without them a lost answer is ErrUnknownOutcome.
 //
 // Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed,
-// *StreamError (the server's refusal, with its number), *SubjectError, *CodecError,
-// *ValidationError, *PayloadError, *OptionError.
+// *ConflictError, *StreamFeatureError, *StreamError (the server's refusal, with its
+// number), *SubjectError, *CodecError, *ValidationError, *PayloadError, *OptionError.
 func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Ack, error) {
-	if err := st.callable(ctx, "PublishTo"); err != nil {
+	m, expect, err := prepareStore(ctx, st, "PublishTo", s, v, opts)
+	if err != nil {
 		return nil, err
 	}
-	b := st.bus
+	return st.store(ctx, &m, expect)
+}
+
+// prepareStore makes the message of a PublishTo and refuses what cannot be stored.
+func prepareStore[T any](ctx context.Context, st *Stream, call string, s Subject[T], v T, opts []StoreOption) (outlet.Message, *expectation, error) {
+	if err := st.callable(ctx, call); err != nil {
+		return outlet.Message{}, nil, err
+	}
 	o, err := storeOptions(opts)
 	if err != nil {
-		return nil, b.refused(err)
+		return outlet.Message{}, nil, st.bus.refused(err)
 	}
-	m, err := encode(b.format, string(s), v, o)
+	m, err := encode(st.bus.format, string(s), v, o)
 	if err == nil {
-		err = checkSize(&m, b.maxPayload())
-	}
-	if err == nil {
-		err = st.takes(ctx, m.Subject)
+		err = st.admit(ctx, &m, o.expected())
 	}
 	if err != nil {
-		return nil, b.refused(err)
+		return m, nil, st.bus.refused(err)
 	}
-	return st.store(ctx, &m)
+	return m, o.expected(), nil
+}
+
+// expected returns the message's expectation, or nil.
+func (o *sendOptions) expected() *expectation {
+	if o == nil {
+		return nil
+	}
+	return o.expect
 }
 
 func (s *Stream) callable(ctx context.Context, call string) error {
@@ -53,6 +67,21 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 		return &ArgumentError{Func: call, Arg: "stream", Reason: "is nil; did Stream or LookupStream fail?"}
 	}
 	return s.bus.callable(ctx, call)
+}
+
+// admit looks at m's size, and at whether the stream stores its subject and can
+// have messages of what is expected.
+func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *expectation) error {
+	if err := checkSize(m, s.bus.maxPayload()); err != nil {
+		return err
+	}
+	if err := s.takes(ctx, m.Subject); err != nil {
+		return err
+	}
+	if expect == nil || expect.filter == "" {
+		return nil
+	}
+	return s.stores(ctx, expect.filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(expect.filter) })
 }
 
 // takes returns an error unless the stream stores subj.
@@ -63,7 +92,7 @@ func (s *Stream) takes(ctx context.Context, subj string) error {
 // published says what can be done about an unknown outcome.
 func published(e *StreamError, id string) error {
 	if errors.Is(e.Err, ErrUnknownOutcome) {
-		hint := "with MsgID it could be repeated safely"
+		hint := "with MsgID or AutoID it could be repeated safely"
 		if id != "" {
 			hint = fmt.Sprintf("it can be repeated safely with the same MsgID, %.64q, within the stream's Duplicates window", id)
 		}
@@ -72,15 +101,38 @@ func published(e *StreamError, id string) error {
 	return e
 }
 
-func (s *Stream) store(ctx context.Context, m *outlet.Message) (*Ack, error) {
+func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *expectation) (*Ack, error) {
 	ctx, done := s.bus.bound(ctx)
+	defer done()
 	ack, err := s.bus.outlet.Store(ctx, m)
-	done()
+	return s.result(ctx, m, expect, ack, err)
+}
+
+// result makes what the outlet said of m into what its caller gets.
+func (s *Stream) result(ctx context.Context, m *outlet.Message, expect *expectation, ack outlet.Ack, err error) (*Ack, error) {
+	if err != nil && expect != nil && isConflict(err) {
+		ack, err = s.conflict(ctx, m, expect, err)
+	}
 	if err != nil {
-		return nil, published(streamError(s.name, "publish", err), m.ID)
+		return nil, s.publishError(err, m.ID)
 	}
 	if ack.Stream != s.name {
 		return nil, &StreamError{Stream: s.name, Op: "publish", Err: fmt.Errorf("stream %q stored the message instead: the subjects were moved, look the stream up again", ack.Stream)}
 	}
 	return &Ack{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// The server's numbers for features that a stream does not have.
+var featureCodes = map[int]string{10166: "MessageTTL", 10174: "AtomicBatches"}
+
+// publishError is err, of storing a message with the ID, as one of ours.
+func (s *Stream) publishError(err error, id string) error {
+	if conflict, ok := errors.AsType[*ConflictError](err); ok && !errors.Is(err, outlet.ErrUnknown) {
+		return conflict
+	}
+	e := streamError(s.name, "publish", err)
+	if feature := featureCodes[e.ErrorCode]; feature != "" {
+		return &StreamFeatureError{Stream: s.name, Feature: feature, err: e}
+	}
+	return published(e, id)
 }

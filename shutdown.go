@@ -47,7 +47,7 @@ var errDrainTimeout = errors.New("bus: the drain timeout is used up")
 // Shutdown ends the bus in order: what PublishAsync has in its buffer is sent; no
 // new subscriptions; messages that have arrived are handled, and messages of
 // streams that wait are given back; then no more publishing, the buffer is sent
-// once more, the connection closed, the embedded server stopped, and the store
+// once more, what PublishToAsync has sent is acknowledged, the connection closed, the embedded server stopped, and the store
 // directory released. Handlers may publish and request until the end.
 //
 // Where ctx has no deadline it gets the drain timeout. The last tenth of that time,
@@ -96,11 +96,13 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	if b.link.Conn().IsConnected() {
 		_ = b.async.Flush(l.taking) // for our own subscribers; Drain counts what is not sent
 	}
+	b.window.Ending()
 	errs := []error{b.drainMembers(ctx, l)}
-	if n := b.async.Drain(l.sending); n > 0 {
-		errs = append(errs, &UnsentError{Messages: n})
-	}
+	unsent := b.async.Drain(l.sending)
 	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed or ErrUnknownOutcome
+	if unsent += b.window.Close(); unsent > 0 {
+		errs = append(errs, &UnsentError{Messages: unsent})
+	}
 	errs = append(errs, b.lastFlush(l.sending))
 	b.life.closing.Store(true)
 	b.link.Close()

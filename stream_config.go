@@ -73,6 +73,10 @@ type StreamConfig struct {
 	// 1 s. It needs a server of version 2.11 or newer, as Counters needs 2.12.
 	SubjectDeleteMarkerTTL time.Duration
 
+	// What the stream can do besides; false leaves it as it is.
+	AtomicBatches bool // it takes PublishToBatch; server 2.12 or newer
+	MessageTTL    bool // it takes TTL, and then always does; server 2.11 or newer
+
 	// Counters makes of each subject a counter that the header Nats-Incr adds to. It
 	// is chosen when a stream is made.
 	Counters bool

@@ -67,8 +67,8 @@ var streamFields = []field{
 
 	// What is switched on, and off again: the last two say what that does.
 	flag("Counters", func(c *StreamConfig) bool { return c.Counters }, func(js *jetstream.StreamConfig) *bool { return &js.AllowMsgCounter }, remakes, remakes).since(2),
-	flag("AllowMsgTTL", nil, func(js *jetstream.StreamConfig) *bool { return &js.AllowMsgTTL }, keeps, remakes).since(1),
-	flag("AllowAtomicPublish", nil, func(js *jetstream.StreamConfig) *bool { return &js.AllowAtomicPublish }, keeps, keeps).since(2),
+	flag("MessageTTL", func(c *StreamConfig) bool { return c.MessageTTL }, func(js *jetstream.StreamConfig) *bool { return &js.AllowMsgTTL }, keeps, remakes).since(1),
+	flag("AtomicBatches", func(c *StreamConfig) bool { return c.AtomicBatches }, func(js *jetstream.StreamConfig) *bool { return &js.AllowAtomicPublish }, keeps, keeps).since(2),
 	flag("AllowMsgSchedules", nil, func(js *jetstream.StreamConfig) *bool { return &js.AllowMsgSchedules }, keeps, remakes).since(2),
 	flag("AllowBatchPublish", nil, func(js *jetstream.StreamConfig) *bool { return &js.AllowBatchPublish }, keeps, keeps).since(4),
 	flag("AllowRollup", nil, func(js *jetstream.StreamConfig) *bool { return &js.AllowRollup }, keeps, keeps),

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
@@ -96,6 +97,11 @@ func wireCases() []wireCase {
 		{"request-internal-error", nil, 2, answered(errors.New("secret"))},
 		{"store", nil, 2, stored()},
 		{"store-msgid", nil, 2, stored(bus.MsgID("order/1"))},
+		{"store-expect-stream", nil, 2, stored(bus.ExpectLastSequence(0))},
+		{"store-expect-subject", nil, 2, stored(bus.ExpectLastSubjectSequence(0), bus.TTL(90*time.Second))},
+		{"store-expect-filter", nil, 2, stored(bus.ExpectLastSequenceOf("golden.>", 0))},
+		{"store-async", nil, 2, storedAsync},
+		{"store-batch", nil, 4, storedBatch},
 		{"traced", []bus.Option{bus.WithTracerProvider(oteltest.New().TracerProvider())}, 1, func(ctx context.Context, b *bus.Bus) error {
 			return bus.Publish(ctx, b, subject, 1)
 		}},
@@ -151,13 +157,39 @@ func answered(fail error, opts ...bus.RequestOption) func(context.Context, *bus.
 // stored stores a message; the answer is the server's.
 func stored(opts ...bus.StoreOption) func(context.Context, *bus.Bus) error {
 	return func(ctx context.Context, b *bus.Bus) error {
-		st, err := b.Stream(ctx, bus.StreamConfig{Name: "GOLDEN", Subjects: []string{"golden.stored"}})
+		st, err := goldenStream(ctx, b)
 		if err != nil {
 			return err
 		}
 		_, err = bus.PublishTo(ctx, st, "golden.stored", order{ID: "x"}, opts...)
 		return err
 	}
+}
+
+func goldenStream(ctx context.Context, b *bus.Bus) (*bus.Stream, error) {
+	return b.Stream(ctx, bus.StreamConfig{Name: "GOLDEN", Subjects: []string{"golden.stored"}, AtomicBatches: true, MessageTTL: true})
+}
+
+func storedAsync(ctx context.Context, b *bus.Bus) error {
+	st, err := goldenStream(ctx, b)
+	if err != nil {
+		return err
+	}
+	f, err := bus.PublishToAsync(ctx, st, "golden.stored", order{ID: "x"}, bus.AutoID())
+	if err != nil {
+		return err
+	}
+	return second(f.Wait(ctx))
+}
+
+// storedBatch stores three messages; only the last has an answer.
+func storedBatch(ctx context.Context, b *bus.Bus) error {
+	st, err := goldenStream(ctx, b)
+	if err != nil {
+		return err
+	}
+	return second(bus.PublishToBatch(ctx, st, bus.ItemOf("golden.stored", order{ID: "x"}),
+		bus.ItemOf("golden.stored", "text", bus.As(codec.Text)), bus.ItemOf("golden.stored", 1, bus.MsgID("order/1"))))
 }
 
 // changing is what differs from run to run.
@@ -168,6 +200,9 @@ var changing = []struct {
 	{regexp.MustCompile(`_INBOX\.\S+`), "(inbox)"},
 	{regexp.MustCompile(`traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-01`), "traceparent: 00-(32 hexadecimal digits)-(16 hexadecimal digits)-01"},
 	{regexp.MustCompile(`bus-omnibus-[0-9]+`), "(domain)"},
+	{regexp.MustCompile(`Nats-Batch-Id: [0-9A-Za-z]{22}\.1`), "Nats-Batch-Id: (22 letters and digits).1"},
+	{regexp.MustCompile(`batch\\":\\"[0-9A-Za-z]{22}\.1`), `batch\":\"(22 letters and digits).1`},
+	{regexp.MustCompile(`Nats-Msg-Id: [0-9A-Za-z]{22}\b`), "Nats-Msg-Id: (22 letters and digits)"},
 }
 
 // isAPI reports whether m is JetStream's answer to a stream's declaration.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -37,6 +38,43 @@ func BenchmarkPublishTo(b *testing.B) {
 				if _, err := bus.PublishTo(ctx, st, "s.a", payload); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkPublishToAsync has 1024 messages without an acknowledgement at most, which
+// is what a bus allows by itself.
+func BenchmarkPublishToAsync(b *testing.B) {
+	payload := make([]byte, 128)
+	ctx := context.Background()
+	for _, s := range storages {
+		b.Run(s.name+"/raw", func(b *testing.B) {
+			nc := raw(b, "")
+			rawStream(b, nc, s.storage)
+			js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1024))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := js.PublishAsync("s.a", payload, jetstream.WithStallWait(time.Minute)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			<-js.PublishAsyncComplete()
+		})
+		b.Run(s.name+"/bus", func(b *testing.B) {
+			o := omnibus(b, dirFor(b, s.onDisk))
+			st := busStream(b, o)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := bus.PublishToAsync(ctx, st, "s.a", payload); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := o.Flush(ctx); err != nil {
+				b.Fatal(err)
 			}
 		})
 	}

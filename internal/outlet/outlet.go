@@ -65,11 +65,12 @@ type Outlet struct {
 	link     *link.Link
 	tel      *telemetry.Telemetry
 	counters *telemetry.Bus
+	batches  chan struct{} // has one for each that is under way
 }
 
 // New returns the outlet of a bus.
 func New(l *link.Link, t *telemetry.Telemetry, c *telemetry.Bus) *Outlet {
-	return &Outlet{link: l, tel: t, counters: c}
+	return &Outlet{link: l, tel: t, counters: c, batches: make(chan struct{}, mostBatches)}
 }
 
 // Send hands m to the connection: accepted, but at most once.

@@ -1,10 +1,12 @@
 package outlet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,9 +43,6 @@ const (
 	// betweenTries is the pause after a try that found nobody or lost the
 	// connection, and between looks whether that is back.
 	betweenTries = 100 * time.Millisecond
-	// leaderless is how long a stream may have no responder before it is taken
-	// for absent: leader elections and server starts take a moment.
-	leaderless = 500 * time.Millisecond
 )
 
 // Store sends m to a stream and waits for its acknowledgement until ctx ends.
@@ -63,41 +62,17 @@ func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 }
 
 func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
-	unknown := false // an earlier try may have stored it
-	absent := time.Time{}
+	var t tries
 	for {
-		reply, err := o.try(ctx, m)
-		switch {
-		case err == nil:
-			return parseAck(reply)
-		case errors.Is(err, nats.ErrNoResponders):
-			if absent.IsZero() {
-				absent = time.Now()
-			}
-			if time.Since(absent) >= leaderless && !unknown {
-				return Ack{}, err
-			}
-		case lost(err):
-			unknown, absent = true, time.Time{}
-			if !m.repeatable() || errors.Is(err, nats.ErrConnectionClosed) { // that is for good
-				return Ack{}, fmt.Errorf("%w: %w", ErrUnknown, err)
-			}
-		default:
-			return Ack{}, doubted(unknown, err)
+		ack, err := o.try(ctx, m)
+		again, err := t.judge(m, err)
+		if !again {
+			return ack, err
 		}
 		if err := o.awaitTry(ctx); err != nil {
-			return Ack{}, doubted(unknown, err)
+			return Ack{}, t.doubted(err)
 		}
 	}
-}
-
-// doubted is err, of a try that was not made or not sent, after others which may
-// have stored the message.
-func doubted(unknown bool, err error) error {
-	if unknown {
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return err
 }
 
 // awaitTry waits until there may be another try. While there is no connection each
@@ -114,23 +89,17 @@ func (o *Outlet) awaitTry(ctx context.Context) error {
 }
 
 // try sends m once. With an ID it waits no longer than oneTry.
-func (o *Outlet) try(ctx context.Context, m *Message) (*nats.Msg, error) {
-	if !m.repeatable() {
-		return o.request(ctx, m)
+func (o *Outlet) try(ctx context.Context, m *Message) (Ack, error) {
+	if m.repeatable() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, oneTry)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeout(ctx, oneTry)
-	defer cancel()
-	return o.request(ctx, m)
-}
-
-// repeatable reports whether m may be sent again when its answer was lost.
-func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
-
-// lost reports whether err means that the message was sent and the answer did
-// not come.
-func lost(err error) bool {
-	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	reply, err := o.request(ctx, m)
+	if err != nil {
+		return Ack{}, err
+	}
+	return parseAck(reply)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -144,6 +113,9 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 func parseAck(reply *nats.Msg) (Ack, error) {
+	if ack, ok := usualAck(reply.Data); ok {
+		return ack, nil
+	}
 	var r struct {
 		Error *StoreError `json:"error"`
 		Ack
@@ -158,4 +130,38 @@ func parseAck(reply *nats.Msg) (Ack, error) {
 		return Ack{}, errors.New("not an acknowledgement of a stream: it names none")
 	}
 	return r.Ack, nil
+}
+
+// usualAck reads an acknowledgement that is written as servers write nearly all of
+// them, which costs a tenth of what reading any JSON does:
+//
+//	{"stream":"ORDERS","domain":"d","seq":17}
+func usualAck(text []byte) (ack Ack, ok bool) {
+	if text, ok = quoted(text, `{"stream":"`, &ack.Stream); !ok || ack.Stream == "" {
+		return Ack{}, false
+	}
+	if after, has := quoted(text, `,"domain":"`, &ack.Domain); has {
+		text = after
+	}
+	text, ok = bytes.CutPrefix(text, []byte(`,`))
+	text, _ = bytes.CutPrefix(text, []byte(` `))
+	text, hasSequence := bytes.CutPrefix(text, []byte(`"seq":`))
+	text, ends := bytes.CutSuffix(text, []byte(`}`))
+	if !ok || !hasSequence || !ends {
+		return Ack{}, false
+	}
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	ack.Sequence = n
+	return ack, err == nil
+}
+
+// quoted reads a string that begins after start and has nothing to unescape.
+func quoted(text []byte, start string, into *string) (after []byte, ok bool) {
+	value, ok := bytes.CutPrefix(text, []byte(start))
+	end := bytes.IndexByte(value, '"')
+	if !ok || end < 0 || bytes.IndexByte(value[:end], '\\') >= 0 {
+		return text, false
+	}
+	*into = string(value[:end])
+	return value[end+1:], true
 }

@@ -11,6 +11,8 @@ import (
 var owned = []string{
 	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderNatsMsgID,
 	HeaderNatsServiceError, HeaderNatsServiceErrorCode,
+	HeaderNatsExpectedLastSequence, HeaderNatsExpectedLastSubjectSequence, HeaderNatsExpectedLastSubjectSequenceSubject,
+	HeaderNatsTTL, HeaderNatsBatchID, HeaderNatsBatchSequence, HeaderNatsBatchCommit,
 }
 
 // CheckHeader returns an error unless a user may send the header key: value. The

@@ -14,7 +14,16 @@ const (
 	HeaderBusID     = "Bus-Id"      // the message's id across copies, redrives and switches
 	HeaderNatsMsgID = "Nats-Msg-Id" // the server's deduplication key
 
-	HeaderNatsExpectedLastSubjectSequence = "Nats-Expected-Last-Subject-Sequence" // the server stores the message only then
+	HeaderNatsExpectedLastSequence               = "Nats-Expected-Last-Sequence"                 // the server stores the message only then
+	HeaderNatsExpectedLastSubjectSequence        = "Nats-Expected-Last-Subject-Sequence"         // likewise, of the message's subject
+	HeaderNatsExpectedLastSubjectSequenceSubject = "Nats-Expected-Last-Subject-Sequence-Subject" // or of these
+
+	HeaderNatsTTL    = "Nats-TTL"    // how long the server keeps the message
+	HeaderNatsRollup = "Nats-Rollup" // the message replaces earlier ones
+
+	HeaderNatsBatchID       = "Nats-Batch-Id"       // of an atomic batch: all of it is stored, or nothing
+	HeaderNatsBatchSequence = "Nats-Batch-Sequence" // of the message in there, from 1
+	HeaderNatsBatchCommit   = "Nats-Batch-Commit"   // on the last
 
 	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
 	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // and where

@@ -29,6 +29,7 @@ func main() {
 	bus.Publish(ctx, b, notes, note{}, bus.AckWait(time.Second)) // want `bus\.ConsumeOption does not implement bus\.PublishOption`
 	bus.Publish(ctx, b, notes, note{}, bus.WithName("notes"))    // want `bus\.ConnectOption does not implement bus\.PublishOption`
 	bus.PublishTo(ctx, st, notes, note{}, bus.Queue("workers"))  // want `bus\.CoreOption does not implement bus\.StoreOption`
+	bus.Publish(ctx, b, notes, note{}, bus.TTL(time.Second))     // want `bus\.StoreOption does not implement bus\.PublishOption`
 	bus.Request(ctx, b, echo, note{}, bus.MsgID("1"))            // want `bus\.MsgIDOption does not implement bus\.RequestOption`
 	bus.Request(ctx, b, echo, note{}, bus.Queue("workers"))      // want `bus\.CoreOption does not implement bus\.RequestOption`
 

@@ -23,6 +23,8 @@ func main() {
 	bus.PublishBatch(ctx, b, placed, []invoice{{}})            // want `\[\]invoice .*does not match .*\[\]order`
 	bus.PublishBatch(ctx, b, placed, order{})                  // want `order .*does not match`
 	bus.PublishAsync(ctx, b, placed, invoice{})                // want `invoice .*does not match .*order`
+	bus.PublishToAsync(ctx, st, placed, invoice{})             // want `invoice .*does not match .*order`
+	bus.ItemOf(placed, invoice{})                              // want `invoice .*does not match .*order`
 	bus.PublishTo(ctx, st, placed, invoice{})                  // want `invoice .*does not match .*order`
 	bus.PublishTo(ctx, b, placed, order{})                     // want `\*bus\.Bus\) as \*bus\.Stream`
 	bus.Publish(ctx, st, placed, order{})                      // want `\*bus\.Stream\) as \*bus\.Bus`

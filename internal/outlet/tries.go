@@ -1,0 +1,95 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The server's numbers of refusals that are not the end of the matter.
+const (
+	WrongLastSequence        = 10071 // the text has the actual one
+	WrongLastSequenceUnnamed = 10164 // another message on the subject is under way in the cluster
+	DuplicateInBatch         = 10201 // a message of the batch has an ID that is known
+	BatchIncomplete          = 10176 // a part of it was lost or refused
+
+	duplicateUnderWay = 10158 // a message with this ID is under way in the cluster
+	batchesTooMany    = 10210 // open at once
+)
+
+// busyCodes are refusals that may be otherwise in a moment. Nothing was stored.
+var busyCodes = []int{duplicateUnderWay, WrongLastSequenceUnnamed, BatchIncomplete, batchesTooMany}
+
+// ambiguousCodes are refusals that an earlier try of the same message brings about,
+// if it was stored. A single server compares sequences before it looks for the ID.
+var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch}
+
+// leaderless is how long a stream may have no responder before it is taken for
+// absent, and may be busy before that is the answer: leader elections and server
+// starts take a moment.
+const leaderless = 500 * time.Millisecond
+
+// tries is what the tries to store one message have shown so far.
+type tries struct {
+	doubt bool      // one of them may have stored it
+	since time.Time // from when on nobody answered, or the stream was busy; zero otherwise
+}
+
+// judge takes the error of a try, nil where it was stored. It says whether to try
+// again, and else with which error the message ends.
+func (t *tries) judge(m *Message, err error) (again bool, _ error) {
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, nats.ErrNoResponders):
+		return t.soon() || t.doubt, err
+	case lost(err):
+		t.doubt, t.since = true, time.Time{}
+		return m.repeatable() && !errors.Is(err, nats.ErrConnectionClosed), t.doubted(err) // that is for good
+	case hasCode(err, busyCodes) && t.soon():
+		return true, err
+	}
+	if refused, ok := errors.AsType[*StoreError](err); ok && (m.ID == "" || !slices.Contains(ambiguousCodes, refused.ErrorCode)) {
+		return false, err
+	}
+	return false, t.doubted(err)
+}
+
+// soon reports whether the stream has not been without an answer for long.
+func (t *tries) soon() bool {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	return time.Since(t.since) < leaderless
+}
+
+// doubted is err, of a try that did not store the message, or may not have, after
+// others which may.
+func (t *tries) doubted(err error) error {
+	if t.doubt {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return err
+}
+
+func hasCode(err error, codes []int) bool {
+	refused, ok := errors.AsType[*StoreError](err)
+	return ok && slices.Contains(codes, refused.ErrorCode)
+}
+
+// repeatable reports whether m may be sent again when its answer was lost.
+func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
+
+// lost reports whether err means that the message was sent and the answer did
+// not come.
+func lost(err error) bool {
+	if _, unsent := errors.AsType[*unsentError](err); unsent {
+		return false
+	}
+	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
