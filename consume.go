@@ -262,11 +262,13 @@ func (c *Consumer) run(d wire.Delivery) settle.Outcome {
 // bury makes d, which will not be handled, a dead letter.
 func (c *Consumer) bury(d wire.Delivery) error {
 	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
-	err := c.aside.bury(c.receiver.ctx, &d, c.retry.causeOf(d.Stored.Dead))
+	cause := c.retry.causeOf(d.Stored.Dead)
+	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
 		c.receiver.counters.DeadLetters.Add(1)
+		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}
 	c.bus.report(e)
 	return err

@@ -77,6 +77,17 @@ func (r *Reader) fetchOne(ctx context.Context) error {
 	return nil
 }
 
+// One returns the first message from where the reader is, as the leader has it, also
+// beyond the end. ok is false when there is none.
+func (r *Reader) One(ctx context.Context) (d wire.Delivery, ok bool, err error) {
+	r.ready = r.buffer[:0]
+	if err := r.fetchOne(ctx); err != nil || len(r.ready) == 0 {
+		return wire.Delivery{}, false, err
+	}
+	d, r.ready = r.ready[0], nil
+	return d, true, nil
+}
+
 // betweenTries is the pause before a request is repeated.
 const betweenTries = 100 * time.Millisecond
 

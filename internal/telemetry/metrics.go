@@ -21,6 +21,7 @@ type instruments struct {
 	// Ours, where the conventions have none.
 	dropped     metric.Int64Counter
 	redelivered metric.Int64Counter
+	dead        metric.Int64Counter
 	reconnects  metric.Int64Counter
 }
 
@@ -33,6 +34,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		consumed:    b.counter("messaging.client.consumed.messages", "{message}", "Number of messages that were delivered to the application."),
 		dropped:     b.counter("omnibus.messages.dropped", "{message}", "Number of messages lost because a handler was too slow."),
 		redelivered: b.counter("omnibus.messages.redelivered", "{message}", "Number of messages that were delivered again."),
+		dead:        b.counter("omnibus.messages.dead_lettered", "{message}", "Number of messages that a consumer gave up and kept as dead letters."),
 		reconnects:  b.counter("omnibus.connection.reconnects", "{reconnect}", "Number of times the connection was lost and won back."),
 	}
 	return i, errors.Join(b.errs...)
@@ -97,6 +99,16 @@ func (t *Telemetry) Redelivered(template, group string, n int64) {
 		return
 	}
 	t.add(t.metrics.redelivered, template, group, n)
+}
+
+// DeadLettered counts a message to template that the durable group gave up because of
+// cause.
+func (t *Telemetry) DeadLettered(template, group, cause string) {
+	if t == nil || t.metrics == nil {
+		return
+	}
+	s := t.series(seriesKey{typ: opCounting, template: template, group: group})
+	t.metrics.dead.Add(context.Background(), 1, metric.WithAttributes(append(s.base[:len(s.base):len(s.base)], keyCause.String(cause))...))
 }
 
 // Reconnected counts one connection that was lost and won back.

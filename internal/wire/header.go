@@ -14,6 +14,8 @@ const (
 	HeaderBusID     = "Bus-Id"      // the message's id across copies, redrives and switches
 	HeaderNatsMsgID = "Nats-Msg-Id" // the server's deduplication key
 
+	HeaderBusEdited = "Bus-Edited" // when somebody changed a dead letter before it was given back; one value each time
+
 	HeaderNatsExpectedLastSubjectSequence = "Nats-Expected-Last-Subject-Sequence" // the server stores the message only then
 
 	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
