@@ -209,6 +209,8 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
+
+			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: c.receiver.pattern,
 		},
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
@@ -337,5 +339,6 @@ func (c *Consumer) stats() SubscriptionStats {
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
 	st.Pending, st.PendingBytes = c.in.Pending()
 	st.InFlight = c.in.InFlight()
+	st.setLag(c.in.Lag())
 	return st
 }

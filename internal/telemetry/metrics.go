@@ -23,6 +23,10 @@ type instruments struct {
 	redelivered metric.Int64Counter
 	dead        metric.Int64Counter
 	reconnects  metric.Int64Counter
+
+	meter  metric.Meter // for what is observed
+	lag    metric.Int64ObservableGauge
+	oldest metric.Float64ObservableGauge
 }
 
 func newInstruments(m metric.Meter) (*instruments, error) {
@@ -37,6 +41,8 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		dead:        b.counter("omnibus.messages.dead_lettered", "{message}", "Number of messages that a consumer gave up and kept as dead letters."),
 		reconnects:  b.counter("omnibus.connection.reconnects", "{reconnect}", "Number of times the connection was lost and won back."),
 	}
+	i.meter = m
+	i.lag, i.oldest = b.lag()
 	return i, errors.Join(b.errs...)
 }
 
@@ -61,6 +67,15 @@ func (b *builder) counter(name, unit, description string) metric.Int64Counter {
 		b.errs = append(b.errs, err)
 	}
 	return c
+}
+
+func (b *builder) lag() (metric.Int64ObservableGauge, metric.Float64ObservableGauge) {
+	lag, err := b.meter.Int64ObservableGauge("omnibus.consumer.lag", metric.WithUnit("{message}"),
+		metric.WithDescription("Number of messages of the stream that the consumer has not finished."))
+	oldest, err2 := b.meter.Float64ObservableGauge("omnibus.consumer.oldest_message.age", metric.WithUnit("s"),
+		metric.WithDescription("Age of the oldest message that the consumer has not finished."))
+	b.errs = append(b.errs, err, err2)
+	return lag, oldest
 }
 
 // record records the end of o. class is its error.type, empty on success.
