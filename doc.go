@@ -146,6 +146,9 @@
 //	Request       RequestOption: As, WithHeader
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same
+//	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
+//	Redrive       RedriveOption: RedriveRate
+//	RedriveAs     MessageOption: As, WithHeader
 //	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -229,7 +230,7 @@ func TestReplayBegins(t *testing.T) {
 						tests[len(tests)-1].opt, tests[len(tests)-1].first, tests[len(tests)-1].many = bus.ReplayFromLast(n+1), first, n+1
 					}
 					tests = append(tests, tests[0])
-					tests[len(tests)-1].opt = bus.ReplayFromLast(1 << 40)
+					tests[len(tests)-1].opt = bus.ReplayFromLast(math.MaxInt)
 				}
 				for _, tc := range tests {
 					got := values(replayed[int](t, st, "s.a", tc.opt))
