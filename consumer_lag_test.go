@@ -66,9 +66,7 @@ func TestLagOfSeveralMembers(t *testing.T) {
 		consume(t, st, "d", "s", handle)
 		oldest := time.Now()
 		storeRange(t, st, "s", 0, 2)
-		for range 2 {
-			receive(t, began)
-		}
+		receive(t, began) // one member may have both
 		pass(2 * time.Minute)
 		sameLag(t, b, con, 2, oldest)
 		close(release)
