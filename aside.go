@@ -20,6 +20,7 @@ import (
 // the two streams that package dead describes.
 type aside struct {
 	bus     *Bus
+	home    *Stream
 	stream  string
 	durable string
 	age     string // the incarnation of the stream
@@ -29,9 +30,8 @@ type aside struct {
 // openAside declares what lies beside s, and the consumer by which messages come
 // back to durable. It changes nothing that exists.
 func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
-	a := &aside{bus: s.bus, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
-	if _, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
-		Subjects: []string{dead.SubjectsOf(dead.Dead, s.name)}, AllowDirect: true}); err != nil {
+	a := &aside{bus: s.bus, home: s, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
+	if err := s.declareDead(ctx); err != nil {
 		return nil, err
 	}
 	retries := jetstream.StreamConfig{Name: dead.RetryStreamOf(s.name), Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
@@ -52,6 +52,13 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 		return nil, streamError(have.Name, "consume", err)
 	}
 	return a, nil
+}
+
+// declareDead makes sure of the stream of the dead letters.
+func (s *Stream) declareDead(ctx context.Context) error {
+	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
+		Subjects: []string{dead.SubjectsOf(dead.Dead, s.name)}, MaxMsgsPerSubject: 1, AllowDirect: true})
+	return err
 }
 
 // errTooOld marks the refusal of a server that does not know a part of the
@@ -105,7 +112,7 @@ func restore(d *wire.Delivery) error {
 		return err
 	}
 	d.Subject, d.Header = c.Subject, c.Header
-	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt = c.Stream, c.Sequence, c.Time, c.Attempts+1
+	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt, d.Stored.Letter = c.Stream, c.Sequence, c.Time, c.Attempts+1, c.Letter
 	return nil
 }
 
@@ -116,14 +123,75 @@ func (a *aside) place(sequence uint64) dead.Place {
 // copyOf describes d, of whose handler calls so many have failed.
 func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 	return &dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
-		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: attempts}
+		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: attempts, Letter: d.Stored.Letter}
 }
 
-// bury makes d a dead letter.
+// bury makes d a dead letter. Where the stream for it is gone it is made anew, for the
+// next try. Of what is too large to be copied, as others may publish it, only a
+// reference is kept, if the stream keeps the message.
 func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
 	c := copyOf(d, d.Stored.Attempt)
 	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
-	return a.put(inTrace(ctx, d), dead.Dead, c.Out(a.place(d.Stored.Sequence).Subject(dead.Dead)))
+	subject := a.place(d.Stored.Sequence).Subject(dead.Dead)
+	ctx = inTrace(ctx, d)
+	err := a.putLetter(ctx, c, subject)
+	large, absent := isTooLarge(err), errors.Is(err, ErrNoResponders)
+	if !large && !absent {
+		return err
+	}
+	retention, there := a.retention(ctx)
+	switch {
+	case there && absent:
+		err = errors.Join(err, a.redeclare(ctx))
+	case there && retention == jetstream.LimitsPolicy:
+		c.Reference = true
+		return a.putLetter(ctx, c, subject)
+	}
+	return err
+}
+
+// putLetter stores c unless it is there. What was a dead letter before takes the place
+// of that one, which may not be removed yet.
+func (a *aside) putLetter(ctx context.Context, c *dead.Copy, subject string) error {
+	out := c.Out(subject)
+	if c.Letter > 0 {
+		dead.After(&out, c.Letter)
+		if there, err := a.putNew(ctx, dead.Dead, out); err != nil || !there {
+			return err
+		}
+		out = c.Out(subject) // that one is removed, or this one written
+	}
+	return a.put(ctx, dead.Dead, out)
+}
+
+// codeHeaderTooLarge is the server's error code for a header of more than 64 KiB.
+const codeHeaderTooLarge = 10097
+
+// isTooLarge reports whether err says that the server does not take so large a message.
+func isTooLarge(err error) bool {
+	if _, ok := errors.AsType[*PayloadError](err); ok {
+		return true
+	}
+	refused, ok := errors.AsType[*outlet.StoreError](err)
+	return ok && refused.ErrorCode == codeHeaderTooLarge
+}
+
+// retention is how the stream whose messages these are keeps them; there is false
+// where it is gone.
+func (a *aside) retention(ctx context.Context) (r jetstream.RetentionPolicy, there bool) {
+	ctx, cancel := a.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	st, err := a.bus.js.Stream(ctx, a.stream)
+	if err != nil || !st.CachedInfo().Created.Equal(a.home.created) {
+		return 0, false
+	}
+	return st.CachedInfo().Config.Retention, true
+}
+
+func (a *aside) redeclare(ctx context.Context) error {
+	ctx, cancel := a.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	return a.home.declareDead(ctx)
 }
 
 // inTrace is ctx in the trace of d's last handler call.
@@ -145,13 +213,19 @@ func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error 
 
 // put stores a copy of a kind unless it is there already.
 func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
+	_, err := a.putNew(ctx, kind, out)
+	return err
+}
+
+// putNew is put that tells whether it was there.
+func (a *aside) putNew(ctx context.Context, kind string, out wire.Out) (there bool, err error) {
 	ctx, done := a.bus.bound(ctx)
 	defer done()
-	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	_, err = a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
 	if isThere(err) {
-		return nil
+		return true, nil
 	}
-	return translate(err)
+	return false, translate(err)
 }
 
 // The server's error codes for "the subject has a message already".

@@ -36,6 +36,7 @@ type Bus struct {
 	captures  captures
 	deadlines deadlines
 	tel       *telemetry.Telemetry
+	unobserve func() // ends the observation of consumers
 	counters  telemetry.Bus
 	retired   retired
 	memory    sync.Once // guards the note that streams are in memory
@@ -131,6 +132,10 @@ func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 	})
 	b.window = outlet.NewWindow(b.outlet, c.window)
 	b.services = newServices(b)
+	if err := b.observeConsumers(); err != nil {
+		b.link.Close()
+		return nil, err
+	}
 	return b, nil
 }
 

@@ -209,6 +209,8 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
+
+			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: c.receiver.pattern,
 		},
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
@@ -262,11 +264,13 @@ func (c *Consumer) run(d wire.Delivery) settle.Outcome {
 // bury makes d, which will not be handled, a dead letter.
 func (c *Consumer) bury(d wire.Delivery) error {
 	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
-	err := c.aside.bury(c.receiver.ctx, &d, c.retry.causeOf(d.Stored.Dead))
+	cause := c.retry.causeOf(d.Stored.Dead)
+	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
 		c.receiver.counters.DeadLetters.Add(1)
+		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}
 	c.bus.report(e)
 	return err
@@ -335,5 +339,6 @@ func (c *Consumer) stats() SubscriptionStats {
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
 	st.Pending, st.PendingBytes = c.in.Pending()
 	st.InFlight = c.in.InFlight()
+	st.setLag(c.in.Lag())
 	return st
 }

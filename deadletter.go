@@ -1,16 +1,16 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"iter"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/reader"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -24,6 +24,13 @@ type DeadLetter struct {
 	Error   string    // the text of the last failure, one line of at most 1 KiB
 	Died    time.Time // when it was given up
 
+	// Reference says that the letter has no payload and no header of its own: with what
+	// a letter adds they exceed what the server takes. They are in the stream still, at
+	// Sequence, for as long as that keeps them. Of what a Bus publishes only messages
+	// with about 60 KiB of headers are so large.
+	Reference bool
+
+	stream   *Stream
 	position uint64 // in the stream of the dead letters
 	place    dead.Place
 }
@@ -35,6 +42,7 @@ type DeadFilter struct {
 	Subject  string    // on subjects that match this pattern
 	Cause    Cause     // that died of this
 	Sequence uint64    // the message with this sequence in the stream
+	Header   Header    // whose header has all these values, and more maybe; names in any spelling
 	From, To time.Time // that died in this time: not before From, before To
 	Match    func(*DeadLetter) bool
 }
@@ -63,10 +71,31 @@ func (f *DeadFilter) fits(l *DeadLetter) bool {
 		f.Cause != "" && f.Cause != l.Cause,
 		f.Sequence != 0 && f.Sequence != l.Sequence,
 		!f.From.IsZero() && l.Died.Before(f.From),
-		!f.To.IsZero() && !l.Died.Before(f.To):
+		!f.To.IsZero() && !l.Died.Before(f.To),
+		!f.fitsHeader(l.Header):
 		return false
 	}
 	return f.Match == nil || f.Match(l)
+}
+
+func (f *DeadFilter) fitsHeader(h Header) bool {
+	for key, wanted := range f.Header {
+		var have []string
+		for k, values := range h {
+			if strings.EqualFold(k, key) {
+				have = append(have, values...)
+			}
+		}
+		if len(missing(wanted, have)) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// byDurable reports whether f asks for nothing but a durable, or for all.
+func (f *DeadFilter) byDurable() bool {
+	return f.Subject == "" && f.Cause == "" && f.Sequence == 0 && len(f.Header) == 0 && f.From.IsZero() && f.To.IsZero() && f.Match == nil
 }
 
 // DeadLetters returns the dead letters of the stream that fit f, in the order in
@@ -88,118 +117,96 @@ func (s *Stream) DeadLetters(ctx context.Context, f DeadFilter) iter.Seq2[*DeadL
 }
 
 func (s *Stream) deadLetters(ctx context.Context, f DeadFilter, yield func(*DeadLetter, error) bool) {
-	name := dead.StreamOf(s.name)
-	st, last, err := s.lookBeside(ctx, name)
-	if errors.Is(err, ErrStreamNotFound) {
+	r, err := s.openDead(ctx, f.pattern(s.name), 1)
+	if err != nil {
+		yield(nil, err)
+		return
+	}
+	if r == nil {
 		return // nobody consumes the stream yet
 	}
-	for next := uint64(1); err == nil && next <= last; {
-		var l *DeadLetter
-		l, next, err = s.deadLetter(ctx, st, f.pattern(s.name), next)
-		if err != nil || l == nil || l.position > last {
-			break
+	defer r.Close()
+	for {
+		d, ok, err := r.Next(ctx)
+		if err != nil {
+			yield(nil, s.deadError(ctx, "read", err))
+			return
 		}
-		if f.fits(l) && !yield(l, nil) {
+		if !ok {
+			return
+		}
+		if l := s.letterOf(&d); l != nil && f.fits(l) && !yield(l, nil) {
 			return
 		}
 	}
-	if err != nil {
-		yield(nil, err)
-	}
 }
 
-// lookBeside returns a stream beside s and its last sequence.
-func (s *Stream) lookBeside(ctx context.Context, name string) (jetstream.Stream, uint64, error) {
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
-	defer cancel()
-	st, err := s.bus.js.Stream(ctx, name)
-	if err != nil {
-		return nil, 0, streamError(name, "look up", err)
+// openDead returns a reader of the stream of the dead letters; nil where there is none.
+func (s *Stream) openDead(ctx context.Context, pattern string, from uint64) (*reader.Reader, error) {
+	r := s.bus.reader(dead.StreamOf(s.name), pattern, &replayOptions{from: from})
+	err := r.Look(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, s.deadError(ctx, "look up", err)
 	}
-	return st, st.CachedInfo().State.LastSeq, nil
+	return r, nil
 }
 
-// deadLetter returns the first letter on the pattern from a position on, nil where
-// there is none, and the position after it. What is no letter is passed over.
-func (s *Stream) deadLetter(ctx context.Context, st jetstream.Stream, pattern string, from uint64) (*DeadLetter, uint64, error) {
-	for {
-		one, cancel := s.bus.cfg.withTimeout(ctx)
-		m, err := st.GetMsg(one, from, jetstream.WithGetMsgSubject(pattern))
-		cancel()
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil, from, nil
-		}
-		if err != nil {
-			return nil, from, streamError(dead.StreamOf(s.name), "read", err)
-		}
-		from = m.Sequence + 1
-		if l := letterOf(m); l != nil {
-			return l, from, nil
-		}
+// deadError is err, of an operation on the stream of the dead letters, for the caller.
+func (s *Stream) deadError(ctx context.Context, op string, err error) error {
+	if ctx.Err() != nil {
+		return &StreamError{Stream: dead.StreamOf(s.name), Op: op, Err: ended(ctx)}
 	}
+	return streamError(dead.StreamOf(s.name), op, err)
 }
 
-// letterOf returns the letter that m holds, nil where it holds none.
-func letterOf(m *jetstream.RawStreamMsg) *DeadLetter {
-	kind, place, ok := dead.ParseSubject(m.Subject)
+// letterOf returns the letter that d holds, nil where it holds none.
+func (s *Stream) letterOf(d *wire.Delivery) *DeadLetter {
+	kind, place, ok := dead.ParseSubject(d.Subject)
 	if !ok || kind != dead.Dead {
 		return nil
 	}
-	c, err := dead.Parse(wire.Header(m.Header), m.Data)
+	c, err := dead.Parse(d.Header, d.Data)
 	if err != nil {
 		return nil
 	}
 	raw := newRaw(&wire.Delivery{Subject: c.Subject, Header: c.Header, Data: c.Data,
 		Stored: &wire.Stored{Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Attempt: c.Attempts}})
-	return &DeadLetter{RawMsg: *raw, Durable: place.Durable, Cause: Cause(c.Cause), Error: c.Error, Died: m.Time,
-		position: m.Sequence, place: place}
+	return &DeadLetter{RawMsg: *raw, Durable: place.Durable, Cause: Cause(c.Cause), Error: c.Error, Died: d.Stored.Time,
+		Reference: c.Reference, stream: s, position: d.Stored.Sequence, place: place}
 }
 
-// Redrive gives the dead letters that fit f to the consumers that gave them up, and
-// to no other: each is handled once more as if it came for the first time, in the
-// order of the stream. It returns how many it gave back. One that fails again becomes
-// a dead letter again. Errors are those of DeadLetters; what was given back until
-// then stays so.
-func (s *Stream) Redrive(ctx context.Context, f DeadFilter) (int, error) {
-	type letter struct{ sequence, position uint64 }
-	var all []letter // without payloads: there may be many
-	_, err := s.eachDead(ctx, "Redrive", f, func(_ context.Context, l *DeadLetter) error {
-		all = append(all, letter{l.Sequence, l.position})
-		return nil
-	})
-	if err != nil || len(all) == 0 {
+// DeadCount returns how many dead letters of the stream fit f. Without a filter, or
+// with that of a durable alone, the server counts them; else they are read. Errors
+// are those of DeadLetters.
+func (s *Stream) DeadCount(ctx context.Context, f DeadFilter) (int, error) {
+	if err := s.callable(ctx, "DeadCount"); err != nil {
 		return 0, err
 	}
-	st, _, err := s.lookBeside(ctx, dead.StreamOf(s.name))
-	if err != nil {
+	if err := f.check(); err != nil {
 		return 0, err
 	}
-	slices.SortFunc(all, func(a, b letter) int {
-		return cmp.Or(cmp.Compare(a.sequence, b.sequence), cmp.Compare(a.position, b.position))
-	})
-	for n, l := range all {
-		if err := s.redriveAt(ctx, st, l.position); err != nil {
+	if f.byDurable() {
+		if n, err := s.countDead(ctx, f.pattern(s.name)); !errors.Is(err, reader.ErrNoDirect) {
 			return n, err
 		}
 	}
-	return len(all), nil
+	return s.eachDead(ctx, "DeadCount", f, func(context.Context, *DeadLetter) error { return nil })
 }
 
-// redriveAt gives the letter at a position back, unless somebody else has.
-func (s *Stream) redriveAt(ctx context.Context, st jetstream.Stream, position uint64) error {
-	one, cancel := s.bus.cfg.withTimeout(ctx)
-	m, err := st.GetMsg(one, position)
-	cancel()
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil
-	case err != nil:
-		return streamError(dead.StreamOf(s.name), "read", err)
+func (s *Stream) countDead(ctx context.Context, pattern string) (int, error) {
+	r, err := s.openDead(ctx, pattern, 1)
+	if r == nil {
+		return 0, err
 	}
-	if l := letterOf(m); l != nil {
-		return s.redrive(ctx, l)
+	defer r.Close()
+	n, err := r.Count(ctx, 1)
+	if err != nil {
+		return 0, s.deadError(ctx, "count", err)
 	}
-	return nil
+	return int(n), nil
 }
 
 // Discard removes the dead letters that fit f for good. It returns how many it
@@ -224,17 +231,7 @@ func (s *Stream) eachDead(ctx context.Context, call string, f DeadFilter, do fun
 	return n, nil
 }
 
-// redrive puts l before its consumer, then removes it: a crash in between does no
-// harm, as it is put only where it is not yet.
-func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
-	a := &aside{bus: s.bus, stream: s.name, durable: l.Durable, age: l.place.Incarnation}
-	c := &dead.Copy{Subject: l.Subject, Header: wire.Header(l.Header), Data: l.Data, Stream: l.Stream, Sequence: l.Sequence, Time: l.Time}
-	if err := a.put(ctx, dead.Retry, c.Out(l.place.Subject(dead.Retry))); err != nil {
-		return streamError(dead.RetryStreamOf(s.name), "redrive", err)
-	}
-	return s.discard(ctx, l)
-}
-
+// discard removes l, unless somebody else has, or a newer letter took its place.
 func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
 	name := dead.StreamOf(s.name)
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
@@ -243,7 +240,12 @@ func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
 	if err == nil {
 		err = st.DeleteMsg(ctx, l.position)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) { // it does not say why
+		if d, ok, err := s.one(ctx, name, ">", l.position); err == nil && (!ok || d.Stored.Sequence != l.position) {
+			return nil
+		}
+	}
+	if err != nil {
 		return streamError(name, "discard", err)
 	}
 	return nil

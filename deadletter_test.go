@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -158,7 +160,7 @@ func TestDeadFilter(t *testing.T) {
 				if i == 0 {
 					_, err := bus.PublishTo(t.Context(), st, subject, "no number")
 					must(t, err)
-					_, err = bus.PublishTo(t.Context(), st, bus.Subject[int](subject), 1)
+					_, err = bus.PublishTo(t.Context(), st, bus.Subject[int](subject), 1, bus.WithHeader("Tenant", "x"), bus.WithHeader("Tenant", "z"))
 					must(t, err)
 				}
 				time.Sleep(time.Minute)
@@ -179,12 +181,20 @@ func TestDeadFilter(t *testing.T) {
 			{"sequence", bus.DeadFilter{Sequence: 1}, 2},
 			{"from", bus.DeadFilter{From: began.Add(90 * time.Second)}, 4},
 			{"to", bus.DeadFilter{To: began.Add(90 * time.Second)}, 4},
+			{"header", bus.DeadFilter{Header: bus.Header{"tenant": {"x"}}}, 4},
+			{"header with another value", bus.DeadFilter{Header: bus.Header{"Tenant": {"y"}}}, 0},
+			{"header of several", bus.DeadFilter{Header: bus.Header{"Tenant": {"z", "x"}}}, 4},
+			{"header without value", bus.DeadFilter{Header: bus.Header{"Tenant": nil}}, 8},
 			{"match", bus.DeadFilter{Match: func(l *bus.DeadLetter) bool { return l.Error == "s.y" }}, 2},
 			{"several", bus.DeadFilter{Durable: "b", Subject: "s.x", Cause: bus.CausePermanent}, 1},
 		}
 		for _, tc := range tests {
 			if got := letters(t, st, tc.filter); len(got) != tc.want {
 				t.Errorf("%s: %d letters, want %d", tc.name, len(got), tc.want)
+			}
+			n, err := st.DeadCount(t.Context(), tc.filter)
+			if must(t, err); n != tc.want {
+				t.Errorf("%s: counted %d, want %d", tc.name, n, tc.want)
 			}
 		}
 		n, err := st.Discard(t.Context(), bus.DeadFilter{Durable: "a", Cause: bus.CauseMalformed})
@@ -207,7 +217,7 @@ func TestDeadLetterIsWrittenOnce(t *testing.T) {
 		giveUp := func(context.Context, *bus.Msg[int]) error { return bus.Permanent(errors.New("no")) }
 		for range 3 { // each time as if the terminations had been lost
 			c := consume(t, st, "d", "s", giveUp)
-			time.Sleep(time.Minute)
+			time.Sleep(24 * time.Hour) // longer than any window for duplicates
 			must(t, c.Drain(t.Context()))
 			must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		}
@@ -232,23 +242,72 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		js := b.JetStream()
 		kept, err := js.Stream(t.Context(), "S-dead")
 		must(t, err)
-		must(t, js.DeleteStream(t.Context(), "S-dead"))
-		_, err = bus.PublishTo(t.Context(), st, "s", 1)
+		full := kept.CachedInfo().Config
+		full.MaxMsgs, full.Discard = 1, jetstream.DiscardNew
+		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)
+		storeRange(t, st, "s", 0, 2)
 		time.Sleep(time.Hour)
-		if e := nextEvent(t, events, bus.EventDeadLetterFailed); !errors.Is(e.Err, bus.ErrNoResponders) {
-			t.Errorf("the event is %+v", e)
-		}
+		awaitEvent(t, events, bus.EventDeadLetter)
+		e := awaitEvent(t, events, bus.EventDeadLetterFailed)
+		hasText(t, e.Err, "maximum messages exceeded")
 		if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 1 || i.NumRedelivered != 0 {
 			t.Errorf("the message did not stay: %+v", i)
 		}
-		_, err = js.CreateStream(t.Context(), kept.CachedInfo().Config)
+		full.MaxMsgs = -1
+		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)
 		time.Sleep(time.Minute)
+		if n := len(letters(t, st, bus.DeadFilter{})); n != 2 || calls.Load() != 2 {
+			t.Errorf("%d letters after %d calls", n, calls.Load())
+		}
+	}, record)
+}
+
+// A stream of dead letters that somebody deleted is made anew when there is one.
+func TestDeadLettersThatAreDeleted(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		var calls atomic.Int64
+		consume(t, st, "d", "s", func(context.Context, *bus.Msg[int]) error {
+			calls.Add(1)
+			return bus.Permanent(errors.New("no"))
+		})
+		js := b.JetStream()
+		must(t, js.DeleteStream(t.Context(), "S-dead"))
+		storeRange(t, st, "s", 0, 1)
+		time.Sleep(time.Minute)
+		if e := nextEvent(t, events, bus.EventDeadLetterFailed); !errors.Is(e.Err, bus.ErrNoResponders) {
+			t.Errorf("the event is %+v", e)
+		}
+		nextEvent(t, events, bus.EventDeadLetter)
 		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CausePermanent || calls.Load() != 1 {
 			t.Errorf("%d letters after %d calls", len(ls), calls.Load())
 		}
+		mustBeDone(t, b, "S", "d")
 	}, record)
+}
+
+// The stream of the dead letters does not come back after the stream itself was
+// deleted.
+func TestDeadLettersOfAStreamThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		consume(t, st, "d", "s", func(context.Context, *bus.Msg[int]) error {
+			time.Sleep(time.Minute)
+			return bus.Permanent(errors.New("no"))
+		})
+		storeRange(t, st, "s", 0, 1)
+		time.Sleep(time.Second)
+		for _, name := range []string{"S", "S-dead"} {
+			must(t, b.JetStream().DeleteStream(t.Context(), name))
+		}
+		time.Sleep(time.Hour)
+		isError(t, second(b.LookupStream(t.Context(), "S-dead")), bus.ErrStreamNotFound)
+	}, bus.WithLogger(silent()))
 }
 
 // The largest message that can be stored fits as a dead letter.

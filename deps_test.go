@@ -85,6 +85,12 @@ var house = map[string]room{
 		natsGo:               "replies and the errors of the connection",
 	}},
 
+	"internal/reader": {floor: 3, imports: map[string]string{
+		"internal/link": "the connection it reads over",
+		"internal/wire": "what it hands on: deliveries",
+		natsGo:          "the inbox, and the server's errors",
+	}},
+
 	"": {floor: 4, imports: map[string]string{
 		"codec":                         "WithCodec and As take one",
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
@@ -93,6 +99,7 @@ var house = map[string]room{
 		"internal/limits":               "defaults for memory and disk (server.go)",
 		"internal/link":                 "the connection",
 		"internal/outlet":               "the way out",
+		"internal/reader":               "reads streams without a consumer",
 		"internal/registry":             "what lives on a bus",
 		"internal/settle":               "the retry policy",
 		"internal/slogsink":             "WithSlog",

@@ -158,6 +158,9 @@
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same
 //	Bus.Stream    DeclareOption: AllowShrink; likewise Stream.Plan
+//	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
+//	Redrive       RedriveOption: RedriveRate
+//	RedriveAs     MessageOption: As, WithHeader
 //	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.

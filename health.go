@@ -53,6 +53,7 @@ type Report struct {
 type HealthThresholds struct {
 	SlowRTT      time.Duration // a round trip that takes longer; default 500 ms
 	PendingRatio float64       // more of a subscription's pending limits, or of PublishAsync's buffer, in use; default 0.8
+	OldestAge    time.Duration // a consumer's oldest unfinished message is older; by default no age is too old
 	ErrorRatio   float64       // more of the last 100 to 200 handler calls of a subscription, responder or consumer failed, or of all where there were fewer, but at least 20; default 0.5
 }
 
@@ -186,6 +187,9 @@ func (r *Report) check(t HealthThresholds, l load) {
 	}
 	if l.calls >= fewCalls && float64(l.failed)/float64(l.calls) > t.ErrorRatio {
 		r.add(Degraded, part, "%s: %d of %d handler calls failed", name, l.failed, l.calls)
+	}
+	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
+		r.add(Degraded, part, "%s: it is %d messages behind, the oldest is %v old", name, l.stats.Lag, l.stats.OldestAge.Round(time.Millisecond))
 	}
 	if l.stalled != nil {
 		r.add(Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))

@@ -150,12 +150,13 @@ func MsgID(id string) MsgIDOption {
 type CodecOption interface {
 	MessageOption
 	HandlerOption
+	ReplayOption
 }
 
 type asOption struct{ codec codec.Codec }
 
 // As encodes this message with c, whatever its type and the bus's rules say. As
-// an option of a handler it decodes messages that carry no content type.
+// an option of a handler, or of Replay, it decodes messages that carry no content type.
 func As(c codec.Codec) CodecOption { return asOption{c} }
 
 func (a asOption) apply(o *sendOptions) {

@@ -673,9 +673,10 @@ func TestMetrics(t *testing.T) {
 			"2 2 consumer.group.name=workers destination.template=obs.pub.* error.type=_OTHER operation.name=process system=nats",
 			"1 1 consumer.group.name=d destination.template=obs.store.* operation.name=process system=nats",
 		},
-		"omnibus.messages.dropped":      nil,
-		"omnibus.messages.redelivered":  nil,
-		"omnibus.connection.reconnects": nil,
+		"omnibus.messages.dropped":       nil,
+		"omnibus.messages.redelivered":   nil,
+		"omnibus.messages.dead_lettered": nil,
+		"omnibus.connection.reconnects":  nil,
 	} {
 		sameSeries(t, r, name, want...)
 		i, ok := r.Instrument(name)
@@ -997,4 +998,20 @@ func TestObservabilityDocument(t *testing.T) {
 			t.Errorf("`%s` is documented, and nowhere to be seen", name)
 		}
 	}
+}
+
+// Dead letters are counted by their cause.
+func TestMetricOfDeadLetters(t *testing.T) {
+	t.Parallel()
+	r := oteltest.New()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: bus.Subjects(obsStore)})
+		consume(t, st, "d", obsStore, giveUp)
+		must(t, second(bus.PublishTo(t.Context(), st, obsStore.At("x"), 1)))
+		must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[string](obsStore.At("x")), "no number")))
+		time.Sleep(time.Minute)
+	}, measured(r), bus.WithLogger(silent()))
+	sameSeries(t, r, "omnibus.messages.dead_lettered",
+		"1 1 consumer.group.name=d destination.template=obs.store.* omnibus.dead_letter.cause=malformed system=nats",
+		"1 1 consumer.group.name=d destination.template=obs.store.* omnibus.dead_letter.cause=permanent system=nats")
 }

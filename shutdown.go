@@ -89,6 +89,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 
 func (b *Bus) shutdown(ctx context.Context) error {
 	close(b.life.stopping)
+	defer b.unobserve()
 	l := newStopTimes(ctx)
 	defer l.release()
 	defer context.AfterFunc(l.handling, func() { b.life.cancel(whyEnded(ctx)) })() // should a peer hold up what follows

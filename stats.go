@@ -34,9 +34,15 @@ type SubscriptionStats struct {
 	Redelivered   int64 // of a consumer: messages the server had sent before
 	DeadLetters   int64 // of a consumer: messages it gave up
 	InFlight      int   // handler calls that run now
-	Pending       int   // messages in this process that wait for the handler
-	PendingBytes  int
-	Latency       Latency
+	// Lag is how many messages of the stream a consumer has not finished, in all its
+	// members, and OldestAge the age of the oldest of them, 0 where that is not known
+	// yet. What other members do is known as it was up to 10 s ago, or a minute where
+	// there was nothing to do; Consumer.Lag asks.
+	Lag          int
+	OldestAge    time.Duration
+	Pending      int // messages in this process that wait for the handler
+	PendingBytes int
+	Latency      Latency
 }
 
 // Stats is what a bus has done since it began. Its sums include subscriptions

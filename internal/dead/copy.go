@@ -18,8 +18,10 @@ const (
 	headerStream   = "Bus-Origin-Stream"   // that stream
 	headerTime     = "Bus-Origin-Time"     // when it was stored, RFC 3339 with nanoseconds
 	headerAttempts = "Bus-Attempts"        // handler calls that failed
+	headerLetter   = "Bus-Dead-Letter"     // of what was one: its sequence among the dead letters
 	headerCause    = "Bus-Dead-Cause"      // of a dead letter
 	headerError    = "Bus-Dead-Error"      // of a dead letter, one line
+	headerSize     = "Bus-Dead-Size"       // of a dead letter without payload and headers: the payload's bytes
 
 	was = "Bus-Was-" // before the name of a header that would mean something in a copy
 )
@@ -39,32 +41,58 @@ type Copy struct {
 	Sequence uint64
 	Time     time.Time // when it was stored
 	Attempts int       // handler calls that failed
+	Letter   uint64    // the sequence of the dead letter that it was; 0 where it was none
 
 	Cause string // of a dead letter: what kind of failure
 	Error string // of a dead letter: its text
+
+	// Reference says that Header and Data are not in the copy, since they do not fit.
+	// They are where they were; Data has Size bytes there.
+	Reference bool
+	Size      int
 }
 
-// Out returns the copy as a message, for whose subject it is the first.
+// Out returns the copy as a message, which is stored if its subject has none.
 func (c *Copy) Out(subject string) wire.Out {
 	h := make(wire.Header, len(c.Header)+8)
+	set := func(key, value string) { h[key] = []string{value} }
+	data := c.Data
+	if c.Reference {
+		set(headerSize, strconv.Itoa(len(data)))
+		data = nil
+	} else {
+		c.addHeader(h)
+	}
+	set(headerSubject, c.Subject)
+	set(headerStream, c.Stream)
+	set(headerSequence, strconv.FormatUint(c.Sequence, 10))
+	set(headerTime, c.Time.UTC().Format(time.RFC3339Nano))
+	set(headerAttempts, strconv.Itoa(c.Attempts))
+	if c.Letter > 0 {
+		set(headerLetter, strconv.FormatUint(c.Letter, 10))
+	}
+	if c.Cause != "" {
+		set(headerCause, c.Cause)
+		set(headerError, oneLine(c.Error))
+	}
+	set(wire.HeaderNatsExpectedLastSubjectSequence, "0")
+	return wire.Out{Subject: subject, Header: h, Data: data}
+}
+
+// After has out, of Out, stored where the latest message of its subject has this
+// sequence.
+func After(out *wire.Out, sequence uint64) {
+	out.Header[wire.HeaderNatsExpectedLastSubjectSequence] = []string{strconv.FormatUint(sequence, 10)}
+}
+
+// addHeader adds the headers of the original.
+func (c *Copy) addHeader(h wire.Header) {
 	for key, values := range c.Header {
 		if means(key) {
 			key = was + key
 		}
 		h[key] = values
 	}
-	set := func(key, value string) { h[key] = []string{value} }
-	set(headerSubject, c.Subject)
-	set(headerStream, c.Stream)
-	set(headerSequence, strconv.FormatUint(c.Sequence, 10))
-	set(headerTime, c.Time.UTC().Format(time.RFC3339Nano))
-	set(headerAttempts, strconv.Itoa(c.Attempts))
-	if c.Cause != "" {
-		set(headerCause, c.Cause)
-		set(headerError, oneLine(c.Error))
-	}
-	set(wire.HeaderNatsExpectedLastSubjectSequence, "0")
-	return wire.Out{Subject: subject, Header: h, Data: c.Data}
 }
 
 func means(key string) bool {
@@ -103,6 +131,17 @@ func Parse(h wire.Header, data []byte) (*Copy, error) {
 		return nil, notOurs(headerSubject, nil)
 	}
 	c.Header = original(h)
+	if letter := first(h, headerLetter); letter != "" {
+		if c.Letter, err = strconv.ParseUint(letter, 10, 64); err != nil {
+			return nil, notOurs(headerLetter, err)
+		}
+	}
+	if size := first(h, headerSize); size != "" {
+		c.Reference = true
+		if c.Size, err = strconv.Atoi(size); err != nil || c.Size < 0 {
+			return nil, notOurs(headerSize, err)
+		}
+	}
 	return c, nil
 }
 

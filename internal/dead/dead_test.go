@@ -57,6 +57,29 @@ func TestCopyRoundTrip(t *testing.T) {
 	}
 }
 
+// A copy that only refers to its original keeps nothing of it but its size.
+func TestReference(t *testing.T) {
+	t.Parallel()
+	c := copyOf(wire.Header{"Tenant": {"a"}})
+	c.Reference, c.Letter = true, 99
+	out := c.Out("s")
+	dead.After(&out, 5)
+	if got := out.Header[wire.HeaderNatsExpectedLastSubjectSequence]; len(got) != 1 || got[0] != "5" || len(out.Data) != 0 || out.Header["Tenant"] != nil {
+		t.Errorf("got %+v", out)
+	}
+	got, err := dead.Parse(out.Header, out.Data)
+	if err != nil || !got.Reference || got.Size != 2 || got.Letter != 99 || got.Header != nil || got.Subject != c.Subject {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for name, bad := range map[string]string{"Bus-Dead-Size": "-1", "Bus-Dead-Letter": "x"} {
+		out := c.Out("s")
+		out.Header[name] = []string{bad}
+		if _, err := dead.Parse(out.Header, nil); err == nil {
+			t.Errorf("%s: %s was accepted", name, bad)
+		}
+	}
+}
+
 func TestErrorsOfACopyFitAHeader(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "\n", strings.Repeat("ü", 5000), "a\x00b\xffc", "  x  "} {

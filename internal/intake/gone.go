@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,9 +30,19 @@ type info struct {
 	Error struct {
 		Code int `json:"err_code"`
 	} `json:"error"`
+
+	Pending uint64 `json:"num_pending"`
+	Unacked int    `json:"num_ack_pending"`
+	Floor   struct {
+		Stream uint64 `json:"stream_seq"`
+	} `json:"ack_floor"`
+
+	Message struct { // of the answer to a request for one
+		Time time.Time `json:"time"`
+	} `json:"message"`
 }
 
-func (i info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
+func (i *info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
 
 // inquire asks whether the consumer is still there. The answer comes to the inbox.
 func (s *source) inquire() error {
@@ -43,14 +54,20 @@ func (s *source) learn(m *nats.Msg) {
 	d := s.d
 	var i info
 	err := json.Unmarshal(m.Data, &i)
+	var next *wire.Out
 	d.mu.Lock()
 	switch {
-	case err != nil || i.Type != infoType:
+	case err != nil || i.Type != infoType && i.Type != getType:
 		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
 		d.endLocked(ErrConsumerDeleted)
+	default:
+		next = s.noteLagLocked(&i)
 	}
 	d.mu.Unlock()
+	if next != nil {
+		_ = d.link.Publish(next) // what is not known is asked for again
+	}
 	d.nudge()
 }
 

@@ -25,6 +25,7 @@ func (d *Durable) keep() {
 		for _, s := range d.sources {
 			s.listenForLife(now)
 			s.pull()
+			s.askLag(now)
 		}
 		timer.Reset(time.Until(d.nextLook(now)))
 	}

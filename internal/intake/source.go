@@ -17,6 +17,10 @@ type Source struct {
 	Next string // the API subject that takes pull requests
 	Info string // the API subject that tells about the consumer
 
+	// Of the stream's own messages, whose lag is asked for: the API subject that returns
+	// a stored message, and the consumer's filter. Empty elsewhere.
+	Get, Filter string
+
 	// Restore makes of a message that was put aside what it was before. Nil where
 	// messages come as they were published.
 	Restore func(*wire.Delivery) error
@@ -44,7 +48,8 @@ type source struct {
 	heard     time.Time // when the server last said something
 	stalled   error     // why no messages can be had; nil when some came since
 	pullAfter time.Time // no pull before
-	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
+	lag       lag
+	doubt     bool // nobody took a pull; ask with the next one whether the consumer is there
 }
 
 // openSource subscribes to an inbox for the i-th source.
@@ -100,7 +105,7 @@ func (s *source) delivery(m *nats.Msg) (wire.Delivery, error) {
 	}
 	del := wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
 		Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1,
-		Source: s.index, Position: meta.Sequence.Stream}}
+		Source: s.index, Position: meta.Sequence.Stream, Left: meta.NumPending}}
 	if s.Restore == nil {
 		return del, nil
 	}
@@ -122,6 +127,7 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
 	s.heard, s.stalled = now, nil
+	s.lag.pending, s.lag.moved = del.Stored.Left, true
 	s.asked = max(s.asked-1, 0)
 	old, there := s.d.held[p]
 	if there && old.stored.Equal(h.stored) {

@@ -21,7 +21,12 @@ type instruments struct {
 	// Ours, where the conventions have none.
 	dropped     metric.Int64Counter
 	redelivered metric.Int64Counter
+	dead        metric.Int64Counter
 	reconnects  metric.Int64Counter
+
+	meter  metric.Meter // for what is observed
+	lag    metric.Int64ObservableGauge
+	oldest metric.Float64ObservableGauge
 }
 
 func newInstruments(m metric.Meter) (*instruments, error) {
@@ -33,8 +38,11 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		consumed:    b.counter("messaging.client.consumed.messages", "{message}", "Number of messages that were delivered to the application."),
 		dropped:     b.counter("omnibus.messages.dropped", "{message}", "Number of messages lost because a handler was too slow."),
 		redelivered: b.counter("omnibus.messages.redelivered", "{message}", "Number of messages that were delivered again."),
+		dead:        b.counter("omnibus.messages.dead_lettered", "{message}", "Number of messages that a consumer gave up and kept as dead letters."),
 		reconnects:  b.counter("omnibus.connection.reconnects", "{reconnect}", "Number of times the connection was lost and won back."),
 	}
+	i.meter = m
+	i.lag, i.oldest = b.lag()
 	return i, errors.Join(b.errs...)
 }
 
@@ -59,6 +67,15 @@ func (b *builder) counter(name, unit, description string) metric.Int64Counter {
 		b.errs = append(b.errs, err)
 	}
 	return c
+}
+
+func (b *builder) lag() (metric.Int64ObservableGauge, metric.Float64ObservableGauge) {
+	lag, err := b.meter.Int64ObservableGauge("omnibus.consumer.lag", metric.WithUnit("{message}"),
+		metric.WithDescription("Number of messages of the stream that the consumer has not finished."))
+	oldest, err2 := b.meter.Float64ObservableGauge("omnibus.consumer.oldest_message.age", metric.WithUnit("s"),
+		metric.WithDescription("Age of the oldest message that the consumer has not finished."))
+	b.errs = append(b.errs, err, err2)
+	return lag, oldest
 }
 
 // record records the end of o. class is its error.type, empty on success.
@@ -97,6 +114,16 @@ func (t *Telemetry) Redelivered(template, group string, n int64) {
 		return
 	}
 	t.add(t.metrics.redelivered, template, group, n)
+}
+
+// DeadLettered counts a message to template that the durable group gave up because of
+// cause.
+func (t *Telemetry) DeadLettered(template, group, cause string) {
+	if t == nil || t.metrics == nil {
+		return
+	}
+	s := t.series(seriesKey{typ: opCounting, template: template, group: group})
+	t.metrics.dead.Add(context.Background(), 1, metric.WithAttributes(append(s.base[:len(s.base):len(s.base)], keyCause.String(cause))...))
 }
 
 // Reconnected counts one connection that was lost and won back.

@@ -18,6 +18,9 @@ const (
 	keyMessageID       = attribute.Key("messaging.message.id")
 	keyMessageBodySize = attribute.Key("messaging.message.body.size")
 	keyErrorType       = attribute.Key("error.type")
+
+	keyCause  = attribute.Key("omnibus.dead_letter.cause") // ours, as the next
+	keyStream = attribute.Key("omnibus.stream.name")
 )
 
 var systemNATS = keySystem.String("nats")

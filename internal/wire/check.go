@@ -9,7 +9,7 @@ import (
 // owned are the headers that the library writes itself; a user who set one
 // would contradict it.
 var owned = []string{
-	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderNatsMsgID,
+	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderBusEdited, HeaderNatsMsgID,
 	HeaderNatsServiceError, HeaderNatsServiceErrorCode,
 	HeaderNatsExpectedLastSequence, HeaderNatsExpectedLastSubjectSequence, HeaderNatsExpectedLastSubjectSequenceSubject,
 	HeaderNatsTTL, HeaderNatsBatchID, HeaderNatsBatchSequence, HeaderNatsBatchCommit,

@@ -24,6 +24,7 @@ const (
 	HeaderNatsBatchID       = "Nats-Batch-Id"       // of an atomic batch: all of it is stored, or nothing
 	HeaderNatsBatchSequence = "Nats-Batch-Sequence" // of the message in there, from 1
 	HeaderNatsBatchCommit   = "Nats-Batch-Commit"   // on the last
+	HeaderBusEdited         = "Bus-Edited"          // when somebody changed a dead letter before it was given back; one value each time
 
 	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
 	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // and where

@@ -43,6 +43,8 @@ type Stored struct {
 	Position uint64 // its sequence there
 	Hold     uint64 // which hold of its consumer's it is; see package intake
 	Dead     error  // why it will not be handled; nil while it may
+	Left     uint64 // how many the consumer has after it
+	Letter   uint64 // the sequence of the dead letter that it was; 0 where it was none
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }

@@ -95,7 +95,8 @@ func (p meterProvider) Meter(name string, opts ...metric.MeterOption) metric.Met
 	return meter{r: p.r}
 }
 
-// meter records Int64Counters and Float64Histograms; other instruments do nothing.
+// meter records Int64Counters, Float64Histograms, and the observable gauges of both
+// when Collect is called; other instruments do nothing.
 type meter struct {
 	noop.Meter
 	r *Recorder

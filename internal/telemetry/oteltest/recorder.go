@@ -21,6 +21,8 @@ type Recorder struct {
 	spans        []Span
 	instruments  map[string]Instrument
 	measurements []Measurement
+	callbacks    map[int]metric.Callback
+	registered   int
 }
 
 // Scope is the name, version and schema with which a tracer or meter was asked for.

@@ -1,0 +1,67 @@
+package bus
+
+import (
+	"context"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/telemetry"
+)
+
+// Lag is how far a durable consumer is behind, with all its members on all processes.
+// Messages parked until a later attempt, and dead letters, are not of it.
+type Lag struct {
+	Waiting    int       // messages that were sent to no member yet
+	Unfinished int       // messages that a member has and has not finished
+	Oldest     time.Time // when the oldest of all these was stored; zero where there are none
+}
+
+// Lag asks the server how far the consumer is behind. Stats tells the same as it was
+// known lately, without asking. Errors: *ArgumentError, *StreamError,
+// ErrStreamNotFound, ErrTimeout, ErrClosed.
+func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
+	if c == nil {
+		return Lag{}, &ArgumentError{Func: "Consumer.Lag", Arg: "consumer", Reason: "is nil; did Consume fail?"}
+	}
+	if err := c.bus.callable(ctx, "Consumer.Lag"); err != nil {
+		return Lag{}, err
+	}
+	ctx, cancel := c.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	con, err := c.bus.js.Consumer(ctx, c.stream, c.durable)
+	if err != nil {
+		return Lag{}, streamError(c.stream, "look up the consumer", err)
+	}
+	i := con.CachedInfo()
+	l := Lag{Waiting: int(i.NumPending), Unfinished: i.NumAckPending}
+	if l.Waiting+l.Unfinished == 0 {
+		return l, nil
+	}
+	d, ok, err := c.aside.home.one(ctx, c.stream, c.receiver.pattern, i.AckFloor.Stream+1)
+	if ok {
+		l.Oldest = d.Stored.Time
+	}
+	return l, err
+}
+
+// observeConsumers tells metrics how far the consumers of b are behind.
+func (b *Bus) observeConsumers() (err error) {
+	b.unobserve, err = b.tel.ObserveConsumers(func() []telemetry.Consumer {
+		var all []telemetry.Consumer
+		for _, m := range b.registry.Members() {
+			if c, ok := m.(*Consumer); ok {
+				s := c.stats()
+				all = append(all, telemetry.Consumer{Template: s.Subject, Stream: s.Stream, Group: s.Durable, Lag: s.Lag, OldestAge: s.OldestAge})
+			}
+		}
+		return all
+	})
+	return err
+}
+
+// setLag sets what is known of the lag.
+func (s *SubscriptionStats) setLag(messages int, oldest time.Time) {
+	s.Lag = messages
+	if !oldest.IsZero() {
+		s.OldestAge = max(time.Since(oldest), 0)
+	}
+}

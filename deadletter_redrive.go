@@ -1,0 +1,259 @@
+package bus
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// RedriveOption changes one Redrive.
+type RedriveOption interface{ onRedrive(*redriveOptions) }
+
+type redriveOptions struct {
+	every time.Duration // from one letter to the next
+	err   error
+}
+
+type redriveOption func(*redriveOptions)
+
+func (f redriveOption) onRedrive(o *redriveOptions) { f(o) }
+
+// RedriveRate gives back at most so many letters each second, evenly, so that what
+// failed under load is not put under load again. It may be less than one: 0.1 is one
+// every ten seconds. Without it all are given back at once.
+func RedriveRate(perSecond float64) RedriveOption {
+	return redriveOption(func(o *redriveOptions) {
+		every := time.Duration(float64(time.Second) / perSecond)
+		if !(perSecond > 0) || every <= 0 {
+			o.err = &OptionError{Option: "RedriveRate", Value: fmt.Sprint(perSecond), Reason: "must be more than zero, and at most a thousand millions"}
+			return
+		}
+		o.every = every
+	})
+}
+
+// Redrive gives the dead letters that fit f to the consumers that gave them up, and
+// to no other: each is handled once more as if it came for the first time, in the
+// order of the stream. It returns how many it gave back. One that fails again becomes
+// a dead letter again. Errors are those of DeadLetters, and *OptionError; what was
+// given back until then stays so. The end of ctx is one.
+func (s *Stream) Redrive(ctx context.Context, f DeadFilter, opts ...RedriveOption) (int, error) {
+	o := &redriveOptions{}
+	if err := applyAll(opts, o, RedriveOption.onRedrive); err != nil {
+		return 0, err
+	}
+	if o.err != nil {
+		return 0, o.err
+	}
+	all, err := s.inOrder(ctx, f)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for i, l := range all {
+		if i > 0 {
+			if err := o.wait(ctx); err != nil {
+				return n, err
+			}
+		}
+		given, err := s.redriveAt(ctx, l.position)
+		if err != nil {
+			return n, err
+		}
+		if given {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// wait lets the time between two letters pass.
+func (o *redriveOptions) wait(ctx context.Context) error {
+	if o.every > 0 {
+		t := time.NewTimer(o.every)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return &callError{"Redrive", ended(ctx)}
+	}
+	return nil
+}
+
+// whereabouts is what Redrive keeps of a letter: there may be many.
+type whereabouts struct{ sequence, position uint64 }
+
+// inOrder returns where the letters are that fit f, in the order of the stream.
+func (s *Stream) inOrder(ctx context.Context, f DeadFilter) ([]whereabouts, error) {
+	var all []whereabouts
+	_, err := s.eachDead(ctx, "Redrive", f, func(_ context.Context, l *DeadLetter) error {
+		all = append(all, whereabouts{l.Sequence, l.position})
+		return nil
+	})
+	slices.SortFunc(all, func(a, b whereabouts) int {
+		return cmp.Or(cmp.Compare(a.sequence, b.sequence), cmp.Compare(a.position, b.position))
+	})
+	return all, err
+}
+
+// redriveAt gives the letter at a position back, unless somebody else has.
+func (s *Stream) redriveAt(ctx context.Context, position uint64) (given bool, err error) {
+	d, ok, err := s.one(ctx, dead.StreamOf(s.name), dead.SubjectsOf(dead.Dead, s.name), position)
+	if err != nil || !ok || d.Stored.Sequence != position {
+		return false, err
+	}
+	l := s.letterOf(&d)
+	if l == nil {
+		return false, nil
+	}
+	return true, s.redrive(ctx, l)
+}
+
+// one returns the first message of a stream that matches a pattern, from a sequence on.
+func (s *Stream) one(ctx context.Context, stream, pattern string, from uint64) (d wire.Delivery, ok bool, err error) {
+	r := s.bus.reader(stream, pattern, &replayOptions{from: from})
+	defer r.Close()
+	d, ok, err = r.One(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = ended(ctx)
+	}
+	if err != nil {
+		err = streamError(stream, "read", err)
+	}
+	return d, ok, err
+}
+
+// redrive puts l before its consumer, then removes it: a crash in between does no
+// harm, as it is put only where it is not yet.
+func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
+	c := l.copy()
+	if l.Reference {
+		d, ok, err := s.one(ctx, s.name, ">", l.Sequence)
+		if err != nil {
+			return err
+		}
+		if !ok || d.Stored.Sequence != l.Sequence || !d.Stored.Time.Equal(l.Time) {
+			return &StreamError{Stream: s.name, Op: "redrive", Err: fmt.Errorf("message %d is not in the stream any more, and its dead letter only refers to it; Discard it", l.Sequence)}
+		}
+		c.Header, c.Data = d.Header, d.Data
+	}
+	if err := l.aside().put(ctx, dead.Retry, c.Out(l.place.Subject(dead.Retry))); err != nil {
+		return streamError(dead.RetryStreamOf(s.name), "redrive", err)
+	}
+	return s.discard(ctx, l)
+}
+
+func (l *DeadLetter) aside() *aside {
+	return &aside{bus: l.stream.bus, home: l.stream, stream: l.stream.name, durable: l.Durable, age: l.place.Incarnation}
+}
+
+// copy is what is given back of l.
+func (l *DeadLetter) copy() *dead.Copy {
+	return &dead.Copy{Subject: l.Subject, Header: wire.Header(l.Header), Data: l.Data, Stream: l.Stream,
+		Sequence: l.Sequence, Time: l.Time, Letter: l.position}
+}
+
+// RedriveAs gives the dead letter l to the consumer that gave it up, with the payload v
+// in place of its own, for messages that no handler can take as they are. l comes from
+// DeadLetters.
+//
+// v is encoded as Publish would. The header is that of l, which may be changed before,
+// but for what says how the payload is encoded, and for the names that WithHeader sets.
+// Bytes count as of the content type that l has. The header Bus-Edited gets the time of
+// the edit, one value for each. When the message is before its consumer the letter is
+// removed; a crash in between does no harm.
+//
+// Errors: *ArgumentError, *OptionError, *CodecError, *ValidationError, *PayloadError,
+// *StreamError, also where the message, unchanged or changed in another way, waits
+// for its consumer already; ErrTimeout, ErrClosed. The letter stays then.
+func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
+	if l == nil || l.stream == nil {
+		return &ArgumentError{Func: "RedriveAs", Arg: "letter", Reason: "is not one of DeadLetters"}
+	}
+	b := l.stream.bus
+	if err := b.callable(ctx, "RedriveAs"); err != nil {
+		return err
+	}
+	o := &sendOptions{}
+	if err := applyAll(opts, o, MessageOption.onPublish); err != nil {
+		return err
+	}
+	if o.err != nil {
+		return o.err
+	}
+	m, err := encode(b.format, l.Subject, v, o)
+	if err != nil {
+		return err
+	}
+	_, verbatim := any(v).([]byte)
+	m.Header = l.editedHeader(m.Header, verbatim && o.codec == nil)
+	if err := checkSize(&m, b.maxPayload()); err != nil {
+		return err
+	}
+	c := l.copy()
+	c.Header, c.Data = m.Header, m.Data
+	return l.stream.redriveEdited(ctx, l, c)
+}
+
+// editedHeader is the header of l with another payload, and with what the call sets.
+func (l *DeadLetter) editedHeader(set wire.Header, keepType bool) wire.Header {
+	h := make(wire.Header, len(l.Header)+len(set)+1)
+	for key, values := range l.Header {
+		replaced := strings.EqualFold(key, wire.HeaderContentEncoding) || !keepType && strings.EqualFold(key, wire.HeaderContentType)
+		for k := range set {
+			replaced = replaced || strings.EqualFold(key, k)
+		}
+		if !replaced {
+			h[key] = values
+		}
+	}
+	maps.Copy(h, set)
+	h[wire.HeaderBusEdited] = slices.Concat(h[wire.HeaderBusEdited], []string{time.Now().UTC().Format(time.RFC3339Nano)})
+	return h
+}
+
+// redriveEdited puts c, which l has become, before its consumer, then removes l. Where
+// something is there already it must be the same, from a call that a crash cut off.
+func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy) error {
+	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
+	there, err := l.aside().putNew(ctx, dead.Retry, c.Out(subject))
+	if err != nil {
+		return streamError(name, "redrive", err)
+	}
+	if there {
+		d, ok, err := s.one(ctx, name, subject, 1)
+		if err != nil {
+			return err
+		}
+		if !ok || !sameEdit(&d, c) {
+			return &StreamError{Stream: name, Op: "redrive", Err: errors.New("the message waits for its consumer already, and not as it would be now; its dead letter stays")}
+		}
+	}
+	return s.discard(ctx, l)
+}
+
+// sameEdit reports whether d is the copy c, but for the time.
+func sameEdit(d *wire.Delivery, c *dead.Copy) bool {
+	have, err := dead.Parse(d.Header, d.Data)
+	if err != nil || !bytes.Equal(have.Data, c.Data) || len(have.Header) != len(c.Header) {
+		return false
+	}
+	for key, values := range c.Header {
+		if key != wire.HeaderBusEdited && !slices.Equal(have.Header[key], values) {
+			return false
+		}
+	}
+	return len(have.Header[wire.HeaderBusEdited]) == len(c.Header[wire.HeaderBusEdited])
+}

@@ -1,0 +1,185 @@
+package reader_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/reader"
+)
+
+// stream answers as a server would for a stream with messages 1 to last, and as the
+// test wants.
+type stream struct {
+	t    *testing.T
+	last uint64
+
+	mu sync.Mutex // held while it answers
+
+	created string              // when it was made
+	lose    func(n uint64) bool // whether a message of a batch does not arrive
+	behind  uint64              // what the one who answers batches does not have yet
+	deaf    int                 // so many requests for batches are not answered
+	batches int                 // were asked for
+}
+
+func newStream(t *testing.T, l *link.Link, last uint64, change func(*stream)) *stream {
+	t.Helper()
+	s := &stream{t: t, last: last, created: "2026-11-24T00:00:00Z", lose: func(uint64) bool { return false }}
+	change(s)
+	for subject, f := range map[string]nats.MsgHandler{
+		"$JS.API.STREAM.INFO.S": s.info, "$JS.API.DIRECT.GET.S": s.batch, "$JS.API.STREAM.MSG.GET.S": s.get} {
+		if _, err := l.Conn().Subscribe(subject, func(m *nats.Msg) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			f(m)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func (s *stream) info(m *nats.Msg) {
+	_ = m.Respond(fmt.Appendf(nil, `{"created":%q,"config":{"allow_direct":true},"state":{"first_seq":1,"last_seq":%d}}`, s.created, s.last))
+}
+
+type request struct {
+	Seq   uint64 `json:"seq"`
+	Batch uint64 `json:"batch"`
+}
+
+func (s *stream) request(m *nats.Msg) (r request) {
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		s.t.Error(err)
+	}
+	return r
+}
+
+func (s *stream) batch(m *nats.Msg) {
+	r := s.request(m)
+	if s.batches++; s.batches <= s.deaf {
+		return
+	}
+	if s.last-s.behind < r.Seq {
+		_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}, "Description": {"Message Not Found"}}})
+		return
+	}
+	before, end := uint64(0), min(r.Seq+r.Batch-1, s.last-s.behind)
+	for n := r.Seq; n <= end; n++ {
+		if !s.lose(n) {
+			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Nats-Stream": {"S"}, "Nats-Subject": {"s"}, "Nats-Sequence": {fmt.Sprint(n)},
+				"Nats-Time-Stamp": {s.created}, "Nats-Last-Sequence": {fmt.Sprint(before)}, "Nats-Num-Pending": {fmt.Sprint(s.last - n)}}})
+		}
+		before = n
+	}
+	_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"204"}, "Description": {"EOB"},
+		"Nats-Last-Sequence": {fmt.Sprint(before)}, "Nats-Num-Pending": {fmt.Sprint(s.last - s.behind - end)}}})
+}
+
+func (s *stream) get(m *nats.Msg) {
+	r := s.request(m)
+	if r.Seq > s.last {
+		_ = m.Respond([]byte(`{"error":{"code":404,"err_code":10037,"description":"no message found"}}`))
+		return
+	}
+	_ = m.Respond(fmt.Appendf(nil, `{"message":{"subject":"s","seq":%d,"time":%q}}`, r.Seq, s.created))
+}
+
+// read returns the sequences of all messages, and why reading ended.
+func read(t *testing.T, r *reader.Reader) (all []uint64, err error) {
+	t.Helper()
+	if err := r.Look(t.Context()); err != nil {
+		return nil, err
+	}
+	for {
+		d, ok, err := r.Next(t.Context())
+		if err != nil || !ok {
+			return all, err
+		}
+		all = append(all, d.Stored.Sequence)
+	}
+}
+
+// Whatever happens to the answers, each message comes once, in order.
+func TestReaderMissesNothing(t *testing.T) {
+	t.Parallel()
+	const last = 1000
+	want := make([]uint64, last)
+	for i := range want {
+		want[i] = uint64(i + 1)
+	}
+	for name, change := range map[string]func(*stream){
+		"as it is": func(*stream) {},
+		"messages are lost": func(s *stream) {
+			lost := map[uint64]bool{1: true, 16: true, 17: true, 100: true, 500: true, last: true}
+			s.lose = func(n uint64) bool { l := lost[n]; delete(lost, n); return l }
+		},
+		"requests are lost":            func(s *stream) { s.deaf = 2 },
+		"a copy is behind":             func(s *stream) { s.behind = 20 },
+		"a copy has nothing":           func(s *stream) { s.behind = last },
+		"a copy is behind and forgets": func(s *stream) { s.behind = 3; s.deaf = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := dial(t)
+				newStream(t, l, last, change)
+				r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 30 * time.Second})
+				defer r.Close()
+				got, err := read(t, r)
+				if err != nil || !slices.Equal(got, want) {
+					t.Errorf("read %d messages, %v", len(got), err)
+				}
+			})
+		})
+	}
+}
+
+// Who does not answer is asked again for as long as patience lasts.
+func TestReaderIsPatient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := dial(t)
+		s := newStream(t, l, 10, func(s *stream) { s.deaf = 1000 })
+		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 10 * time.Second})
+		defer r.Close()
+		began := time.Now()
+		_, err := read(t, r)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != 10*time.Second || s.batches != 5 {
+			t.Errorf("it ended after %v and %d requests: %v", took, s.batches, err)
+		}
+	})
+}
+
+// Another stream of the same name is not the one that was read.
+func TestReaderOfAnotherStream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := dial(t)
+		s := newStream(t, l, 10, func(*stream) {})
+		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: time.Second})
+		defer r.Close()
+		if _, err := read(t, r); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.created = "2026-11-24T00:00:01Z"
+		s.mu.Unlock()
+		if err := r.Look(t.Context()); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -1,0 +1,36 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// Consumer is how far a durable consumer is behind.
+type Consumer struct {
+	Template, Stream, Group string
+	Lag                     int           // messages that are not done
+	OldestAge               time.Duration // of the oldest of them
+}
+
+// ObserveConsumers has read called whenever metrics are collected, until stop.
+func (t *Telemetry) ObserveConsumers(read func() []Consumer) (stop func(), err error) {
+	if t == nil || t.metrics == nil {
+		return func() {}, nil
+	}
+	i := t.metrics
+	registration, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for _, c := range read() {
+			kv := baseAttributes(seriesKey{template: c.Template, group: c.Group})
+			attributes := metric.WithAttributes(appendString(kv, keyStream, c.Stream)...)
+			o.ObserveInt64(i.lag, int64(c.Lag), attributes)
+			o.ObserveFloat64(i.oldest, c.OldestAge.Seconds(), attributes)
+		}
+		return nil
+	}, i.lag, i.oldest)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = registration.Unregister() }, nil
+}
