@@ -22,7 +22,7 @@ var publicPackages = []string{".", "codec", "codec/codectest", "middleware", "bu
 // the reason. Programs that use the API depend on them.
 var apiTypes = map[string]string{
 	natsGo:                          "Bus.Conn: what this library does not offer",
-	natsGo + "/jetstream":           "Bus.JetStream: likewise",
+	natsGo + "/jetstream":           "Bus.JetStream, StreamConfig.Raw: likewise",
 	natsServer:                      "WithServerOptions: likewise, in server.go",
 	"github.com/hashicorp/go-hclog": "WithLogger: the logger of the projects we meet in practice",
 	otelAPI + "/metric":             "WithMeterProvider",

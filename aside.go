@@ -82,8 +82,8 @@ func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (j
 	}
 	have := st.CachedInfo().Config
 	if len(missing(c.Subjects, have.Subjects)) > 0 || have.Retention != c.Retention {
-		return have, &StreamConflictError{Stream: c.Name, Fields: []FieldConflict{{"Subjects",
-			fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), fmt.Sprintf("%v (%s)", c.Subjects, c.Retention)}}}
+		return have, &StreamConflictError{Stream: c.Name, Fields: []FieldChange{{Field: "Subjects",
+			Have: fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), Want: fmt.Sprintf("%v (%s)", c.Subjects, c.Retention)}}}
 	}
 	return have, nil
 }

@@ -60,8 +60,9 @@ type engine struct {
 }
 
 // Connect returns a bus on the existing server at url ("nats://host:4222",
-// several separated by commas). It tries each once, until ctx ends; afterwards
-// the connection comes back by itself whenever it is lost.
+// several separated by commas). It tries each once, until ctx ends, and does not wait
+// for a server that starts later; afterwards the connection comes back by itself
+// whenever it is lost.
 //
 // Errors: *OptionError (all of them, joined), *ConnectError.
 func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, error) {
@@ -180,8 +181,12 @@ func (b *Bus) noteMemory() {
 
 // usable returns an error unless b can be used.
 func (b *Bus) usable(call string) error {
-	if b == nil {
-		return &ArgumentError{Func: call, Arg: "bus", Reason: "is nil; did New or Connect fail?"}
+	if b == nil || b.link == nil {
+		reason := "is nil; did New or Connect fail?"
+		if b != nil {
+			reason = "is empty; New and Connect make one"
+		}
+		return &ArgumentError{Func: call, Arg: "bus", Reason: reason}
 	}
 	if !b.link.Open() {
 		return &callError{call, ErrClosed}

@@ -162,8 +162,8 @@ func TestEndingFromAStalledEvent(t *testing.T) {
 				on.Store(b)
 				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
 				consumer.Store(consume(t, st, "d", "s", ignore[int]))
-				must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-				time.Sleep(25 * time.Second) // in the bubble: virtual time
+				_ = b.JetStream().DeleteStream(t.Context(), "S") // its answer may come when the bus has been closed
+				time.Sleep(25 * time.Second)                     // in the bubble: virtual time
 				if len(ended) == 0 {
 					t.Fatal("it did not end")
 				}

@@ -43,6 +43,9 @@ var house = map[string]room{
 		"github.com/gofrs/flock":       "the lock of the directory on every system",
 		"github.com/minio/highwayhash": "the checksums in the server's files, to tell which a crash left half written",
 	}},
+	"internal/slogsink": {floor: 1, imports: map[string]string{
+		"github.com/hashicorp/go-hclog": "what writes to slog",
+	}},
 	"internal/subject": {floor: 1},
 	"internal/telemetry": {floor: 1, imports: map[string]string{
 		otelAPI: "spans and metrics; the API only, the SDK is the program's",
@@ -92,6 +95,7 @@ var house = map[string]room{
 		"internal/outlet":               "the way out",
 		"internal/registry":             "what lives on a bus",
 		"internal/settle":               "the retry policy",
+		"internal/slogsink":             "WithSlog",
 		"internal/storedir":             "the lock and the identity of a store directory",
 		"internal/subject":              "subjects and patterns",
 		"internal/telemetry":            "counters, spans and metrics",
@@ -115,6 +119,7 @@ var house = map[string]room{
 	}},
 	"middleware": {floor: 5, imports: map[string]string{
 		"":                              "the Middleware type",
+		"internal/slogsink":             "the logging middleware for slog",
 		"github.com/hashicorp/go-hclog": "the logging middleware",
 		"github.com/sony/gobreaker/v2":  "the circuit breaker",
 		"golang.org/x/time/rate":        "the throttle",

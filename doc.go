@@ -40,6 +40,7 @@
 //	}, bus.Concurrency(4))
 //	_, err = bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: "o-2"}, bus.MsgID("o-2")) // nil: it is stored
 //	<-ctx.Done()
+//	stop()          // a second signal ends the program at once
 //	err = b.Close() // handlers finish; what was not begun comes at the next start
 //
 // # Promises
@@ -62,6 +63,10 @@
 // stored once within the stream's Duplicates window, and a lost answer makes
 // PublishTo ask again; without it that is ErrUnknownOutcome. [PublishToAsync] gives a
 // future for the same result, [PublishToBatch] stores several messages or none.
+//
+// [Bus.Stream] on an existing stream removes no message and makes none less safe,
+// unless [AllowShrink] says so; [Stream.Plan] tells beforehand what would be removed.
+// An older version of a program, by its Revision, never undoes what a newer one did.
 //
 // [Consume] handles each stored message at least once. A message is done when its
 // handler returns nil. After an error it is tried again as [Retry] says, while
@@ -124,6 +129,10 @@
 // the bus's own: JSON, unless [WithCodec] says otherwise. A string is JSON too:
 // use As(codec.Text) for plain text. See package codec.
 //
+// Who reads a subject with another struct than who writes it gets what both have in
+// common, and zero values for the rest: JSON passes over fields that it does not know.
+// A Validate method tells.
+//
 // A message has a header only where it says something: Content-Type for a codec
 // that a receiver would not assume, Content-Encoding for a compressed payload,
 // Nats-Msg-Id with MsgID, trace context with a tracer. So any NATS client can talk
@@ -148,6 +157,7 @@
 //	Request       RequestOption: As, WithHeader
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same
+//	Bus.Stream    DeclareOption: AllowShrink; likewise Stream.Plan
 //	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.

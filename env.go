@@ -2,8 +2,11 @@ package bus
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
+	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -32,7 +35,8 @@ const envPrefix = "OMNIBUS_"
 // in the list, so options after it win. Whether the last line counts is seen when
 // all options are known: a URL may come from elsewhere, or be taken back. A
 // variable that begins with OMNIBUS_ and is not listed is an error, for it is
-// surely misspelt. Connect ignores what is for the embedded server, and OMNIBUS_URL.
+// surely misspelt; but not those that Kubernetes makes for a service with the name
+// omnibus, as OMNIBUS_SERVICE_HOST and OMNIBUS_PORT. Connect ignores what is for the embedded server, and OMNIBUS_URL.
 func FromEnv() ConnectOption {
 	return forConnect(func(c *config) { c.fromEnv(os.Environ()) })
 }
@@ -57,6 +61,9 @@ var envOptions = map[string]func(value string) (Option, error){
 	"USER":          nil, // together with PASSWORD, see userFromEnv
 	"PASSWORD":      nil,
 }
+
+// ofKubernetes matches what Kubernetes tells each container of a service.
+var ofKubernetes = regexp.MustCompile(`^(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // credentialVariables only make sense with a URL; without one they are left
 // alone so that one environment serves both modes.
@@ -95,8 +102,11 @@ func (c *config) userFromEnv(user, password string) {
 
 func (c *config) fromVariable(name, value string) {
 	parse, known := envOptions[name]
+	if ofKubernetes.MatchString(name) {
+		return
+	}
 	if !known {
-		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; see the documentation of FromEnv")
+		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus, which are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
 		return
 	}
 	if parse == nil {

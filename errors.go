@@ -275,15 +275,20 @@ func (f FieldConflict) String() string {
 }
 
 // StreamConflictError is returned by Bus.Stream when the stream exists with a
-// configuration that could only be changed by removing messages, or not at all.
-// Nothing was changed.
+// configuration that could only be changed by removing messages or making them less
+// safe, by going back to what it was, or not at all. Nothing was changed.
 type StreamConflictError struct {
-	Stream string
-	Fields []FieldConflict
+	Stream      string
+	Fields      []FieldChange
+	WouldRemove Removal // what is lost of what is stored now where AllowShrink allows it
 }
 
 func (e *StreamConflictError) Error() string {
-	return fmt.Sprintf("bus: stream %q exists with another configuration, nothing was changed: %s", e.Stream, joinFields(e.Fields))
+	text := fmt.Sprintf("bus: stream %q exists with another configuration, nothing was changed: %s", e.Stream, joinChanges(e.Fields))
+	if e.WouldRemove != (Removal{}) {
+		text += fmt.Sprintf("; it would remove %v", e.WouldRemove)
+	}
+	return text
 }
 
 // ConsumerConflictError is returned by Consume when the durable exists with

@@ -104,7 +104,80 @@ func ExampleBus_Stream() {
 	// Output:
 	// <nil>
 	// <nil>
-	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10
+	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10 (needs AllowShrink)
+}
+
+// Plan says what a change would remove; AllowShrink makes it. Of two versions of a
+// program the one with the higher Revision decides.
+func ExampleStream_Plan() {
+	b, err := bus.New()
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgs: 1000})
+	if err != nil {
+		panic(err)
+	}
+	for id := range 100 {
+		if _, err := bus.PublishTo(ctx, orders, "orders.placed", id); err != nil {
+			panic(err)
+		}
+	}
+	smaller := bus.StreamConfig{Name: "ORDERS", Revision: 2, MaxMsgs: 10}
+	plan, err := orders.Plan(ctx, smaller)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(plan)
+	if _, err := b.Stream(ctx, smaller, bus.AllowShrink()); err != nil {
+		panic(err)
+	}
+	older := bus.StreamConfig{Name: "ORDERS", Revision: 1, MaxMsgs: 1000} // a program that was not updated yet
+	if plan, err = orders.Plan(ctx, older); err != nil {
+		panic(err)
+	}
+	fmt.Println(plan)
+	// Output:
+	// stream "ORDERS":
+	//   change Revision: have 0, want 2
+	//   refuse MaxMsgs: have 1000, want 10 (needs AllowShrink)
+	//   remove 90 messages
+	// stream "ORDERS":
+	//   stays as it is: it has a higher Revision
+}
+
+// Messages are removed by hand with Purge, and a stream with all that belongs to it
+// with Delete.
+func ExampleStream_Purge() {
+	b, err := bus.New()
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	ctx := context.Background()
+	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.*"}})
+	if err != nil {
+		panic(err)
+	}
+	for id := range 10 {
+		if _, err := bus.PublishTo(ctx, orders, bus.Subject[int]("orders.*").At([]string{"test", "real"}[id%2]), id); err != nil {
+			panic(err)
+		}
+	}
+	n, err := orders.Purge(ctx, bus.PurgeFilter{Subject: "orders.test"})
+	fmt.Println(n, err)
+	n, err = orders.Purge(ctx, bus.PurgeFilter{Keep: 2})
+	fmt.Println(n, err)
+	fmt.Println(orders.Delete(ctx))
+	_, err = b.LookupStream(ctx, "ORDERS")
+	fmt.Println(errors.Is(err, bus.ErrStreamNotFound))
+	// Output:
+	// 5 <nil>
+	// 3 <nil>
+	// <nil>
+	// true
 }
 
 // A message whose handler fails for good becomes a dead letter. When the cause is

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/slogsink"
 )
 
 // Option configures New.
@@ -69,8 +70,8 @@ type config struct {
 	name         string
 	version      string
 	logger       hclog.Logger
-	slog         *slogSink   // what logger writes to, with WithSlog
-	logLevel     hclog.Level // NoLevel: the logger's own
+	slog         *slogsink.Sink // what logger writes to, with WithSlog
+	logLevel     hclog.Level    // NoLevel: the logger's own
 	onEvent      func(Event)
 	codec        codec.Codec
 	codecRules   []codecRule
@@ -135,7 +136,7 @@ func (c *config) apply(opts []Option) {
 	if c.logLevel != hclog.NoLevel {
 		c.logger.SetLevel(c.logLevel)
 		if c.slog != nil {
-			c.slog.least = c.logLevel
+			c.slog.Least = c.logLevel
 		}
 	}
 }
@@ -226,8 +227,8 @@ func WithSlog(l *slog.Logger) ConnectOption {
 			c.bad("WithSlog", "nil", "give a logger")
 			return
 		}
-		c.slog = &slogSink{logger: l}
-		c.logger = c.slog.asLogger()
+		c.slog = &slogsink.Sink{Logger: l}
+		c.logger = c.slog.As("bus")
 	})
 }
 

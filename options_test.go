@@ -184,6 +184,7 @@ func TestBadArguments(t *testing.T) {
 		"Respond, responder":      {second(bus.Respond[int, int](b, "a", nil)), "responder is nil"},
 		"Consume, handler":        {second(bus.Consume[int](ctx, st, "c", "s", nil)), "handler is nil"},
 		"Publish, bus":            {bus.Publish(ctx, noBus, "a", 1), "bus is nil; did New"},
+		"Publish, empty bus":      {bus.Publish(ctx, new(bus.Bus), "a", 1), "bus is empty"},
 		"PublishBatch, bus":       {bus.PublishBatch(ctx, noBus, "a", []int{1}), "bus is nil"},
 		"PublishAsync, bus":       {bus.PublishAsync(ctx, noBus, "a", 1), "bus is nil"},
 		"Subscribe, bus":          {second(bus.Subscribe(noBus, "a", ignore[int])), "bus is nil"},

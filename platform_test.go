@@ -295,6 +295,11 @@ func TestFromEnvMistakes(t *testing.T) {
 			t.Errorf("%d mistakes, New reports: %v", len(wrong), err)
 		}
 	})
+	t.Run("of Kubernetes", func(t *testing.T) {
+		environment(t, map[string]string{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "4222", "SERVICE_PORT_CLIENT": "4222", "PORT": "tcp://10.0.0.1:4222",
+			"PORT_4222_TCP": "tcp://10.0.0.1:4222", "PORT_4222_TCP_PROTO": "tcp", "PORT_4222_TCP_PORT": "4222", "PORT_4222_TCP_ADDR": "10.0.0.1"})
+		mustWork(t, bus.FromEnv())
+	})
 	t.Run("empty counts as absent", func(t *testing.T) {
 		for name := range wrong {
 			environment(t, map[string]string{name: ""})

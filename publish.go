@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"reflect"
+	"strconv"
 
 	"github.com/omnibus-go/bus/internal/outlet"
 )
@@ -26,7 +28,8 @@ func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...Publ
 }
 
 // PublishBatch publishes each value to s, in order, and waits until the server
-// has processed them. All values are encoded before the first is sent. Errors
+// has processed them. All values are encoded before the first is sent. MsgID is
+// refused for more than one value, which would be one message. Errors
 // are those of Publish, and ErrTimeout when the server does not confirm; then
 // some may have been sent.
 func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts ...PublishOption) error {
@@ -40,6 +43,9 @@ func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts
 			return err
 		}
 		ms = append(ms, m)
+	}
+	if id := ms[0].ID; id != "" && len(ms) > 1 {
+		return &OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: fmt.Sprintf("names one message, and the batch has %d; call Publish for each", len(ms))}
 	}
 	for i := range ms {
 		if err := b.send(ctx, &ms[i]); err != nil {

@@ -323,6 +323,17 @@ func TestSubscriptionIsActiveAtOnce(t *testing.T) {
 	}
 }
 
+// One ID would make one message of many.
+func TestPublishBatchWithOneIDForMany(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	err := bus.PublishBatch(t.Context(), b, "a", []int{1, 2}, bus.MsgID("x"))
+	if e := asError[*bus.OptionError](t, err, "2", "Publish for each"); e.Option != "MsgID" {
+		t.Errorf("got %+v", e)
+	}
+	must(t, bus.PublishBatch(t.Context(), b, "a", []int{1}, bus.MsgID("x")))
+}
+
 func TestPublishBatch(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t, anyPort())

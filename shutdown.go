@@ -199,6 +199,9 @@ func (b *Bus) running(ctx context.Context, members []registry.Member) (n int) {
 // lastFlush makes sure that what was published reached the server.
 func (b *Bus) lastFlush(ctx context.Context) error {
 	if nc := b.link.Conn(); !nc.IsConnected() {
+		if b.link.Aborted() { // while this waited for the connection
+			return fmt.Errorf("bus: the last messages may not have reached the server, which takes none: %w", translate(context.DeadlineExceeded))
+		}
 		if n, err := nc.Buffered(); err == nil && n > 0 {
 			return fmt.Errorf("%w: the %d bytes buffered since then are lost", ErrDisconnected, n)
 		}

@@ -21,7 +21,7 @@ func openStore(c *config) (*store, error) {
 	if c.storeDir == "" {
 		path, err := os.MkdirTemp("", "omnibus-")
 		if err != nil {
-			return nil, &StartError{Err: fmt.Errorf("no temporary directory: %w", err)}
+			return nil, &StartError{Err: fmt.Errorf("no temporary directory, in which JetStream keeps notes also of streams in memory: %w; set TMPDIR to a directory that can be written, or use WithStoreDir", err)}
 		}
 		name := "bus-" + strings.ToLower(filepath.Base(path))
 		return &store{path: path, identity: storedir.Identity{ServerName: name, Domain: name}}, nil

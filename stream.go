@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,36 +15,6 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/subject"
 )
-
-// Storage says where a stream keeps its messages.
-type Storage int
-
-// The kinds of storage. The zero value decides by the bus: on disk with
-// WithStoreDir and on external servers, else in memory.
-const (
-	AutoStorage Storage = iota
-	FileStorage
-	MemoryStorage
-)
-
-// StreamConfig describes a stream. A zero field leaves an existing stream as it
-// is, and means the server's default for a new one.
-type StreamConfig struct {
-	Name     string   // letters, digits, - and _
-	Subjects []string // what it stores, wildcards allowed; empty means the name itself
-
-	Storage  Storage
-	Replicas int // copies in a cluster, 1 to 5
-
-	MaxAge     time.Duration // messages older than this are removed
-	MaxMsgs    int64         // with more than these messages the oldest are removed
-	MaxBytes   int64         // with more than these bytes the oldest are removed
-	Duplicates time.Duration // how long a MsgID is remembered; the default is 2 minutes
-
-	// What the stream can do besides. False leaves it as it is: once on, both stay on.
-	AtomicBatches bool // it takes PublishToBatch; server 2.12 or newer
-	MessageTTL    bool // it takes TTL; server 2.11 or newer
-}
 
 // Stream is a durable log of messages on the server. It holds no resources and
 // needs no closing. Safe for concurrent use.
@@ -106,32 +74,6 @@ func (s *Stream) Subjects() []string {
 	return slices.Clone(s.content.Load().subjects)
 }
 
-var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
-
-// Stream makes sure that the stream exists as c says, and returns it. On an
-// existing stream only changes are made that cannot remove a stored message or
-// make it less safe: more subjects, higher limits, more copies, a longer window for
-// duplicates. Everything else is a *StreamConflictError, and nothing is changed.
-//
-// Other errors: *OptionError and *SubjectError about c, *StreamError (the
-// server's own), ErrTimeout, ErrClosed.
-func (b *Bus) Stream(ctx context.Context, c StreamConfig) (*Stream, error) {
-	if err := b.callable(ctx, "Stream"); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(c.check(), b.hasDisk(c)); err != nil {
-		return nil, err
-	}
-	b.noteMemory()
-	ctx, cancel := b.cfg.withTimeout(ctx)
-	defer cancel()
-	info, err := b.declare(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	return b.known(info), nil
-}
-
 // LookupStream returns an existing stream, or an error that matches
 // ErrStreamNotFound. It changes nothing.
 func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
@@ -181,187 +123,6 @@ func (s *Stream) stores(ctx context.Context, subj, not string, fits func(*conten
 		}
 	}
 	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, not), Hint: s.content.Load().hint()}
-}
-
-func badStreamName(name string) error {
-	return &OptionError{Option: "StreamConfig.Name", Value: strconv.Quote(name), Reason: "use 1 to 200 letters, digits, - and _"}
-}
-
-func (c StreamConfig) check() error {
-	var errs []error
-	bad := func(field string, value any, reason string) {
-		errs = append(errs, &OptionError{Option: "StreamConfig." + field, Value: fmt.Sprint(value), Reason: reason})
-	}
-	if !streamName.MatchString(c.Name) {
-		errs = append(errs, badStreamName(c.Name))
-	}
-	for _, s := range c.Subjects {
-		if err := checkPattern(s); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if c.Storage < AutoStorage || c.Storage > MemoryStorage {
-		bad("Storage", int(c.Storage), "use AutoStorage, FileStorage or MemoryStorage")
-	}
-	if c.Replicas < 0 || c.Replicas > 5 {
-		bad("Replicas", c.Replicas, "must lie between 1 and 5")
-	}
-	if c.MaxMsgs < 0 {
-		bad("MaxMsgs", c.MaxMsgs, "must not be negative")
-	}
-	if c.MaxBytes < 0 {
-		bad("MaxBytes", c.MaxBytes, "must not be negative")
-	}
-	if c.MaxAge < 0 || c.MaxAge > 0 && c.MaxAge < 100*time.Millisecond {
-		bad("MaxAge", c.MaxAge, "must be at least 100ms")
-	}
-	if c.Duplicates < 0 || c.Duplicates > 0 && c.Duplicates < 100*time.Millisecond {
-		bad("Duplicates", c.Duplicates, "must be at least 100ms")
-	}
-	return errors.Join(errs...)
-}
-
-// hasDisk refuses a stream on disk where the bus has none.
-func (b *Bus) hasDisk(c StreamConfig) error {
-	if c.Storage == FileStorage && b.inMemory() {
-		return &OptionError{Option: "StreamConfig.Storage", Value: "FileStorage", Reason: "this bus keeps its streams in memory; add WithStoreDir, or leave the field out"}
-	}
-	return nil
-}
-
-// declareTries is how often a change that others overwrote is made.
-const declareTries = 5
-
-// declare creates or extends the stream. The server knows no change that depends on
-// what was there: who reads, adds and writes at the same time as another undoes the
-// other's change. So the calls of a bus take turns, and each looks whether its change
-// has lasted.
-func (b *Bus) declare(ctx context.Context, c StreamConfig) (info *jetstream.StreamInfo, err error) {
-	done, err := b.captures.declaring.take(ctx)
-	if err != nil {
-		return nil, streamError(c.Name, "declare", err)
-	}
-	defer done()
-	for changed, try := true, 0; changed && try < declareTries; try++ {
-		if info, changed, err = b.declareOnce(ctx, c); err != nil {
-			return nil, err
-		}
-	}
-	return info, nil
-}
-
-// declareOnce reports whether it changed a stream that was there.
-func (b *Bus) declareOnce(ctx context.Context, c StreamConfig) (info *jetstream.StreamInfo, changed bool, err error) {
-	st, err := b.js.Stream(ctx, c.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		st, err = b.js.CreateStream(ctx, b.fresh(c))
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			if err != nil {
-				return nil, false, streamError(c.Name, "create", err)
-			}
-			return st.CachedInfo(), false, nil
-		}
-		st, err = b.js.Stream(ctx, c.Name) // somebody else was faster
-	}
-	if err != nil {
-		return nil, false, streamError(c.Name, "look up", err)
-	}
-	want, conflicts := c.over(st.CachedInfo().Config)
-	if len(conflicts) > 0 {
-		return nil, false, &StreamConflictError{Stream: c.Name, Fields: conflicts}
-	}
-	if want == nil {
-		return st.CachedInfo(), false, nil
-	}
-	st, err = b.js.UpdateStream(ctx, *want)
-	if err != nil {
-		return nil, false, streamError(c.Name, "update", err)
-	}
-	return st.CachedInfo(), true, nil
-}
-
-// fresh is c as the configuration of a new stream.
-func (b *Bus) fresh(c StreamConfig) jetstream.StreamConfig {
-	js := jetstream.StreamConfig{Name: c.Name, Subjects: c.Subjects, Replicas: c.Replicas, MaxAge: c.MaxAge,
-		MaxMsgs: unlimited(c.MaxMsgs), MaxBytes: unlimited(c.MaxBytes), Duplicates: c.Duplicates, AllowDirect: true,
-		AllowAtomicPublish: c.AtomicBatches, AllowMsgTTL: c.MessageTTL}
-	if c.Storage == MemoryStorage || c.Storage == AutoStorage && b.inMemory() {
-		js.Storage = jetstream.MemoryStorage
-	}
-	return js
-}
-
-// unlimited turns our zero into the server's.
-func unlimited(n int64) int64 {
-	if n == 0 {
-		return -1
-	}
-	return n
-}
-
-// over lays c over the configuration that the server has. It returns what to
-// update, nil when nothing differs, and the fields that may not be changed.
-func (c StreamConfig) over(have jetstream.StreamConfig) (want *jetstream.StreamConfig, conflicts []FieldConflict) {
-	next, changed := have, false
-	clash := func(field string, have, want any) {
-		conflicts = append(conflicts, FieldConflict{field, fmt.Sprint(have), fmt.Sprint(want)})
-	}
-	if added := missing(c.Subjects, have.Subjects); len(added) > 0 {
-		next.Subjects, changed = slices.Concat(have.Subjects, added), true
-	}
-	if c.AtomicBatches && !have.AllowAtomicPublish {
-		next.AllowAtomicPublish, changed = true, true
-	}
-	if c.MessageTTL && !have.AllowMsgTTL {
-		next.AllowMsgTTL, changed = true, true
-	}
-	if removed := missing(have.Subjects, c.Subjects); len(c.Subjects) > 0 && len(removed) > 0 {
-		clash("Subjects", strings.Join(have.Subjects, " "), strings.Join(c.Subjects, " "))
-	}
-	if c.Storage != AutoStorage && (c.Storage == MemoryStorage) != (have.Storage == jetstream.MemoryStorage) {
-		clash("Storage", have.Storage, map[Storage]string{FileStorage: "File", MemoryStorage: "Memory"}[c.Storage])
-	}
-	raise(&next.Replicas, c.Replicas, &changed, func() { clash("Replicas", have.Replicas, c.Replicas) })
-	raise(&next.Duplicates, c.Duplicates, &changed, func() { clash("Duplicates", have.Duplicates, c.Duplicates) })
-	widen(&next.MaxMsgs, c.MaxMsgs, &changed, func(have any) { clash("MaxMsgs", have, c.MaxMsgs) })
-	widen(&next.MaxBytes, c.MaxBytes, &changed, func(have any) { clash("MaxBytes", have, c.MaxBytes) })
-	widen(&next.MaxAge, c.MaxAge, &changed, func(have any) { clash("MaxAge", have, c.MaxAge) })
-	if !changed {
-		return nil, conflicts
-	}
-	return &next, conflicts
-}
-
-// raise sets a value to want if that is higher, and calls clash if it is lower.
-// No want leaves it as it is.
-func raise[N int | int64 | time.Duration](value *N, want N, changed *bool, clash func()) {
-	switch {
-	case want == 0 || want == *value:
-	case want < *value:
-		clash()
-	default:
-		*value, *changed = want, true
-	}
-}
-
-// widen is raise for a limit, where nothing positive means no limit at all.
-func widen[N int64 | time.Duration](limit *N, want N, changed *bool, clash func(have any)) {
-	if want != 0 && *limit <= 0 {
-		clash("unlimited")
-		return
-	}
-	raise(limit, want, changed, func() { clash(*limit) })
-}
-
-// missing returns what of a is not in b.
-func missing(a, b []string) []string {
-	var m []string
-	for _, s := range a {
-		if !slices.Contains(b, s) {
-			m = append(m, s)
-		}
-	}
-	return m
 }
 
 // streamError wraps the server's answer about a stream.

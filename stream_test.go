@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"reflect"
 	"slices"
@@ -35,6 +36,15 @@ func streamInfo(t testing.TB, b *bus.Bus, name string) *jetstream.StreamInfo {
 	st, err := b.JetStream().Stream(t.Context(), name)
 	must(t, err)
 	return st.CachedInfo()
+}
+
+// configOf is the configuration that the server has, without what the library keeps
+// in its metadata.
+func configOf(t testing.TB, b *bus.Bus, name string) jetstream.StreamConfig {
+	t.Helper()
+	c := streamInfo(t, b, name).Config
+	maps.DeleteFunc(c.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_omnibus.") })
+	return c
 }
 
 // storeRange stores from, from+1, … below to, which get the sequences after the
@@ -128,7 +138,7 @@ func base(t *testing.T, b *bus.Bus, change func(*bus.StreamConfig)) jetstream.St
 	}
 	storeRange(t, declare(t, b, c), "a.x", 0, 100)
 	mustHold(t, b, "S", 1, 100)
-	return streamInfo(t, b, "S").Config
+	return configOf(t, b, "S")
 }
 
 // What cannot remove a message is changed, and a zero field changes nothing.
@@ -169,7 +179,7 @@ func TestStreamIsExtended(t *testing.T) {
 			tc.config.Name = "S"
 			for range 2 { // again, it is the same
 				st := declare(t, b, tc.config)
-				if got := streamInfo(t, b, "S").Config; !reflect.DeepEqual(got, want) {
+				if got := configOf(t, b, "S"); !reflect.DeepEqual(got, want) {
 					t.Errorf("got  %+v\nwant %+v", got, want)
 				}
 				if !slices.Equal(st.Subjects(), want.Subjects) {
@@ -208,7 +218,7 @@ func TestStreamConflicts(t *testing.T) {
 		{"on disk", inMemory, bus.StreamConfig{Storage: bus.FileStorage}, "Storage", []string{"have Memory, want File"}},
 		{"in memory", nil, bus.StreamConfig{Storage: bus.MemoryStorage}, "Storage", []string{"have File, want Memory"}},
 		{"several", inMemory, bus.StreamConfig{MaxMsgs: 1, MaxBytes: 1, MaxAge: time.Second, Subjects: []string{"x"}, Storage: bus.FileStorage},
-			"MaxAge MaxBytes MaxMsgs Storage Subjects", []string{"MaxMsgs", "MaxBytes", "MaxAge", "Subjects", "Storage"}},
+			"Duplicates MaxAge MaxBytes MaxMsgs Storage Subjects", []string{"MaxMsgs", "MaxBytes", "MaxAge", "Subjects", "Storage"}},
 		{"one, among what could be changed", nil, bus.StreamConfig{MaxMsgs: 10, MaxBytes: 2 << 20, MaxAge: 2 * time.Hour, Subjects: []string{"a.*", "b", "c"}},
 			"MaxMsgs", []string{`"S"`, "nothing was changed"}},
 	} {
@@ -230,7 +240,7 @@ func TestStreamConflicts(t *testing.T) {
 			if got := strings.Join(fields, " "); got != tc.fields || conflict.Stream != "S" {
 				t.Errorf("stream %s conflicts in %s, want S and %s", conflict.Stream, got, tc.fields)
 			}
-			if got := streamInfo(t, b, "S").Config; !reflect.DeepEqual(got, want) {
+			if got := configOf(t, b, "S"); !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
 			mustHold(t, b, "S", 1, 100)
@@ -246,10 +256,10 @@ func TestStreamKeepsWhatOthersSet(t *testing.T) {
 		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgs: 10, MaxMsgSize: 1000, MaxMsgsPerSubject: 5,
 		Storage: jetstream.MemoryStorage, DenyDelete: true, Metadata: map[string]string{"mine": "too"}})
 	must(t, err)
-	want := streamInfo(t, b, "S").Config
+	want := configOf(t, b, "S")
 	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"a", "b"}, MaxMsgs: 20})
 	want.Subjects, want.MaxMsgs = []string{"a", "b"}, 20
-	if got := streamInfo(t, b, "S").Config; !reflect.DeepEqual(got, want) {
+	if got := configOf(t, b, "S"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -260,7 +270,7 @@ func TestStreamRefusedByTheServer(t *testing.T) {
 	b := bustest.New(t)
 	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}})
 	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxAge: time.Minute})
-	want := streamInfo(t, b, "S").Config
+	want := configOf(t, b, "S")
 	for _, tc := range []struct {
 		name   string
 		config bus.StreamConfig
@@ -291,7 +301,7 @@ func TestStreamRefusedByTheServer(t *testing.T) {
 			if _, ok := errors.AsType[*jetstream.APIError](err); !ok {
 				t.Errorf("the server's answer is not in the chain of %v", err)
 			}
-			if got := streamInfo(t, b, "S").Config; !reflect.DeepEqual(got, want) {
+			if got := configOf(t, b, "S"); !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
 			_, err = b.LookupStream(t.Context(), "N")
@@ -328,15 +338,37 @@ func TestBadStreamConfigs(t *testing.T) {
 		{"negative storage", bus.StreamConfig{Name: "S", Storage: -1}, "Storage"},
 		{"negative copies", bus.StreamConfig{Name: "S", Replicas: -1}, "Replicas"},
 		{"too many copies", bus.StreamConfig{Name: "S", Replicas: 6}, "Replicas"},
-		{"negative number", bus.StreamConfig{Name: "S", MaxMsgs: -1}, "MaxMsgs"},
-		{"negative size", bus.StreamConfig{Name: "S", MaxBytes: -1}, "MaxBytes"},
-		{"negative age", bus.StreamConfig{Name: "S", MaxAge: -1}, "MaxAge"},
+		{"negative number", bus.StreamConfig{Name: "S", MaxMsgs: -2}, "MaxMsgs"},
+		{"negative size", bus.StreamConfig{Name: "S", MaxBytes: -2}, "MaxBytes"},
+		{"negative age", bus.StreamConfig{Name: "S", MaxAge: -2}, "MaxAge"},
 		{"age without a unit", bus.StreamConfig{Name: "S", MaxAge: 60}, "MaxAge"},
 		{"negative window", bus.StreamConfig{Name: "S", Duplicates: -1}, "Duplicates"},
 		{"window without a unit", bus.StreamConfig{Name: "S", Duplicates: 60}, "Duplicates"},
+		{"negative revision", bus.StreamConfig{Name: "S", Revision: -1}, "Revision"},
+		{"unknown retention", bus.StreamConfig{Name: "S", Retention: 4}, "Retention"},
+		{"unknown way to discard", bus.StreamConfig{Name: "S", Discard: -1}, "Discard"},
+		{"negative number on a subject", bus.StreamConfig{Name: "S", MaxMsgsPerSubject: -2}, "MaxMsgsPerSubject"},
+		{"negative size of a message", bus.StreamConfig{Name: "S", MaxMsgSize: -2}, "MaxMsgSize"},
+		{"short-lived markers", bus.StreamConfig{Name: "S", SubjectDeleteMarkerTTL: time.Millisecond}, "SubjectDeleteMarkerTTL"},
+		{"negative markers", bus.StreamConfig{Name: "S", SubjectDeleteMarkerTTL: bus.Unlimited}, "SubjectDeleteMarkerTTL"},
+		{"the server's metadata", bus.StreamConfig{Name: "S", Metadata: map[string]string{"_nats.x": "1"}}, "Metadata"},
+		{"the library's metadata", bus.StreamConfig{Name: "S", Metadata: map[string]string{"_omnibus.revision": "1"}}, "Metadata"},
+		{"a mirror with subjects", bus.StreamConfig{Name: "S", Subjects: []string{"s"}, Mirror: bus.StreamSource{Stream: "O"}}, "Mirror"},
+		{"a mirror with sources", bus.StreamConfig{Name: "S", Mirror: bus.StreamSource{Stream: "O"}, Sources: []bus.StreamSource{{Stream: "P"}}}, "Mirror"},
+		{"a mirror of nothing", bus.StreamConfig{Name: "S", Mirror: bus.StreamSource{Subject: "s"}}, "Mirror.Stream"},
+		{"a source of nothing", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O"}, {}}}, "Sources[1].Stream"},
+		{"a source's subject", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O", Subject: "a..b"}}}, "Subjects"},
+		{"a source's two filters", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O", Subject: "a",
+			Transforms: []bus.SubjectTransform{{From: "a", To: "b"}}}}}, "Sources[0].Subject"},
+		{"a source's two starts", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O", StartSequence: 1, StartTime: time.Unix(1, 0)}}}, "Sources[0].StartSequence"},
+		{"a source's domain", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O", Domain: "a.b"}}}, "Sources[0].Domain"},
+		{"a source's transform", bus.StreamConfig{Name: "S", Sources: []bus.StreamSource{{Stream: "O", Transforms: []bus.SubjectTransform{{From: "a"}}}}}, "Sources[0].Transforms.To"},
+		{"a transform to nothing", bus.StreamConfig{Name: "S", SubjectTransform: bus.SubjectTransform{From: "a"}}, "SubjectTransform.To"},
+		{"a transform of what is no pattern", bus.StreamConfig{Name: "S", SubjectTransform: bus.SubjectTransform{From: "a b", To: "c"}}, "Subjects"},
+		{"republished to nowhere", bus.StreamConfig{Name: "S", Republish: bus.Republish{HeadersOnly: true}}, "Republish.To"},
 		{"disk, where there is none", bus.StreamConfig{Name: "S", Storage: bus.FileStorage}, "Storage"},
-		{"disk, and more", bus.StreamConfig{Name: "S", Storage: bus.FileStorage, MaxMsgs: -1}, "MaxMsgs Storage"},
-		{"everything", bus.StreamConfig{Name: "", Subjects: []string{"", "ok", "a b"}, Storage: 9, Replicas: 9, MaxMsgs: -1, MaxBytes: -1, MaxAge: 1, Duplicates: 1},
+		{"disk, and more", bus.StreamConfig{Name: "S", Storage: bus.FileStorage, MaxMsgs: -2}, "MaxMsgs Storage"},
+		{"everything", bus.StreamConfig{Name: "", Subjects: []string{"", "ok", "a b"}, Storage: 9, Replicas: 9, MaxMsgs: -2, MaxBytes: -2, MaxAge: 1, Duplicates: 1},
 			"Name Subjects Subjects Storage Replicas MaxMsgs MaxBytes MaxAge Duplicates"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

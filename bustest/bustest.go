@@ -64,8 +64,9 @@ func isClosed(b *bus.Bus) bool {
 // on 1 January 2000 and jumps ahead whenever every goroutine waits, so timeouts,
 // retries and message ages take no real time, and synctest.Wait tells when
 // nothing moves any more. In the bubble there is no network (WithListen and WithURL
-// fail the test) and t.Parallel must be called before Run. A goroutine that outlives f
-// fails the test. Of nats.go only functions that take a context can be used.
+// fail the test) and t.Parallel must be called before Run. A goroutine that outlives f,
+// as a handler that runs beyond the drain timeout, ends the test binary with synctest's
+// panic "deadlock: main bubble goroutine has exited". Of nats.go only functions that take a context can be used.
 func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
 	t.Helper()
 	// The server reads the time from a ticker that the whole process shares. It

@@ -275,6 +275,10 @@ func TestErrorsAreReadable(t *testing.T) {
 	if got, want := err.Error(), "codec: json: malformed data: unexpected end of JSON input"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	err = codec.JSON.Unmarshal([]byte(`"text"`), new(order))
+	if got, want := err.Error(), "codec: json: the data does not fit, does its sender have the same type for this subject?"; !strings.HasPrefix(got, want) {
+		t.Errorf("got  %s\nwant %s …", got, want)
+	}
 }
 
 func TestJSONRawMessageIsVerbatim(t *testing.T) {

@@ -1,6 +1,8 @@
 package codec
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 )
@@ -34,6 +36,9 @@ type SyntaxError struct {
 
 // Error says what is wrong with the data.
 func (e *SyntaxError) Error() string {
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](e.Err); ok {
+		return fmt.Sprintf("codec: %s: the data does not fit, does its sender have the same type for this subject? %v", e.Codec, e.Err)
+	}
 	return fmt.Sprintf("codec: %s: malformed data: %v", e.Codec, e.Err)
 }
 

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/slogsink"
 )
 
 // LoggingOption changes Logging.
@@ -48,6 +50,15 @@ func Logging(logger hclog.Logger, opts ...LoggingOption) (bus.Middleware, error)
 	}
 	_, l.sinks = logger.(hclog.InterceptLogger)
 	return l.wrap, nil
+}
+
+// SlogLogging is Logging for log/slog; with a HandledLevel of hclog.Trace the line is
+// four below slog's Debug.
+func SlogLogging(logger *slog.Logger, opts ...LoggingOption) (bus.Middleware, error) {
+	if logger == nil {
+		return nil, invalid("SlogLogging", "logger", "is nil")
+	}
+	return Logging((&slogsink.Sink{Logger: logger}).As("handler"), opts...)
 }
 
 type logging struct {

@@ -177,3 +177,30 @@ func TestLoggingOfAPanicOnTheBus(t *testing.T) {
 		t.Errorf("logged %v, want %v", got, want)
 	}
 }
+
+// The lines for slog are those for hclog.
+func TestSlogLogging(t *testing.T) {
+	t.Parallel()
+	var out lines
+	mw, err := middleware.SlogLogging(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	check(t, err)
+	failed := errors.New("no luck")
+	for _, result := range []error{nil, failed} {
+		h := mw(func(context.Context, *bus.RawMsg) error { return result })
+		if err := h(t.Context(), &bus.RawMsg{Subject: "a.b", Stream: "S", Sequence: 7, Attempt: 2}); !errors.Is(err, result) {
+			t.Errorf("got %v, want %v", err, result)
+		}
+	}
+	got := out.parsed(t)
+	if len(got) != 2 {
+		t.Fatalf("got %v", got)
+	}
+	for i, want := range []struct{ level, msg string }{{"DEBUG", "handled"}, {"WARN", "handler failed"}} {
+		if got[i]["level"] != want.level || got[i]["msg"] != want.msg || got[i]["logger"] != "handler" || got[i]["subject"] != "a.b" || got[i]["sequence"] != 7.0 {
+			t.Errorf("got %v, want %v", got[i], want)
+		}
+	}
+	if _, err := middleware.SlogLogging(nil); err == nil || !strings.Contains(err.Error(), "logger is nil") {
+		t.Errorf("got %v", err)
+	}
+}

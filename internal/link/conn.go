@@ -2,6 +2,7 @@ package link
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,13 @@ const (
 type conn struct {
 	net.Conn
 	stall time.Duration
+	ended atomic.Bool // somebody has closed it
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.ended.Store(true)
+	return c.Conn.Close()
 }
 
 // Write implements net.Conn.

@@ -3,9 +3,12 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // errAborted is the error of dialling after abort.
@@ -24,7 +27,9 @@ type dialer struct {
 	mu     sync.Mutex
 	ctx    context.Context // of the first connect; nil afterwards
 	stops  []func() bool   // each keeps the end of ctx from closing a connection
-	latest net.Conn        // what was dialled last
+	latest *conn           // what was dialled last
+	broke  bool            // abort closed a connection that was in use
+	failed error           // why the latest attempt of the first connect failed to dial
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -44,9 +49,12 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	}
 	nc, err := d.dial(ctx, network, addr)
 	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.failed = err
 		return nil, err
 	}
-	c := &conn{nc, max(d.timeout, leastStall)}
+	c := &conn{Conn: nc, stall: max(d.timeout, leastStall)}
 	if addr == embeddedAddr {
 		c.stall = max(d.timeout, embeddedStall)
 	}
@@ -73,6 +81,17 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return d.inProcess()
 }
 
+// why returns err, of a first connect, with the reason that nats.go keeps to itself
+// when it found no server.
+func (d *dialer) why(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == nil || !errors.Is(err, nats.ErrNoServers) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, d.failed)
+}
+
 // connected ends the first connect. It reports whether that was before the end
 // of its context; if not, the connection has been or is being closed.
 func (d *dialer) connected() bool {
@@ -92,8 +111,16 @@ func (d *dialer) abort() {
 	d.kill()
 	d.mu.Lock()
 	c := d.latest
+	d.broke = d.broke || c != nil && !c.ended.Load()
 	d.mu.Unlock()
 	if c != nil {
 		_ = c.Close()
 	}
+}
+
+// broken reports whether abort closed a connection that was in use.
+func (d *dialer) broken() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.broke
 }

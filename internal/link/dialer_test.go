@@ -50,7 +50,7 @@ func TestDialErrors(t *testing.T) {
 		want error
 		text string
 	}{
-		{"nobody listens", "nats://" + closedPort(t), nil, nats.ErrNoServers, ""},
+		{"nobody listens", "nats://" + closedPort(t), nil, nats.ErrNoServers, "refused"},
 		{"nobody listens anywhere", "nats://" + closedPort(t) + ",nats://" + closedPort(t), nil, nats.ErrNoServers, ""},
 		{"refused", guarded.ClientURL(), nil, nats.ErrAuthorization, ""},
 		{"no server in this process", link.EmbeddedURL, nil, nil, "no server is embedded"},
@@ -329,7 +329,13 @@ func TestAbort(t *testing.T) {
 	l, to := open(t, nil, func(c *link.Config) { c.URL, c.Timeout = url, time.Hour })
 	held := stick(t, l)
 	none(t, held, "the end of the publishing")
+	if l.Aborted() {
+		t.Error("it says that it broke a connection")
+	}
 	l.Abort()
+	if !l.Aborted() {
+		t.Error("it does not say that it broke a connection")
+	}
 	next(t, held, "the end of the publishing")
 	next(t, to.disconnected, "the loss of the connection")
 	if err := l.Flush(t.Context(), 10*time.Millisecond); err == nil {

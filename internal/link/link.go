@@ -78,7 +78,7 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return nil, err
+	return nil, l.dialer.why(err)
 }
 
 // A peer that is gone without a word is noticed after pingEvery times one more than
@@ -212,6 +212,10 @@ func (h *hooks) run() {
 // Abort breaks the connection for good under whoever waits for a peer that takes
 // nothing: their calls fail. Close must follow.
 func (l *Link) Abort() { l.dialer.abort() }
+
+// Aborted reports whether Abort broke a connection that was in use: what had not
+// been flushed is lost then, and nats.go does not count it as buffered.
+func (l *Link) Aborted() bool { return l.dialer.broken() }
 
 // Close closes the connection. What is still in its buffer and was not flushed
 // is lost.

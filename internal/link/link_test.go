@@ -214,6 +214,9 @@ func TestLinkTellsOfLossAndEnd(t *testing.T) {
 			t.Errorf("the URL is %q, the description %q without a connection", url, where)
 		}
 		none(t, to.closed, "the end")
+		if l.Abort(); l.Aborted() {
+			t.Error("it says that it broke the connection that was lost before")
+		}
 		l.Close()
 		next(t, to.closed, "the end")
 		l.Close() // again

@@ -1,0 +1,130 @@
+package bus
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// FieldChange is a field of a stream's configuration that is not as it should be.
+type FieldChange struct {
+	Field, Have, Want string
+
+	Needs Need // what it takes to change it; empty in changes that are made
+}
+
+func (f FieldChange) String() string {
+	text := FieldConflict{f.Field, f.Have, f.Want}.String()
+	if f.Needs != "" {
+		text += " (needs " + string(f.Needs) + ")"
+	}
+	return text
+}
+
+// Need is what it takes to make a change that Bus.Stream refused.
+type Need string
+
+// What a change may need.
+const (
+	NeedsAllowShrink Need = "AllowShrink"       // it may remove messages, or make them less safe
+	NeedsRevision    Need = "a higher Revision" // the field had that value before: an older program may want it back
+	NeedsNewStream   Need = "a new stream"      // the server cannot make it
+)
+
+// draft is what becomes of a stream that is there.
+type draft struct {
+	have, want *jetstream.StreamConfig
+	fields     []*field      // that differ
+	changes    []FieldChange // that are made
+	conflicts  []FieldChange // with any of which none is
+	older      bool          // the stream has a higher revision than this
+}
+
+// nothing reports that the stream stays as it is.
+func (d *draft) nothing() bool { return d.older || len(d.changes) == 0 }
+
+// draft lays c over what the server has.
+func (c *StreamConfig) draft(have jetstream.StreamConfig, shrink bool) (*draft, error) {
+	d := &draft{have: &have, want: copyOfConfig(&have)}
+	now := revisionOf(&have)
+	if d.older = c.Revision > 0 && c.Revision < now; d.older {
+		return d, nil
+	}
+	if err := c.layOver(d.want); err != nil {
+		return nil, err
+	}
+	past, newer := pastOf(&have), c.Revision > now
+	for i := range streamFields {
+		f := &streamFields[i]
+		change := FieldChange{Field: f.name, Have: f.show(d.have), Want: f.show(d.want)}
+		if change.Have == change.Want {
+			continue
+		}
+		d.fields = append(d.fields, f)
+		effect := f.effect(d.have, d.want)
+		if change.Needs = needs(effect, shrink, newer || !past.has(f.name, change.Want)); change.Needs != "" {
+			d.conflicts = append(d.conflicts, change)
+			continue
+		}
+		d.changes = append(d.changes, change)
+		if effect != labels {
+			past.replaced(f.name, change.Have, change.Want)
+		}
+	}
+	if newer {
+		d.changes = append(d.changes, FieldChange{Field: "Revision", Have: strconv.Itoa(now), Want: strconv.Itoa(c.Revision)})
+	}
+	note(d.want, max(now, c.Revision), past)
+	return d, nil
+}
+
+// needs says what a change needs that is not there. fresh means that it is not one
+// back to what was.
+func needs(e effect, shrink, fresh bool) Need {
+	switch {
+	case e == remakes:
+		return NeedsNewStream
+	case e == shrinks && !shrink:
+		return NeedsAllowShrink
+	case e != labels && !fresh:
+		return NeedsRevision
+	}
+	return ""
+}
+
+// layOver sets in js what c says.
+func (c *StreamConfig) layOver(js *jetstream.StreamConfig) error {
+	for i := range streamFields {
+		if set := streamFields[i].set; set != nil {
+			set(c, js)
+		}
+	}
+	if c.Duplicates == 0 && js.MaxAge > 0 {
+		js.Duplicates = min(js.Duplicates, js.MaxAge) // the server demands it
+	}
+	if c.Raw == nil {
+		return nil
+	}
+	if c.Raw(js); js.Name != c.Name {
+		return badStreamField("Raw", quoted(js.Name), "must leave Name as it is, "+quoted(c.Name))
+	}
+	return nil
+}
+
+// copyOfConfig shares nothing with js, so that Raw can change it.
+func copyOfConfig(js *jetstream.StreamConfig) *jetstream.StreamConfig {
+	text, _ := json.Marshal(js) // it came as JSON
+	c := new(jetstream.StreamConfig)
+	_ = json.Unmarshal(text, c)
+	return c
+}
+
+func joinChanges(changes []FieldChange) string {
+	texts := make([]string, len(changes))
+	for i, c := range changes {
+		texts[i] = c.String()
+	}
+	return strings.Join(texts, "; ")
+}

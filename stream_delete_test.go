@@ -1,0 +1,215 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// hasStreams fails the test unless the server has exactly those.
+func hasStreams(t *testing.T, b *bus.Bus, names ...string) {
+	t.Helper()
+	has := make(map[string]bool)
+	list := b.JetStream().StreamNames(t.Context())
+	for name := range list.Name() {
+		has[name] = true
+	}
+	must(t, list.Err())
+	for _, name := range names {
+		if !has[name] {
+			t.Errorf("stream %s is gone", name)
+		}
+		delete(has, name)
+	}
+	if len(has) > 0 {
+		t.Errorf("there are also %v", has)
+	}
+}
+
+// With a stream goes what lies beside it, and nothing else.
+func TestStreamDelete(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		ctx := t.Context()
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		declare(t, b, bus.StreamConfig{Name: "T"})
+		storeRange(t, st, "S", 0, 10)
+		con, err := bus.Consume(ctx, st, "c", "S", func(context.Context, *bus.Msg[int]) error { return bus.Permanent(errors.New("no")) })
+		must(t, err)
+		time.Sleep(time.Second)
+		hasStreams(t, b, "S", "S-dead", "S-retry", "T")
+		must(t, st.Delete(ctx))
+		hasStreams(t, b, "T")
+		receive(t, con.Done())
+		asError[*bus.StreamError](t, con.Err(), `"S"`)
+		isError(t, st.Delete(ctx), bus.ErrStreamNotFound, "delete")
+		isError(t, second(st.Purge(ctx, bus.PurgeFilter{})), bus.ErrStreamNotFound, "purge")
+		asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "c"), "delete the consumer")
+		// A subject that nobody stores any more is as good as any.
+		must(t, bus.Publish(ctx, b, "S", 1))
+		if n := b.Stats().Captured; n != 0 {
+			t.Errorf("%d messages were taken for stored", n)
+		}
+	})
+}
+
+// A delete that was cut short is finished by the next, and a stream of the program's
+// that has the name of one beside it stays.
+func TestStreamDeleteGoesOn(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	ctx := t.Context()
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	con, err := bus.Consume(ctx, st, "c", "S", ignore[int])
+	must(t, err)
+	must(t, con.Drain(ctx))
+	must(t, b.JetStream().DeleteStream(ctx, "S"))
+	must(t, st.Delete(ctx))
+	hasStreams(t, b)
+	st = declare(t, b, bus.StreamConfig{Name: "S"})
+	declare(t, b, bus.StreamConfig{Name: "S-dead", Subjects: []string{"mine"}})
+	must(t, st.Delete(ctx))
+	hasStreams(t, b, "S-dead")
+}
+
+func TestStreamPurge(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		filter bus.PurgeFilter
+		purged int
+		left   []uint64
+	}{
+		{"all", bus.PurgeFilter{}, 10, nil},
+		{"a subject", bus.PurgeFilter{Subject: "s.a"}, 5, []uint64{2, 4, 6, 8, 10}},
+		{"a pattern", bus.PurgeFilter{Subject: "s.*"}, 10, nil},
+		{"no such subject", bus.PurgeFilter{Subject: "x"}, 0, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+		{"before", bus.PurgeFilter{Before: 8}, 7, []uint64{8, 9, 10}},
+		{"before the first", bus.PurgeFilter{Before: 1}, 0, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+		{"before the end", bus.PurgeFilter{Before: 99}, 10, nil},
+		{"but for some", bus.PurgeFilter{Keep: 2}, 8, []uint64{9, 10}},
+		{"but for more than there are", bus.PurgeFilter{Keep: 20}, 0, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+		{"a subject before", bus.PurgeFilter{Subject: "s.a", Before: 6}, 3, []uint64{2, 4, 6, 7, 8, 9, 10}},
+		{"a subject but for some", bus.PurgeFilter{Subject: "s.b", Keep: 1}, 4, []uint64{1, 3, 5, 7, 9, 10}},
+	} {
+		for disk, opts := range map[string][]bus.Option{"memory": nil, "disk": {bus.WithStoreDir(t.TempDir()), bus.WithSync(bus.SyncEvery(time.Hour)), bus.WithLogger(silent())}} {
+			t.Run(tc.name+"/"+disk, func(t *testing.T) {
+				b := bustest.New(t, opts...)
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				for i := range 5 {
+					storeRange(t, st, "s.a", i, i+1)
+					storeRange(t, st, "s.b", i, i+1)
+				}
+				n, err := st.Purge(t.Context(), tc.filter)
+				must(t, err)
+				if n != tc.purged {
+					t.Errorf("purged %d, want %d", n, tc.purged)
+				}
+				info := streamInfo(t, b, "S").State
+				if int(info.Msgs) != len(tc.left) || info.LastSeq != 10 {
+					t.Errorf("got %+v, want %v", info, tc.left)
+				}
+				js, err := b.JetStream().Stream(t.Context(), "S")
+				must(t, err)
+				for _, sequence := range tc.left {
+					must(t, second(js.GetMsg(t.Context(), sequence)))
+				}
+				must(t, b.Close()) // the next one may use the directory
+			})
+		}
+	}
+}
+
+func TestStreamPurgeRefuses(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	ctx := t.Context()
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	storeRange(t, st, "S", 0, 3)
+	asError[*bus.OptionError](t, second(st.Purge(ctx, bus.PurgeFilter{Keep: -1})), "Keep", "negative")
+	asError[*bus.OptionError](t, second(st.Purge(ctx, bus.PurgeFilter{Keep: 1, Before: 2})), "leave one of the two out")
+	asError[*bus.SubjectError](t, second(st.Purge(ctx, bus.PurgeFilter{Subject: "a..b"})))
+	var none *bus.Stream
+	asError[*bus.ArgumentError](t, second(none.Purge(ctx, bus.PurgeFilter{})), "stream is nil")
+	asError[*bus.ArgumentError](t, none.Delete(ctx), "stream is nil")
+	asError[*bus.ArgumentError](t, none.DeleteConsumer(ctx, "c"), "stream is nil")
+	asError[*bus.OptionError](t, st.DeleteConsumer(ctx, "a b"), "DeleteConsumer durable")
+	asError[*bus.OptionError](t, st.DeleteConsumer(ctx, ""), "DeleteConsumer durable")
+	declare(t, b, bus.StreamConfig{Name: "S", Raw: func(c *jetstream.StreamConfig) { c.DenyPurge = true }})
+	e := asError[*bus.StreamError](t, second(st.Purge(ctx, bus.PurgeFilter{})), "purge", "not permitted")
+	if e.Code != 500 && e.Code != 400 && e.Code != 403 || e.ErrorCode == 0 {
+		t.Errorf("got %+v", e)
+	}
+	mustHold(t, b, "S", 1, 3)
+	must(t, b.Close())
+	isError(t, st.Delete(ctx), bus.ErrClosed)
+	isError(t, second(st.Purge(ctx, bus.PurgeFilter{})), bus.ErrClosed)
+	isError(t, st.DeleteConsumer(ctx, "c"), bus.ErrClosed)
+}
+
+// A consumer goes with its retries; those of another one and the dead letters stay.
+func TestStreamDeleteConsumer(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		ctx := t.Context()
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		var all []*bus.Consumer
+		for _, durable := range []string{"a", "b"} {
+			con, err := bus.Consume(ctx, st, durable, "S", func(_ context.Context, m *bus.Msg[int]) error {
+				if m.Data == 0 {
+					return bus.Permanent(errors.New("never"))
+				}
+				return bus.RetryAfter(time.Hour, errors.New("later"))
+			})
+			must(t, err)
+			all = append(all, con)
+		}
+		storeRange(t, st, "S", 0, 5)
+		time.Sleep(time.Minute)
+		for _, con := range all {
+			must(t, con.Drain(ctx))
+		}
+		if n := streamInfo(t, b, "S-retry").State.Msgs; n != 8 {
+			t.Fatalf("%d messages wait for another attempt, want 8", n)
+		}
+		must(t, st.DeleteConsumer(ctx, "a"))
+		if n := streamInfo(t, b, "S-retry").State.Msgs; n != 4 {
+			t.Errorf("%d messages wait for another attempt, want 4", n)
+		}
+		for _, stream := range []string{"S", "S-retry"} {
+			_, err := b.JetStream().Consumer(ctx, stream, "a")
+			isError(t, err, jetstream.ErrConsumerNotFound)
+			_, err = b.JetStream().Consumer(ctx, stream, "b")
+			must(t, err)
+		}
+		letters := 0
+		for l, err := range st.DeadLetters(ctx, bus.DeadFilter{}) {
+			must(t, err)
+			if l.Durable == "a" || l.Durable == "b" {
+				letters++
+			}
+		}
+		if letters != 2 {
+			t.Errorf("%d dead letters, want 2", letters)
+		}
+		e := asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "a"), "delete the consumer")
+		if e.Code != 404 {
+			t.Errorf("got %+v", e)
+		}
+		// It begins anew, with all that is stored.
+		got := make(chan int, 10)
+		_, err := bus.Consume(ctx, st, "a", "S", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil })
+		must(t, err)
+		for i := range 5 {
+			if n := receive(t, got); n != i {
+				t.Errorf("got %d, want %d", n, i)
+			}
+		}
+	})
+}

@@ -1,0 +1,113 @@
+package bus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+)
+
+// oldServer answers for the streams as a server of before 2.12 does: what it does not
+// know it leaves out. One that is strict refuses it.
+type oldServer struct {
+	level  int  // its API level; below 1 it says nothing of it
+	strict bool // it refuses what it does not know
+	drops  []string
+	stream map[string]any // the configuration that it has
+}
+
+// connectToOld returns a bus on a server whose streams are those of s.
+func connectToOld(t *testing.T, s *oldServer) *bus.Bus {
+	t.Helper()
+	plain := external(t, func(o *server.Options) { o.JetStream = false })
+	nc, err := nats.Connect(plain.ClientURL())
+	must(t, err)
+	t.Cleanup(nc.Close)
+	_, err = nc.Subscribe("$JS.API.>", func(m *nats.Msg) { _ = m.Respond(s.answer(m)) })
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, nc.FlushWithContext(ctx))
+	b, err := bus.Connect(t.Context(), plain.ClientURL(), bus.WithLogger(silent()))
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	return b
+}
+
+func (s *oldServer) answer(m *nats.Msg) []byte {
+	text := func(v any) []byte { b, _ := json.Marshal(v); return b }
+	fails := func(code, number int, description string) []byte {
+		return text(map[string]any{"error": map[string]any{"code": code, "err_code": number, "description": description}})
+	}
+	switch op := strings.TrimPrefix(m.Subject, "$JS.API."); {
+	case op == "INFO":
+		return text(map[string]any{"api": map[string]any{"level": s.level}})
+	case op == "STREAM.INFO.S" && s.stream == nil:
+		return fails(404, 10059, "stream not found")
+	case op != "STREAM.INFO.S":
+		config := make(map[string]any)
+		_ = json.Unmarshal(m.Data, &config)
+		for _, name := range s.drops {
+			if _, sent := config[name]; sent && s.strict {
+				return fails(400, 10025, `invalid JSON: json: unknown field "`+name+`"`)
+			}
+			delete(config, name)
+		}
+		s.stream = config
+	}
+	return text(map[string]any{"config": s.stream, "created": time.Now(), "state": map[string]any{}})
+}
+
+// What the server does not know is told by name, and not left out in silence.
+func TestStreamOnAnOldServer(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		server oldServer
+		config bus.StreamConfig
+		want   bus.UnsupportedError
+		text   string
+	}{
+		{"schedules, by its level", oldServer{level: 1}, bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }},
+			bus.UnsupportedError{Fields: []string{"AllowMsgSchedules"}, Level: 2, Have: 1}, "it has API level 1, they need 2"},
+		{"markers, where it says nothing of levels", oldServer{}, bus.StreamConfig{SubjectDeleteMarkerTTL: time.Minute},
+			bus.UnsupportedError{Fields: []string{"SubjectDeleteMarkerTTL"}, Level: 1}, "nothing was changed"},
+		{"strict", oldServer{strict: true, drops: []string{"subject_transform"}}, bus.StreamConfig{SubjectTransform: bus.SubjectTransform{From: ">", To: "x.>"}},
+			bus.UnsupportedError{Fields: []string{"subject_transform"}}, "does not know subject_transform: use a newer server"},
+		{"left out", oldServer{drops: []string{"republish"}}, bus.StreamConfig{Republish: bus.Republish{To: "x.>"}},
+			bus.UnsupportedError{Fields: []string{"Republish"}, Changed: true}, "it took the rest"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b := connectToOld(t, &tc.server)
+			tc.config.Name, tc.config.Subjects = "S", []string{"s.>"}
+			check := func() {
+				t.Helper()
+				_, err := b.Stream(t.Context(), tc.config)
+				e := asError[*bus.UnsupportedError](t, err, `stream "S"`, tc.text)
+				if e.Stream != "S" || strings.Join(e.Fields, " ") != strings.Join(tc.want.Fields, " ") || e.Level != tc.want.Level ||
+					e.Have != tc.want.Have || e.Changed != tc.want.Changed || (errors.Unwrap(e) != nil) != tc.server.strict {
+					t.Errorf("got %+v, want %+v", e, tc.want)
+				}
+			}
+			check()
+			if tc.want.Changed != (tc.server.stream != nil) {
+				t.Errorf("it has %v", tc.server.stream)
+			}
+			tc.server.stream = map[string]any{"name": "S", "subjects": []string{"s.>"}, "storage": "file", "num_replicas": 1}
+			check() // on a stream that is there
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>", "more"}})
+			if tc.config.Subjects = nil; tc.want.Level > 0 {
+				asError[*bus.UnsupportedError](t, second(st.Plan(t.Context(), tc.config)))
+			}
+		})
+	}
+}
