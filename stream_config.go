@@ -73,13 +73,13 @@ type StreamConfig struct {
 	// 1 s. It needs a server of version 2.11 or newer, as Counters needs 2.12.
 	SubjectDeleteMarkerTTL time.Duration
 
-	// What the stream can do besides; false leaves it as it is.
-	AtomicBatches bool // it takes PublishToBatch; server 2.12 or newer
-	MessageTTL    bool // it takes TTL, and then always does; server 2.11 or newer
-
 	// Counters makes of each subject a counter that the header Nats-Incr adds to. It
 	// is chosen when a stream is made.
 	Counters bool
+
+	// What the stream can do besides. False leaves it as it is.
+	AtomicBatches bool // it takes PublishToBatch; server 2.12 or newer
+	MessageTTL    bool // it takes TTL, and cannot be made to refuse it again; server 2.11 or newer
 
 	Mirror           StreamSource     // a copy of another stream, which stores nothing else; chosen when it is made
 	Sources          []StreamSource   // other streams whose messages are copied into this one; one whose ID is in the window of Duplicates is not
