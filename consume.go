@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T
 	if h == nil {
 		return nil, &ArgumentError{Func: "Consume", Arg: "handler", Reason: "is nil"}
 	}
-	return st.consume(ctx, durable, string(s), typed(h), opts)
+	return st.consume(ctx, durable, string(s), typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
 }
 
 func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, opts []ConsumeOption) (*Consumer, error) {
@@ -110,7 +111,7 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
-	if err := c.open(ctx, o, info.Config.AckWait); err != nil {
+	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -124,6 +125,9 @@ func (s *Stream) checkConsume(ctx context.Context, durable, filter string, o *ha
 		return badDurable(durable)
 	}
 	if err := checkPattern(filter); err != nil {
+		return err
+	}
+	if err := o.checkKey(filter); err != nil {
 		return err
 	}
 	return s.stores(ctx, filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(filter) })
@@ -150,6 +154,14 @@ func (s *Stream) declareConsumer(ctx context.Context, durable, filter string, o 
 // leastAckPending is how many messages of a durable may be unfinished, in all its
 // members together.
 const leastAckPending = 1000
+
+// most is how many messages of a consumer may be here.
+func most(c jetstream.ConsumerConfig) int {
+	if c.MaxAckPending <= 0 {
+		return leastAckPending
+	}
+	return c.MaxAckPending
+}
 
 // adoptConsumer uses the consumer that exists, with another AckWait if that is asked
 // for.
@@ -204,7 +216,7 @@ func deliveries(c jetstream.ConsumerConfig) string {
 	return strconv.Itoa(c.MaxDeliver)
 }
 
-func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Duration) error {
+func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) error {
 	in, err := intake.OpenDurable(c.bus.link, intake.DurableConfig{
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
@@ -213,7 +225,9 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
 		Window:      8,
-		AckWait:     ackWait,
+		AckWait:     config.AckWait,
+		Key:         o.keyFunc(c.bus.format),
+		Most:        most(config),
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Run:         c.run,

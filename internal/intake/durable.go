@@ -23,9 +23,18 @@ type DurableConfig struct {
 	AckWait     time.Duration // the consumers', to keep messages alive within it
 	Policy      settle.Policy
 	Timeout     time.Duration
-	Run         func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
-	Settling    func(d wire.Delivery, name string) (end func(error)) // traces a settlement
-	Stalled     func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
+
+	// Key names the messages whose order is kept; those without a name run beside
+	// them. An error means that the message is not handled. It is called by nats.go's
+	// goroutines and must not panic. Nil where no order is kept.
+	Key func(*wire.Delivery) (string, error)
+	// Most is how many messages of a source may be here at once, with keys: then those
+	// that wait behind another do not count for the window.
+	Most int
+
+	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
+	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
+	Stalled  func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
 
 	// Bury puts a message that will not be handled where it is kept. It is called
 	// again, after a while, until it returns nil; then the message is terminated.
@@ -72,6 +81,7 @@ type Durable struct {
 	cfg     DurableConfig
 	link    *link.Link
 	queue   *dispatch.Queue
+	lanes   *dispatch.Lanes // nil without keys
 	sources []*source
 
 	mu       sync.Mutex
@@ -102,7 +112,8 @@ func positionOf(d *wire.Delivery) position { return position{d.Stored.Source, d.
 
 // hold is a message this process is responsible for.
 type hold struct {
-	number uint64    // of this hold; a message of a stream that was made anew gets another
+	hold   uint64    // numbers it; a message of a stream that was made anew gets another
+	number uint64    // of the latest delivery of it, among those of its consumer
 	stored time.Time // when the server stored it
 	size   int       // bytes
 	reply  string    // where to settle the latest delivery of it
@@ -114,6 +125,9 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
 	d.queue = dispatch.New(c.Concurrency, d.run)
+	if c.Key != nil {
+		d.lanes = dispatch.NewLanes(true)
+	}
 	for i, from := range append([]Source{c.Source}, c.More...) {
 		s, err := d.openSource(i, from)
 		if err != nil {
@@ -129,6 +143,7 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 // Start begins to take messages; they may come before it returns.
 func (d *Durable) Start() {
 	d.started.Store(true)
+	d.shutAll(time.Now())
 	go d.keep()
 	d.pull()
 }
@@ -151,8 +166,11 @@ func (d *Durable) endLocked(err error) {
 // restart forgets what was asked of a server that is no more.
 func (d *Durable) restart() {
 	d.mu.Lock()
+	now := time.Now()
 	for _, s := range d.sources {
-		s.begin(time.Now(), time.Time{})
+		s.begin(now, time.Time{})
+		s.stale, _, _ = s.sub.Pending() // what these say is about the server that is no more
+		d.shutLocked(s, now)
 	}
 	d.mu.Unlock()
 	d.pull()
@@ -175,7 +193,7 @@ func (d *Durable) run(del wire.Delivery) {
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
 	switch action {
 	case settle.Ack:
-		d.settle(del, telemetry.OpAck, ackBody)
+		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Wait:
 		del.Stored.Attempt++
 		d.retry(del, after)
@@ -187,7 +205,7 @@ func (d *Durable) run(del wire.Delivery) {
 
 // retry has the handler try del again after a while: here, or parked.
 func (d *Durable) retry(del wire.Delivery, after time.Duration) {
-	if !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
+	if hasKey(&del) || !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
 		d.again(del, after)
 	}
 }
@@ -228,7 +246,13 @@ func (d *Durable) bury(del wire.Delivery) {
 		d.again(del, buryAgain)
 		return
 	}
-	d.settle(del, telemetry.OpTerm, termBody)
+	d.finish(del, telemetry.OpTerm, termBody)
+}
+
+// finish settles del for good, and lets the next one of its key run.
+func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
+	d.settle(del, name, body)
+	d.leave(&del)
 }
 
 // settle ends this process's responsibility for del.
@@ -260,7 +284,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	p := positionOf(del)
 	d.mu.Lock()
 	h := d.held[p]
-	if h.number != del.Stored.Hold { // its stream is no more, and another message has its place
+	if h.hold != del.Stored.Hold { // its stream is no more, and another message has its place
 		d.mu.Unlock()
 		return false, nil
 	}
@@ -297,6 +321,10 @@ func (d *Durable) Pending() (msgs, bytes int) {
 	msgs, bytes = d.queue.Backlog()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.keyed() {
+		waiting, size := d.lanes.Backlog()
+		msgs, bytes = msgs+waiting, bytes+size
+	}
 	return msgs + d.waiting.len(), bytes
 }
 

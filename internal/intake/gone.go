@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,6 +30,10 @@ type info struct {
 	Error struct {
 		Code int `json:"err_code"`
 	} `json:"error"`
+	Delivered struct {
+		Consumer uint64 `json:"consumer_seq"`
+	} `json:"delivered"` // the last
+	AckPending int `json:"num_ack_pending"`
 }
 
 func (i info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
@@ -42,6 +47,7 @@ func (s *source) inquire() error {
 func (s *source) learn(m *nats.Msg) {
 	d := s.d
 	var i info
+	var begin []wire.Delivery
 	err := json.Unmarshal(m.Data, &i)
 	d.mu.Lock()
 	switch {
@@ -49,8 +55,14 @@ func (s *source) learn(m *nats.Msg) {
 		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
 		d.endLocked(ErrConsumerDeleted)
+	default:
+		begin = s.answeredLocked(time.Now(), &i)
 	}
 	d.mu.Unlock()
+	for _, del := range begin {
+		d.push(del)
+	}
+	s.pull()
 	d.nudge()
 }
 

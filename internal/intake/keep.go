@@ -24,6 +24,7 @@ func (d *Durable) keep() {
 		d.keepAlive(now)
 		for _, s := range d.sources {
 			s.listenForLife(now)
+			s.watchGate(now)
 			s.pull()
 		}
 		timer.Reset(time.Until(d.nextLook(now)))
@@ -42,6 +43,9 @@ func (d *Durable) nextLook(now time.Time) time.Time {
 		if s.pullAfter.After(now) && s.pullAfter.Before(next) {
 			next = s.pullAfter
 		}
+		if d.keyed() && !s.gate.open && s.gate.ask.Before(next) {
+			next = s.gate.ask
+		}
 	}
 	return next
 }
@@ -54,7 +58,7 @@ func (d *Durable) retryDue(now time.Time) {
 	}
 	d.mu.Unlock()
 	for i := range ripe {
-		d.push(ripe[i])
+		d.reenter(ripe[i])
 	}
 }
 

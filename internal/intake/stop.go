@@ -51,15 +51,25 @@ func (d *Durable) drain(ctx context.Context) error {
 // is parked instead where that is possible, so that its attempts are not forgotten.
 func (d *Durable) giveBack(ctx context.Context) {
 	left := d.takeWaiting()
+	for _, del := range d.stopLanes() {
+		left = append(left, due{time.Now(), del})
+	}
 	for _, del := range d.queue.Stop() {
 		left = append(left, due{time.Now(), del})
 	}
 	for i := range left {
 		del := left[i].d
-		if del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, left[i].at) {
+		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, left[i].at) {
 			_, _ = d.release(&del, nakBody)
 		}
 	}
+}
+
+func (d *Durable) stopLanes() []wire.Delivery {
+	if !d.keyed() {
+		return nil
+	}
+	return d.lanes.Stop()
 }
 
 func (d *Durable) takeWaiting() []due {

@@ -41,6 +41,7 @@ type Stored struct {
 
 	Source   int    // which of its consumer's sources it came from; 0 is the stream itself
 	Position uint64 // its sequence there
+	Number   uint64 // of this delivery among those of that source
 	Hold     uint64 // which hold of its consumer's it is; see package intake
 	Dead     error  // why it will not be handled; nil while it may
 
