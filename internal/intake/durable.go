@@ -31,6 +31,11 @@ type DurableConfig struct {
 	// Most is how many messages of a source may be here at once, with keys: then those
 	// that wait behind another do not count for the window.
 	Most int
+	// GiveUpStuck has a message with a key buried before its last attempt when too many
+	// others wait behind it: it fails, and they fill a quarter of Most or all there is.
+	GiveUpStuck bool
+
+	Memory Memory // nil for none
 
 	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
@@ -82,12 +87,19 @@ type Durable struct {
 	link    *link.Link
 	queue   *dispatch.Queue
 	lanes   *dispatch.Lanes // nil without keys
+	solo    dispatch.Solo
+	voids   voids
 	sources []*source
 
 	mu       sync.Mutex
 	held     map[position]hold
 	waiting  waiting
-	holds    uint64 // numbers them
+	stuck    map[string]*stuckKey // by key
+	crowded  bool                 // stuck is to be looked at
+	recent   recent
+	left     []wire.Delivery // to be given back at the end of the drain
+	leftGone bool            // that has been done
+	holds    uint64          // numbers them
 	trouble  trouble
 	draining bool
 	lastAck  string
@@ -122,7 +134,7 @@ type hold struct {
 
 // OpenDurable subscribes to inboxes of its own. Nothing comes before Start.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
-	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
+	d := &Durable{cfg: c, link: l, held: make(map[position]hold), stuck: make(map[string]*stuckKey),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
 	d.queue = dispatch.New(c.Concurrency, d.run)
 	if c.Key != nil {
@@ -170,6 +182,7 @@ func (d *Durable) restart() {
 	for _, s := range d.sources {
 		s.begin(now, time.Time{})
 		s.stale, _, _ = s.sub.Pending() // what these say is about the server that is no more
+		s.repeat = true
 		d.shutLocked(s, now)
 	}
 	d.mu.Unlock()
@@ -189,8 +202,15 @@ func (d *Durable) run(del wire.Delivery) {
 		d.bury(del)
 		return
 	}
-	outcome := d.cfg.Run(del)
+	outcome, called := d.attempt(del)
+	if !called {
+		d.voids.add()
+		return
+	}
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
+	if action == settle.Wait && d.failed(del, outcome.Err) {
+		action = settle.Bury
+	}
 	switch action {
 	case settle.Ack:
 		d.finish(del, telemetry.OpAck, ackBody)
@@ -203,7 +223,8 @@ func (d *Durable) run(del wire.Delivery) {
 	}
 }
 
-// retry has the handler try del again after a while: here, or parked.
+// retry has the handler try del again after a while: here, or parked. Those with keys
+// are never parked, since those behind them wait here.
 func (d *Durable) retry(del wire.Delivery, after time.Duration) {
 	if hasKey(&del) || !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
 		d.again(del, after)
@@ -228,12 +249,14 @@ func (d *Durable) park(ctx context.Context, del wire.Delivery, at time.Time) boo
 
 // again has del tried again here after a while, or gives it back when stopping.
 func (d *Durable) again(del wire.Delivery, after time.Duration) {
-	if d.wait(del, after) {
+	waits, kept := d.wait(del, after)
+	switch {
+	case waits:
 		d.nudge()
 		d.pull()
-		return
+	case !kept:
+		d.settle(del, telemetry.OpNak, nakBody)
 	}
-	d.settle(del, telemetry.OpNak, nakBody)
 }
 
 // buryAgain is when a message that could not be buried is tried again.
@@ -252,6 +275,7 @@ func (d *Durable) bury(del wire.Delivery) {
 // finish settles del for good, and lets the next one of its key run.
 func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
 	d.settle(del, name, body)
+	d.unstick(&del)
 	d.leave(&del)
 }
 
@@ -265,16 +289,20 @@ func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
 	}
 }
 
-// wait puts del aside, unless the intake is stopping.
-func (d *Durable) wait(del wire.Delivery, after time.Duration) bool {
+// wait puts del aside, unless the intake is stopping: then it is kept for those that
+// are given back in the end, as long as that is not over.
+func (d *Durable) wait(del wire.Delivery, after time.Duration) (waits, kept bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.draining {
-		return false
+		if !d.leftGone {
+			d.left = append(d.left, del)
+		}
+		return false, !d.leftGone
 	}
 	d.sources[del.Stored.Source].waiting++
 	d.waiting.add(time.Now().Add(after), del)
-	return true
+	return true, true
 }
 
 // release settles a held message with body and lets it go. A signal that does not
@@ -295,6 +323,9 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	if &body[0] == &ackBody[0] {
 		d.lastAck = h.reply
 	}
+	if d.keyed() && &body[0] != &nakBody[0] {
+		d.recent.add(recentEnd{p.source, h.reply, body})
+	}
 	d.mu.Unlock()
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
 }
@@ -307,10 +338,10 @@ func (d *Durable) nudge() {
 }
 
 // Begun is the number of handler calls so far.
-func (d *Durable) Begun() int64 { return d.queue.Begun() }
+func (d *Durable) Begun() int64 { return d.queue.Begun() - d.voids.begun.Load() }
 
 // Ended is Begun for those that have returned.
-func (d *Durable) Ended() int64 { return d.queue.Ended() }
+func (d *Durable) Ended() int64 { return d.queue.Ended() - d.voids.ended.Load() }
 
 // InFlight is the number of handlers that run.
 func (d *Durable) InFlight() int { return d.queue.InFlight() }
@@ -325,7 +356,7 @@ func (d *Durable) Pending() (msgs, bytes int) {
 		waiting, size := d.lanes.Backlog()
 		msgs, bytes = msgs+waiting, bytes+size
 	}
-	return msgs + d.waiting.len(), bytes
+	return msgs + d.waiting.len() + d.solo.Kept(), bytes
 }
 
 // RunsCaller reports whether the caller that ctx notes is one of the handlers.

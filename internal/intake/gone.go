@@ -33,7 +33,8 @@ type info struct {
 	Delivered struct {
 		Consumer uint64 `json:"consumer_seq"`
 	} `json:"delivered"` // the last
-	AckPending int `json:"num_ack_pending"`
+	AckPending int       `json:"num_ack_pending"`
+	Created    time.Time `json:"created"`
 }
 
 func (i info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }

@@ -22,6 +22,7 @@ func (d *Durable) keep() {
 		now := time.Now()
 		d.retryDue(now)
 		d.keepAlive(now)
+		d.lookAtStuck()
 		for _, s := range d.sources {
 			s.listenForLife(now)
 			s.watchGate(now)

@@ -29,6 +29,8 @@ func hasKey(del *wire.Delivery) bool { return del.Stored.Key != "" }
 func (d *Durable) enter(del wire.Delivery) {
 	if !hasKey(&del) || d.lanes.Enter(del) {
 		d.push(del)
+	} else {
+		d.crowd(del.Stored.Key)
 	}
 }
 
@@ -78,7 +80,7 @@ func (d *Durable) shutAll(now time.Time) {
 // messages that may begin when that opens the lanes.
 func (s *source) answeredLocked(now time.Time, i *info) []wire.Delivery {
 	d := s.d
-	if !d.keyed() || s.stale > 0 || !s.gate.answer(now, i.Delivered.Consumer, i.AckPending, s.hereBy(i.Delivered.Consumer)) {
+	if !d.keyed() || s.stale > 0 || s.repeatLocked(i.Created) || !s.gate.answer(now, i.Delivered.Consumer, i.AckPending, s.hereBy(i.Delivered.Consumer)) {
 		return nil
 	}
 	for _, other := range d.sources {

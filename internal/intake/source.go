@@ -45,6 +45,9 @@ type source struct {
 	stalled   error     // why no messages can be had; nil when some came since
 	pullAfter time.Time // no pull before
 	gate      gate      // with keys: whether all that is out is here
+	full      bool      // with keys: what waits leaves no room
+	created   time.Time // when the consumer was made, as far as that was said
+	repeat    bool      // the connection was lost; say again what may not have arrived
 	stale     int       // words of a server that is no more, which are not heard yet
 	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }
@@ -289,7 +292,12 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 	if !s.d.keyed() {
 		return messages, bytes
 	}
+	wanted := s.window.hasRoom(s.here(), s.asked)
 	messages = max(min(messages, s.d.cfg.Most-s.held-s.asked), 0)
+	if full := wanted && messages == 0; full != s.full {
+		s.full, s.d.crowded = full, true
+		s.d.nudge()
+	}
 	if extra := s.gate.extra - s.asked; extra > messages {
 		s.gate.extra = 0
 		return extra, max(bytes, 2*largest)

@@ -73,5 +73,5 @@ func (d *Durable) Stalled() error {
 			return s.gate.told
 		}
 	}
-	return nil
+	return d.stuckLocked()
 }

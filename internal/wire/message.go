@@ -44,9 +44,22 @@ type Stored struct {
 	Number   uint64 // of this delivery among those of that source
 	Hold     uint64 // which hold of its consumer's it is; see package intake
 	Dead     error  // why it will not be handled; nil while it may
+	Trial    Trial  // how its handler is called; what is known of it says so
+	Recalled bool   // that is so
+	Admitted bool   // no earlier message of its key stands in its way
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }
+
+// Trial is how the handler of a message is called that may end the process.
+type Trial int
+
+// The trials.
+const (
+	Untried Trial = iota // as any other
+	Marked               // a mark says so for as long as it runs
+	Alone                // and nothing runs beside it
+)
 
 // Size is about what the message weighs in bytes: subject, reply, data and header, the
 // latter as it is on the wire without its first line.
