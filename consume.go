@@ -49,6 +49,7 @@ type Consumer struct {
 	receiver *receiver
 	in       *intake.Durable
 	aside    *aside
+	memory   *memory
 	retry    RetryPolicy
 
 	ending ending
@@ -111,6 +112,9 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
+	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
+		return nil, err
+	}
 	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
@@ -228,6 +232,8 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 		AckWait:     config.AckWait,
 		Key:         o.keyFunc(c.bus.format),
 		Most:        most(config),
+		GiveUpStuck: o.stuckKey == ParkKey,
+		Memory:      c.memory,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Run:         c.run,
@@ -280,6 +286,7 @@ func (c *Consumer) bury(d wire.Delivery) error {
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
+		c.memory.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 	}
 	c.bus.report(e)
@@ -297,7 +304,11 @@ func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error 
 
 // stalled reports that no messages come, and ends the consumer when none will.
 func (c *Consumer) stalled(err error) {
-	c.bus.report(Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err})
+	e := Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
+	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
+		e.Kind, e.Subject, e.Sequence = EventKeyStuck, stuck.Subject, stuck.Sequence
+	}
+	c.bus.report(e)
 	if errors.Is(err, intake.ErrConsumerDeleted) {
 		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
 	}

@@ -51,6 +51,8 @@ type handleOptions struct {
 	keyToken     int          // of KeyByToken
 	keyType      reflect.Type // of KeyBy's messages
 	handled      reflect.Type // of the handler's
+	stuckKey     StuckKey
+	stuckGiven   bool
 	err          error
 }
 

@@ -67,6 +67,9 @@ func (o *handleOptions) checkKey(filter string) error {
 	if o.keyToken > 0 && token(filter, o.keyToken) == "" && !strings.HasSuffix(filter, ">") {
 		return &OptionError{Option: "KeyByToken", Value: fmt.Sprint(o.keyToken), Reason: fmt.Sprintf("the subject %q has fewer tokens", filter)}
 	}
+	if o.stuckGiven && o.key == nil {
+		return &OptionError{Option: "OnStuckKey", Value: fmt.Sprint(o.stuckKey), Reason: "there are no keys; say them, as with KeyBySubject"}
+	}
 	if o.keyType != nil && o.keyType != o.handled {
 		return &OptionError{Option: "KeyBy", Value: fmt.Sprintf("func(*Msg[%v]) string", o.keyType),
 			Reason: fmt.Sprintf("the handler takes %v; use the same type", o.handled)}

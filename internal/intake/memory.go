@@ -17,14 +17,14 @@ type Memory interface {
 	Recall(d *wire.Delivery)
 
 	// Admit is asked about a message with a key before it runs. wait means that
-	// earlier ones of its key come back first, so it is asked again later; dead is why
+	// earlier ones of its key come back first, so it is asked again later; barred is why
 	// it will not be handled.
-	Admit(d *wire.Delivery) (wait bool, dead error)
+	Admit(d *wire.Delivery) (wait bool, barred error)
 
 	// Begin marks that the handler of a message on trial is called, and End that it
-	// has returned. dead is why it will not be called; after any other err it is tried
+	// has returned. fatal is why it will not be called; after any other err it is tried
 	// again later.
-	Begin(d *wire.Delivery) (dead, err error)
+	Begin(d *wire.Delivery) (fatal, err error)
 	End(d *wire.Delivery)
 
 	// GiveBack notes what this process gives back.
