@@ -29,8 +29,8 @@ type aside struct {
 }
 
 // openAside declares what lies beside s, and the consumer by which messages come
-// back to durable. It changes nothing that
-// exists, but for subjects that an older version did not use.
+// back to durable. It changes nothing that exists, but
+// for subjects that an older version did not use.
 func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
 	a := &aside{bus: s.bus, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
 	var err error
@@ -143,7 +143,46 @@ func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
 	c := copyOf(d, d.Stored.Attempt)
 	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
-	return a.put(inTrace(ctx, d), dead.Dead, c.Out(a.placeOf(d).Subject(dead.Dead)))
+	out := c.Out(a.placeOf(d).Subject(dead.Dead))
+	there, err := a.putNew(inTrace(ctx, d), dead.Dead, out)
+	if err != nil || !there || d.Stored.Source == 0 {
+		return err
+	}
+	// d has been given back, and who does that has yet to remove the letter. So it is
+	// removed here; another one takes its place before d goes.
+	if err := a.removeLetter(ctx, out.Subject); err != nil {
+		return err
+	}
+	return a.put(inTrace(ctx, d), dead.Dead, out)
+}
+
+// removeLetter removes the letter on a subject.
+func (a *aside) removeLetter(ctx context.Context, subject string) error {
+	ctx, done := a.bus.bound(ctx)
+	defer done()
+	m, err := a.letters.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = remove(ctx, a.letters, m.Sequence)
+	}
+	if err != nil {
+		return streamError(dead.StreamOf(a.stream), "remove a letter of", err)
+	}
+	return nil
+}
+
+// remove removes a message of st, unless it is gone already. The refusal does not say
+// which of the two it is.
+func remove(ctx context.Context, st jetstream.Stream, sequence uint64) error {
+	err := st.DeleteMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if _, gone := st.GetMsg(ctx, sequence); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+	}
+	return err
 }
 
 // inTrace is ctx in the trace of d's last handler call.
@@ -165,13 +204,19 @@ func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error 
 
 // put stores a copy of a kind unless it is there already.
 func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
+	_, err := a.putNew(ctx, kind, out)
+	return err
+}
+
+// putNew is put that tells whether it was there already.
+func (a *aside) putNew(ctx context.Context, kind string, out wire.Out) (there bool, err error) {
 	ctx, done := a.bus.bound(ctx)
 	defer done()
-	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	_, err = a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
 	if isThere(err) {
-		return nil
+		return true, nil
 	}
-	return translate(err)
+	return false, translate(err)
 }
 
 // The server's error codes for "the subject has a message already".

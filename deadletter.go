@@ -241,9 +241,9 @@ func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
 	defer cancel()
 	st, err := s.bus.js.Stream(ctx, name)
 	if err == nil {
-		err = st.DeleteMsg(ctx, l.position)
+		err = remove(ctx, st, l.position)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err != nil {
 		return streamError(name, "discard", err)
 	}
 	return nil

@@ -324,7 +324,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 		d.lastAck = h.reply
 	}
 	if d.keyed() && &body[0] != &nakBody[0] {
-		d.recent.add(recentEnd{p.source, h.reply, body})
+		d.recent.add(p, recentEnd{h.stored, h.reply, body})
 	}
 	d.mu.Unlock()
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})

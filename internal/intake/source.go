@@ -90,6 +90,10 @@ func (s *source) take(m *nats.Msg) {
 		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
+	if s.settledBefore(&del, m.Reply) {
+		s.pull()
+		return
+	}
 	s.d.name(&del)
 	fresh, room := s.hold(&del, m)
 	if fresh {
@@ -137,11 +141,7 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	h := hold{number: del.Stored.Number, stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.heard, s.stalled = now, nil
-	s.asked = max(s.asked-1, 0)
-	if !s.gate.delivered(h.number) {
-		s.d.shutLocked(s, now)
-	}
+	s.arrivedLocked(del, now)
 	old, there := s.d.held[p]
 	if there && old.stored.Equal(h.stored) {
 		h.hold = old.hold
@@ -160,6 +160,15 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 		s.d.nudge()
 	}
 	return true, s.hasRoom()
+}
+
+// arrivedLocked notes that del has come.
+func (s *source) arrivedLocked(del *wire.Delivery, now time.Time) {
+	s.heard, s.stalled = now, nil
+	s.asked = max(s.asked-1, 0)
+	if !s.gate.delivered(del.Stored.Number) {
+		s.d.shutLocked(s, now)
+	}
 }
 
 // here is how many messages count for the window: not those that wait for their next
