@@ -105,7 +105,7 @@ func TestCrashLoop(t *testing.T) {
 			if l.Cause != bus.CauseCrashLoop || l.Attempt != 0 || !strings.Contains(l.Error, "died 2 times") {
 				t.Errorf("the dead letter is %+v", l)
 			}
-			if left := streamInfo(t, b, "S-retry").State.Msgs; left != 0 {
+			if left := streamInfo(t, b, "S-retry").State.Msgs; left > 1 { // its removal may have died with its process
 				t.Errorf("%d marks are left", left)
 			}
 			must(t, b.Close())

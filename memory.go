@@ -26,7 +26,7 @@ type memory struct {
 	keys       *parked
 
 	mu    sync.Mutex
-	began map[uint64]bool // by sequence: an earlier life began it and has not ended it
+	began map[uint64]int // by sequence: so many earlier lives began it and have not ended it
 	notes map[place]givenBack
 	heard uint64 // the position of the latest note that was read
 }
@@ -53,14 +53,14 @@ const (
 // openMemory reads what earlier lives of the consumer left.
 func (a *aside) openMemory(ctx context.Context, c *Consumer, o *handleOptions) (*memory, error) {
 	m := &memory{aside: a, consumer: c, maxCrashes: max(o.retry.MaxCrashes, 0), life: strconv.FormatUint(rand.Uint64(), 36),
-		began: make(map[uint64]bool), notes: make(map[place]givenBack)}
+		began: make(map[uint64]int), notes: make(map[place]givenBack)}
 	subjects, err := subjectsOf(ctx, a.retries, a.place(0).Notes())
 	if err != nil {
 		return nil, streamError(dead.RetryStreamOf(a.stream), "read", err)
 	}
 	for subject := range subjects {
 		if sequence, ok := dead.ParseBegan(subject); ok {
-			m.began[sequence] = true
+			m.began[sequence]++
 		}
 	}
 	if subjects[a.place(0).GivenBack()] > 0 {
@@ -138,12 +138,12 @@ func (m *memory) Recall(d *wire.Delivery) {
 		d.Stored.Attempt = max(d.Stored.Attempt, g.Attempts+1)
 	}
 	m.mu.Lock()
-	began := m.began[d.Stored.Sequence]
+	d.Stored.Deaths = m.began[d.Stored.Sequence]
 	delete(m.began, d.Stored.Sequence)
 	m.mu.Unlock()
 	switch {
 	case m.maxCrashes == 0:
-	case began, d.Stored.Deliveries > 1 && !(noted && g.Deliveries+1 >= d.Stored.Deliveries):
+	case d.Stored.Deaths > 0, d.Stored.Deliveries > 1 && !(noted && g.Deliveries+1 >= d.Stored.Deliveries):
 		d.Stored.Trial = wire.Alone
 	case d.Stored.Source != 0: // the count of those begins anew when their server starts
 		d.Stored.Trial = wire.Marked
@@ -155,15 +155,16 @@ func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
 	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
 	defer done()
 	p := m.place(d.Stored.Sequence)
-	if d.Stored.Trial == wire.Alone {
+	if d.Stored.Trial == wire.Alone && m.keys == nil { // other members may have died since
 		marks, err := subjectsOf(ctx, m.retries, p.Began("*"))
 		if err != nil {
 			return nil, fmt.Errorf("cannot see whether a message has ended a process: %w", err)
 		}
-		if len(marks) >= m.maxCrashes {
-			m.End(d)
-			return &crashLoop{len(marks)}, nil
-		}
+		d.Stored.Deaths = len(marks)
+	}
+	if d.Stored.Deaths >= m.maxCrashes {
+		m.End(d)
+		return &crashLoop{d.Stored.Deaths}, nil
 	}
 	out := wire.Out{Subject: p.Began(m.life), Header: wire.Header{wire.HeaderNatsExpectedLastSubjectSequence: {"0"}}}
 	if err := m.put(ctx, dead.Note, out); err != nil {
@@ -172,11 +173,13 @@ func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
 	return nil, nil
 }
 
-// End is of intake.Memory. A mark that stays does little harm: the message is done.
+// End is of intake.Memory. It does not wait for the server: a mark that stays does
+// little harm, as the message is done.
 func (m *memory) End(d *wire.Delivery) {
-	ctx, done := m.bus.bound(context.WithoutCancel(m.consumer.receiver.ctx))
-	defer done()
-	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(m.place(d.Stored.Sequence).Began("*")))
+	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
+	if err == nil {
+		_ = m.bus.link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
+	}
 }
 
 // GiveBack is of intake.Memory. Without the note the messages are suspects, and

@@ -45,7 +45,8 @@ type Stored struct {
 	Hold     uint64 // which hold of its consumer's it is; see package intake
 	Dead     error  // why it will not be handled; nil while it may
 	Trial    Trial  // how its handler is called; what is known of it says so
-	Recalled bool   // that is so
+	Deaths   int    // of processes while it ran alone, as far as that is known
+	Recalled bool   // Trial and Deaths are set
 	Admitted bool   // no earlier message of its key stands in its way
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
