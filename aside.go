@@ -52,7 +52,7 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 	a.parks = have.AllowMsgSchedules
 	_, err = s.bus.js.CreateOrUpdateConsumer(ctx, have.Name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1, MemoryStorage: true}) // its state is in what is left of the queue
+		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it, and this end
 	if err != nil {
 		return nil, streamError(have.Name, "consume", err)
 	}

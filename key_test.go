@@ -311,3 +311,71 @@ func TestKeysWhenSomebodyElseTakesMessages(t *testing.T) {
 		t.Logf("%d were taken by the other", taken)
 	})
 }
+
+// While messages wait for what somebody else was given, that is said, and when they go
+// on it is not any more.
+func TestKeysThatWaitForOthersSaySo(t *testing.T) {
+	t.Parallel()
+	events := make(chan bus.Event, 10)
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject())
+		must(t, con.Drain(t.Context()))
+		storeKeys(t, st, 3, 600)
+		other, err := b.JetStream().Consumer(t.Context(), "S", "c")
+		must(t, err)
+		_, err = other.FetchNoWait(500) // it has them, and dies
+		must(t, err)
+		var got keyLog
+		consume(t, st, "c", "s.*", got.failing(t, 0, 0), bus.KeyBySubject())
+		pass(10 * time.Second)
+		if got.distinct() != 0 {
+			t.Errorf("%d messages were handled", got.distinct())
+		}
+		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "waits for 500 messages", "30s")
+		pass(30 * time.Second)
+		healthy(t, b)
+		got.mustBeOnce(t, 600)
+		got.mustBeInOrder(t)
+		e := receive(t, events)
+		hasText(t, e.Err, "500 messages")
+		nothing(t, events)
+	}, slack(), bus.WithEvents(func(e bus.Event) {
+		if e.Kind == bus.EventConsumerStalled {
+			events <- e
+		}
+	}))
+}
+
+// A server that comes back with what was on its disk breaks no order, and loses nothing.
+func TestKeysOverRestartsOfTheServer(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	home := openOn(t, dir, anyPort())
+	r := newRelay(t, home.ClientURL())
+	b, err := bus.Connect(t.Context(), r.url(), bus.WithLogger(silent()))
+	must(t, err)
+	t.Cleanup(func() { _ = b.Close() })
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	var got keyLog
+	consume(t, st, "c", "s.*", got.failing(t, 0.05, time.Millisecond), bus.KeyBySubject(), bus.Concurrency(4), always, bus.AckWait(2*time.Second))
+	for n := range 5 {
+		storeKeys(t, st, 7, 200)
+		eventually(t, "something is handled", func() bool { return got.distinct() > 150*n })
+		r.cut(true)
+		must(t, home.Close())
+		home = openOn(t, dir, anyPort())
+		r.redirect(home.ClientURL())
+		eventually(t, "it is connected again", b.Conn().IsConnected)
+	}
+	eventually(t, "all are handled and acknowledged", func() bool {
+		i := consumerInfo(t, home, "S", "c")
+		return i.NumAckPending == 0 && i.NumPending == 0
+	})
+	if got.distinct() != 1000 {
+		t.Errorf("%d messages were handled", got.distinct())
+	}
+	got.mustBeInOrder(t)
+	must(t, b.Close())
+	must(t, home.Close())
+}
