@@ -73,7 +73,7 @@ func TestCrashLoop(t *testing.T) {
 			dir := t.TempDir()
 			done := make(map[uint64]int)
 			var dead []uint64
-			lives, over := 0, false
+			lives, over := 0, false // of lives that end at once the server may have forgotten what they did
 			for ; !over && lives < 10; lives++ {
 				startVictim(t, dir).kill(t, func(line string) bool {
 					var seq uint64
@@ -87,8 +87,7 @@ func TestCrashLoop(t *testing.T) {
 					return !over
 				})
 			}
-			if !slices.Equal(dead, []uint64{30}) || lives < 4 || lives > 7 { // a life that ends at once is forgotten by the server
-
+			if !slices.Equal(dead, []uint64{30}) || lives < 4 || lives > 7 {
 				t.Errorf("in %d lives these became dead letters: %v", lives, dead)
 			}
 			again := 0

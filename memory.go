@@ -143,7 +143,7 @@ func (m *memory) Recall(d *wire.Delivery) {
 	m.mu.Unlock()
 	switch {
 	case m.maxCrashes == 0:
-	case d.Stored.Deaths > 0, d.Stored.Deliveries > 1 && !(noted && g.Deliveries+1 >= d.Stored.Deliveries):
+	case d.Stored.Deaths > 0, d.Stored.Deliveries > 1 && (!noted || g.Deliveries+1 < d.Stored.Deliveries):
 		d.Stored.Trial = wire.Alone
 	case d.Stored.Source != 0: // the count of those begins anew when their server starts
 		d.Stored.Trial = wire.Marked

@@ -131,18 +131,18 @@ func (k *parked) admit(ctx context.Context, d *wire.Delivery) (wait bool, barred
 	if !k.knows(p.Key) {
 		return false, nil
 	}
-	lowest, any, err := k.lowestLetter(ctx, p)
+	lowest, found, err := k.lowestLetter(ctx, p)
 	switch {
 	case err != nil:
 		return true, nil
-	case any && lowest < p.Sequence:
+	case found && lowest < p.Sequence:
 		return false, &behind{lowest}
-	case any && lowest == p.Sequence && d.Stored.Source == 0:
+	case found && lowest == p.Sequence && d.Stored.Source == 0:
 		return false, errDeadAlready
 	case d.Stored.Source != 0: // it is one of those that come back
 		return false, nil
 	}
-	return k.isReturning(ctx, p, any), nil
+	return k.isReturning(ctx, p, found), nil
 }
 
 func (k *parked) knows(token string) bool {
@@ -153,7 +153,7 @@ func (k *parked) knows(token string) bool {
 
 // lowestLetter returns the sequence of the first letter of p's key, of those not after
 // p. It forgets those that are gone.
-func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint64, any bool, err error) {
+func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint64, found bool, err error) {
 	for {
 		letter := p
 		k.mu.Lock()

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/omnibus-go/bus/internal/wire"
@@ -63,7 +64,7 @@ func (s *Solo) Stop() []wire.Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
-	all := append(s.first, s.others...)
+	all := slices.Concat(s.first, s.others)
 	s.first, s.others = nil, nil
 	return all
 }
