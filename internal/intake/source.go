@@ -302,7 +302,11 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 		return messages, bytes
 	}
 	wanted := s.window.hasRoom(s.here(), s.asked)
-	messages = max(min(messages, s.d.cfg.Most-s.held-s.asked), 0)
+	if room := s.d.cfg.Most - s.held - s.asked; room < min(messages, max(s.d.cfg.Most/8, 1)) {
+		messages = 0 // not one at a time
+	} else {
+		messages = min(messages, room)
+	}
 	if full := wanted && messages == 0; full != s.full {
 		s.full, s.d.crowded = full, true
 		s.d.nudge()
