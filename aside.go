@@ -25,29 +25,34 @@ type aside struct {
 	durable string
 	age     string // the incarnation of the stream
 	parks   bool   // the server can hold messages until a time
+
+	letters, retries jetstream.Stream
 }
 
 // openAside declares what lies beside s, and the consumer by which messages come
-// back to durable. It changes nothing that exists.
+// back to durable. It changes nothing that exists, but
+// for subjects that an older version did not use.
 func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
 	a := &aside{bus: s.bus, home: s, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
-	if err := s.declareDead(ctx); err != nil {
+	var err error
+	if a.letters, err = s.declareDead(ctx); err != nil {
 		return nil, err
 	}
 	retries := jetstream.StreamConfig{Name: dead.RetryStreamOf(s.name), Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
-		Subjects: []string{dead.SubjectsOf(dead.Retry, s.name), dead.SubjectsOf(dead.Later, s.name)}}
-	have, err := s.declareBeside(ctx, retries)
+		Subjects: []string{dead.SubjectsOf(dead.Retry, s.name), dead.SubjectsOf(dead.Later, s.name), dead.SubjectsOf(dead.Note, s.name)}}
+	a.retries, err = s.declareBeside(ctx, retries)
 	if errors.Is(err, errTooOld) {
 		retries.AllowMsgSchedules = false
-		have, err = s.declareBeside(ctx, retries)
+		a.retries, err = s.declareBeside(ctx, retries)
 	}
 	if err != nil {
 		return nil, err
 	}
+	have := a.retries.CachedInfo().Config
 	a.parks = have.AllowMsgSchedules
 	_, err = s.bus.js.CreateOrUpdateConsumer(ctx, have.Name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1, MemoryStorage: true}) // its state is in what is left of the queue
+		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it, and this end
 	if err != nil {
 		return nil, streamError(have.Name, "consume", err)
 	}
@@ -55,10 +60,9 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 }
 
 // declareDead makes sure of the stream of the dead letters.
-func (s *Stream) declareDead(ctx context.Context) error {
-	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
+func (s *Stream) declareDead(ctx context.Context) (jetstream.Stream, error) {
+	return s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
 		Subjects: []string{dead.SubjectsOf(dead.Dead, s.name)}, MaxMsgsPerSubject: 1, AllowDirect: true})
-	return err
 }
 
 // errTooOld marks the refusal of a server that does not know a part of the
@@ -72,7 +76,7 @@ const (
 )
 
 // declareBeside makes sure that the stream c exists, as safe as s is.
-func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
 	st, err := s.bus.js.Stream(ctx, c.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		c.Storage, c.Replicas = s.storage, s.replicas
@@ -85,14 +89,20 @@ func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (j
 		if refused, ok := errors.AsType[*jetstream.APIError](err); ok && (refused.ErrorCode == codeInvalidJSON || refused.ErrorCode == codeInvalidConfig) {
 			err = fmt.Errorf("%w: %w", errTooOld, err)
 		}
-		return c, streamError(c.Name, "create", err)
+		return nil, streamError(c.Name, "create", err)
 	}
 	have := st.CachedInfo().Config
+	if lacks := missing(c.Subjects, have.Subjects); len(lacks) > 0 && len(lacks) < len(c.Subjects) && have.Retention == c.Retention {
+		have.Subjects = append(have.Subjects, lacks...) // an older version made it
+		if st, err = s.bus.js.UpdateStream(ctx, have); err != nil {
+			return nil, streamError(c.Name, "update", err)
+		}
+	}
 	if len(missing(c.Subjects, have.Subjects)) > 0 || have.Retention != c.Retention {
-		return have, &StreamConflictError{Stream: c.Name, Fields: []FieldChange{{Field: "Subjects",
+		return nil, &StreamConflictError{Stream: c.Name, Fields: []FieldChange{{Field: "Subjects",
 			Have: fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), Want: fmt.Sprintf("%v (%s)", c.Subjects, c.Retention)}}}
 	}
-	return have, nil
+	return st, nil
 }
 
 // source is where messages of the durable come back.
@@ -120,6 +130,15 @@ func (a *aside) place(sequence uint64) dead.Place {
 	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: a.age, Sequence: sequence}
 }
 
+// placeOf is where d belongs, which has a key or none.
+func (a *aside) placeOf(d *wire.Delivery) dead.Place {
+	p := a.place(d.Stored.Sequence)
+	if d.Stored.Key != "" {
+		p.Key = dead.KeyToken(d.Stored.Key)
+	}
+	return p
+}
+
 // copyOf describes d, of whose handler calls so many have failed.
 func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 	return &dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
@@ -132,7 +151,7 @@ func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
 	c := copyOf(d, d.Stored.Attempt)
 	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
-	subject := a.place(d.Stored.Sequence).Subject(dead.Dead)
+	subject := a.placeOf(d).Subject(dead.Dead)
 	ctx = inTrace(ctx, d)
 	err := a.putLetter(ctx, c, subject)
 	large, absent := isTooLarge(err), errors.Is(err, ErrNoResponders)
@@ -191,7 +210,8 @@ func (a *aside) retention(ctx context.Context) (r jetstream.RetentionPolicy, the
 func (a *aside) redeclare(ctx context.Context) error {
 	ctx, cancel := a.bus.cfg.withTimeout(ctx)
 	defer cancel()
-	return a.home.declareDead(ctx)
+	_, err := a.home.declareDead(ctx)
+	return err
 }
 
 // inTrace is ctx in the trace of d's last handler call.
@@ -217,7 +237,7 @@ func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
 	return err
 }
 
-// putNew is put that tells whether it was there.
+// putNew is put that tells whether it was there already.
 func (a *aside) putNew(ctx context.Context, kind string, out wire.Out) (there bool, err error) {
 	ctx, done := a.bus.bound(ctx)
 	defer done()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +49,7 @@ type Consumer struct {
 	receiver *receiver
 	in       *intake.Durable
 	aside    *aside
+	memory   *memory
 	retry    RetryPolicy
 
 	ending ending
@@ -80,7 +82,7 @@ func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T
 	if h == nil {
 		return nil, &ArgumentError{Func: "Consume", Arg: "handler", Reason: "is nil"}
 	}
-	return st.consume(ctx, durable, string(s), typed(h), opts)
+	return st.consume(ctx, durable, string(s), typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
 }
 
 func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, opts []ConsumeOption) (*Consumer, error) {
@@ -110,7 +112,10 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
-	if err := c.open(ctx, o, info.Config.AckWait); err != nil {
+	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
+		return nil, err
+	}
+	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -124,6 +129,9 @@ func (s *Stream) checkConsume(ctx context.Context, durable, filter string, o *ha
 		return badDurable(durable)
 	}
 	if err := checkPattern(filter); err != nil {
+		return err
+	}
+	if err := o.checkKey(filter); err != nil {
 		return err
 	}
 	return s.stores(ctx, filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(filter) })
@@ -150,6 +158,14 @@ func (s *Stream) declareConsumer(ctx context.Context, durable, filter string, o 
 // leastAckPending is how many messages of a durable may be unfinished, in all its
 // members together.
 const leastAckPending = 1000
+
+// most is how many messages of a consumer may be here.
+func most(c jetstream.ConsumerConfig) int {
+	if c.MaxAckPending <= 0 {
+		return leastAckPending
+	}
+	return c.MaxAckPending
+}
 
 // adoptConsumer uses the consumer that exists, with another AckWait if that is asked
 // for.
@@ -204,7 +220,7 @@ func deliveries(c jetstream.ConsumerConfig) string {
 	return strconv.Itoa(c.MaxDeliver)
 }
 
-func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Duration) error {
+func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) error {
 	in, err := intake.OpenDurable(c.bus.link, intake.DurableConfig{
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
@@ -215,7 +231,11 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, ackWait time.Dura
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
 		Window:      8,
-		AckWait:     ackWait,
+		AckWait:     config.AckWait,
+		Key:         o.keyFunc(c.bus.format),
+		Most:        most(config),
+		GiveUpStuck: o.stuckKey == ParkKey,
+		Memory:      c.memory,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Run:         c.run,
@@ -269,6 +289,7 @@ func (c *Consumer) bury(d wire.Delivery) error {
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
+		c.memory.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}
@@ -287,7 +308,11 @@ func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error 
 
 // stalled reports that no messages come, and ends the consumer when none will.
 func (c *Consumer) stalled(err error) {
-	c.bus.report(Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err})
+	e := Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
+	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
+		e.Kind, e.Subject, e.Sequence = EventKeyStuck, stuck.Subject, stuck.Sequence
+	}
+	c.bus.report(e)
 	if errors.Is(err, intake.ErrConsumerDeleted) {
 		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
 	}

@@ -238,15 +238,22 @@ func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
 	defer cancel()
 	st, err := s.bus.js.Stream(ctx, name)
 	if err == nil {
-		err = st.DeleteMsg(ctx, l.position)
-	}
-	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) { // it does not say why
-		if d, ok, err := s.one(ctx, name, ">", l.position); err == nil && (!ok || d.Stored.Sequence != l.position) {
-			return nil
-		}
+		err = remove(ctx, st, l.position)
 	}
 	if err != nil {
 		return streamError(name, "discard", err)
 	}
 	return nil
+}
+
+// remove removes a message of st, unless it is gone already. The refusal does not say
+// which of the two it is.
+func remove(ctx context.Context, st jetstream.Stream, sequence uint64) error {
+	err := st.DeleteMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if _, gone := st.GetMsg(ctx, sequence); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+	}
+	return err
 }

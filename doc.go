@@ -73,7 +73,12 @@
 // others go on; when that is of no use it becomes a dead letter, which keeps its
 // payload and says why ([Stream.DeadLetters], [Stream.Redrive]). Acknowledgements
 // reach the disk within about 100 ms, so after a crash the last ones may come
-// again.
+// again. A message that ends the process each time becomes a dead letter, too
+// (RetryPolicy.MaxCrashes).
+//
+// With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each
+// key are handled in order, one at a time, over failures, restarts and crashes;
+// [OnStuckKey] says what becomes of those behind one that cannot be handled.
 //
 // [Bus.Close] loses nothing that was accepted, or its error says what it left
 // behind: *DrainError, *UnsentError.
@@ -84,7 +89,7 @@
 // goroutines at once. The handler of one subscription, responder or consumer runs
 // one message at a time unless [Concurrency] allows more; handlers of different
 // ones run at the same time. So a handler needs no lock for what only it uses.
-// Several calls at once keep no order.
+// Several calls at once keep no order, but for messages of the same key.
 //
 // A core handler that is the only one of its subscription runs on the goroutine
 // that receives its messages. It may take its time, publish, request, and close
@@ -161,7 +166,8 @@
 //	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
 //	Redrive       RedriveOption: RedriveRate
 //	RedriveAs     MessageOption: As, WithHeader
-//	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait
+//	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait,
+//	              KeyBySubject, KeyByToken, KeyByHeader, KeyBy, OnStuckKey
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.
 //

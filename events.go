@@ -22,6 +22,9 @@ const (
 	// EventDeadLetterFailed: it could not be stored as a dead letter; it stays where
 	// it is, and this is tried again.
 	EventDeadLetterFailed EventKind = "dead letter failed"
+	// EventKeyStuck: behind a message that fails so many others of its key wait that
+	// they take much of the room there is, Err says how many; see OnStuckKey.
+	EventKeyStuck EventKind = "key stuck"
 	// EventUnrouted: a Mux had no handler for the subject.
 	EventUnrouted EventKind = "unrouted"
 	// EventSlowConsumer: messages were dropped, Err is a *SlowConsumerError. Reported
@@ -42,7 +45,8 @@ const (
 	// a subscription without permission.
 	EventServerError EventKind = "server error"
 	// EventConsumerStalled: a consumer cannot get messages (its stream or
-	// durable is gone, or has no leader); it goes on trying.
+	// durable is gone, or has no leader), or none with keys may begin since earlier
+	// ones are elsewhere; it goes on trying.
 	EventConsumerStalled EventKind = "consumer stalled"
 )
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/omnibus-go/bus/codec"
@@ -46,6 +47,12 @@ type handleOptions struct {
 	ackWait      time.Duration
 	ackWaitGiven bool
 	retry        RetryPolicy
+	key          keyMaker
+	keyToken     int          // of KeyByToken
+	keyType      reflect.Type // of KeyBy's messages
+	handled      reflect.Type // of the handler's
+	stuckKey     StuckKey
+	stuckGiven   bool
 	err          error
 }
 

@@ -41,12 +41,15 @@ func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 
 // guard calls h and turns a panic into a *PanicError.
 func guard(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
+	defer catch(&err)
 	return h(ctx, m)
+}
+
+// catch, deferred, makes an error of a panic.
+func catch(err *error) {
+	if v := recover(); v != nil {
+		*err = &PanicError{Value: v, Stack: debug.Stack()}
+	}
 }
 
 type stoppingKey struct{}

@@ -13,11 +13,17 @@ import (
 // again after MinBackoff, then after twice as long each time up to MaxBackoff, less
 // a random part of up to a quarter. After MaxAttempts failures it becomes a dead
 // letter. Zero fields mean 25 attempts, 100 ms and 10 minutes, which is about two
-// hours in all.
+// hours in all, and 3 crashes.
 type RetryPolicy struct {
 	MaxAttempts int // handler calls; bus.Unlimited for no limit
 	MinBackoff  time.Duration
 	MaxBackoff  time.Duration
+
+	// MaxCrashes is how often the process may die while a message is handled, and
+	// nothing beside it; then it becomes a dead letter. After a death the messages
+	// that the process may have been at are handled one at a time, once. Zero means 3;
+	// with bus.Unlimited nothing of that is done.
+	MaxCrashes int
 
 	// Permanent reports whether another try would fail as well, so that the message
 	// becomes a dead letter at once. Nil means that only Permanent errors do. It is
@@ -28,7 +34,7 @@ type RetryPolicy struct {
 // Unlimited clears a limit.
 const Unlimited = -1
 
-var defaultRetry = RetryPolicy{MaxAttempts: 25, MinBackoff: 100 * time.Millisecond, MaxBackoff: 10 * time.Minute}
+var defaultRetry = RetryPolicy{MaxAttempts: 25, MinBackoff: 100 * time.Millisecond, MaxBackoff: 10 * time.Minute, MaxCrashes: 3}
 
 // Retry sets when, and how often, a failed message is tried again.
 func Retry(p RetryPolicy) ConsumeOption {
@@ -37,6 +43,8 @@ func Retry(p RetryPolicy) ConsumeOption {
 		switch {
 		case p.MaxAttempts < Unlimited:
 			o.fail("Retry", fmt.Sprintf("MaxAttempts %d", p.MaxAttempts), "must be more than zero, or bus.Unlimited")
+		case p.MaxCrashes < Unlimited:
+			o.fail("Retry", fmt.Sprintf("MaxCrashes %d", p.MaxCrashes), "must be more than zero, or bus.Unlimited")
 		case p.MinBackoff < 0 || p.MaxBackoff < p.MinBackoff:
 			o.fail("Retry", fmt.Sprintf("MinBackoff %v, MaxBackoff %v", p.MinBackoff, p.MaxBackoff),
 				"the backoffs must be more than zero, and MaxBackoff not less than MinBackoff")
@@ -49,6 +57,9 @@ func Retry(p RetryPolicy) ConsumeOption {
 func (p RetryPolicy) withDefaults() RetryPolicy {
 	if p.MaxAttempts == 0 {
 		p.MaxAttempts = defaultRetry.MaxAttempts
+	}
+	if p.MaxCrashes == 0 {
+		p.MaxCrashes = defaultRetry.MaxCrashes
 	}
 	if p.MinBackoff == 0 {
 		p.MinBackoff = defaultRetry.MinBackoff
@@ -125,17 +136,25 @@ type Cause string
 
 // The causes.
 const (
-	CauseError     Cause = "error"     // the handler returned an error, at the last attempt
-	CausePanic     Cause = "panic"     // it panicked then
-	CauseDeadline  Cause = "deadline"  // it ran out of time then
-	CausePermanent Cause = "permanent" // the handler returned Permanent, or RetryPolicy.Permanent says so
-	CauseMalformed Cause = "malformed" // it could not be decoded
-	CauseInvalid   Cause = "invalid"   // its Validate refused it
-	CauseUnrouted  Cause = "unrouted"  // a Mux has no handler for it
+	CauseError     Cause = "error"      // the handler returned an error, at the last attempt
+	CausePanic     Cause = "panic"      // it panicked then
+	CauseDeadline  Cause = "deadline"   // it ran out of time then
+	CausePermanent Cause = "permanent"  // the handler returned Permanent, or RetryPolicy.Permanent says so
+	CauseMalformed Cause = "malformed"  // it could not be decoded
+	CauseInvalid   Cause = "invalid"    // its Validate refused it
+	CauseUnrouted  Cause = "unrouted"   // a Mux has no handler for it
+	CauseBehind    Cause = "behind"     // an earlier one of its key is a dead letter, see ParkKey
+	CauseCrashLoop Cause = "crash loop" // the process died again and again while it was handled
 )
 
 // causeOf is the kind of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {
+	if _, ok := errors.AsType[*behind](err); ok {
+		return CauseBehind
+	}
+	if _, ok := errors.AsType[*crashLoop](err); ok {
+		return CauseCrashLoop
+	}
 	if _, ok := errors.AsType[*unreadable](err); ok {
 		if _, invalid := errors.AsType[*ValidationError](err); invalid {
 			return CauseInvalid

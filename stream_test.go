@@ -836,13 +836,13 @@ func TestPublishToAFullBus(t *testing.T) {
 // test wants answers to get lost or the connections to break.
 type relay struct {
 	listener net.Listener
-	target   string
 	deaf     atomic.Bool // what the server says is thrown away
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	conns []net.Conn
-	down  bool // who comes is turned away
+	mu     sync.Mutex
+	target string
+	conns  []net.Conn
+	down   bool // who comes is turned away
 }
 
 func newRelay(t *testing.T, target string) *relay {
@@ -867,7 +867,10 @@ func (r *relay) serve() {
 		if err != nil {
 			return
 		}
-		srv, err := net.Dial("tcp", r.target)
+		r.mu.Lock()
+		target := r.target
+		r.mu.Unlock()
+		srv, err := net.Dial("tcp", target)
 		if err != nil {
 			_ = client.Close()
 			continue
@@ -910,6 +913,13 @@ func (r *relay) cut(down bool) {
 		_ = c.Close()
 	}
 	r.conns = nil
+}
+
+// redirect has new connections lead to another server.
+func (r *relay) redirect(target string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target, r.down = strings.TrimPrefix(target, "nats://"), false
 }
 
 // remote returns a bus that reaches the server of another one through a relay.

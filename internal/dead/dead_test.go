@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -96,18 +97,31 @@ func TestSubjects(t *testing.T) {
 	t.Parallel()
 	p := dead.Place{Stream: "ORDERS", Durable: "billing", Incarnation: dead.Incarnation(stored), Sequence: 18446744073709551615}
 	subjects := map[string]bool{}
-	for _, kind := range []string{dead.Dead, dead.Retry, dead.Later} {
-		s := p.Subject(kind)
-		subjects[s] = true
-		gotKind, got, ok := dead.ParseSubject(s)
-		if !ok || gotKind != kind || got != p {
-			t.Errorf("%s: got %s, %+v, %v", s, gotKind, got, ok)
+	for _, key := range []string{"", dead.KeyToken(""), dead.KeyToken("a.b *>")} {
+		p.Key = key
+		for _, kind := range []string{dead.Dead, dead.Retry, dead.Later} {
+			s := p.Subject(kind)
+			subjects[s] = true
+			gotKind, got, ok := dead.ParseSubject(s)
+			if !ok || gotKind != kind || got != p {
+				t.Errorf("%s: got %s, %+v, %v", s, gotKind, got, ok)
+			}
+			if all := (dead.Place{Stream: "ORDERS", Durable: "billing", Incarnation: p.Incarnation}).OfKey(kind); subject.Matches(all, s) != (key != "") ||
+				key != "" && !subject.Matches(p.OfKey(kind), s) {
+				t.Errorf("%s and %s do not match", all, s)
+			}
 		}
 	}
-	if len(subjects) != 3 || dead.Incarnation(stored) == dead.Incarnation(stored.Add(1)) {
+	if seq, ok := dead.ParseBegan(p.Began("x")); !ok || seq != p.Sequence || !subject.Matches(p.Notes(), p.Began("x")) || !subject.Matches(p.Began("*"), p.Began("x")) {
+		t.Errorf("%s: got %d, %v", p.Began("x"), seq, ok)
+	}
+	if _, ok := dead.ParseBegan(p.GivenBack()); ok {
+		t.Errorf("%s was accepted", p.GivenBack())
+	}
+	if len(subjects) != 9 || dead.Incarnation(stored) == dead.Incarnation(stored.Add(1)) {
 		t.Errorf("got %v", slices.Collect(maps.Keys(subjects)))
 	}
-	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.2", "$OMNIBUS.dead.S.d.i.-1"} {
+	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.", "$OMNIBUS.dead.S.d.i.1.2.3", "$OMNIBUS.dead.S.d.i.-1"} {
 		if _, _, ok := dead.ParseSubject(bad); ok {
 			t.Errorf("%q was accepted", bad)
 		}

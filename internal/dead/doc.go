@@ -10,6 +10,9 @@
 //   - S-retry holds what is to be handled once more, by the one durable that failed:
 //     $OMNIBUS.retry.S.<durable>.<incarnation>.<sequence> is handled as soon as
 //     possible, and a message on $OMNIBUS.later… becomes one of those at its time.
+//     $OMNIBUS.note… is what a process left for the next one: see Began and GivenBack.
+//
+// The subject of a message with a key has one more token, for the key.
 //
 // A copy has the payload of the original and its headers. What else is known of the
 // original is in headers of the copy. Headers that would mean something to the

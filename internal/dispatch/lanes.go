@@ -17,13 +17,15 @@ import (
 // wait. So order is kept among the messages that are here; that nothing earlier is
 // still elsewhere the owner must know, and keeps the lanes shut until then.
 //
-// A key that has no messages costs nothing. Safe for concurrent use.
+// States: open ⇄ shut → stopped. A key that has no messages costs nothing. Safe for
+// concurrent use.
 type Lanes struct {
-	mu    sync.Mutex
-	shut  bool
-	lanes map[string]*lane
-	n     int // messages that wait
-	bytes int
+	mu      sync.Mutex
+	shut    bool
+	stopped bool
+	lanes   map[string]*lane
+	waiting []int // messages that wait, by their source
+	bytes   int
 }
 
 // lane is the messages of one key that wait, sorted by sequence.
@@ -38,18 +40,21 @@ func NewLanes(shut bool) *Lanes {
 	return &Lanes{shut: shut, lanes: make(map[string]*lane)}
 }
 
-// Enter adds d to the lane of its key. It returns true if d is out at once;
-// otherwise d waits.
+// Enter adds d to the lane of its key. It returns true if d is out at once, as all
+// are after Stop; otherwise d waits.
 func (l *Lanes) Enter(d wire.Delivery) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.stopped {
+		return true
+	}
 	ln := l.lanes[d.Stored.Key]
 	if ln == nil {
 		ln = new(lane)
 		l.lanes[d.Stored.Key] = ln
 	}
 	if !ln.out && !l.shut {
-		ln.out = true // and empty: a lane with messages always has one out
+		ln.out = true // and empty: a lane with messages has one out, unless it is shut
 		return true
 	}
 	l.insert(ln, d)
@@ -72,30 +77,50 @@ func (l *Lanes) Open() []wire.Delivery {
 	return first
 }
 
+// Shut lets nothing more out until Open. What is out stays out.
+func (l *Lanes) Shut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shut = true
+}
+
 // Next ends the message of key that is out, and lets out the one after it.
 func (l *Lanes) Next(key string) (d wire.Delivery, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln := l.lanes[key]
-	if ln == nil || ln.head == len(ln.wait) {
+	switch {
+	case ln == nil:
+	case ln.head == len(ln.wait):
 		delete(l.lanes, key)
-		return wire.Delivery{}, false
+	case l.shut:
+		ln.out = false
+	default:
+		return l.pop(ln), true
 	}
-	return l.pop(ln), true
+	return wire.Delivery{}, false
 }
 
 // Again takes back d, which is out, and lets out the first of its lane: d itself,
-// or an earlier one that has come meanwhile.
-func (l *Lanes) Again(d wire.Delivery) wire.Delivery {
+// or an earlier one that has come meanwhile. Shut lanes keep d, and after Stop d is
+// out.
+func (l *Lanes) Again(d wire.Delivery) (first wire.Delivery, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln := l.lanes[d.Stored.Key]
-	if ln == nil || ln.head == len(ln.wait) || d.Stored.Sequence < ln.wait[ln.head].Stored.Sequence {
-		return d
+	switch {
+	case l.stopped || ln == nil:
+		return d, true
+	case l.shut:
+		ln.out = false
+		l.insert(ln, d)
+		return wire.Delivery{}, false
+	case ln.head == len(ln.wait) || d.Stored.Sequence < ln.wait[ln.head].Stored.Sequence:
+		return d, true
 	}
-	first := l.pop(ln)
+	first = l.pop(ln)
 	l.insert(ln, d)
-	return first
+	return first, true
 }
 
 // Behind is how many messages of key wait.
@@ -108,22 +133,11 @@ func (l *Lanes) Behind(key string) int {
 	return 0
 }
 
-// Take removes and returns the messages of key that wait, in order. The one that
-// is out stays out.
-func (l *Lanes) Take(key string) []wire.Delivery {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ln := l.lanes[key]
-	if ln == nil {
-		return nil
-	}
-	return l.empty(ln)
-}
-
-// Stop removes and returns all messages that wait.
+// Stop removes and returns all messages that wait. No message waits from now on.
 func (l *Lanes) Stop() []wire.Delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.stopped = true
 	var all []wire.Delivery
 	for _, ln := range l.lanes {
 		all = append(all, l.empty(ln)...)
@@ -135,15 +149,35 @@ func (l *Lanes) Stop() []wire.Delivery {
 func (l *Lanes) Backlog() (msgs, bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.n, l.bytes
+	for _, n := range l.waiting {
+		msgs += n
+	}
+	return msgs, l.bytes
+}
+
+// Waiting is how many messages of a source wait.
+func (l *Lanes) Waiting(source int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if source < len(l.waiting) {
+		return l.waiting[source]
+	}
+	return 0
+}
+
+func (l *Lanes) count(d *wire.Delivery, by int) {
+	for d.Stored.Source >= len(l.waiting) {
+		l.waiting = append(l.waiting, 0)
+	}
+	l.waiting[d.Stored.Source] += by
+	l.bytes += by * d.Size()
 }
 
 func (l *Lanes) insert(ln *lane, d wire.Delivery) {
-	l.n++
-	l.bytes += d.Size()
+	l.count(&d, 1)
 	seq := d.Stored.Sequence
 	waiting := ln.wait[ln.head:]
-	if n := len(waiting); n == 0 || waiting[n-1].Stored.Sequence < seq {
+	if n := len(waiting); n == 0 || waiting[n-1].Stored.Sequence <= seq {
 		ln.wait = append(ln.wait, d)
 		return
 	}
@@ -156,8 +190,7 @@ func (l *Lanes) pop(ln *lane) wire.Delivery {
 	d := ln.wait[ln.head]
 	ln.wait[ln.head] = wire.Delivery{} // let go of the payload
 	ln.head++
-	l.n--
-	l.bytes -= d.Size()
+	l.count(&d, -1)
 	switch {
 	case ln.head == len(ln.wait):
 		ln.wait, ln.head = nil, 0

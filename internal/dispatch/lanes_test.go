@@ -47,16 +47,16 @@ func TestLanesAgain(t *testing.T) {
 	l := dispatch.NewLanes(false)
 	five := keyed("a", 5)
 	l.Enter(five)
-	if d := l.Again(five); d.Stored.Sequence != 5 {
-		t.Errorf("alone: got %d", d.Stored.Sequence)
+	if d, ok := l.Again(five); !ok || d.Stored.Sequence != 5 {
+		t.Errorf("alone: got %v", d.Stored)
 	}
 	l.Enter(keyed("a", 6))
-	if d := l.Again(five); d.Stored.Sequence != 5 {
-		t.Errorf("before a later one: got %d", d.Stored.Sequence)
+	if d, ok := l.Again(five); !ok || d.Stored.Sequence != 5 {
+		t.Errorf("before a later one: got %v", d.Stored)
 	}
 	l.Enter(keyed("a", 4))
-	if d := l.Again(five); d.Stored.Sequence != 4 {
-		t.Errorf("behind an earlier one: got %d", d.Stored.Sequence)
+	if d, ok := l.Again(five); !ok || d.Stored.Sequence != 4 {
+		t.Errorf("behind an earlier one: got %v", d.Stored)
 	}
 	for _, want := range []uint64{5, 6} {
 		if d, ok := l.Next("a"); !ok || d.Stored.Sequence != want {
@@ -84,29 +84,60 @@ func TestLanesThatAreShut(t *testing.T) {
 	}
 }
 
-func TestLanesTakeAndStop(t *testing.T) {
+// Lanes that are shut again let nothing more out: what is out may end, or come back.
+func TestLanesThatAreShutAgain(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(false)
+	for _, d := range []wire.Delivery{keyed("a", 1), keyed("a", 2), keyed("b", 3), keyed("b", 4), keyed("c", 5)} {
+		l.Enter(d)
+	}
+	l.Shut()
+	if d, ok := l.Next("a"); ok {
+		t.Errorf("%d came out", d.Stored.Sequence)
+	}
+	if d, ok := l.Again(keyed("b", 3)); ok {
+		t.Errorf("%d came out again", d.Stored.Sequence)
+	}
+	if _, ok := l.Next("c"); ok || l.Enter(keyed("c", 6)) || l.Enter(keyed("a", 1)) {
+		t.Error("a message came out")
+	}
+	if got := sequences(l.Open()); !slices.Equal(got, []uint64{1, 3, 6}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestLanesStop(t *testing.T) {
 	t.Parallel()
 	l := dispatch.NewLanes(false)
 	for i := range uint64(9) {
-		l.Enter(keyed(strconv.Itoa(int(i%3)), 9-i))
+		d := keyed(strconv.Itoa(int(i%3)), 9-i)
+		d.Stored.Source = int(i % 2)
+		l.Enter(d)
 	}
-	if got := sequences(l.Take("0")); !slices.Equal(got, []uint64{3, 6}) {
-		t.Errorf("took %v", got)
-	}
-	if l.Take("x") != nil || l.Behind("0") != 0 {
-		t.Error("what was taken is still there")
-	}
-	if l.Enter(keyed("0", 20)) {
-		t.Error("a second message of a key is out")
+	if l.Waiting(0)+l.Waiting(1) != 6 || l.Waiting(1) != 3 || l.Waiting(2) != 0 {
+		t.Errorf("%d and %d wait", l.Waiting(0), l.Waiting(1))
 	}
 	got := sequences(l.Stop())
 	slices.Sort(got)
-	if !slices.Equal(got, []uint64{1, 2, 4, 5, 20}) {
+	if !slices.Equal(got, upTo(6)) {
 		t.Errorf("stopped with %v", got)
 	}
-	if msgs, bytes := l.Backlog(); msgs != 0 || bytes != 0 || len(l.Open()) != 0 {
+	if msgs, bytes := l.Backlog(); msgs != 0 || bytes != 0 || l.Waiting(1) != 0 || len(l.Open()) != 0 {
 		t.Errorf("%d messages with %d bytes wait", msgs, bytes)
 	}
+	if d, ok := l.Again(keyed("0", 7)); !ok || d.Stored.Sequence != 7 || !l.Enter(keyed("0", 20)) {
+		t.Error("a message waits in stopped lanes")
+	}
+	if _, ok := l.Next("0"); ok {
+		t.Error("a message came out of stopped lanes")
+	}
+}
+
+func upTo(n uint64) (all []uint64) {
+	for i := range n {
+		all = append(all, i+1)
+	}
+	return all
 }
 
 // Whatever comes in whatever order: of each key one is out at a time, and of those
@@ -135,7 +166,7 @@ func TestLanesAtRandom(t *testing.T) {
 		}
 		for key, d := range out { // any of them
 			if r.IntN(4) == 0 {
-				out[key] = l.Again(d)
+				out[key], _ = l.Again(d)
 				if lowest := slices.Min(here[key]); out[key].Stored.Sequence != lowest {
 					t.Fatalf("seed %d: got %d, want %d", seed, out[key].Stored.Sequence, lowest)
 				}

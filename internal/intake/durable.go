@@ -23,9 +23,23 @@ type DurableConfig struct {
 	AckWait     time.Duration // the consumers', to keep messages alive within it
 	Policy      settle.Policy
 	Timeout     time.Duration
-	Run         func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
-	Settling    func(d wire.Delivery, name string) (end func(error)) // traces a settlement
-	Stalled     func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
+
+	// Key names the messages whose order is kept; those without a name run beside
+	// them. An error means that the message is not handled. It is called by nats.go's
+	// goroutines and must not panic. Nil where no order is kept.
+	Key func(*wire.Delivery) (string, error)
+	// Most is how many messages of a source may be here at once, with keys: then those
+	// that wait behind another do not count for the window.
+	Most int
+	// GiveUpStuck has a message with a key buried before its last attempt when too many
+	// others wait behind it: it fails, and they fill a quarter of Most or all there is.
+	GiveUpStuck bool
+
+	Memory Memory // nil for none
+
+	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
+	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
+	Stalled  func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
 
 	// Bury puts a message that will not be handled where it is kept. It is called
 	// again, after a while, until it returns nil; then the message is terminated.
@@ -72,12 +86,20 @@ type Durable struct {
 	cfg     DurableConfig
 	link    *link.Link
 	queue   *dispatch.Queue
+	lanes   *dispatch.Lanes // nil without keys
+	solo    dispatch.Solo
+	voids   voids
 	sources []*source
 
 	mu       sync.Mutex
 	held     map[position]hold
 	waiting  waiting
-	holds    uint64 // numbers them
+	stuck    map[string]*stuckKey // by key
+	crowded  bool                 // stuck is to be looked at
+	recent   recent
+	left     []wire.Delivery // to be given back at the end of the drain
+	leftGone bool            // that has been done
+	holds    uint64          // numbers them
 	trouble  trouble
 	draining bool
 	lastAck  string
@@ -102,7 +124,8 @@ func positionOf(d *wire.Delivery) position { return position{d.Stored.Source, d.
 
 // hold is a message this process is responsible for.
 type hold struct {
-	number uint64    // of this hold; a message of a stream that was made anew gets another
+	hold   uint64    // numbers it; a message of a stream that was made anew gets another
+	number uint64    // of the latest delivery of it, among those of its consumer
 	stored time.Time // when the server stored it
 	size   int       // bytes
 	reply  string    // where to settle the latest delivery of it
@@ -111,9 +134,12 @@ type hold struct {
 
 // OpenDurable subscribes to inboxes of its own. Nothing comes before Start.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
-	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
+	d := &Durable{cfg: c, link: l, held: make(map[position]hold), stuck: make(map[string]*stuckKey),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
 	d.queue = dispatch.New(c.Concurrency, d.run)
+	if c.Key != nil {
+		d.lanes = dispatch.NewLanes(true)
+	}
 	for i, from := range append([]Source{c.Source}, c.More...) {
 		s, err := d.openSource(i, from)
 		if err != nil {
@@ -129,6 +155,7 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 // Start begins to take messages; they may come before it returns.
 func (d *Durable) Start() {
 	d.started.Store(true)
+	d.shutAll(time.Now())
 	go d.keep()
 	d.pull()
 }
@@ -151,8 +178,12 @@ func (d *Durable) endLocked(err error) {
 // restart forgets what was asked of a server that is no more.
 func (d *Durable) restart() {
 	d.mu.Lock()
+	now := time.Now()
 	for _, s := range d.sources {
-		s.begin(time.Now(), time.Time{})
+		s.begin(now, time.Time{})
+		s.stale, _, _ = s.sub.Pending() // what these say is about the server that is no more
+		s.repeat = true
+		d.shutLocked(s, now)
 	}
 	d.mu.Unlock()
 	d.pull()
@@ -171,11 +202,18 @@ func (d *Durable) run(del wire.Delivery) {
 		d.bury(del)
 		return
 	}
-	outcome := d.cfg.Run(del)
+	outcome, called := d.attempt(del)
+	if !called {
+		d.voids.add()
+		return
+	}
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
+	if action == settle.Wait && d.failed(del, outcome.Err) {
+		action = settle.Bury
+	}
 	switch action {
 	case settle.Ack:
-		d.settle(del, telemetry.OpAck, ackBody)
+		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Wait:
 		del.Stored.Attempt++
 		d.retry(del, after)
@@ -185,9 +223,10 @@ func (d *Durable) run(del wire.Delivery) {
 	}
 }
 
-// retry has the handler try del again after a while: here, or parked.
+// retry has the handler try del again after a while: here, or parked. Those with keys
+// are never parked, since those behind them wait here.
 func (d *Durable) retry(del wire.Delivery, after time.Duration) {
-	if !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
+	if hasKey(&del) || !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
 		d.again(del, after)
 	}
 }
@@ -210,12 +249,14 @@ func (d *Durable) park(ctx context.Context, del wire.Delivery, at time.Time) boo
 
 // again has del tried again here after a while, or gives it back when stopping.
 func (d *Durable) again(del wire.Delivery, after time.Duration) {
-	if d.wait(del, after) {
+	waits, kept := d.wait(del, after)
+	switch {
+	case waits:
 		d.nudge()
 		d.pull()
-		return
+	case !kept:
+		d.settle(del, telemetry.OpNak, nakBody)
 	}
-	d.settle(del, telemetry.OpNak, nakBody)
 }
 
 // buryAgain is when a message that could not be buried is tried again.
@@ -228,7 +269,14 @@ func (d *Durable) bury(del wire.Delivery) {
 		d.again(del, buryAgain)
 		return
 	}
-	d.settle(del, telemetry.OpTerm, termBody)
+	d.finish(del, telemetry.OpTerm, termBody)
+}
+
+// finish settles del for good, and lets the next one of its key run.
+func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
+	d.settle(del, name, body)
+	d.unstick(&del)
+	d.leave(&del)
 }
 
 // settle ends this process's responsibility for del.
@@ -241,16 +289,20 @@ func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
 	}
 }
 
-// wait puts del aside, unless the intake is stopping.
-func (d *Durable) wait(del wire.Delivery, after time.Duration) bool {
+// wait puts del aside, unless the intake is stopping: then it is kept for those that
+// are given back in the end, as long as that is not over.
+func (d *Durable) wait(del wire.Delivery, after time.Duration) (waits, kept bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.draining {
-		return false
+		if !d.leftGone {
+			d.left = append(d.left, del)
+		}
+		return false, !d.leftGone
 	}
 	d.sources[del.Stored.Source].waiting++
 	d.waiting.add(time.Now().Add(after), del)
-	return true
+	return true, true
 }
 
 // release settles a held message with body and lets it go. A signal that does not
@@ -260,7 +312,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	p := positionOf(del)
 	d.mu.Lock()
 	h := d.held[p]
-	if h.number != del.Stored.Hold { // its stream is no more, and another message has its place
+	if h.hold != del.Stored.Hold { // its stream is no more, and another message has its place
 		d.mu.Unlock()
 		return false, nil
 	}
@@ -270,6 +322,9 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	room = s.hasRoom()
 	if &body[0] == &ackBody[0] {
 		d.lastAck = h.reply
+	}
+	if d.keyed() && &body[0] != &nakBody[0] {
+		d.recent.add(p, recentEnd{h.stored, h.reply, body})
 	}
 	d.mu.Unlock()
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
@@ -283,10 +338,10 @@ func (d *Durable) nudge() {
 }
 
 // Begun is the number of handler calls so far.
-func (d *Durable) Begun() int64 { return d.queue.Begun() }
+func (d *Durable) Begun() int64 { return d.queue.Begun() - d.voids.begun.Load() }
 
 // Ended is Begun for those that have returned.
-func (d *Durable) Ended() int64 { return d.queue.Ended() }
+func (d *Durable) Ended() int64 { return d.queue.Ended() - d.voids.ended.Load() }
 
 // InFlight is the number of handlers that run.
 func (d *Durable) InFlight() int { return d.queue.InFlight() }
@@ -297,7 +352,11 @@ func (d *Durable) Pending() (msgs, bytes int) {
 	msgs, bytes = d.queue.Backlog()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return msgs + d.waiting.len(), bytes
+	if d.keyed() {
+		waiting, size := d.lanes.Backlog()
+		msgs, bytes = msgs+waiting, bytes+size
+	}
+	return msgs + d.waiting.len() + d.solo.Kept(), bytes
 }
 
 // RunsCaller reports whether the caller that ctx notes is one of the handlers.

@@ -30,10 +30,13 @@ type info struct {
 	Error struct {
 		Code int `json:"err_code"`
 	} `json:"error"`
-
-	Pending uint64 `json:"num_pending"`
-	Unacked int    `json:"num_ack_pending"`
-	Floor   struct {
+	Delivered struct {
+		Consumer uint64 `json:"consumer_seq"`
+	} `json:"delivered"` // the last
+	Pending    uint64    `json:"num_pending"`
+	AckPending int       `json:"num_ack_pending"`
+	Created    time.Time `json:"created"`
+	Floor      struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"ack_floor"`
 
@@ -53,6 +56,7 @@ func (s *source) inquire() error {
 func (s *source) learn(m *nats.Msg) {
 	d := s.d
 	var i info
+	var begin []wire.Delivery
 	err := json.Unmarshal(m.Data, &i)
 	var next *wire.Out
 	d.mu.Lock()
@@ -63,11 +67,18 @@ func (s *source) learn(m *nats.Msg) {
 		d.endLocked(ErrConsumerDeleted)
 	default:
 		next = s.noteLagLocked(&i)
+		if i.Type == infoType {
+			begin = s.answeredLocked(time.Now(), &i)
+		}
 	}
 	d.mu.Unlock()
 	if next != nil {
 		_ = d.link.Publish(next) // what is not known is asked for again
 	}
+	for _, del := range begin {
+		d.push(del)
+	}
+	s.pull()
 	d.nudge()
 }
 

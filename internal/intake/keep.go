@@ -22,8 +22,10 @@ func (d *Durable) keep() {
 		now := time.Now()
 		d.retryDue(now)
 		d.keepAlive(now)
+		d.lookAtStuck()
 		for _, s := range d.sources {
 			s.listenForLife(now)
+			s.watchGate(now)
 			s.pull()
 			s.askLag(now)
 		}
@@ -43,6 +45,9 @@ func (d *Durable) nextLook(now time.Time) time.Time {
 		if s.pullAfter.After(now) && s.pullAfter.Before(next) {
 			next = s.pullAfter
 		}
+		if d.keyed() && !s.gate.open && s.gate.ask.Before(next) {
+			next = s.gate.ask
+		}
 	}
 	return next
 }
@@ -55,7 +60,7 @@ func (d *Durable) retryDue(now time.Time) {
 	}
 	d.mu.Unlock()
 	for i := range ripe {
-		d.push(ripe[i])
+		d.reenter(ripe[i])
 	}
 }
 

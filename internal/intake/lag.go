@@ -57,8 +57,8 @@ func (s *source) noteLagLocked(i *info) *wire.Out {
 		s.lag.oldest, s.lag.known = i.Message.Time, true
 		return nil
 	}
-	s.lag.pending, s.lag.others = i.Pending, max(i.Unacked-s.held, 0)
-	if i.Pending == 0 && i.Unacked == 0 || s.Get == "" || s.lag.known && s.lag.floor == i.Floor.Stream {
+	s.lag.pending, s.lag.others = i.Pending, max(i.AckPending-s.held, 0)
+	if i.Pending == 0 && i.AckPending == 0 || s.Get == "" || s.lag.known && s.lag.floor == i.Floor.Stream {
 		return nil
 	}
 	s.lag.floor, s.lag.known = i.Floor.Stream, false

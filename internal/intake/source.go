@@ -49,7 +49,12 @@ type source struct {
 	stalled   error     // why no messages can be had; nil when some came since
 	pullAfter time.Time // no pull before
 	lag       lag
-	doubt     bool // nobody took a pull; ask with the next one whether the consumer is there
+	gate      gate      // with keys: whether all that is out is here
+	full      bool      // with keys: what waits leaves no room
+	created   time.Time // when the consumer was made, as far as that was said
+	repeat    bool      // the connection was lost; say again what may not have arrived
+	stale     int       // words of a server that is no more, which are not heard yet
+	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }
 
 // openSource subscribes to an inbox for the i-th source.
@@ -80,6 +85,7 @@ func (d *Durable) closeSources() {
 
 // take is nats.go's callback: a message, or a word of the server.
 func (s *source) take(m *nats.Msg) {
+	defer s.heardOne()
 	if m.Reply == "" { // a stored message has one, and any header
 		s.heed(m)
 		return
@@ -89,12 +95,26 @@ func (s *source) take(m *nats.Msg) {
 		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
+	if s.settledBefore(&del, m.Reply) {
+		s.pull()
+		return
+	}
+	s.d.name(&del)
 	fresh, room := s.hold(&del, m)
 	if fresh {
-		s.d.push(del)
+		s.d.enter(del)
 	}
 	if room {
 		s.pull()
+	}
+}
+
+// heardOne counts what was left of the last connection.
+func (s *source) heardOne() {
+	if s.d.keyed() {
+		s.d.mu.Lock()
+		s.stale = max(s.stale-1, 0)
+		s.d.mu.Unlock()
 	}
 }
 
@@ -105,7 +125,7 @@ func (s *source) delivery(m *nats.Msg) (wire.Delivery, error) {
 	}
 	del := wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
 		Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1,
-		Source: s.index, Position: meta.Sequence.Stream, Left: meta.NumPending}}
+		Source: s.index, Position: meta.Sequence.Stream, Number: meta.Sequence.Consumer, Left: meta.NumPending}}
 	if s.Restore == nil {
 		return del, nil
 	}
@@ -123,15 +143,14 @@ func (s *source) restored(del wire.Delivery) (wire.Delivery, error) {
 // that there may be room for more.
 func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	now, p := time.Now(), positionOf(del)
-	h := hold{stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
+	h := hold{number: del.Stored.Number, stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.heard, s.stalled = now, nil
+	s.arrivedLocked(del, now)
 	s.lag.pending, s.lag.moved = del.Stored.Left, true
-	s.asked = max(s.asked-1, 0)
 	old, there := s.d.held[p]
 	if there && old.stored.Equal(h.stored) {
-		h.number = old.number
+		h.hold = old.hold
 		s.d.held[p] = h
 		return false, s.hasRoom()
 	}
@@ -139,15 +158,39 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 		s.letGo(old)
 	}
 	s.d.holds++
-	h.number, del.Stored.Hold = s.d.holds, s.d.holds
+	h.hold, del.Stored.Hold = s.d.holds, s.d.holds
 	s.d.held[p] = h
 	s.held++
 	s.heldBytes += h.size
+	if del.Stored.Deliveries > 1 && s.gate.arrived(now) {
+		s.d.nudge()
+	}
 	return true, s.hasRoom()
 }
 
+// arrivedLocked notes that del has come.
+func (s *source) arrivedLocked(del *wire.Delivery, now time.Time) {
+	s.heard, s.stalled = now, nil
+	s.asked = max(s.asked-1, 0)
+	if !s.gate.delivered(del.Stored.Number) {
+		s.d.shutLocked(s, now)
+	}
+}
+
+// here is how many messages count for the window: not those that wait for their next
+// attempt, nor those that wait behind another of their key.
+func (s *source) here() int {
+	here := s.held - s.waiting
+	if s.d.keyed() && s.gate.open {
+		here -= s.d.lanes.Waiting(s.index)
+	}
+	return here
+}
+
 // hasRoom tells cheaply whether it is worth while to ask for messages.
-func (s *source) hasRoom() bool { return s.window.hasRoom(s.held-s.waiting, s.asked) }
+func (s *source) hasRoom() bool {
+	return s.window.hasRoom(s.here(), s.asked) || s.gate.extra > s.asked
+}
 
 // letGo forgets h, which is out of the Durable's held.
 func (s *source) letGo(h hold) {
@@ -244,7 +287,7 @@ func (s *source) want() (messages, bytes int, doubt bool) {
 	if d.draining || !connected || now.Before(s.pullAfter) {
 		return 0, 0, false
 	}
-	messages, bytes = s.window.room(now, s.held-s.waiting, s.asked, s.heldBytes, d.link.MaxPayload())
+	messages, bytes = s.credit(now)
 	if messages == 0 {
 		return 0, 0, false
 	}
@@ -254,6 +297,31 @@ func (s *source) want() (messages, bytes int, doubt bool) {
 	s.asked += messages
 	doubt, s.doubt = s.doubt, false
 	return messages, bytes, doubt
+}
+
+// credit is how many messages there is room for, in how many bytes. After each answer
+// of the server there is room for those without which the gate stays shut.
+func (s *source) credit(now time.Time) (messages, bytes int) {
+	largest := s.d.link.MaxPayload()
+	messages, bytes = s.window.room(now, s.here(), s.asked, s.heldBytes, largest)
+	if !s.d.keyed() {
+		return messages, bytes
+	}
+	wanted := s.window.hasRoom(s.here(), s.asked)
+	if room := s.d.cfg.Most - s.held - s.asked; room < min(messages, max(s.d.cfg.Most/8, 1)) {
+		messages = 0 // not one at a time
+	} else {
+		messages = min(messages, room)
+	}
+	if full := wanted && messages == 0; full != s.full {
+		s.full, s.d.crowded = full, true
+		s.d.nudge()
+	}
+	if extra := s.gate.extra - s.asked; extra > messages {
+		s.gate.extra = 0
+		return extra, max(bytes, 2*largest)
+	}
+	return messages, bytes
 }
 
 func (s *source) ask(messages, bytes int) error {

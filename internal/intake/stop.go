@@ -36,10 +36,11 @@ func (d *Durable) drain(ctx context.Context) error {
 		_ = d.link.EndInterest(ctx, s.sub, d.cfg.Timeout)
 		err = errors.Join(err, emptied(ctx, s.sub, 0))
 	}
-	d.giveBack(ctx) // also then: what arrives later finds the queue stopped
+	d.giveBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
 	if err == nil {
 		err = d.queue.Wait(ctx)
 	}
+	d.giveBack(ctx, d.notDone())
 	if err != nil {
 		pending, _ := d.Pending()
 		return &LeftBehind{Pending: pending, Running: d.InFlight(), Err: err}
@@ -47,19 +48,49 @@ func (d *Durable) drain(ctx context.Context) error {
 	return d.confirm(ctx)
 }
 
-// giveBack returns what was not begun, for others or for later. What failed before
-// is parked instead where that is possible, so that its attempts are not forgotten.
-func (d *Durable) giveBack(ctx context.Context) {
-	left := d.takeWaiting()
-	for _, del := range d.queue.Stop() {
-		left = append(left, due{time.Now(), del})
-	}
-	for i := range left {
-		del := left[i].d
-		if del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, left[i].at) {
-			_, _ = d.release(&del, nakBody)
+// giveBack returns messages for others, or for later, with a note of that. What failed
+// before is parked instead where that is possible, so that its attempts are not
+// forgotten; but not what has a key, whose order that would break.
+func (d *Durable) giveBack(ctx context.Context, all []due) {
+	var back []wire.Delivery
+	for i := range all {
+		del := all[i].d
+		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, all[i].at) {
+			back = append(back, del)
 		}
 	}
+	if d.cfg.Memory != nil && len(back) > 0 {
+		d.cfg.Memory.GiveBack(ctx, back)
+	}
+	for i := range back {
+		_, _ = d.release(&back[i], nakBody)
+	}
+}
+
+// notBegun stops what lets messages begin and returns those that have not.
+func (d *Durable) notBegun() []due {
+	left := d.takeWaiting()
+	stopped := d.queue.Stop()
+	if d.keyed() {
+		stopped = append(stopped, d.lanes.Stop()...)
+	}
+	return append(left, dueNow(append(stopped, d.solo.Stop()...))...)
+}
+
+// notDone returns what was tried in vain since the drain began.
+func (d *Durable) notDone() []due {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left := d.left
+	d.left, d.leftGone = nil, true
+	return dueNow(left)
+}
+
+func dueNow(ds []wire.Delivery) (all []due) {
+	for _, del := range ds {
+		all = append(all, due{time.Now(), del})
+	}
+	return all
 }
 
 func (d *Durable) takeWaiting() []due {

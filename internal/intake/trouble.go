@@ -69,6 +69,9 @@ func (d *Durable) Stalled() error {
 		if s.stalled != nil {
 			return s.stalled
 		}
+		if s.gate.told != nil {
+			return s.gate.told
+		}
 	}
-	return nil
+	return d.stuckLocked()
 }

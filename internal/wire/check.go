@@ -18,6 +18,17 @@ var owned = []string{
 // CheckHeader returns an error unless a user may send the header key: value. The
 // characters are those of HTTP's tokens, which NATS headers follow.
 func CheckHeader(key, value string) error {
+	if err := CheckName(key); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(owned, func(o string) bool { return strings.EqualFold(o, key) }) {
+		return fmt.Errorf("the library writes this header itself; use its option")
+	}
+	return CheckValue(value)
+}
+
+// CheckName returns an error unless key can be the name of a header.
+func CheckName(key string) error {
 	if key == "" {
 		return fmt.Errorf("the name is empty")
 	}
@@ -26,10 +37,7 @@ func CheckHeader(key, value string) error {
 			return fmt.Errorf("the name has the character %q; use letters, digits and -", c)
 		}
 	}
-	if slices.ContainsFunc(owned, func(o string) bool { return strings.EqualFold(o, key) }) {
-		return fmt.Errorf("the library writes this header itself; use its option")
-	}
-	return CheckValue(value)
+	return nil
 }
 
 // CheckValue returns an error if value cannot stand in a header: a line break

@@ -41,13 +41,28 @@ type Stored struct {
 
 	Source   int    // which of its consumer's sources it came from; 0 is the stream itself
 	Position uint64 // its sequence there
+	Number   uint64 // of this delivery among those of that source
 	Hold     uint64 // which hold of its consumer's it is; see package intake
 	Dead     error  // why it will not be handled; nil while it may
 	Left     uint64 // how many the consumer has after it
 	Letter   uint64 // the sequence of the dead letter that it was; 0 where it was none
+	Trial    Trial  // how its handler is called; what is known of it says so
+	Deaths   int    // of processes while it ran alone, as far as that is known
+	Recalled bool   // Trial and Deaths are set
+	Admitted bool   // no earlier message of its key stands in its way
 
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }
+
+// Trial is how the handler of a message is called that may end the process.
+type Trial int
+
+// The trials.
+const (
+	Untried Trial = iota // as any other
+	Marked               // a mark says so for as long as it runs
+	Alone                // and nothing runs beside it
+)
 
 // Size is about what the message weighs in bytes: subject, reply, data and header, the
 // latter as it is on the wire without its first line.

@@ -1,0 +1,224 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// memory is what outlives a consumer's process: which messages were begun alone and not
+// ended, which were given back in an orderly way, and which keys are parked. It lies in
+// the two streams beside the stream; see ADR 16.
+type memory struct {
+	*aside
+	consumer   *Consumer
+	maxCrashes int    // 0: crashes are not looked for
+	life       string // of this consumer in this process
+	keys       *parked
+
+	mu    sync.Mutex
+	began map[uint64]int // by sequence: so many earlier lives began it and have not ended it
+	notes map[place]givenBack
+	heard uint64 // the position of the latest note that was read
+}
+
+// place is where a message lies: in the stream itself, or in S-retry.
+type place struct {
+	source   int
+	position uint64
+}
+
+// givenBack is what a note says about a message.
+type givenBack struct {
+	Source     int    `json:"source,omitempty"`
+	Position   uint64 `json:"position"`
+	Deliveries int    `json:"deliveries"`         // until then
+	Attempts   int    `json:"attempts,omitempty"` // that had failed
+}
+
+const (
+	mostInNote = 5000 // messages
+	mostNotes  = 8    // older ones are removed
+)
+
+// openMemory reads what earlier lives of the consumer left.
+func (a *aside) openMemory(ctx context.Context, c *Consumer, o *handleOptions) (*memory, error) {
+	m := &memory{aside: a, consumer: c, maxCrashes: max(o.retry.MaxCrashes, 0), life: strconv.FormatUint(rand.Uint64(), 36),
+		began: make(map[uint64]int), notes: make(map[place]givenBack)}
+	subjects, err := subjectsOf(ctx, a.retries, a.place(0).Notes())
+	if err != nil {
+		return nil, streamError(dead.RetryStreamOf(a.stream), "read", err)
+	}
+	for subject := range subjects {
+		if sequence, ok := dead.ParseBegan(subject); ok {
+			m.began[sequence]++
+		}
+	}
+	if subjects[a.place(0).GivenBack()] > 0 {
+		if err := m.readNotes(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if o.key == nil {
+		return m, nil
+	}
+	m.keys, err = a.openParked(ctx, o.stuckKey == ParkKey)
+	return m, err
+}
+
+// subjectsOf returns how many messages st has on each subject that matches a pattern.
+func subjectsOf(ctx context.Context, st jetstream.Stream, pattern string) (map[string]uint64, error) {
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(pattern))
+	if err != nil {
+		return nil, err
+	}
+	return info.State.Subjects, nil
+}
+
+// readNotes reads the notes that have come since.
+func (m *memory) readNotes(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		next := m.heard + 1
+		m.mu.Unlock()
+		raw, err := m.retries.GetMsg(ctx, next, jetstream.WithGetMsgSubject(m.place(0).GivenBack()))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return streamError(dead.RetryStreamOf(m.stream), "read", err)
+		}
+		m.heed(raw)
+	}
+}
+
+func (m *memory) heed(raw *jetstream.RawStreamMsg) {
+	var all []givenBack
+	if json.Unmarshal(raw.Data, &all) != nil {
+		all = nil // not ours
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = max(m.heard, raw.Sequence)
+	for _, g := range all {
+		m.notes[place{g.Source, g.Position}] = g
+	}
+}
+
+// note takes what is noted of d.
+func (m *memory) note(d *wire.Delivery) (g givenBack, ok bool) {
+	at := place{d.Stored.Source, d.Stored.Position}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, ok = m.notes[at]
+	delete(m.notes, at)
+	return g, ok
+}
+
+// Recall is of intake.Memory.
+func (m *memory) Recall(d *wire.Delivery) {
+	g, noted := m.note(d)
+	if !noted && d.Stored.Deliveries > 1 {
+		ctx, done := m.bus.bound(m.consumer.receiver.ctx)
+		if m.readNotes(ctx) == nil { // without it d is a suspect, which is the safe side
+			g, noted = m.note(d)
+		}
+		done()
+	}
+	if noted {
+		d.Stored.Attempt = max(d.Stored.Attempt, g.Attempts+1)
+	}
+	m.mu.Lock()
+	d.Stored.Deaths = m.began[d.Stored.Sequence]
+	delete(m.began, d.Stored.Sequence)
+	m.mu.Unlock()
+	switch {
+	case m.maxCrashes == 0:
+	case d.Stored.Deaths > 0, d.Stored.Deliveries > 1 && (!noted || g.Deliveries+1 < d.Stored.Deliveries):
+		d.Stored.Trial = wire.Alone
+	case d.Stored.Source != 0: // the count of those begins anew when their server starts
+		d.Stored.Trial = wire.Marked
+	}
+}
+
+// Begin is of intake.Memory.
+func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
+	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
+	defer done()
+	p := m.place(d.Stored.Sequence)
+	if d.Stored.Trial == wire.Alone && m.keys == nil { // other members may have died since
+		marks, err := subjectsOf(ctx, m.retries, p.Began("*"))
+		if err != nil {
+			return nil, fmt.Errorf("cannot see whether a message has ended a process: %w", err)
+		}
+		d.Stored.Deaths = len(marks)
+	}
+	if d.Stored.Deaths >= m.maxCrashes {
+		m.End(d)
+		return &crashLoop{d.Stored.Deaths}, nil
+	}
+	out := wire.Out{Subject: p.Began(m.life), Header: wire.Header{wire.HeaderNatsExpectedLastSubjectSequence: {"0"}}}
+	if err := m.put(ctx, dead.Note, out); err != nil {
+		return nil, fmt.Errorf("cannot mark a message that may end the process: %w", err)
+	}
+	return nil, nil
+}
+
+// End is of intake.Memory. It does not wait for the server: a mark that stays does
+// little harm, as the message is done.
+func (m *memory) End(d *wire.Delivery) {
+	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
+	if err == nil {
+		_ = m.bus.link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
+	}
+}
+
+// GiveBack is of intake.Memory. Without the note the messages are suspects, and
+// their attempts forgotten.
+func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
+	var all []givenBack
+	for i := range ds {
+		s := ds[i].Stored
+		if s.Trial != wire.Alone { // those are suspects still
+			all = append(all, givenBack{s.Source, s.Position, s.Deliveries, max(s.Attempt-1, 0)})
+		}
+	}
+	ctx, done := m.bus.bound(ctx)
+	defer done()
+	subject := m.place(0).GivenBack()
+	for len(all) > 0 {
+		n := min(len(all), mostInNote)
+		data, err := json.Marshal(all[:n])
+		if err != nil || m.put(ctx, dead.Note, wire.Out{Subject: subject, Data: data}) != nil {
+			return
+		}
+		all = all[n:]
+	}
+	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(mostNotes))
+}
+
+// Admit is of intake.Memory.
+func (m *memory) Admit(d *wire.Delivery) (wait bool, barred error) {
+	if !m.keys.any() {
+		return false, nil
+	}
+	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
+	defer done()
+	return m.keys.admit(ctx, d)
+}
+
+// crashLoop is why a message is given up that has ended the process again and again.
+type crashLoop struct{ times int }
+
+func (e *crashLoop) Error() string {
+	return fmt.Sprintf("bus: the process died %d times while this message was handled, and nothing beside it", e.times)
+}

@@ -1,0 +1,217 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// StuckKey says what becomes of a key whose message cannot be handled.
+type StuckKey int
+
+// The ways.
+const (
+	// BlockKey: the messages of the key wait until the failing one is handled or, after
+	// its last attempt, a dead letter; then the next one is handled.
+	BlockKey StuckKey = iota
+	// ParkKey: when a message of the key becomes a dead letter those behind it do so
+	// too, in order and with CauseBehind, also those that come later, for as long as
+	// the key has dead letters. Redrive gives them back in order; new messages of the
+	// key wait until those are done.
+	ParkKey
+)
+
+// OnStuckKey says what becomes of a key whose message cannot be handled; the default
+// is BlockKey.
+//
+// Behind a message that fails and waits for its next attempt the others of its key
+// wait, in this process and without taking the place of other keys: up to 1,000
+// messages in all (4 × Concurrency if that is more), and up to 8 MiB. When those
+// behind one message are a quarter of that, or nothing more fits, that is reported as
+// EventKeyStuck. With BlockKey it goes on; when nothing more fits, all keys wait for
+// that message to be handled or to use up its attempts, and Health says so. With
+// ParkKey that message is given up at that moment, before its last attempt, and other
+// keys go on.
+func OnStuckKey(p StuckKey) ConsumeOption {
+	return consumeOption(func(o *handleOptions) {
+		if p != BlockKey && p != ParkKey {
+			o.fail("OnStuckKey", int(p), "use BlockKey or ParkKey")
+			return
+		}
+		o.stuckKey, o.stuckGiven = p, true
+	})
+}
+
+// parked knows the keys of a durable of which something lies beside the stream. Which
+// messages that is it remembers, and what has become of them it asks.
+type parked struct {
+	*aside
+	park bool // keys with letters are parked
+
+	mu   sync.Mutex
+	keys map[string]*parkedKey // by token
+}
+
+type parkedKey struct {
+	letters   []uint64 // their sequences, ascending; some may be gone
+	returning bool     // there may be copies in S-retry
+}
+
+// openParked asks which keys have something beside the stream.
+func (a *aside) openParked(ctx context.Context, park bool) (*parked, error) {
+	k := &parked{aside: a, park: park, keys: make(map[string]*parkedKey)}
+	copies, err := subjectsOf(ctx, a.retries, a.place(0).OfKey(dead.Retry))
+	if err != nil {
+		return nil, streamError(dead.RetryStreamOf(a.stream), "read", err)
+	}
+	for subject := range copies {
+		if _, p, ok := dead.ParseSubject(subject); ok {
+			k.keyLocked(p.Key).returning = true
+		}
+	}
+	if !park {
+		return k, nil
+	}
+	letters, err := subjectsOf(ctx, a.letters, a.place(0).OfKey(dead.Dead))
+	if err != nil {
+		return nil, streamError(dead.StreamOf(a.stream), "read", err)
+	}
+	for subject := range letters {
+		if _, p, ok := dead.ParseSubject(subject); ok {
+			key := k.keyLocked(p.Key)
+			key.letters = append(key.letters, p.Sequence)
+		}
+	}
+	for _, key := range k.keys {
+		slices.Sort(key.letters)
+	}
+	return k, nil
+}
+
+func (k *parked) keyLocked(token string) *parkedKey {
+	key := k.keys[token]
+	if key == nil {
+		key = new(parkedKey)
+		k.keys[token] = key
+	}
+	return key
+}
+
+// any is whether there is any such key.
+func (k *parked) any() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.keys) > 0
+}
+
+// buried notes that d is a letter now.
+func (k *parked) buried(d *wire.Delivery) {
+	if k == nil || !k.park || d.Stored.Key == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	key := k.keyLocked(dead.KeyToken(d.Stored.Key))
+	if at, there := slices.BinarySearch(key.letters, d.Stored.Sequence); !there {
+		key.letters = slices.Insert(key.letters, at, d.Stored.Sequence)
+	}
+}
+
+// admit returns what is in d's way: a letter of its key that was before it, or copies
+// that come back first.
+func (k *parked) admit(ctx context.Context, d *wire.Delivery) (wait bool, barred error) {
+	p := k.placeOf(d)
+	if !k.knows(p.Key) {
+		return false, nil
+	}
+	lowest, found, err := k.lowestLetter(ctx, p)
+	switch {
+	case err != nil:
+		return true, nil
+	case found && lowest < p.Sequence:
+		return false, &behind{lowest}
+	case found && lowest == p.Sequence && d.Stored.Source == 0:
+		return false, errDeadAlready
+	case d.Stored.Source != 0: // it is one of those that come back
+		return false, nil
+	}
+	return k.isReturning(ctx, p, found), nil
+}
+
+func (k *parked) knows(token string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys[token] != nil
+}
+
+// lowestLetter returns the sequence of the first letter of p's key, of those not after
+// p. It forgets those that are gone.
+func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint64, found bool, err error) {
+	for {
+		letter := p
+		k.mu.Lock()
+		key := k.keys[p.Key]
+		if key == nil || len(key.letters) == 0 {
+			k.mu.Unlock()
+			return 0, false, nil
+		}
+		letter.Sequence = key.letters[0]
+		k.mu.Unlock()
+		if letter.Sequence > p.Sequence {
+			return letter.Sequence, true, nil
+		}
+		_, err := k.letters.GetLastMsgForSubject(ctx, letter.Subject(dead.Dead))
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return letter.Sequence, true, err
+		}
+		k.gone(letter)
+	}
+}
+
+// gone forgets a letter. Where it was given back, its copy comes.
+func (k *parked) gone(letter dead.Place) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if key := k.keys[letter.Key]; key != nil {
+		key.returning = true
+		if at, there := slices.BinarySearch(key.letters, letter.Sequence); there {
+			key.letters = slices.Delete(key.letters, at, at+1)
+		}
+	}
+}
+
+// isReturning is whether copies of p's key, not after p, are still to be handled.
+// When there are none, nor letters, the key is free.
+func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) bool {
+	m, err := k.retries.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(p.OfKey(dead.Retry)))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if key := k.keys[p.Key]; key != nil && len(key.letters) == 0 && !letters {
+			delete(k.keys, p.Key)
+		}
+		return false
+	}
+	if err != nil {
+		return true
+	}
+	_, copied, ok := dead.ParseSubject(m.Subject)
+	return ok && copied.Sequence <= p.Sequence
+}
+
+// behind is why a message is given up whose key has a dead letter.
+type behind struct{ sequence uint64 }
+
+func (e *behind) Error() string {
+	return fmt.Sprintf("bus: message %d of its key, which was before it, is a dead letter", e.sequence)
+}
+
+// errDeadAlready is why a message is not handled of which there is a dead letter.
+var errDeadAlready = errors.New("bus: it became a dead letter before the process ended")
