@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,7 +56,7 @@ func (s *source) learn(m *nats.Msg) {
 	case err != nil || i.Type != infoType:
 		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
-		d.endLocked(ErrConsumerDeleted)
+		s.goneLocked()
 	default:
 		begin = s.answeredLocked(time.Now(), &i)
 	}
@@ -65,6 +66,28 @@ func (s *source) learn(m *nats.Msg) {
 	}
 	s.pull()
 	d.nudge()
+}
+
+// ErrSourceGone is told, again and again, while the consumer of messages that come back
+// does not exist. Who is told may make it anew.
+var ErrSourceGone = errors.New("the consumer of the retries was deleted on the server")
+
+// askGone is when a source that was gone is asked for messages once more.
+const askGone = time.Second
+
+// goneLocked heeds that the consumer of s does not exist. That of the stream itself
+// ends the intake: what it had handled only the server knew.
+func (s *source) goneLocked() {
+	if s.index == 0 {
+		s.d.endLocked(ErrConsumerDeleted)
+		return
+	}
+	now := time.Now()
+	s.begin(now, now.Add(askGone))
+	if !s.d.draining {
+		s.stalled = ErrSourceGone
+		s.d.tellLocked(ErrSourceGone)
+	}
 }
 
 // isGone asks and waits for the answer. Without one it is false.

@@ -55,6 +55,9 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 	var back []wire.Delivery
 	for i := range all {
 		del := all[i].d
+		if !d.isOurs(&del) {
+			continue
+		}
 		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, all[i].at) {
 			back = append(back, del)
 		}
