@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,8 +23,11 @@ type aside struct {
 	bus     *Bus
 	stream  string
 	durable string
-	age     string // the incarnation of the stream
-	parks   bool   // the server can hold messages until a time
+	age     string                 // the incarnation of the stream when it was looked up first
+	newer   atomic.Pointer[string] // a later one, if the stream was made anew
+	parks   bool                   // the server can hold messages until a time
+	of      *Stream                // whose messages they are; to declare it again
+	ackWait time.Duration          // likewise
 
 	letters, retries jetstream.Stream
 }
@@ -32,8 +36,11 @@ type aside struct {
 // back to durable. It changes nothing that exists, but
 // for subjects that an older version did not use.
 func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
-	a := &aside{bus: s.bus, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
-	var err error
+	age, err := s.bus.incarnation(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	a := &aside{bus: s.bus, stream: s.name, durable: durable, age: age, of: s, ackWait: ackWait}
 	if a.letters, err = s.declareBeside(ctx, jetstream.StreamConfig{Name: dead.StreamOf(s.name),
 		Subjects: []string{dead.SubjectsOf(dead.Dead, s.name)}, AllowDirect: true}); err != nil {
 		return nil, err
@@ -50,13 +57,27 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 	}
 	have := a.retries.CachedInfo().Config
 	a.parks = have.AllowMsgSchedules
-	_, err = s.bus.js.CreateOrUpdateConsumer(ctx, have.Name, jetstream.ConsumerConfig{Durable: durable,
+	return a, s.declareRetries(ctx, have.Name, durable, ackWait)
+}
+
+// declareRetries makes sure that the consumer of a durable's retries exists. It may
+// be paused, and stays so.
+func (s *Stream) declareRetries(ctx context.Context, name, durable string, ackWait time.Duration) error {
+	_, err := s.bus.js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: ackWait, MaxDeliver: -1, MemoryStorage: true}) // its state is in what is left of the queue
-	if err != nil {
-		return nil, streamError(have.Name, "consume", err)
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		var con jetstream.Consumer
+		if con, err = s.bus.js.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
+			have := con.CachedInfo().Config
+			have.AckWait = ackWait
+			_, err = s.bus.js.UpdateConsumer(ctx, name, have)
+		}
 	}
-	return a, nil
+	if err != nil {
+		return streamError(name, "consume", err)
+	}
+	return nil
 }
 
 // errTooOld marks the refusal of a server that does not know a part of the
@@ -121,7 +142,11 @@ func restore(d *wire.Delivery) error {
 }
 
 func (a *aside) place(sequence uint64) dead.Place {
-	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: a.age, Sequence: sequence}
+	age := a.age
+	if newer := a.newer.Load(); newer != nil {
+		age = *newer
+	}
+	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: age, Sequence: sequence}
 }
 
 // placeOf is where d belongs, which has a key or none.
@@ -143,17 +168,19 @@ func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
 	c := copyOf(d, d.Stored.Attempt)
 	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
-	out := c.Out(a.placeOf(d).Subject(dead.Dead))
-	there, err := a.putNew(inTrace(ctx, d), dead.Dead, out)
+	ctx = inTrace(ctx, d)
+	out := func(p dead.Place) wire.Out { return c.Out(p.Subject(dead.Dead)) }
+	there, err := a.keep(ctx, dead.Dead, d, out)
 	if err != nil || !there || d.Stored.Source == 0 {
 		return err
 	}
 	// d has been given back, and who does that has yet to remove the letter. So it is
 	// removed here; another one takes its place before d goes.
-	if err := a.removeLetter(ctx, out.Subject); err != nil {
+	letter := out(a.placeOf(d))
+	if err := a.removeLetter(ctx, letter.Subject); err != nil {
 		return err
 	}
-	return a.put(inTrace(ctx, d), dead.Dead, out)
+	return a.put(ctx, dead.Dead, letter)
 }
 
 // removeLetter removes the letter on a subject.
@@ -195,28 +222,29 @@ func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
 
 // park keeps d until at; then it comes back.
 func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error {
-	p := a.place(d.Stored.Sequence)
-	out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
-	out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
-	out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
-	return a.put(inTrace(ctx, d), dead.Later, out)
+	_, err := a.keep(inTrace(ctx, d), dead.Later, d, func(p dead.Place) wire.Out {
+		out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
+		out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
+		out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
+		return out
+	})
+	return err
 }
 
 // put stores a copy of a kind unless it is there already.
 func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
-	_, err := a.putNew(ctx, kind, out)
-	return err
+	if err := a.store(ctx, kind, out); !isThere(err) {
+		return err
+	}
+	return nil
 }
 
-// putNew is put that tells whether it was there already.
-func (a *aside) putNew(ctx context.Context, kind string, out wire.Out) (there bool, err error) {
+// store is put that says so when it is there already.
+func (a *aside) store(ctx context.Context, kind string, out wire.Out) error {
 	ctx, done := a.bus.bound(ctx)
 	defer done()
-	_, err = a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
-	if isThere(err) {
-		return true, nil
-	}
-	return false, translate(err)
+	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	return translate(err)
 }
 
 // The server's error codes for "the subject has a message already".

@@ -36,24 +36,30 @@ type ConsumeOption interface{ onConsume(*handleOptions) }
 // handleOptions is what the options of one subscription, responder or consumer
 // say.
 type handleOptions struct {
-	concurrency  int
-	middleware   []Middleware
-	timeout      time.Duration
-	codec        codec.Codec
-	group        string
-	grouped      bool // Queue was given
-	pendingMsgs  int
-	pendingBytes int
-	ackWait      time.Duration
-	ackWaitGiven bool
-	retry        RetryPolicy
-	key          keyMaker
-	keyToken     int          // of KeyByToken
-	keyType      reflect.Type // of KeyBy's messages
-	handled      reflect.Type // of the handler's
-	stuckKey     StuckKey
-	stuckGiven   bool
-	err          error
+	concurrency    int
+	middleware     []Middleware
+	timeout        time.Duration
+	codec          codec.Codec
+	group          string
+	grouped        bool // Queue was given
+	pendingMsgs    int
+	pendingBytes   int
+	ackWait        time.Duration
+	ackWaitGiven   bool
+	retry          RetryPolicy
+	key            keyMaker
+	keyToken       int          // of KeyByToken
+	keyType        reflect.Type // of KeyBy's messages
+	handled        reflect.Type // of the handler's
+	stuckKey       StuckKey
+	stuckGiven     bool
+	start          start
+	every          time.Duration // between two handler calls
+	batch          *batch        // nil for handlers of one message
+	batchSize      int           // 0 where it was not given
+	batchWait      time.Duration
+	batchWaitGiven bool
+	err            error
 }
 
 func newHandleOptions() *handleOptions {

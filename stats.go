@@ -36,6 +36,7 @@ type SubscriptionStats struct {
 	InFlight      int   // handler calls that run now
 	Pending       int   // messages in this process that wait for the handler
 	PendingBytes  int
+	Longest       Running // of a consumer: the handler call that has been running for longest
 	Latency       Latency
 }
 

@@ -46,11 +46,14 @@ func (b *Bus) Subscribe(pattern string, m *Mux, opts ...SubscribeOption) (*Subsc
 	if err := checkPattern(pattern); err != nil {
 		return nil, err
 	}
-	mk, err := m.maker(pattern)
+	r, err := m.routing("Subscribe")
+	if r != nil {
+		err = errors.Join(err, r.within(pattern))
+	}
 	if err != nil {
 		return nil, err
 	}
-	return b.subscribe(pattern, mk, opts)
+	return b.subscribe(pattern, r.shareOut, opts)
 }
 
 func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subscription, error) {

@@ -156,10 +156,15 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 }
 
 // Start begins to take messages; they may come before it returns.
+// After Drain it does nothing.
 func (d *Durable) Start() {
-	d.started.Store(true)
 	d.shutAll(time.Now())
-	go d.keep()
+	d.mu.Lock()
+	if !d.draining {
+		d.started.Store(true)
+		go d.keep()
+	}
+	d.mu.Unlock()
 	d.pull()
 }
 
