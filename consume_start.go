@@ -48,7 +48,6 @@ const (
 	startUnsaid startKind = iota
 	startFirst
 	startLast
-	startLastPerSubject
 	startNew
 	startSequence
 	startTime
@@ -59,10 +58,6 @@ func StartAtFirst() StartOption { return StartOption{start{kind: startFirst}} }
 
 // StartAtLast begins with the last message that is stored and matches.
 func StartAtLast() StartOption { return StartOption{start{kind: startLast}} }
-
-// StartAtLastPerSubject begins with the last message of each subject that matches, in
-// the order of the stream: the present state, then each change.
-func StartAtLastPerSubject() StartOption { return StartOption{start{kind: startLastPerSubject}} }
 
 // StartAtNew begins with the first message that is stored after the durable was made.
 func StartAtNew() StartOption { return StartOption{start{kind: startNew}} }
@@ -80,7 +75,7 @@ func StartAtTime(t time.Time) StartOption {
 
 var deliverPolicies = map[startKind]jetstream.DeliverPolicy{
 	startUnsaid: jetstream.DeliverAllPolicy, startFirst: jetstream.DeliverAllPolicy, startLast: jetstream.DeliverLastPolicy,
-	startLastPerSubject: jetstream.DeliverLastPerSubjectPolicy, startNew: jetstream.DeliverNewPolicy,
+	startNew:      jetstream.DeliverNewPolicy,
 	startSequence: jetstream.DeliverByStartSequencePolicy, startTime: jetstream.DeliverByStartTimePolicy,
 }
 
@@ -106,6 +101,8 @@ func (start) leave(want *jetstream.ConsumerConfig, have jetstream.ConsumerConfig
 // startOf is where c begins, in words.
 func startOf(c jetstream.ConsumerConfig) string {
 	switch {
+	case c.DeliverPolicy == jetstream.DeliverAllPolicy:
+		return "first"
 	case c.DeliverPolicy == jetstream.DeliverByStartSequencePolicy:
 		return "sequence " + strconv.FormatUint(c.OptStartSeq, 10)
 	case c.DeliverPolicy == jetstream.DeliverByStartTimePolicy && c.OptStartTime != nil:
