@@ -279,7 +279,7 @@ var errStopped = errors.New("it was stopped")
 
 func (c *Consumer) finish(ctx context.Context) error {
 	return c.ending.finish(ctx, c, func() (err error) {
-		if why := c.last().Drain(ctx); why != nil {
+		if why := c.last(ctx).Drain(ctx); why != nil {
 			err = c.unfinished(why)
 		}
 		c.bus.retire(c)
@@ -287,9 +287,13 @@ func (c *Consumer) finish(ctx context.Context) error {
 	})
 }
 
-// last is the present intake, and there will be no other.
-func (c *Consumer) last() *intake.Durable {
+// last is the present intake, and there will be no other. It ends a Rewind and waits
+// for that.
+func (c *Consumer) last(ctx context.Context) *intake.Durable {
 	c.end(ErrClosed)
+	if done, err := c.rewinds.take(ctx); err == nil {
+		defer done()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true

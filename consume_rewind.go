@@ -191,24 +191,38 @@ const betweenLooks = 20 * time.Millisecond
 // alone waits until no message is unfinished but those that in holds, and has not
 // begun.
 func (c *Consumer) alone(ctx context.Context, in *intake.Durable) (*jetstream.ConsumerInfo, error) {
-	for {
+	for others := 0; ; {
 		info, err := c.info(ctx)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			if others = info.NumAckPending - in.Held(); others <= 0 {
+				return info, nil
+			}
+			err = pauseFor(ctx, betweenLooks)
 		}
-		others := info.NumAckPending - in.Held()
-		if others <= 0 {
-			return info, nil
-		}
-		select {
-		case <-time.After(betweenLooks):
-		case <-ctx.Done():
+		switch {
+		case err == nil:
+		case ctx.Err() != nil && others > 0:
 			return nil, &UnfinishedError{Stream: c.stream, Durable: c.durable, Messages: others, Err: context.Cause(ctx)}
+		default:
+			return nil, err
 		}
 	}
 }
 
+// pauseFor waits for d, or returns why ctx has ended.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// reset does not stop halfway when the consumer ends: whether it was done must be known.
 func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
+	ctx, cancel := c.bus.cfg.withTimeout(context.WithoutCancel(ctx))
+	defer cancel()
 	_, err := c.bus.js.ResetConsumerToSequence(ctx, c.stream, c.durable, sequence)
 	if errors.Is(err, jetstream.ErrConsumerInvalidReset) {
 		return &RewindError{Stream: c.stream, Durable: c.durable, To: sequence, Reason: "the durable was made to begin later"}

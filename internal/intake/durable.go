@@ -106,6 +106,7 @@ type Durable struct {
 	draining bool
 	resting  bool // ask for nothing for now
 	lastAck  string
+	lastAt   position // of lastAck's message
 	err      error
 
 	started atomic.Bool
@@ -334,7 +335,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	s.letGo(h)
 	room = s.hasRoom()
 	if &body[0] == &ackBody[0] {
-		d.lastAck = h.reply
+		d.lastAck, d.lastAt = h.reply, p
 	}
 	if d.keyed() && &body[0] != &nakBody[0] {
 		d.recent.add(p, recentEnd{h.stored, h.reply, body})

@@ -33,6 +33,7 @@ type info struct {
 	} `json:"error"`
 	Delivered struct {
 		Consumer uint64 `json:"consumer_seq"`
+		Stream   uint64 `json:"stream_seq"`
 	} `json:"delivered"` // the last
 	AckPending int       `json:"num_ack_pending"`
 	Created    time.Time `json:"created"`

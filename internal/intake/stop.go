@@ -117,7 +117,7 @@ func (d *Durable) confirm(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	_, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
+	err := d.repeat(ctx, last)
 	if errors.Is(err, nats.ErrNoResponders) && d.isGone(ctx) {
 		return nil // then nothing comes again
 	}
