@@ -271,15 +271,15 @@ func (c *Consumer) Stop() {
 	}
 	ctx, cancel := context.WithCancelCause(dispatch.FromCaller(context.Background()))
 	cancel(errStopped)
-	_ = c.finish(ctx) // what it says was left behind was asked for
+	_ = c.finish(ctx)
 }
 
-// errStopped is why Stop does not wait.
+// errStopped is why Stop does not wait. What is left behind was asked for then.
 var errStopped = errors.New("it was stopped")
 
 func (c *Consumer) finish(ctx context.Context) error {
 	return c.ending.finish(ctx, c, func() (err error) {
-		if why := c.last(ctx).Drain(ctx); why != nil {
+		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
 		c.bus.retire(c)

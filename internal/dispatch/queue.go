@@ -158,15 +158,16 @@ func (q *Queue) workLocked(now *Run) {
 	for q.door.openLocked(q) && q.runsLocked() {
 		d := q.backlog.pop()
 		now.begin(&d)
-		more := q.door.takeLocked(q, d)
+		batch := q.door.takeLocked(q, d)
+		now.more = max(len(batch)-1, 0)
 		if q.concurrency > 1 {
 			q.room.Signal()
 		}
 		q.mu.Unlock()
-		if more == nil {
+		if batch == nil {
 			q.invoke(d)
 		} else {
-			q.invokeAll(more)
+			q.invokeAll(batch)
 		}
 		q.mu.Lock()
 		now.end()
@@ -256,14 +257,11 @@ func (q *Queue) Stop() []wire.Delivery {
 // ctx ends; then it returns the cause of ctx. When ctx comes from FromCaller and that caller is
 // running one of the queue's messages, it does not wait for that one.
 func (q *Queue) Wait(ctx context.Context) error {
-	own := 0
-	if q.RunsCaller(ctx) {
-		own = 1
-	}
+	workers, own := q.ownRuns(ctx)
 	q.watched.Store(true)
 	for {
 		q.mu.Lock()
-		if !q.runsLocked() && q.InFlight() <= own && q.started <= own {
+		if !q.runsLocked() && q.InFlight() <= own && q.started <= workers {
 			q.mu.Unlock()
 			return nil
 		}
