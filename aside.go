@@ -136,6 +136,9 @@ func restore(d *wire.Delivery) error {
 	if err != nil {
 		return err
 	}
+	if _, p, ok := dead.ParseSubject(d.Subject); ok {
+		d.Stored.Age = p.Incarnation
+	}
 	d.Subject, d.Header = c.Subject, c.Header
 	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt = c.Stream, c.Sequence, c.Time, c.Attempts+1
 	return nil
@@ -152,6 +155,9 @@ func (a *aside) place(sequence uint64) dead.Place {
 // placeOf is where d belongs, which has a key or none.
 func (a *aside) placeOf(d *wire.Delivery) dead.Place {
 	p := a.place(d.Stored.Sequence)
+	if d.Stored.Age != "" {
+		p.Incarnation = d.Stored.Age
+	}
 	if d.Stored.Key != "" {
 		p.Key = dead.KeyToken(d.Stored.Key)
 	}

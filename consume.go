@@ -152,12 +152,12 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 		Timeout:     c.bus.cfg.timeout,
 		Every:       o.every,
 		Run:         c.run,
-		Batch:       c.batching(o),
 		Stalled:     c.stalled,
 		Settling:    c.settling,
 		Bury:        c.bury,
 		Park:        c.park(),
 	}
+	c.gather(o)
 	in, err := intake.OpenDurable(c.bus.link, c.intake)
 	if err != nil {
 		return translate(err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // BatchHandler handles several messages at once, which are in stream order apart from
@@ -114,12 +116,14 @@ func (o *handleOptions) settleBatch(call string) {
 // atOnce is how many messages are handled at once.
 func (o *handleOptions) atOnce() int { return o.concurrency * max(o.batchSize, 1) }
 
-// batching is how the intake of c gathers, if it does.
-func (c *Consumer) batching(o *handleOptions) intake.Batch {
+// gather makes the intake of c gather batches, if o says so.
+func (c *Consumer) gather(o *handleOptions) {
 	if o.batch == nil {
-		return intake.Batch{}
+		return
 	}
-	return intake.Batch{Size: o.batchSize, Wait: o.batchWait, Run: o.batch.runner(c)}
+	run := o.batch.runner(c)
+	c.intake.Batch = intake.Batch{Size: o.batchSize, Wait: o.batchWait, Run: run}
+	c.intake.Run = func(d wire.Delivery) settle.Outcome { return run([]wire.Delivery{d})[0] }
 }
 
 // call handles ms, and returns what became of each.
