@@ -66,7 +66,7 @@ type Consumer struct {
 type tally struct{ begun, ended int64 }
 
 // Consume has h handle the messages of st that match s, from the first stored
-// one on, at least once each. The name durable identifies the consumer on the
+// one on unless StartAt… says otherwise, at least once each. The name durable identifies the consumer on the
 // server: it goes on where it was after a restart, and all processes that
 // consume with this name share the messages.
 //

@@ -122,7 +122,9 @@ func Use(mws ...Middleware) HandlerOption {
 }
 
 // HandlerTimeout sets the deadline of each handler call's context. A call that
-// ignores it is waited for all the same.
+// ignores it is waited for all the same: nothing can end it, and its message is with
+// nobody else until it returns. One that never does is named, with its message, in
+// SubscriptionStats.Longest and Health (of consumers), and in the error of Drain.
 func HandlerTimeout(d time.Duration) HandlerOption {
 	return handlerOption(func(o *handleOptions) {
 		if d <= 0 {
