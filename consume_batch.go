@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -156,11 +155,7 @@ func fill(errs []error, err error) {
 
 // guard calls the handler and turns a panic into a *PanicError.
 func (b *batch) guard(ctx context.Context, ms []any) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
+	defer catch(&err)
 	return b.handle(ctx, ms)
 }
 

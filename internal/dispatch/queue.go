@@ -175,7 +175,9 @@ func (q *Queue) workLocked(now *Run) {
 }
 
 // runsLocked reports whether there is something that may begin.
-func (q *Queue) runsLocked() bool { return q.backlog.n > 0 && !q.resting }
+func (q *Queue) runsLocked() bool {
+	return q.backlog.n > 0 && !q.resting && !q.stopped.Load()
+}
 
 func (q *Queue) invoke(d wire.Delivery) {
 	d.Number = q.begun.Add(1)
