@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,11 +21,13 @@ import (
 // the two streams that package dead describes.
 type aside struct {
 	bus     *Bus
-	home    *Stream
+	home    *Stream // whose messages they are
 	stream  string
 	durable string
-	age     string // the incarnation of the stream
-	parks   bool   // the server can hold messages until a time
+	age     string                 // the incarnation of the stream when it was looked up first
+	newer   atomic.Pointer[string] // a later one, if the stream was made anew
+	parks   bool                   // the server can hold messages until a time
+	ackWait time.Duration          // of the consumer of what comes back
 
 	letters, retries jetstream.Stream
 }
@@ -33,8 +36,11 @@ type aside struct {
 // back to durable. It changes nothing that exists, but
 // for subjects that an older version did not use.
 func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Duration) (*aside, error) {
-	a := &aside{bus: s.bus, home: s, stream: s.name, durable: durable, age: dead.Incarnation(s.created)}
-	var err error
+	age, err := s.bus.incarnation(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	a := &aside{bus: s.bus, home: s, stream: s.name, durable: durable, age: age, ackWait: ackWait}
 	if a.letters, err = s.declareDead(ctx); err != nil {
 		return nil, err
 	}
@@ -50,13 +56,27 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 	}
 	have := a.retries.CachedInfo().Config
 	a.parks = have.AllowMsgSchedules
-	_, err = s.bus.js.CreateOrUpdateConsumer(ctx, have.Name, jetstream.ConsumerConfig{Durable: durable,
+	return a, s.declareRetries(ctx, have.Name, durable, ackWait)
+}
+
+// declareRetries makes sure that the consumer of a durable's retries exists. It may
+// be paused, and stays so.
+func (s *Stream) declareRetries(ctx context.Context, name, durable string, ackWait time.Duration) error {
+	_, err := s.bus.js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it, and this end
-	if err != nil {
-		return nil, streamError(have.Name, "consume", err)
+		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		var con jetstream.Consumer
+		if con, err = s.bus.js.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
+			have := con.CachedInfo().Config
+			have.AckWait = ackWait
+			_, err = s.bus.js.UpdateConsumer(ctx, name, have)
+		}
 	}
-	return a, nil
+	if err != nil {
+		return streamError(name, "consume", err)
+	}
+	return nil
 }
 
 // declareDead makes sure of the stream of the dead letters.
@@ -121,18 +141,28 @@ func restore(d *wire.Delivery) error {
 	if err != nil {
 		return err
 	}
+	if _, p, ok := dead.ParseSubject(d.Subject); ok {
+		d.Stored.Age = p.Incarnation
+	}
 	d.Subject, d.Header = c.Subject, c.Header
 	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt, d.Stored.Letter = c.Stream, c.Sequence, c.Time, c.Attempts+1, c.Letter
 	return nil
 }
 
 func (a *aside) place(sequence uint64) dead.Place {
-	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: a.age, Sequence: sequence}
+	age := a.age
+	if newer := a.newer.Load(); newer != nil {
+		age = *newer
+	}
+	return dead.Place{Stream: a.stream, Durable: a.durable, Incarnation: age, Sequence: sequence}
 }
 
 // placeOf is where d belongs, which has a key or none.
 func (a *aside) placeOf(d *wire.Delivery) dead.Place {
 	p := a.place(d.Stored.Sequence)
+	if d.Stored.Age != "" {
+		p.Incarnation = d.Stored.Age
+	}
 	if d.Stored.Key != "" {
 		p.Key = dead.KeyToken(d.Stored.Key)
 	}
@@ -151,36 +181,33 @@ func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 func (a *aside) bury(ctx context.Context, d *wire.Delivery, cause Cause) error {
 	c := copyOf(d, d.Stored.Attempt)
 	c.Cause, c.Error = string(cause), d.Stored.Dead.Error()
-	subject := a.placeOf(d).Subject(dead.Dead)
 	ctx = inTrace(ctx, d)
-	err := a.putLetter(ctx, c, subject)
-	large, absent := isTooLarge(err), errors.Is(err, ErrNoResponders)
-	if !large && !absent {
+	err := a.putLetter(ctx, d, c)
+	if !isTooLarge(err) {
 		return err
 	}
-	retention, there := a.retention(ctx)
-	switch {
-	case there && absent:
-		err = errors.Join(err, a.redeclare(ctx))
-	case there && retention == jetstream.LimitsPolicy:
+	if retention, there := a.retention(ctx); there && retention == jetstream.LimitsPolicy {
 		c.Reference = true
-		return a.putLetter(ctx, c, subject)
+		return a.putLetter(ctx, d, c)
 	}
 	return err
 }
 
-// putLetter stores c unless it is there. What was a dead letter before takes the place
-// of that one, which may not be removed yet.
-func (a *aside) putLetter(ctx context.Context, c *dead.Copy, subject string) error {
-	out := c.Out(subject)
+// putLetter stores c, of d, unless it is there. What was a dead letter before takes the
+// place of that one, which may not be removed yet.
+func (a *aside) putLetter(ctx context.Context, d *wire.Delivery, c *dead.Copy) error {
+	out := func(p dead.Place) wire.Out { return c.Out(p.Subject(dead.Dead)) }
 	if c.Letter > 0 {
-		dead.After(&out, c.Letter)
-		if there, err := a.putNew(ctx, dead.Dead, out); err != nil || !there {
+		instead := out(a.placeOf(d))
+		dead.After(&instead, c.Letter)
+		err := a.store(ctx, dead.Dead, instead)
+		if !isThere(err) && !errors.Is(err, ErrNoResponders) {
 			return err
 		}
-		out = c.Out(subject) // that one is removed, or this one written
+		// That one is removed, or this one written.
 	}
-	return a.put(ctx, dead.Dead, out)
+	_, err := a.keep(ctx, dead.Dead, d, out)
+	return err
 }
 
 // codeHeaderTooLarge is the server's error code for a header of more than 64 KiB.
@@ -207,13 +234,6 @@ func (a *aside) retention(ctx context.Context) (r jetstream.RetentionPolicy, the
 	return st.CachedInfo().Config.Retention, true
 }
 
-func (a *aside) redeclare(ctx context.Context) error {
-	ctx, cancel := a.bus.cfg.withTimeout(ctx)
-	defer cancel()
-	_, err := a.home.declareDead(ctx)
-	return err
-}
-
 // inTrace is ctx in the trace of d's last handler call.
 func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
 	if d.Stored.Context == nil {
@@ -224,28 +244,29 @@ func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
 
 // park keeps d until at; then it comes back.
 func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error {
-	p := a.place(d.Stored.Sequence)
-	out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
-	out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
-	out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
-	return a.put(inTrace(ctx, d), dead.Later, out)
+	_, err := a.keep(inTrace(ctx, d), dead.Later, d, func(p dead.Place) wire.Out {
+		out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
+		out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
+		out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
+		return out
+	})
+	return err
 }
 
 // put stores a copy of a kind unless it is there already.
 func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
-	_, err := a.putNew(ctx, kind, out)
-	return err
+	if err := a.store(ctx, kind, out); !isThere(err) {
+		return err
+	}
+	return nil
 }
 
-// putNew is put that tells whether it was there already.
-func (a *aside) putNew(ctx context.Context, kind string, out wire.Out) (there bool, err error) {
+// store is put that says so when it is there already.
+func (a *aside) store(ctx context.Context, kind string, out wire.Out) error {
 	ctx, done := a.bus.bound(ctx)
 	defer done()
-	_, err = a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
-	if isThere(err) {
-		return true, nil
-	}
-	return false, translate(err)
+	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	return translate(err)
 }
 
 // The server's error codes for "the subject has a message already".

@@ -3,10 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -47,16 +46,27 @@ type Consumer struct {
 	stream   string
 	durable  string
 	receiver *receiver
-	in       *intake.Durable
 	aside    *aside
 	memory   *memory
 	retry    RetryPolicy
 
-	ending ending
+	intake intake.DurableConfig // of each intake
+	mu     sync.Mutex
+	in     *intake.Durable // the present one: Rewind begins another
+	past   tally           // of those before
+	ended  bool            // there will be no other
+
+	rewinds turns
+	life    context.Context // until the end begins
+	end     context.CancelCauseFunc
+	ending  ending
 }
 
+// tally counts handler calls.
+type tally struct{ begun, ended int64 }
+
 // Consume has h handle the messages of st that match s, from the first stored
-// one on, at least once each. The name durable identifies the consumer on the
+// one on unless StartAt… says otherwise, at least once each. The name durable identifies the consumer on the
 // server: it goes on where it was after a restart, and all processes that
 // consume with this name share the messages.
 //
@@ -82,28 +92,30 @@ func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T
 	if h == nil {
 		return nil, &ArgumentError{Func: "Consume", Arg: "handler", Reason: "is nil"}
 	}
-	return st.consume(ctx, durable, string(s), typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
+	return st.consume(ctx, "Consume", durable, []string{string(s)}, typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
 }
 
-func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, opts []ConsumeOption) (*Consumer, error) {
-	if err := s.callable(ctx, "Consume"); err != nil {
+// consume consumes what matches one of the filters. call is the user's.
+func (s *Stream) consume(ctx context.Context, call, durable string, filters []string, mk maker, opts []ConsumeOption) (*Consumer, error) {
+	if err := s.callable(ctx, call); err != nil {
 		return nil, err
 	}
 	o := newHandleOptions()
 	if err := applyAll(opts, o, ConsumeOption.onConsume); err != nil {
 		return nil, err
 	}
+	o.settleBatch(call)
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
-	if err := s.checkConsume(ctx, durable, filter, o); err != nil {
+	if err := s.checkConsume(ctx, durable, filters, o); err != nil {
 		return nil, err
 	}
 	o.group = durable
-	r, err := s.bus.newReceiver(filter, o, mk)
+	r, err := s.bus.newReceiver(strings.Join(filters, " "), o, mk)
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.declareConsumer(ctx, durable, filter, o)
+	info, err := s.declareConsumer(ctx, durable, filters, o)
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +124,7 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
+	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
 		return nil, err
 	}
@@ -121,107 +134,8 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 	return c, nil
 }
 
-func (s *Stream) checkConsume(ctx context.Context, durable, filter string, o *handleOptions) error {
-	if o.err != nil {
-		return o.err
-	}
-	if !streamName.MatchString(durable) {
-		return badDurable(durable)
-	}
-	if err := checkPattern(filter); err != nil {
-		return err
-	}
-	if err := o.checkKey(filter); err != nil {
-		return err
-	}
-	return s.stores(ctx, filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(filter) })
-}
-
-func badDurable(name string) error {
-	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
-}
-
-// declareConsumer creates the consumer, or checks that the one there is fits.
-func (s *Stream) declareConsumer(ctx context.Context, durable, filter string, o *handleOptions) (*jetstream.ConsumerInfo, error) {
-	want := jetstream.ConsumerConfig{Durable: durable, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: o.ackWait, MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.concurrency)}
-	con, err := s.bus.js.CreateConsumer(ctx, s.name, want)
-	if errors.Is(err, jetstream.ErrConsumerExists) {
-		return s.adoptConsumer(ctx, want, o.ackWaitGiven)
-	}
-	if err != nil {
-		return nil, streamError(s.name, "consume", err)
-	}
-	return con.CachedInfo(), nil
-}
-
-// leastAckPending is how many messages of a durable may be unfinished, in all its
-// members together.
-const leastAckPending = 1000
-
-// most is how many messages of a consumer may be here.
-func most(c jetstream.ConsumerConfig) int {
-	if c.MaxAckPending <= 0 {
-		return leastAckPending
-	}
-	return c.MaxAckPending
-}
-
-// adoptConsumer uses the consumer that exists, with another AckWait if that is asked
-// for.
-func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig, ackWait bool) (*jetstream.ConsumerInfo, error) {
-	con, err := s.bus.js.Consumer(ctx, s.name, want.Durable)
-	if err != nil {
-		return nil, streamError(s.name, "consume", err)
-	}
-	have := con.CachedInfo().Config
-	if conflicts := consumerConflicts(have, want); len(conflicts) > 0 {
-		return nil, &ConsumerConflictError{Stream: s.name, Durable: want.Durable, Fields: conflicts}
-	}
-	if !ackWait || have.AckWait == want.AckWait {
-		return con.CachedInfo(), nil
-	}
-	have.AckWait = want.AckWait
-	if con, err = s.bus.js.UpdateConsumer(ctx, s.name, have); err != nil {
-		return nil, streamError(s.name, "update the consumer", err)
-	}
-	return con.CachedInfo(), nil
-}
-
-// consumerConflicts is what a consumer has with which Consume cannot do what it
-// promises.
-func consumerConflicts(have, want jetstream.ConsumerConfig) []FieldConflict {
-	var conflicts []FieldConflict
-	check := func(field string, have, want any) {
-		if have != want {
-			conflicts = append(conflicts, FieldConflict{field, fmt.Sprint(have), fmt.Sprint(want)})
-		}
-	}
-	check("filter", strings.TrimSpace(strings.Join(append(have.FilterSubjects, have.FilterSubject), " ")), want.FilterSubject)
-	check("ack policy", have.AckPolicy, want.AckPolicy)
-	check("deliver policy", have.DeliverPolicy, want.DeliverPolicy)
-	check("replay policy", have.ReplayPolicy, want.ReplayPolicy)
-	check("deliver subject", have.DeliverSubject, "")
-	check("max deliver", deliveries(have), deliveries(want))
-	check("headers only", have.HeadersOnly, false)
-	check("backoff", len(have.BackOff), 0)
-	check("max request batch", have.MaxRequestBatch, 0)
-	check("max request expires", have.MaxRequestExpires, time.Duration(0))
-	check("max request bytes", have.MaxRequestMaxBytes, 0)
-	check("priority policy", have.PriorityPolicy, want.PriorityPolicy)
-	return conflicts
-}
-
-// deliveries is how often c sends a message at most.
-func deliveries(c jetstream.ConsumerConfig) string {
-	if c.MaxDeliver <= 0 {
-		return "no limit"
-	}
-	return strconv.Itoa(c.MaxDeliver)
-}
-
 func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) error {
-	in, err := intake.OpenDurable(c.bus.link, intake.DurableConfig{
+	c.intake = intake.DurableConfig{
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
@@ -238,12 +152,15 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 		Memory:      c.memory,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
+		Every:       o.every,
 		Run:         c.run,
 		Stalled:     c.stalled,
 		Settling:    c.settling,
 		Bury:        c.bury,
 		Park:        c.park(),
-	})
+	}
+	c.gather(o)
+	in, err := intake.OpenDurable(c.bus.link, c.intake)
 	if err != nil {
 		return translate(err)
 	}
@@ -266,13 +183,16 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 }
 
 // run makes one attempt at d.
-func (c *Consumer) run(d wire.Delivery) settle.Outcome {
+func (c *Consumer) run(d wire.Delivery) settle.Outcome { return c.attempt(c.receiver.ctx, d) }
+
+// attempt has the handler run in ctx.
+func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
 	m := newRaw(&d)
-	ctx, err := c.receiver.call(m, d.Number)
+	ctx, err := c.receiver.callIn(ctx, m, d.Number)
 	d.Stored.Context = ctx
 	outcome := c.retry.outcome(err)
 	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || m.Attempt < c.retry.MaxAttempts) {
@@ -306,17 +226,25 @@ func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error 
 	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.aside.park(ctx, &d, at) }
 }
 
-// stalled reports that no messages come, and ends the consumer when none will.
+// stalled reports that no messages come, and ends the consumer when none will. What
+// lies beside the stream it makes anew.
 func (c *Consumer) stalled(err error) {
 	e := Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
 	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
 		e.Kind, e.Subject, e.Sequence = EventKeyStuck, stuck.Subject, stuck.Sequence
 	}
 	c.bus.report(e)
-	if errors.Is(err, intake.ErrConsumerDeleted) {
+	switch {
+	case errors.Is(err, intake.ErrConsumerDeleted):
 		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
+	case errors.Is(err, intake.ErrSourceGone):
+		_ = c.aside.mend(c.life) // it is told again while that is of no use
 	}
 }
+
+// none reports whether c was not made by Consume, as what that returns with an error.
+// It has ended, and ends again without one.
+func (c *Consumer) none() bool { return c == nil || c.bus == nil }
 
 // Drain takes no more messages, gives back those that were not begun, waits for
 // the handlers and until their acknowledgements have arrived, and ends the
@@ -325,13 +253,37 @@ func (c *Consumer) stalled(err error) {
 // finished comes again. Called from one of its own handlers it does not wait for
 // that one. Further calls wait for the first one.
 func (c *Consumer) Drain(ctx context.Context) error {
+	if c.none() {
+		return nil
+	}
 	if ctx == nil {
 		return noContext("Drain")
 	}
 	ctx, cancel := c.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
+	return c.finish(ctx)
+}
+
+// Stop takes no more messages, gives back those that were not begun, and ends the
+// consumer in this process without waiting for its handlers. Those that run may
+// finish, and settle their messages; nobody keeps these alive any more, so after
+// AckWait they come again, here or elsewhere. Where a Drain waits already, Stop does
+// nothing.
+func (c *Consumer) Stop() {
+	if c.none() {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(dispatch.FromCaller(context.Background()))
+	cancel(errStopped)
+	_ = c.finish(ctx)
+}
+
+// errStopped is why Stop does not wait. What is left behind was asked for then.
+var errStopped = errors.New("it was stopped")
+
+func (c *Consumer) finish(ctx context.Context) error {
 	return c.ending.finish(ctx, c, func() (err error) {
-		if why := c.in.Drain(ctx); why != nil {
+		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
 		c.bus.retire(c)
@@ -339,31 +291,83 @@ func (c *Consumer) Drain(ctx context.Context) error {
 	})
 }
 
+// last is the present intake, and there will be no other. It ends a Rewind and waits
+// for that.
+func (c *Consumer) last(ctx context.Context) *intake.Durable {
+	c.end(ErrClosed)
+	if done, err := c.rewinds.take(ctx); err == nil {
+		defer done()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	return c.in
+}
+
 func (c *Consumer) unfinished(why error) error {
-	e := &DrainError{Subject: c.receiver.pattern, Stream: c.stream, Durable: c.durable, Running: c.in.InFlight(), Err: why}
-	e.Pending, _ = c.in.Pending()
+	in, _ := c.now()
+	e := &DrainError{Subject: c.receiver.pattern, Stream: c.stream, Durable: c.durable, Running: in.InFlight(), Longest: longest(in), Err: why}
+	e.Pending, _ = in.Pending()
 	return e.whenGivenUp()
 }
 
+// now is the present intake, and what those before it did.
+func (c *Consumer) now() (*intake.Durable, tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in, c.past
+}
+
+// longest is the handler call of in that has been running for longest.
+func longest(in *intake.Durable) Running {
+	run, ok := in.Longest()
+	if !ok {
+		return Running{}
+	}
+	return Running{Subject: run.Subject, Sequence: run.Sequence, For: time.Since(run.Since)}
+}
+
 // Done returns a channel that is closed when the consumer has ended in this
-// process: by Drain, with the bus, or because it was deleted on the server.
-func (c *Consumer) Done() <-chan struct{} { return c.in.Done() }
+// process: by Drain, Stop, with the bus, or because it was deleted on the server.
+func (c *Consumer) Done() <-chan struct{} {
+	if c.none() {
+		return endedAlready
+	}
+	return c.ending.done
+}
 
 // Err is why the consumer ended by itself, as a *StreamError, or nil.
 func (c *Consumer) Err() error {
-	if err := c.in.Err(); err != nil {
+	if c.none() {
+		return nil
+	}
+	in, _ := c.now()
+	if err := in.Err(); err != nil {
 		return &StreamError{Stream: c.stream, Op: "consume as " + c.durable, Err: err}
 	}
 	return nil
 }
 
-func (c *Consumer) runsCaller(ctx context.Context) bool { return c.in.RunsCaller(ctx) }
+func (c *Consumer) runsCaller(ctx context.Context) bool {
+	in, _ := c.now()
+	return in.RunsCaller(ctx)
+}
+
+// calls counts the handler calls of all intakes.
+type calls struct {
+	tally
+	in *intake.Durable
+}
+
+func (c calls) Begun() int64 { return c.begun + c.in.Begun() }
+func (c calls) Ended() int64 { return c.ended + c.in.Ended() }
 
 func (c *Consumer) stats() SubscriptionStats {
-	st := c.receiver.stats(c.in)
+	in, past := c.now()
+	st := c.receiver.stats(calls{past, in})
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
-	st.Pending, st.PendingBytes = c.in.Pending()
-	st.InFlight = c.in.InFlight()
-	st.setLag(c.in.Lag())
+	st.Pending, st.PendingBytes = in.Pending()
+	st.InFlight, st.Longest = in.InFlight(), longest(in)
+	st.setLag(in.Lag())
 	return st
 }

@@ -228,11 +228,11 @@ func (l *DeadLetter) editedHeader(set wire.Header, keepType bool) wire.Header {
 // something is there already it must be the same, from a call that a crash cut off.
 func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy) error {
 	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
-	there, err := l.aside().putNew(ctx, dead.Retry, c.Out(subject))
-	if err != nil {
+	err := l.aside().store(ctx, dead.Retry, c.Out(subject))
+	if err != nil && !isThere(err) {
 		return streamError(name, "redrive", err)
 	}
-	if there {
+	if err != nil {
 		d, ok, err := s.one(ctx, name, subject, 1)
 		if err != nil {
 			return err

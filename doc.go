@@ -80,6 +80,10 @@
 // key are handled in order, one at a time, over failures, restarts and crashes;
 // [OnStuckKey] says what becomes of those behind one that cannot be handled.
 //
+// [Stream.Consume] shares a durable's messages out to handlers of several types;
+// [ConsumeBatch] gives a handler many at once. A durable can be paused and sent back:
+// [Consumer.Pause], [Consumer.Rewind].
+//
 // [Bus.Close] loses nothing that was accepted, or its error says what it left
 // behind: *DrainError, *UnsentError.
 //
@@ -166,7 +170,8 @@
 //	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
 //	Redrive       RedriveOption: RedriveRate
 //	RedriveAs     MessageOption: As, WithHeader
-//	Consume       ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait,
+//	Consume…      ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait, RateLimit, BatchSize, BatchWait,
+//	              StartAtFirst, StartAtLast, StartAtNew, StartAtSequence, StartAtTime,
 //	              KeyBySubject, KeyByToken, KeyByHeader, KeyBy, OnStuckKey
 //
 // Ready-made middleware for WithMiddleware and Use is in package middleware.

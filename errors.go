@@ -220,12 +220,13 @@ func (e *UnsentError) Error() string {
 // DrainError is returned when a subscription or consumer ended before all it
 // had taken in was handled. Messages of streams come again; core messages are lost.
 type DrainError struct {
-	Subject string // what was subscribed to
-	Stream  string // of a consumer
-	Durable string // of a consumer
-	Pending int    // messages that were not handled
-	Running int    // handlers that had not returned
-	Err     error  // why it did not wait longer
+	Subject string  // what was subscribed to
+	Stream  string  // of a consumer
+	Durable string  // of a consumer
+	Pending int     // messages that were not handled
+	Running int     // handlers that had not returned
+	Longest Running // of a consumer: the one of them that has been running for longest
+	Err     error   // why it did not wait longer
 }
 
 func (e *DrainError) Error() string {
@@ -237,7 +238,11 @@ func (e *DrainError) Error() string {
 	if e.Running > 0 {
 		hint = "; have handlers watch their context or Stopping, or give them longer with WithDrainTimeout"
 	}
-	return fmt.Sprintf("bus: %s ended with %d messages unhandled and %d handlers running: %s%s", what, e.Pending, e.Running, inner(e.Err), hint)
+	running := fmt.Sprintf("%d handlers running", e.Running)
+	if e.Longest.Subject != "" {
+		running += fmt.Sprintf(" (%s)", e.Longest)
+	}
+	return fmt.Sprintf("bus: %s ended with %d messages unhandled and %s: %s%s", what, e.Pending, running, inner(e.Err), hint)
 }
 
 // whenGivenUp takes the numbers of the moment when a drain was given up, where its
@@ -296,10 +301,20 @@ func (e *StreamConflictError) Error() string {
 type ConsumerConflictError struct {
 	Stream, Durable string
 	Fields          []FieldConflict
+
+	Skipped []string // patterns that were asked for, and of whose messages the durable sends none or not all
+	Unasked []string // patterns whose messages it sends, and that were not asked for
 }
 
 func (e *ConsumerConflictError) Error() string {
-	return fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s; use another name", e.Durable, e.Stream, joinFields(e.Fields))
+	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinFields(e.Fields))
+	if len(e.Skipped) > 0 {
+		s += "; it would skip " + strings.Join(e.Skipped, ", ")
+	}
+	if len(e.Unasked) > 0 {
+		s += "; nothing handles all of its " + strings.Join(e.Unasked, ", ")
+	}
+	return s + "; use another name"
 }
 
 func joinFields(fields []FieldConflict) string {

@@ -112,9 +112,9 @@ var occurrences = map[bus.EventKind]occurrence{
 	bus.EventDeadLetterFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", giveUp)
-		must(t, b.JetStream().DeleteStream(t.Context(), "S-dead"))
+		refuseAll(t, b, "S-dead")
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, func(t *testing.T, err error) { isError(t, err, bus.ErrNoResponders) }},
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
 	bus.EventUnrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		var m bus.Mux
 		bus.Handle(&m, "a.b", ignore[int])

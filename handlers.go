@@ -36,24 +36,30 @@ type ConsumeOption interface{ onConsume(*handleOptions) }
 // handleOptions is what the options of one subscription, responder or consumer
 // say.
 type handleOptions struct {
-	concurrency  int
-	middleware   []Middleware
-	timeout      time.Duration
-	codec        codec.Codec
-	group        string
-	grouped      bool // Queue was given
-	pendingMsgs  int
-	pendingBytes int
-	ackWait      time.Duration
-	ackWaitGiven bool
-	retry        RetryPolicy
-	key          keyMaker
-	keyToken     int          // of KeyByToken
-	keyType      reflect.Type // of KeyBy's messages
-	handled      reflect.Type // of the handler's
-	stuckKey     StuckKey
-	stuckGiven   bool
-	err          error
+	concurrency    int
+	middleware     []Middleware
+	timeout        time.Duration
+	codec          codec.Codec
+	group          string
+	grouped        bool // Queue was given
+	pendingMsgs    int
+	pendingBytes   int
+	ackWait        time.Duration
+	ackWaitGiven   bool
+	retry          RetryPolicy
+	key            keyMaker
+	keyToken       int          // of KeyByToken
+	keyType        reflect.Type // of KeyBy's messages
+	handled        reflect.Type // of the handler's
+	stuckKey       StuckKey
+	stuckGiven     bool
+	start          start
+	every          time.Duration // between two handler calls
+	batch          *batch        // nil for handlers of one message
+	batchSize      int           // 0 where it was not given
+	batchWait      time.Duration
+	batchWaitGiven bool
+	err            error
 }
 
 func newHandleOptions() *handleOptions {
@@ -116,7 +122,9 @@ func Use(mws ...Middleware) HandlerOption {
 }
 
 // HandlerTimeout sets the deadline of each handler call's context. A call that
-// ignores it is waited for all the same.
+// ignores it is waited for all the same: nothing can end it, and its message is with
+// nobody else until it returns. One that never does is named, with its message, in
+// SubscriptionStats.Longest and Health (of consumers), and in the error of Drain.
 func HandlerTimeout(d time.Duration) HandlerOption {
 	return handlerOption(func(o *handleOptions) {
 		if d <= 0 {

@@ -55,13 +55,14 @@ type HealthThresholds struct {
 	PendingRatio float64       // more of a subscription's pending limits, or of PublishAsync's buffer, in use; default 0.8
 	OldestAge    time.Duration // a consumer's oldest unfinished message is older; by default no age is too old
 	ErrorRatio   float64       // more of the last 100 to 200 handler calls of a subscription, responder or consumer failed, or of all where there were fewer, but at least 20; default 0.5
+	HandlerTime  time.Duration // a consumer's handler call that has been running for longer; default 5 minutes
 }
 
 // fewCalls is below how many handler calls the share of failures says nothing.
 const fewCalls = 20
 
 func defaultThresholds() HealthThresholds {
-	return HealthThresholds{SlowRTT: 500 * time.Millisecond, PendingRatio: 0.8, ErrorRatio: 0.5}
+	return HealthThresholds{SlowRTT: 500 * time.Millisecond, PendingRatio: 0.8, ErrorRatio: 0.5, HandlerTime: 5 * time.Minute}
 }
 
 func (t HealthThresholds) withDefaults() HealthThresholds {
@@ -74,6 +75,9 @@ func (t HealthThresholds) withDefaults() HealthThresholds {
 	}
 	if t.ErrorRatio == 0 {
 		t.ErrorRatio = d.ErrorRatio
+	}
+	if t.HandlerTime == 0 {
+		t.HandlerTime = d.HandlerTime
 	}
 	return t
 }
@@ -190,6 +194,9 @@ func (r *Report) check(t HealthThresholds, l load) {
 	}
 	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
 		r.add(Degraded, part, "%s: it is %d messages behind, the oldest is %v old", name, l.stats.Lag, l.stats.OldestAge.Round(time.Millisecond))
+	}
+	if l.stats.Longest.For > t.HandlerTime {
+		r.add(Degraded, part, "%s: a handler has not returned: %s", name, l.stats.Longest)
 	}
 	if l.stalled != nil {
 		r.add(Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))

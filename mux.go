@@ -9,14 +9,16 @@ import (
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
-// Mux shares the messages of one core subscription (Bus.Subscribe) out to handlers
-// of several types by subject, keeping their order. Where patterns overlap the most
-// specific one gets the message: a literal token goes before "*", and that before
-// ">". Fill it with Handle before it is subscribed; later additions count for later
-// subscriptions. The zero value is empty. Safe for concurrent use.
+// Mux shares the messages of one core subscription (Bus.Subscribe) or one durable
+// (Stream.Consume) out to handlers of several types by subject, keeping their order.
+// Where patterns overlap the most specific one gets the message: a literal token goes
+// before "*", and that before ">". What none of them is for goes to the handler of
+// Default. Fill it with Handle before it is used; later additions count for later
+// uses. The zero value is empty. Safe for concurrent use.
 type Mux struct {
 	mu     sync.Mutex
 	routes []route
+	rest   maker // of Default; nil for none
 	errs   []error
 }
 
@@ -52,6 +54,25 @@ func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), 
 	})}, nil)
 }
 
+// Default has h handle the messages that no other handler of m is for, with their
+// payloads as they were before compression. A durable with it gets all that its stream
+// stores. A nil handler and a second one are reported by the subscription or consumer.
+func (m *Mux) Default(h Handler[[]byte]) {
+	if m == nil {
+		return // the subscription says so
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case h == nil:
+		m.errs = append(m.errs, &ArgumentError{Func: "Default", Arg: "handler", Reason: "is nil"})
+	case m.rest != nil:
+		m.errs = append(m.errs, &ArgumentError{Func: "Default", Arg: "handler", Reason: "is the second one of this Mux; remove one of the two"})
+	default:
+		m.rest = typed(h)
+	}
+}
+
 func (m *Mux) add(r route, err error) {
 	if m == nil {
 		return // the subscription says so
@@ -74,47 +95,86 @@ func (m *Mux) add(r route, err error) {
 // errUnrouted is the outcome of a message that no handler of a Mux is for.
 var errUnrouted = errors.New("bus: the Mux has no handler for this subject")
 
-// maker returns the handler that shares out, over the routes there are now.
-func (m *Mux) maker(pattern string) (maker, error) {
+// routing is what a Mux does at one time.
+type routing struct {
+	routes []route // the most specific first
+	rest   maker   // for what none of them matches; nil for none
+}
+
+// routing returns what m does now, or what is wrong with it for a call.
+func (m *Mux) routing(call string) (*routing, error) {
 	if m == nil {
-		return nil, &ArgumentError{Func: "Subscribe", Arg: "mux", Reason: "is nil"}
+		return nil, &ArgumentError{Func: call, Arg: "mux", Reason: "is nil"}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	errs := slices.Clone(m.errs)
-	routes := slices.Clone(m.routes)
-	if len(routes) == 0 && len(errs) == 0 {
-		errs = append(errs, &ArgumentError{Func: "Subscribe", Arg: "mux", Reason: "has no handlers; add some with bus.Handle"})
+	r := &routing{routes: slices.Clone(m.routes), rest: m.rest}
+	if len(m.errs) > 0 {
+		return r, errors.Join(m.errs...)
 	}
-	for _, r := range routes {
-		if !subject.Overlap(r.pattern, pattern) {
-			errs = append(errs, &SubjectError{Subject: r.pattern, Reason: "no subject of the subscription to " + pattern + " matches it", Hint: "widen the subscription or remove the handler"})
-		}
+	if len(r.routes) == 0 && r.rest == nil {
+		return r, &ArgumentError{Func: call, Arg: "mux", Reason: "has no handlers; add some with bus.Handle"}
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	slices.SortFunc(routes, func(a, b route) int {
+	slices.SortFunc(r.routes, func(a, b route) int {
 		if subject.MoreSpecific(a.pattern, b.pattern) {
 			return -1
 		}
 		return 1
 	})
-	return func(f *format, o *handleOptions) RawHandler { return shareOut(f, o, routes) }, nil
+	return r, nil
 }
 
-// shareOut calls the first route that matches.
-func shareOut(f *format, o *handleOptions, routes []route) RawHandler {
-	handlers := make([]RawHandler, len(routes))
-	for i, r := range routes {
-		handlers[i] = r.make(f, o)
+// within returns an error for each route that no subject of pattern can reach.
+func (r *routing) within(pattern string) error {
+	var errs []error
+	for _, route := range r.routes {
+		if !subject.Overlap(route.pattern, pattern) {
+			errs = append(errs, &SubjectError{Subject: route.pattern, Reason: "no subject of the subscription to " + pattern + " matches it", Hint: "widen the subscription or remove the handler"})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// filters returns the widest of the routes' patterns: together they match what the
+// routes match. With a default that is everything.
+func (r *routing) filters() ([]string, error) {
+	if r.rest != nil {
+		return []string{everything}, nil
+	}
+	var widest []string
+	for _, route := range slices.Backward(r.routes) { // the wider ones first
+		if len(beyond([]string{route.pattern}, widest)) > 0 {
+			widest = append(widest, route.pattern)
+		}
+	}
+	for i, a := range widest {
+		for _, b := range widest[i+1:] {
+			if subject.Overlap(a, b) {
+				return nil, &SubjectError{Subject: b, Reason: "it overlaps with " + a + ", and neither contains the other: no durable can have both",
+					Hint: "add a handler for a pattern that contains both, or a Default"}
+			}
+		}
+	}
+	slices.Sort(widest)
+	return widest, nil
+}
+
+// shareOut is the maker of a handler that calls the first route that matches.
+func (r *routing) shareOut(f *format, o *handleOptions) RawHandler {
+	handlers := make([]RawHandler, len(r.routes))
+	for i, route := range r.routes {
+		handlers[i] = route.make(f, o)
+	}
+	rest := func(context.Context, *RawMsg) error { return errUnrouted }
+	if r.rest != nil {
+		rest = r.rest(f, o)
 	}
 	return func(ctx context.Context, m *RawMsg) error {
-		for i := range routes {
-			if subject.Matches(routes[i].pattern, m.Subject) {
+		for i := range handlers {
+			if subject.Matches(r.routes[i].pattern, m.Subject) {
 				return handlers[i](ctx, m)
 			}
 		}
-		return errUnrouted
+		return rest(ctx, m)
 	}
 }

@@ -236,7 +236,7 @@ var traceCases = []struct {
 			time.Sleep(time.Second)
 			return giveUp(ctx, m)
 		})
-		must(t, b.JetStream().DeleteStream(ctx, "S-dead")) // it cannot be kept as a dead letter
+		refuseAll(t, b, "S-dead") // it cannot be kept as a dead letter
 		must(t, second(bus.PublishTo(ctx, st, obsStore.At("x"), 1)))
 		synctest.Wait()
 		must(t, con.Drain(ctx))

@@ -66,8 +66,8 @@ func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error
 	return p.result(ctx, ack, err)
 }
 
-// batch is what one PublishToBatch stores.
-type batch struct {
+// storeBatch is what one PublishToBatch stores.
+type storeBatch struct {
 	stream   *Stream
 	name     string // unique
 	messages []outlet.Message
@@ -75,11 +75,11 @@ type batch struct {
 }
 
 // newBatch encodes and checks the items.
-func (s *Stream) newBatch(ctx context.Context, items []Item) (*batch, error) {
+func (s *Stream) newBatch(ctx context.Context, items []Item) (*storeBatch, error) {
 	if len(items) == 0 || len(items) > batchLimit {
 		return nil, &BatchSizeError{Messages: len(items), Limit: batchLimit}
 	}
-	p := &batch{stream: s, name: nuid.Next()}
+	p := &storeBatch{stream: s, name: nuid.Next()}
 	for i, item := range items {
 		if item.encode == nil {
 			return nil, &ItemError{i, &ArgumentError{Func: "PublishToBatch", Arg: "item", Reason: "is empty; make it with ItemOf"}}
@@ -97,7 +97,7 @@ func (s *Stream) newBatch(ctx context.Context, items []Item) (*batch, error) {
 }
 
 // check looks at what the items are to each other.
-func (p *batch) check() error {
+func (p *storeBatch) check() error {
 	ids, subjects := make(map[string]bool), make(map[string]bool)
 	for i := range p.messages {
 		m := &p.messages[i]
@@ -118,7 +118,7 @@ func (p *batch) check() error {
 }
 
 // result makes what the outlet said of the batch into what its caller gets.
-func (p *batch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, error) {
+func (p *storeBatch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, error) {
 	if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
 		switch refused.ErrorCode {
 		case outlet.DuplicateInBatch:
@@ -140,7 +140,7 @@ func (p *batch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, er
 }
 
 // err is err as one of ours.
-func (p *batch) err(err error) error {
+func (p *storeBatch) err(err error) error {
 	item, named := errors.AsType[*ItemError](err)
 	if named && !errors.Is(err, outlet.ErrUnknown) {
 		return item

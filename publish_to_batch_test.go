@@ -17,8 +17,8 @@ import (
 	"github.com/omnibus-go/bus/codec"
 )
 
-// batches is a stream that takes batches.
-func batches(t testing.TB, b *bus.Bus) *bus.Stream {
+// batchStream is a stream that takes batches.
+func batchStream(t testing.TB, b *bus.Bus) *bus.Stream {
 	t.Helper()
 	return declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, AtomicBatches: true})
 }
@@ -42,7 +42,7 @@ func TestPublishToBatch(t *testing.T) {
 				opts = append(opts, bus.WithStoreDir(t.TempDir()))
 			}
 			b := bustest.New(t, opts...)
-			st := batches(t, b)
+			st := batchStream(t, b)
 			storeRange(t, st, "s.a", 0, 1)
 			ack, err := bus.PublishToBatch(t.Context(), st,
 				bus.ItemOf("s.a", order{ID: "1"}), bus.ItemOf("s.b", "text", bus.As(codec.Text)), bus.ItemOf("s.a", []byte{1, 2}))
@@ -72,7 +72,7 @@ func TestPublishToBatch(t *testing.T) {
 func TestPublishToBatchIsNotMixed(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
-	st := batches(t, b)
+	st := batchStream(t, b)
 	items := []bus.Item{bus.ItemOf("s.a", "first"), bus.ItemOf("s.b", "second"), bus.ItemOf("s.a", "third")}
 	var wg sync.WaitGroup
 	for range 60 {
@@ -112,7 +112,7 @@ func TestPublishToBatchIsNotMixed(t *testing.T) {
 func TestPublishToBatchRefuses(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t, bus.WithMaxPayload(64<<10))
-	st := batches(t, b)
+	st := batchStream(t, b)
 	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other"}})
 	sent := sentOn(t, b, "s.*")
 	ctx := t.Context()
@@ -288,7 +288,7 @@ func TestStreamFlags(t *testing.T) {
 func TestPublishToBatchAgain(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
-	st := batches(t, b)
+	st := batchStream(t, b)
 	batch := func(ids ...string) (*bus.Ack, error) {
 		var items []bus.Item
 		for i, id := range ids {
@@ -401,7 +401,7 @@ func TestPublishToBatchIsGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				st := batches(t, b)
+				st := batchStream(t, b)
 				must(t, b.JetStream().DeleteStream(t.Context(), "S"))
 				tries := make(chan *nats.Msg, 100)
 				sub, err := b.Conn().ChanSubscribe("s.a", tries)

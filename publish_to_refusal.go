@@ -14,7 +14,7 @@ import (
 
 // duplicate finds out what the refusal of a known ID means: the batch itself, which an
 // earlier try or call has stored, or another message.
-func (p *batch) duplicate(ctx context.Context, err error) (outlet.Ack, error) {
+func (p *storeBatch) duplicate(ctx context.Context, err error) (outlet.Ack, error) {
 	for i := range p.messages {
 		ack, known, findErr := p.find(ctx, i)
 		switch {
@@ -31,7 +31,7 @@ func (p *batch) duplicate(ctx context.Context, err error) (outlet.Ack, error) {
 
 // conflict finds out what the refusal of an expectation means. The server looks at one
 // item after the other, so the IDs of later ones do not go before it; here they do.
-func (p *batch) conflict(ctx context.Context, err error) (outlet.Ack, error) {
+func (p *storeBatch) conflict(ctx context.Context, err error) (outlet.Ack, error) {
 	if ack, _, findErr := p.find(ctx, p.named()); findErr == nil && ack.Sequence > 0 {
 		return ack, nil
 	}
@@ -65,7 +65,7 @@ func inDoubt(err, known error) error {
 
 // find looks for the batch by the ID of item i, if it has one. ack has a sequence where
 // the batch is stored; known is there where the ID is another message's.
-func (p *batch) find(ctx context.Context, i int) (ack outlet.Ack, known *ItemError, err error) {
+func (p *storeBatch) find(ctx context.Context, i int) (ack outlet.Ack, known *ItemError, err error) {
 	m := &p.messages[i]
 	if m.ID == "" {
 		return outlet.Ack{}, nil, nil
@@ -83,13 +83,13 @@ func (p *batch) find(ctx context.Context, i int) (ack outlet.Ack, known *ItemErr
 }
 
 // named returns the first item that has an ID, or 0. All of a batch are stored, or none.
-func (p *batch) named() int {
+func (p *storeBatch) named() int {
 	return max(slices.IndexFunc(p.messages, func(m outlet.Message) bool { return m.ID != "" }), 0)
 }
 
 // isAt reports whether the messages at two sequences are item i and the last one of
 // the same batch, with as many items as this one has.
-func (p *batch) isAt(ctx context.Context, i int, sequence, last uint64) bool {
+func (p *storeBatch) isAt(ctx context.Context, i int, sequence, last uint64) bool {
 	one, _, err := p.stored(ctx, outlet.Query{Sequence: sequence})
 	end, ends, lastErr := p.stored(ctx, outlet.Query{Sequence: last})
 	return err == nil && lastErr == nil && one.batch != "" && one.batch == end.batch &&
@@ -103,7 +103,7 @@ type part struct {
 	number   int    // from 1
 }
 
-func (p *batch) stored(ctx context.Context, q outlet.Query) (is part, ends bool, err error) {
+func (p *storeBatch) stored(ctx context.Context, q outlet.Query) (is part, ends bool, err error) {
 	m, _, err := p.stream.bus.outlet.LookUp(ctx, p.stream.name, q)
 	if err != nil {
 		return part{}, false, err
@@ -115,7 +115,7 @@ func (p *batch) stored(ctx context.Context, q outlet.Query) (is part, ends bool,
 // unmet returns the first item whose expectation the stream does not meet now, or the
 // first that has one where it meets all; -1 for none. The server does not say which
 // it refused.
-func (p *batch) unmet(ctx context.Context) int {
+func (p *storeBatch) unmet(ctx context.Context) int {
 	first := -1
 	for i, e := range p.expect {
 		if e == nil {
@@ -133,7 +133,7 @@ func (p *batch) unmet(ctx context.Context) int {
 
 // tooLarge says which item the stream does not take for its size, where that is why a
 // part of the batch was missing in the end.
-func (p *batch) tooLarge(ctx context.Context, err error) error {
+func (p *storeBatch) tooLarge(ctx context.Context, err error) error {
 	st, lookErr := p.stream.bus.js.Stream(ctx, p.stream.name)
 	if lookErr != nil || st.CachedInfo().Config.MaxMsgSize <= 0 {
 		return err

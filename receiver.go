@@ -49,8 +49,10 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 
 // call runs the handler on m, its n-th message, and returns the context it ran
 // in. It does not panic.
-func (r *receiver) call(m *RawMsg, n int64) (context.Context, error) {
-	ctx := r.ctx
+func (r *receiver) call(m *RawMsg, n int64) (context.Context, error) { return r.callIn(r.ctx, m, n) }
+
+// callIn is call in a context made from that of the handlers.
+func (r *receiver) callIn(ctx context.Context, m *RawMsg, n int64) (context.Context, error) {
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)

@@ -88,8 +88,11 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 }
 
 // isPermanent reports whether every further try would fail as well: the handler
-// says so, or the message itself is bad.
+// says so, the message itself is bad, or nobody is for it.
 func isPermanent(err error) bool {
+	if errors.Is(err, errUnrouted) {
+		return true
+	}
 	if _, ok := errors.AsType[*permanent](err); ok {
 		return true
 	}

@@ -40,7 +40,8 @@ type SubscriptionStats struct {
 	// there was nothing to do; Consumer.Lag asks.
 	Lag          int
 	OldestAge    time.Duration
-	Pending      int // messages in this process that wait for the handler
+	Longest      Running // of a consumer: the handler call that has been running for longest
+	Pending      int     // messages in this process that wait for the handler
 	PendingBytes int
 	Latency      Latency
 }

@@ -836,7 +836,8 @@ func TestPublishToAFullBus(t *testing.T) {
 // test wants answers to get lost or the connections to break.
 type relay struct {
 	listener net.Listener
-	deaf     atomic.Bool // what the server says is thrown away
+	deaf     atomic.Bool                         // what the server says is thrown away
+	rewrite  atomic.Pointer[func([]byte) []byte] // what is made of it; nil: nothing
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
@@ -882,21 +883,26 @@ func (r *relay) serve() {
 		r.conns = append(r.conns, client, srv)
 		r.mu.Unlock()
 		r.wg.Go(func() { _, _ = io.Copy(srv, client); _ = srv.Close() })
-		r.wg.Go(func() { _, _ = io.Copy(earless{client, &r.deaf}, srv); _ = client.Close() })
+		r.wg.Go(func() { _, _ = io.Copy(earless{client, r}, srv); _ = client.Close() })
 	}
 }
 
-// earless drops what is written while it is deaf.
+// earless drops what is written while its relay is deaf.
 type earless struct {
 	net.Conn
-	deaf *atomic.Bool
+	relay *relay
 }
 
 func (e earless) Write(p []byte) (int, error) {
-	if e.deaf.Load() {
+	if e.relay.deaf.Load() {
 		return len(p), nil
 	}
-	return e.Conn.Write(p)
+	out := p
+	if rewrite := e.relay.rewrite.Load(); rewrite != nil {
+		out = (*rewrite)(p)
+	}
+	_, err := e.Conn.Write(out)
+	return len(p), err
 }
 
 // ReadFrom hides the one of the connection, which would write past Write.

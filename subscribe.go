@@ -46,11 +46,14 @@ func (b *Bus) Subscribe(pattern string, m *Mux, opts ...SubscribeOption) (*Subsc
 	if err := checkPattern(pattern); err != nil {
 		return nil, err
 	}
-	mk, err := m.maker(pattern)
+	r, err := m.routing("Subscribe")
+	if r != nil {
+		err = errors.Join(err, r.within(pattern))
+	}
 	if err != nil {
 		return nil, err
 	}
-	return b.subscribe(pattern, mk, opts)
+	return b.subscribe(pattern, r.shareOut, opts)
 }
 
 func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subscription, error) {
@@ -182,8 +185,38 @@ func (s *Subscription) Unsubscribe() error {
 	return s.finish(ctx, func() error { return s.core.Close(ctx) })
 }
 
+// Stop ends the interest, drops the messages that wait, and does not wait for the
+// handlers that run. Where a Drain waits already, Stop does nothing.
+func (s *Subscription) Stop() {
+	if s.none() {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(dispatch.FromCaller(context.Background()))
+	cancel(errStopped)
+	_ = s.finish(ctx, func() error { return s.core.Close(ctx) })
+}
+
+// Err is why no messages come although nobody ended the subscription: an error that
+// matches ErrClosed when the connection has ended for good. Nil otherwise.
+func (s *Subscription) Err() error {
+	if s.none() {
+		return nil
+	}
+	select {
+	case <-s.Done():
+		return nil
+	case <-s.bus.life.stopping:
+		return nil
+	default:
+	}
+	if s.bus.link.Conn().IsClosed() {
+		return s.bus.of(s.call(), s.Subject(), nats.ErrConnectionClosed)
+	}
+	return nil
+}
+
 // Done returns a channel that is closed when the subscription has ended, by
-// Drain, Unsubscribe or the end of the bus.
+// Drain, Stop, Unsubscribe or the end of the bus.
 func (s *Subscription) Done() <-chan struct{} {
 	if s.none() {
 		return endedAlready
@@ -198,7 +231,7 @@ func (s *Subscription) drain(ctx context.Context) error {
 // finish ends the subscription by how.
 func (s *Subscription) finish(ctx context.Context, how func() error) error {
 	return s.ending.finish(ctx, s, func() (err error) {
-		if why := how(); why != nil {
+		if why := how(); why != nil && !errors.Is(why, errStopped) {
 			err = s.unfinished(why)
 		}
 		s.slow.end(ctx, s)

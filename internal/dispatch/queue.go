@@ -36,10 +36,12 @@ type Queue struct {
 	room    sync.Cond // the backlog got shorter
 	parking sync.Cond // for the parked worker: there is something to run, or Stop; and that it has gone
 	parked  *parked   // nil while there is none
+	door    *door     // nil where messages begin one by one, as soon as they can
+	resting bool      // begin nothing for now
 	backlog ring
-	workers map[uint64]struct{} // goroutine ids of running workers
-	started int                 // workers started and not ended
-	quiet   chan struct{}       // closed when nothing runs, made by Wait
+	workers map[uint64]*Run // by the goroutine ids of running workers
+	started int             // workers started and not ended
+	quiet   chan struct{}   // closed when nothing runs, made by Wait
 }
 
 // New returns an open queue that calls run for each message, on up to
@@ -84,22 +86,30 @@ func (q *Queue) add(d wire.Delivery) bool {
 		return false
 	}
 	q.backlog.push(d)
-	if q.parked != nil {
-		q.parked = nil
-		q.started++
-		q.parking.Broadcast()
-		q.mu.Unlock()
-		return true
-	}
-	start := q.started < q.concurrency
-	if start {
-		q.started++
-	}
+	start := q.startLocked()
 	q.mu.Unlock()
 	if start {
 		go q.work()
 	}
 	return true
+}
+
+// startLocked has one more worker look at the backlog, if one may: the parked one, or
+// a new one if it returns true.
+func (q *Queue) startLocked() (start bool) {
+	if q.resting || q.door.busyLocked(q.backlog.n) {
+		return false
+	}
+	if q.parked != nil {
+		q.parked = nil
+		q.started++
+		q.parking.Broadcast()
+		return false
+	}
+	if start = q.started < q.concurrency; start {
+		q.started++
+	}
+	return start
 }
 
 // work runs the backlog until it is empty, again and again while it is the one that
@@ -109,11 +119,12 @@ func (q *Queue) work() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.workers == nil {
-		q.workers = make(map[uint64]struct{})
+		q.workers = make(map[uint64]*Run)
 	}
-	q.workers[id] = struct{}{}
+	now := new(Run)
+	q.workers[id] = now
 	for again := true; again; again = q.parkLocked() {
-		q.workLocked()
+		q.workLocked(now)
 		q.started--
 		q.tellLocked()
 	}
@@ -142,16 +153,30 @@ func (q *Queue) parkLocked() bool {
 	return false
 }
 
-func (q *Queue) workLocked() {
-	for q.backlog.n > 0 {
+// workLocked runs what waits, as long as it may. now is what it runs.
+func (q *Queue) workLocked(now *Run) {
+	for q.door.openLocked(q) && q.runsLocked() {
 		d := q.backlog.pop()
+		now.begin(&d)
+		batch := q.door.takeLocked(q, d)
+		now.more = max(len(batch)-1, 0)
 		if q.concurrency > 1 {
 			q.room.Signal()
 		}
 		q.mu.Unlock()
-		q.invoke(d)
+		if batch == nil {
+			q.invoke(d)
+		} else {
+			q.invokeAll(batch)
+		}
 		q.mu.Lock()
+		now.end()
 	}
+}
+
+// runsLocked reports whether there is something that may begin.
+func (q *Queue) runsLocked() bool {
+	return q.backlog.n > 0 && !q.resting && !q.stopped.Load()
 }
 
 func (q *Queue) invoke(d wire.Delivery) {
@@ -219,6 +244,7 @@ func (q *Queue) Stop() []wire.Delivery {
 	defer q.mu.Unlock()
 	q.stopped.Store(true)
 	q.room.Broadcast()
+	q.door.lookLocked()
 	for q.parking.Broadcast(); q.parked != nil; {
 		q.parking.Wait()
 	}
@@ -229,18 +255,15 @@ func (q *Queue) Stop() []wire.Delivery {
 	return left
 }
 
-// Wait waits until nothing waits and nothing runs, or until ctx ends; then it
-// returns the cause of ctx. When ctx comes from FromCaller and that caller is
+// Wait waits until nothing waits (unless the queue rests) and nothing runs, or until
+// ctx ends; then it returns the cause of ctx. When ctx comes from FromCaller and that caller is
 // running one of the queue's messages, it does not wait for that one.
 func (q *Queue) Wait(ctx context.Context) error {
-	own := 0
-	if q.RunsCaller(ctx) {
-		own = 1
-	}
+	workers, own := q.ownRuns(ctx)
 	q.watched.Store(true)
 	for {
 		q.mu.Lock()
-		if q.backlog.n == 0 && q.InFlight() <= own && q.started <= own {
+		if !q.runsLocked() && q.InFlight() <= own && q.started <= workers {
 			q.mu.Unlock()
 			return nil
 		}

@@ -37,7 +37,9 @@ type DurableConfig struct {
 
 	Memory Memory // nil for none
 
+	Every    time.Duration                                        // between the beginnings of two handler calls; 0 for none
 	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
+	Batch    Batch                                                // instead of Run, if it has a Run of its own
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Stalled  func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
 
@@ -102,7 +104,9 @@ type Durable struct {
 	holds    uint64          // numbers them
 	trouble  trouble
 	draining bool
+	resting  bool // ask for nothing for now
 	lastAck  string
+	lastAt   position // of lastAck's message
 	err      error
 
 	started atomic.Bool
@@ -136,7 +140,7 @@ type hold struct {
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 	d := &Durable{cfg: c, link: l, held: make(map[position]hold), stuck: make(map[string]*stuckKey),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
-	d.queue = dispatch.New(c.Concurrency, d.run)
+	d.queue = d.newQueue()
 	if c.Key != nil {
 		d.lanes = dispatch.NewLanes(true)
 	}
@@ -153,10 +157,15 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 }
 
 // Start begins to take messages; they may come before it returns.
+// After Drain it does nothing.
 func (d *Durable) Start() {
-	d.started.Store(true)
 	d.shutAll(time.Now())
-	go d.keep()
+	d.mu.Lock()
+	if !d.draining {
+		d.started.Store(true)
+		go d.keep()
+	}
+	d.mu.Unlock()
 	d.pull()
 }
 
@@ -207,6 +216,11 @@ func (d *Durable) run(del wire.Delivery) {
 		d.voids.add()
 		return
 	}
+	d.conclude(del, outcome)
+}
+
+// conclude acts on the outcome of an attempt at del.
+func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
 	if action == settle.Wait && d.failed(del, outcome.Err) {
 		action = settle.Bury
@@ -321,7 +335,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	s.letGo(h)
 	room = s.hasRoom()
 	if &body[0] == &ackBody[0] {
-		d.lastAck = h.reply
+		d.lastAck, d.lastAt = h.reply, p
 	}
 	if d.keyed() && &body[0] != &nakBody[0] {
 		d.recent.add(p, recentEnd{h.stored, h.reply, body})

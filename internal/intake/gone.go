@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,6 +33,7 @@ type info struct {
 	} `json:"error"`
 	Delivered struct {
 		Consumer uint64 `json:"consumer_seq"`
+		Stream   uint64 `json:"stream_seq"`
 	} `json:"delivered"` // the last
 	Pending    uint64    `json:"num_pending"`
 	AckPending int       `json:"num_ack_pending"`
@@ -64,7 +66,7 @@ func (s *source) learn(m *nats.Msg) {
 	case err != nil || i.Type != infoType && i.Type != getType:
 		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
-		d.endLocked(ErrConsumerDeleted)
+		s.goneLocked()
 	default:
 		next = s.noteLagLocked(&i)
 		if i.Type == infoType {
@@ -80,6 +82,28 @@ func (s *source) learn(m *nats.Msg) {
 	}
 	s.pull()
 	d.nudge()
+}
+
+// ErrSourceGone is told, again and again, while the consumer of messages that come back
+// does not exist. Who is told may make it anew.
+var ErrSourceGone = errors.New("the consumer of the retries was deleted on the server")
+
+// askGone is when a source that was gone is asked for messages once more.
+const askGone = time.Second
+
+// goneLocked heeds that the consumer of s does not exist. That of the stream itself
+// ends the intake: what it had handled only the server knew.
+func (s *source) goneLocked() {
+	if s.index == 0 {
+		s.d.endLocked(ErrConsumerDeleted)
+		return
+	}
+	now := time.Now()
+	s.begin(now, now.Add(askGone))
+	if !s.d.draining {
+		s.stalled = ErrSourceGone
+		s.d.tellLocked(ErrSourceGone)
+	}
 }
 
 // isGone asks and waits for the answer. Without one it is false.

@@ -60,7 +60,7 @@ type source struct {
 // openSource subscribes to an inbox for the i-th source.
 func (d *Durable) openSource(i int, from Source) (*source, error) {
 	now := time.Now()
-	s := &source{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.Concurrency, now), heard: now}
+	s := &source{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.atOnce(), now), heard: now}
 	sub, err := d.link.Conn().Subscribe(d.link.Conn().NewInbox(), s.take)
 	if err != nil {
 		return nil, err
@@ -221,7 +221,7 @@ func (s *source) heed(m *nats.Msg) {
 	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
 	switch {
 	case description == "Consumer Deleted":
-		s.d.endLocked(ErrConsumerDeleted)
+		s.goneLocked()
 	case err == nil: // the end of a pull, with what it still had to deliver
 		s.asked = max(s.asked-left, 0)
 	default: // nobody there, or a refusal: begin afresh after a while
@@ -284,7 +284,7 @@ func (s *source) want() (messages, bytes int, doubt bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if d.draining || !connected || now.Before(s.pullAfter) {
+	if d.draining || d.resting || !connected || now.Before(s.pullAfter) {
 		return 0, 0, false
 	}
 	messages, bytes = s.credit(now)

@@ -55,6 +55,9 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 	var back []wire.Delivery
 	for i := range all {
 		del := all[i].d
+		if !d.isOurs(&del) {
+			continue
+		}
 		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, all[i].at) {
 			back = append(back, del)
 		}
@@ -114,7 +117,7 @@ func (d *Durable) confirm(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	_, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
+	err := d.repeat(ctx, last)
 	if errors.Is(err, nats.ErrNoResponders) && d.isGone(ctx) {
 		return nil // then nothing comes again
 	}

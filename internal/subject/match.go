@@ -94,6 +94,23 @@ func Overlap(a, b string) bool {
 	}
 }
 
+// Covers reports whether pattern matches all that the pattern narrower matches.
+func Covers(pattern, narrower string) bool {
+	for {
+		token, rest, more := next(pattern)
+		tokenN, restN, moreN := next(narrower)
+		switch {
+		case token == tail:
+			return true
+		case tokenN == tail, token != one && token != tokenN:
+			return false
+		case !more || !moreN:
+			return more == moreN
+		}
+		pattern, narrower = rest, restN
+	}
+}
+
 // MoreSpecific reports whether a goes before b where several patterns match a
 // subject and one is to be chosen: at the first token that differs a literal
 // beats "*", and "*" beats ">".

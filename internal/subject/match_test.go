@@ -187,3 +187,20 @@ func TestMoreSpecificIsTotal(t *testing.T) {
 		}
 	}
 }
+
+func TestCovers(t *testing.T) {
+	t.Parallel()
+	patterns := []string{">", "*", "a", "b", "a.>", "*.>", "a.*", "*.b", "*.*", "a.b", "a.b.>", "a.*.c", "a.b.c"}
+	subjects := []string{"a", "b", "c", "a.b", "a.c", "c.b", "c.d", "a.b.c", "a.c.c", "a.b.d", "c.d.e", "a.b.c.d"}
+	for _, wide := range patterns {
+		for _, narrow := range patterns {
+			want := true
+			for _, s := range subjects { // which tell any two of the patterns apart
+				want = want && (subject.Matches(wide, s) || !subject.Matches(narrow, s))
+			}
+			if got := subject.Covers(wide, narrow); got != want {
+				t.Errorf("Covers(%q, %q) = %v", wide, narrow, got)
+			}
+		}
+	}
+}

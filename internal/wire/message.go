@@ -34,6 +34,7 @@ type Delivery struct {
 type Stored struct {
 	Stream     string
 	Sequence   uint64    // in Stream
+	Age        string    // which of the streams of that name, where it was put aside before; see package dead
 	Time       time.Time // when it was stored
 	Deliveries int       // how often the server sent it, prefetches included; from 1
 	Key        string    // of whose messages the order is kept; empty without keys

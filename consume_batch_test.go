@@ -1,0 +1,323 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// batches notes what came together.
+type batches struct {
+	mu  sync.Mutex
+	all [][]uint64
+}
+
+func (l *batches) note(ms []*bus.Msg[int]) {
+	one := make([]uint64, len(ms))
+	for i, m := range ms {
+		one[i] = m.Sequence
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, one)
+}
+
+func (l *batches) list() [][]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all)
+}
+
+func consumeBatch[T any](t testing.TB, st *bus.Stream, durable string, s bus.Subject[T], h bus.BatchHandler[T], opts ...bus.ConsumeOption) *bus.Consumer {
+	t.Helper()
+	con, err := bus.ConsumeBatch(t.Context(), st, durable, s, h, opts...)
+	must(t, err)
+	return con
+}
+
+// Batches are whole where there are messages, wait no longer than they may for more,
+// and keep the order.
+func TestConsumeBatch(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 250)
+		var got batches
+		con := consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			got.note(ms)
+			return nil
+		})
+		synctest.Wait()
+		if all := got.list(); len(all) != 2 || !slices.Equal(slices.Concat(all...), upTo(200)) || len(all[0]) != 100 {
+			t.Errorf("at first %v came", all)
+		}
+		pass(99 * time.Millisecond)
+		if n := len(got.list()); n != 2 {
+			t.Errorf("there are %d batches", n)
+		}
+		pass(time.Millisecond)
+		if all := got.list(); len(all) != 3 || !slices.Equal(slices.Concat(all...), upTo(250)) {
+			t.Errorf("then %v came", all)
+		}
+		if s := b.Stats(); s.Received != 250 || s.Handled != 250 {
+			t.Errorf("the statistics are %+v", s)
+		}
+		must(t, con.Drain(t.Context()))
+		mustBeDone(t, b, "S", "d")
+	})
+}
+
+// Concurrency is how many batches run at once, and none has more messages than asked for.
+func TestConsumeBatchConcurrency(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 1000)
+		var running, most, largest atomic.Int64
+		var got ledger
+		con := consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			most.Store(max(most.Load(), running.Add(1)))
+			largest.Store(max(largest.Load(), int64(len(ms))))
+			time.Sleep(time.Second) // in the bubble: virtual time
+			running.Add(-1)
+			for _, m := range ms {
+				got.note(m.Sequence)
+			}
+			return nil
+		}, bus.BatchSize(20), bus.BatchWait(0), bus.Concurrency(4))
+		pass(500 * time.Millisecond)
+		if s := b.Stats().Subscriptions[0]; s.InFlight > 80 || s.Longest.Subject != "S" || s.Longest.For != 500*time.Millisecond {
+			t.Errorf("the statistics are %+v", s)
+		}
+		pass(time.Hour)
+		if most.Load() != 4 || largest.Load() > 20 {
+			t.Errorf("%d batches ran at once, with up to %d messages", most.Load(), largest.Load())
+		}
+		got.mustBeOnce(t, 1000)
+		must(t, con.Drain(t.Context()))
+		mustBeDone(t, b, "S", "d")
+	})
+}
+
+// Each message has its own outcome.
+func TestConsumeBatchOutcomes(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	each := func(ms []*bus.Msg[int], outcome func(m *bus.Msg[int]) error) error {
+		var failed bus.BatchError
+		for i, m := range ms {
+			failed.Add(i, outcome(m))
+		}
+		return failed.Err()
+	}
+	for _, tc := range []struct {
+		name    string
+		handle  bus.BatchHandler[int]
+		letters int // dead letters in the end
+		cause   bus.Cause
+		calls   int // of messages, in all
+	}{
+		{"all done", func(context.Context, []*bus.Msg[int]) error { return nil }, 0, "", n},
+		{"none named", func(context.Context, []*bus.Msg[int]) error { return new(bus.BatchError) }, 0, "", n},
+		{"two fail once", func(_ context.Context, ms []*bus.Msg[int]) error {
+			return each(ms, func(m *bus.Msg[int]) error {
+				if m.Attempt == 1 && m.Data < 2 {
+					return errNo
+				}
+				return nil
+			})
+		}, 0, "", n + 2},
+		{"one is hopeless, wrapped", func(_ context.Context, ms []*bus.Msg[int]) error {
+			return fmt.Errorf("batch: %w", each(ms, func(m *bus.Msg[int]) error {
+				if m.Data == 3 {
+					return bus.Permanent(errNo)
+				}
+				return nil
+			}))
+		}, 1, bus.CausePermanent, n},
+		{"an error", func(_ context.Context, ms []*bus.Msg[int]) error { return errNo }, n, bus.CauseError, 3 * n},
+		{"a permanent error", func(_ context.Context, ms []*bus.Msg[int]) error { return bus.Permanent(errNo) }, n, bus.CausePermanent, n},
+		{"a panic", func(_ context.Context, ms []*bus.Msg[int]) error { panic("no") }, n, bus.CausePanic, 3 * n},
+		{"the deadline", func(ctx context.Context, ms []*bus.Msg[int]) error { <-ctx.Done(); return ctx.Err() }, n, bus.CauseDeadline, 3 * n},
+		{"an index that is not there", func(_ context.Context, ms []*bus.Msg[int]) error {
+			return &bus.BatchError{Failed: map[int]error{len(ms): errNo}}
+		}, n, bus.CauseError, 3 * n},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				storeRange(t, st, "S", 0, n)
+				var calls atomic.Int64
+				con := consumeBatch(t, st, "d", "S", func(ctx context.Context, ms []*bus.Msg[int]) error {
+					calls.Add(int64(len(ms)))
+					return tc.handle(ctx, ms)
+				}, bus.Retry(bus.RetryPolicy{MaxAttempts: 3}), bus.HandlerTimeout(time.Second))
+				pass(time.Hour)
+				if calls.Load() != int64(tc.calls) {
+					t.Errorf("%d messages came, want %d", calls.Load(), tc.calls)
+				}
+				ls := letters(t, st, bus.DeadFilter{})
+				if len(ls) != tc.letters {
+					t.Errorf("%d letters, want %d", len(ls), tc.letters)
+				}
+				for _, l := range ls {
+					if l.Cause != tc.cause {
+						t.Errorf("a letter says %s: %s", l.Cause, l.Error)
+					}
+				}
+				must(t, con.Drain(t.Context()))
+				mustBeDone(t, b, "S", "d")
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// What cannot be decoded is in no batch, and fails alone.
+func TestConsumeBatchOfWhatItCannotDecode(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 5)
+		_, err := b.JetStream().Publish(t.Context(), "S", []byte("no number"))
+		must(t, err)
+		storeRange(t, st, "S", 5, 10)
+		var got batches
+		con := consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			got.note(ms)
+			return nil
+		}, bus.BatchSize(11), bus.BatchWait(time.Second))
+		pass(time.Minute)
+		if all := got.list(); len(all) != 1 || !slices.Equal(all[0], []uint64{1, 2, 3, 4, 5, 7, 8, 9, 10, 11}) {
+			t.Errorf("got %v", all)
+		}
+		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseMalformed || ls[0].Sequence != 6 {
+			t.Errorf("the letters are %+v", ls)
+		}
+		must(t, con.Drain(t.Context()))
+	}, bus.WithLogger(silent()))
+}
+
+// Middleware sees each message by itself, with its own outcome, and may keep one out.
+func TestConsumeBatchMiddleware(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 6)
+		var seen sync.Map
+		mw := func(next bus.RawHandler) bus.RawHandler {
+			return func(ctx context.Context, m *bus.RawMsg) error {
+				switch string(m.Data) {
+				case "4":
+					return nil // swallowed
+				case "5":
+					m.Data = []byte("50")
+				}
+				err := next(ctx, m)
+				if again := next(ctx, m); !errors.Is(again, err) {
+					t.Errorf("called again it returns %v, before %v", again, err)
+				}
+				seen.Store(m.Sequence, err)
+				return err
+			}
+		}
+		var data []int
+		con := consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			var failed bus.BatchError
+			for i, m := range ms {
+				data = append(data, m.Data)
+				if m.Data == 1 && m.Attempt == 1 {
+					failed.Add(i, bus.Permanent(errNo))
+				}
+			}
+			return failed.Err()
+		}, bus.Use(mw), bus.BatchSize(6))
+		pass(time.Minute)
+		if !slices.Equal(data, []int{0, 1, 2, 3, 50}) {
+			t.Errorf("got %v", data)
+		}
+		for seq := uint64(1); seq <= 6; seq++ {
+			err, ok := seen.Load(seq)
+			if ok != (seq != 5) || (err != nil) != (seq == 2) {
+				t.Errorf("of message %d it saw %v", seq, err)
+			}
+		}
+		must(t, con.Drain(t.Context()))
+		mustBeDone(t, b, "S", "d")
+	}, bus.WithLogger(silent()))
+}
+
+// A drain gives back what has not become a batch, and waits for one that runs; its
+// handler may end the bus.
+func TestConsumeBatchDrain(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 15)
+		var got batches
+		con := consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			time.Sleep(time.Minute) // in the bubble: virtual time
+			got.note(ms)
+			return nil
+		}, bus.BatchSize(10), bus.BatchWait(time.Hour), bus.Concurrency(2))
+		synctest.Wait()
+		must(t, second(0, con.Drain(withDeadline(t, 2*time.Minute))))
+		if all := got.list(); len(all) != 1 || len(all[0]) != 10 {
+			t.Errorf("got %v", all)
+		}
+		var self atomic.Pointer[bus.Consumer]
+		ended := make(chan error, 1)
+		self.Store(consumeBatch(t, st, "d", "S", func(ctx context.Context, ms []*bus.Msg[int]) error {
+			got.note(ms)
+			ended <- self.Load().Drain(ctx)
+			return nil
+		}, bus.BatchSize(5)))
+		must(t, receive(t, ended))
+		pass(time.Minute)
+		if all := slices.Concat(got.list()...); !slices.Equal(slices.Sorted(slices.Values(all)), upTo(15)) {
+			t.Errorf("got %v", all)
+		}
+	})
+}
+
+func withDeadline(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestConsumeBatchMistakes(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	handle := func(context.Context, []*bus.Msg[int]) error { return nil }
+	try := func(opts ...bus.ConsumeOption) error {
+		return second(bus.ConsumeBatch(t.Context(), st, "d", "S", handle, opts...))
+	}
+	asError[*bus.ArgumentError](t, second(bus.ConsumeBatch[int](t.Context(), st, "d", "S", nil)), "ConsumeBatch: handler is nil")
+	asError[*bus.ArgumentError](t, second(bus.ConsumeBatch(t.Context(), nil, "d", "S", handle)), "stream is nil")
+	asError[*bus.SubjectError](t, second(bus.ConsumeBatch(t.Context(), st, "d", "T", handle)), "stores nothing that matches")
+	asError[*bus.OptionError](t, try(bus.BatchSize(0)), "BatchSize(0)")
+	asError[*bus.OptionError](t, try(bus.BatchSize(10_001)), "between 1 and 10000")
+	asError[*bus.OptionError](t, try(bus.BatchWait(-1)), "BatchWait(-1ns)")
+	asError[*bus.OptionError](t, try(bus.BatchSize(1000), bus.Concurrency(100)), "BatchSize(1000)", "Concurrency of 100")
+	asError[*bus.OptionError](t, try(bus.KeyBySubject()), "batches keep no order by key")
+	asError[*bus.OptionError](t, try(nil), "option 1")
+	asError[*bus.OptionError](t, second(bus.Consume(t.Context(), st, "d", "S", ignore[int], bus.BatchSize(3))), "for ConsumeBatch only")
+	asError[*bus.OptionError](t, second(bus.Consume(t.Context(), st, "d", "S", ignore[int], bus.BatchWait(0))), "for ConsumeBatch only")
+	if text := (&bus.BatchError{Failed: map[int]error{3: errNo, 1: errNo}}).Error(); text != "bus: 2 messages of a batch failed: message 1: no; message 3: no" {
+		t.Errorf("got %q", text)
+	}
+	var none *bus.BatchError
+	must(t, none.Err())
+}

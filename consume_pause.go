@@ -1,0 +1,101 @@
+package bus
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/dead"
+)
+
+// The JetStream API levels of servers that can do what the calls need.
+const (
+	levelPause  = 1
+	levelRewind = 4
+)
+
+// needs returns a *LevelError where the server is too old for a call.
+func (b *Bus) needs(call string, level int, version string) error {
+	if _, has := b.link.Conn().ConnectedServerJetStream(); b.link.Conn().IsConnected() && has < level {
+		return &LevelError{Call: call, Needs: level, Has: has, Version: version}
+	}
+	return nil
+}
+
+// callable returns an error where a call on the consumer can do nothing.
+func (c *Consumer) callable(ctx context.Context, call string) error {
+	if c.none() {
+		return &ArgumentError{Func: call, Arg: "consumer", Reason: "is nil; did Consume fail?"}
+	}
+	if err := c.bus.callable(ctx, call); err != nil {
+		return err
+	}
+	if c.life.Err() != nil {
+		return c.bus.of(call, c.durable, ErrClosed)
+	}
+	return nil
+}
+
+// Pause has the server send no messages to any member of the durable until a time, or
+// until Resume; also none that come back for another attempt. The zero time means until
+// Resume. It outlasts the members and the server. What members have taken in they
+// still handle: about what they do in a second.
+//
+// Errors: *LevelError before nats-server 2.11, *ArgumentError for a time that has
+// passed, *StreamError, ErrTimeout, ErrClosed.
+func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
+	if err := c.callable(ctx, "Pause"); err != nil {
+		return err
+	}
+	if until.IsZero() {
+		until = time.Now().Add(untilResume)
+	}
+	if !until.After(time.Now()) {
+		return &ArgumentError{Func: "Pause", Arg: "until", Reason: "has passed: " + until.Format(time.RFC3339)}
+	}
+	return c.pause(ctx, "Pause", until)
+}
+
+// untilResume is as good as for ever.
+const untilResume = 100 * 365 * 24 * time.Hour
+
+// Resume ends Pause, whoever called it. Errors: those of Pause.
+func (c *Consumer) Resume(ctx context.Context) error {
+	if err := c.callable(ctx, "Resume"); err != nil {
+		return err
+	}
+	return c.pause(ctx, "Resume", time.Time{})
+}
+
+// pause pauses the durable and its retries; the zero time ends that.
+func (c *Consumer) pause(ctx context.Context, call string, until time.Time) error {
+	if err := c.bus.needs(call, levelPause, "2.11"); err != nil {
+		return err
+	}
+	ctx, cancel := c.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	for _, stream := range []string{c.stream, dead.RetryStreamOf(c.stream)} {
+		if err := c.pauseOn(ctx, stream, until); err != nil {
+			return streamError(stream, call+" "+c.durable, err)
+		}
+	}
+	return nil
+}
+
+func (c *Consumer) pauseOn(ctx context.Context, stream string, until time.Time) error {
+	if until.IsZero() {
+		_, err := c.bus.js.ResumeConsumer(ctx, stream, c.durable)
+		return err
+	}
+	_, err := c.bus.js.PauseConsumer(ctx, stream, c.durable, until)
+	return err
+}
+
+// pausedUntil is until when a consumer sends nothing; the zero time if it does.
+func pausedUntil(info *jetstream.ConsumerInfo) time.Time {
+	if until := info.Config.PauseUntil; until != nil && until.After(time.Now()) {
+		return *until
+	}
+	return time.Time{}
+}

@@ -1,0 +1,66 @@
+package bus
+
+import (
+	"fmt"
+	"time"
+)
+
+// RewindError is returned by Consumer.Rewind when the durable cannot go back to where
+// it was told. It is where it was.
+type RewindError struct {
+	Stream, Durable string
+	To              uint64 // the sequence
+	Reason          string
+}
+
+func (e *RewindError) Error() string {
+	return fmt.Sprintf("bus: consumer %q of stream %q: cannot go back to sequence %d: %s", e.Durable, e.Stream, e.To, e.Reason)
+}
+
+// UnfinishedError is returned by Consumer.Rewind when it waited, until its context
+// ended, for messages that were sent before: their acknowledgements would count for
+// what is sent again. The durable is where it was.
+type UnfinishedError struct {
+	Stream, Durable string
+	Messages        int // that other members hold, or held when they died
+	Running         int // handlers of this member that had not returned
+	Longest         Running
+	Err             error // why it did not wait longer
+}
+
+func (e *UnfinishedError) Error() string {
+	what := fmt.Sprintf("other members hold %d messages, or died with them; drain the others, or wait until their messages have come again", e.Messages)
+	if e.Running > 0 {
+		what = fmt.Sprintf("%d handlers have not returned", e.Running)
+		if e.Longest.Subject != "" {
+			what += fmt.Sprintf(" (%s)", e.Longest)
+		}
+	}
+	return fmt.Sprintf("bus: consumer %q of stream %q: cannot go back while messages are unfinished: %s: %s", e.Durable, e.Stream, what, inner(e.Err))
+}
+
+// Unwrap returns why it did not wait longer.
+func (e *UnfinishedError) Unwrap() error { return e.Err }
+
+// LevelError is returned by a call that the server is too old for.
+type LevelError struct {
+	Call    string // "Rewind"
+	Needs   int    // the JetStream API level that it needs
+	Has     int    // the server's
+	Version string // the first nats-server with that level
+}
+
+func (e *LevelError) Error() string {
+	return fmt.Sprintf("bus: %s needs JetStream API level %d, the server has %d: use nats-server %s or newer", e.Call, e.Needs, e.Has, e.Version)
+}
+
+// Running is a handler call that has not returned.
+type Running struct {
+	Subject  string // of its message, of a batch the first; empty for none
+	Sequence uint64 // likewise
+	For      time.Duration
+}
+
+func (r Running) String() string {
+	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.For.Round(time.Millisecond))
+}

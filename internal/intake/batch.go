@@ -1,0 +1,68 @@
+package intake
+
+import (
+	"time"
+
+	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Batch is how a Durable handles several messages at once.
+type Batch struct {
+	Size int           // messages at most
+	Wait time.Duration // how long fewer of them wait for more
+
+	// Run makes one attempt at each of the messages, which are in order, and returns
+	// as many outcomes. It must not panic. The Run for one message does as it does.
+	Run func([]wire.Delivery) []settle.Outcome
+}
+
+// atOnce is how many messages may run at once.
+func (c *DurableConfig) atOnce() int { return c.Concurrency * max(c.Batch.Size, 1) }
+
+func (d *Durable) newQueue() *dispatch.Queue {
+	c := &d.cfg
+	q := dispatch.New(c.Concurrency, d.run)
+	if c.Batch.Run != nil {
+		q = dispatch.NewBatches(c.Concurrency, c.Batch.Size, c.Batch.Wait, d.runBatch)
+	}
+	if c.Every > 0 {
+		q.Pace(c.Every)
+	}
+	return q
+}
+
+// runBatch makes one attempt at each message, on a worker of the queue. What must run
+// alone does so afterwards, as a batch of one.
+func (d *Durable) runBatch(all []wire.Delivery) {
+	var batch, alone []wire.Delivery
+	for _, del := range all {
+		switch {
+		case d.isAlone(&del):
+			alone = append(alone, del)
+		case d.solo.Enter(del, false):
+			batch = append(batch, del)
+		default:
+			d.voids.add()
+		}
+	}
+	if len(batch) > 0 {
+		for i, outcome := range d.cfg.Batch.Run(batch) {
+			d.leaveSolo()
+			d.conclude(batch[i], outcome)
+		}
+	}
+	for _, del := range alone {
+		d.run(del)
+	}
+}
+
+// isAlone is whether del cannot share a batch: it is dead, or may end the process.
+func (d *Durable) isAlone(del *wire.Delivery) bool {
+	if mem := d.cfg.Memory; mem != nil && del.Stored.Dead == nil && !del.Stored.Recalled {
+		mem.Recall(del)
+		del.Stored.Recalled = true
+	}
+	return del.Stored.Dead != nil || del.Stored.Trial != wire.Untried
+}
