@@ -169,7 +169,7 @@ func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
 	}
 	_, err = m.bus.js.Publish(ctx, p.Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
 	refused, ok := errors.AsType[*jetstream.APIError](err)
-	if err != nil && !(ok && slices.Contains(wrongLastSequence, int(refused.ErrorCode))) { // those mean that it is there
+	if err != nil && (!ok || !slices.Contains(wrongLastSequence, int(refused.ErrorCode))) { // those mean that it is there
 		return nil, fmt.Errorf("cannot mark a message that may end the process: %w", err)
 	}
 	return nil, nil
