@@ -115,6 +115,11 @@ var occurrences = map[bus.EventKind]occurrence{
 		refuseAll(t, b, "S-dead")
 		storeRange(t, st, "s.b", 0, 1)
 	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
+	bus.EventKeyStuck: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		consume(t, st, "d", "s.*", refuse, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
+		storeRange(t, st, "s.b", 0, 300)
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, isNo},
 	bus.EventUnrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		var m bus.Mux
 		bus.Handle(&m, "a.b", ignore[int])

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -166,8 +167,9 @@ func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
 		m.End(d)
 		return &crashLoop{d.Stored.Deaths}, nil
 	}
-	out := wire.Out{Subject: p.Began(m.life), Header: wire.Header{wire.HeaderNatsExpectedLastSubjectSequence: {"0"}}}
-	if err := m.put(ctx, dead.Note, out); err != nil {
+	_, err = m.bus.js.Publish(ctx, p.Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	if err != nil && (!ok || !slices.Contains(wrongLastSequence, int(refused.ErrorCode))) { // those mean that it is there
 		return nil, fmt.Errorf("cannot mark a message that may end the process: %w", err)
 	}
 	return nil, nil
@@ -198,7 +200,10 @@ func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
 	for len(all) > 0 {
 		n := min(len(all), mostInNote)
 		data, err := json.Marshal(all[:n])
-		if err != nil || m.put(ctx, dead.Note, wire.Out{Subject: subject, Data: data}) != nil {
+		if err == nil {
+			_, err = m.bus.js.Publish(ctx, subject, data)
+		}
+		if err != nil {
 			return
 		}
 		all = all[n:]

@@ -69,7 +69,7 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	}
 	defer d.leaveSolo()
 	if del.Stored.Trial == wire.Untried {
-		return d.cfg.Run(del), true
+		return d.call(del), true
 	}
 	return d.try(del)
 }
@@ -85,10 +85,16 @@ func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
 		d.again(del, buryAgain)
 		return outcome, false
 	}
-	outcome = d.cfg.Run(del)
+	outcome = d.call(del)
 	d.cfg.Memory.End(&del)
 	del.Stored.Trial = wire.Untried
 	return outcome, true
+}
+
+// call calls the handler of del, with about the number of that call.
+func (d *Durable) call(del wire.Delivery) settle.Outcome {
+	del.Number = max(del.Number-d.voids.begun.Load(), 1)
+	return d.cfg.Run(del)
 }
 
 func (d *Durable) leaveSolo() {

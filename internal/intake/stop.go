@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -66,7 +67,11 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 		d.cfg.Memory.GiveBack(ctx, back)
 	}
 	for i := range back {
-		_, _ = d.release(&back[i], nakBody)
+		if back[i].Stored.Context != nil { // its settlement belongs to the trace of the handler call
+			d.settle(back[i], telemetry.OpNak, nakBody)
+		} else {
+			_, _ = d.release(&back[i], nakBody)
+		}
 	}
 }
 
