@@ -14,7 +14,8 @@ const (
 	HeaderBusID     = "Bus-Id"      // the message's id across copies, redrives and switches
 	HeaderNatsMsgID = "Nats-Msg-Id" // the server's deduplication key
 
-	HeaderNatsExpectedLastSubjectSequence = "Nats-Expected-Last-Subject-Sequence" // the server stores the message only then
+	HeaderNatsExpectedLastSubjectSequence        = "Nats-Expected-Last-Subject-Sequence"         // the server stores the message only then
+	HeaderNatsExpectedLastSubjectSequenceSubject = "Nats-Expected-Last-Subject-Sequence-Subject" // and looks at this subject
 
 	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
 	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // and where
