@@ -22,14 +22,14 @@ type crew struct {
 	epoch uint64
 	inbox string // where the server tells that nobody takes a message
 
-	mu      sync.Mutex
-	mates   map[string]*mate
-	jobs    map[uint64]*job
-	next    uint64    // job
-	line    []*waiter // messages that wait for a hand, in order
-	sure    time.Time // until then nobody else can be owner
-	halted  bool
-	unnamed []*nats.Subscription
+	mu     sync.Mutex
+	mates  map[string]*mate
+	jobs   map[uint64]*job
+	next   uint64    // job
+	line   []*waiter // messages that wait for a hand, in order
+	sure   time.Time // until then nobody else can be owner
+	halted bool
+	subs   []*nats.Subscription
 }
 
 // mate is a member as its owner sees it.
@@ -69,13 +69,13 @@ func (c *crew) open() error {
 		if err != nil {
 			return err
 		}
-		c.unnamed = append(c.unnamed, s)
+		c.subs = append(c.subs, s)
 	}
 	return nil
 }
 
 func (c *crew) close() {
-	for _, s := range c.unnamed {
+	for _, s := range c.subs {
 		_ = s.Unsubscribe() // its connection may be gone
 	}
 }
@@ -138,18 +138,23 @@ func (c *crew) send(to *mate, t Task, d wire.Delivery) settle.Outcome {
 	c.mu.Unlock()
 	out := jobOut(&d, c.m.store.run(to.name), c.inbox, t)
 	if err := c.m.cfg.Link.Publish(&out); err != nil {
-		c.end(t.Job, settle.Outcome{Returned: true})
+		c.bounced(t.Job)
 	}
 	return <-j.done
 }
 
-// end gives a job its outcome. It returns false if there is no such job any more.
-func (c *crew) end(number uint64, o settle.Outcome) bool {
+// bounced ends a job that nobody has begun. Its mate gets no more until it beats: it
+// may not be there, or think that this owner is not one any more.
+func (c *crew) bounced(number uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.endLocked(number, o)
+	if j := c.jobs[number]; j != nil {
+		j.mate.hands = 0
+		c.endLocked(number, settle.Outcome{Returned: true})
+	}
 }
 
+// endLocked gives a job its outcome. It returns false if there is no such job any more.
 func (c *crew) endLocked(number uint64, o settle.Outcome) bool {
 	j := c.jobs[number]
 	if j == nil {
@@ -215,6 +220,9 @@ func (c *crew) freeHandLocked() *mate {
 
 // takenLocked reports whether somebody is at a key without this owner's order.
 func (c *crew) takenLocked(key string) bool {
+	if key == noKey {
+		return false
+	}
 	for _, m := range c.mates {
 		for t := range m.foreign {
 			if t.Key == key {
@@ -367,6 +375,9 @@ func (c *crew) noteResult(r *result) bool {
 		return false
 	}
 	m.done[r.Task.Job] = true
+	if r.Outcome.Returned {
+		m.hands = 0 // see bounced
+	}
 	return c.endLocked(r.Task.Job, r.Outcome.outcome())
 }
 
@@ -377,10 +388,5 @@ func (c *crew) untaken(msg *nats.Msg) {
 	if !ok || msg.Header.Get("Status") != "503" {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if j := c.jobs[t.Job]; j != nil {
-		j.mate.hands = 0 // until it beats
-		c.endLocked(t.Job, settle.Outcome{Returned: true})
-	}
+	c.bounced(t.Job)
 }

@@ -66,6 +66,9 @@ func (h *hands) serve(d wire.Delivery) {
 	}
 	counts := h.m.tell(t, reportOf(o, h.m.cfg.Cause))
 	h.forget(d.Stored, t, true)
+	if !may {
+		h.m.nudge() // the owner gives no more before a beat
+	}
 	if may && !counts {
 		h.m.cfg.Refused(&d)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -106,6 +105,11 @@ func (m *Member) unsubscribe() {
 // every is how often a member shows signs of life, and an owner looks at its claim.
 func (m *Member) every() time.Duration { return m.cfg.TTL / 4 }
 
+// bound bounds one request.
+func (m *Member) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, min(m.cfg.Wait, m.cfg.TTL))
+}
+
 func (m *Member) nudge() {
 	select {
 	case m.wake <- struct{}{}:
@@ -187,7 +191,7 @@ func (m *Member) handsFree() int {
 }
 
 func (m *Member) look() (Holder, uint64, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Wait)
+	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
 	return m.store.Look(ctx)
 }
@@ -200,7 +204,7 @@ func (m *Member) take() (at bool) {
 	if leaving {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Wait)
+	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
 	epoch, err := m.store.Take(ctx, m.cfg.ID, m.seen)
 	if err != nil {
@@ -214,7 +218,7 @@ func (m *Member) take() (at bool) {
 func (m *Member) own(epoch uint64) (at bool) {
 	began := time.Now()
 	m.hands.follow(epoch, time.Time{}) // nothing that others give
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Wait)
+	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
 	before, err := m.store.Settled(ctx)
 	if err != nil {
@@ -326,7 +330,7 @@ func (m *Member) Drain(ctx context.Context) error {
 
 // leave tells the others that this process is gone.
 func (m *Member) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Wait)
+	ctx, cancel := m.bound(ctx)
 	defer cancel()
 	if lead := m.owning(); lead != nil {
 		lead.end()
@@ -367,5 +371,5 @@ func (m *Member) RunsCaller(ctx context.Context) bool {
 			return true
 		}
 	}
-	return m.hands.queue.RunsCaller(dispatch.FromCaller(ctx))
+	return m.hands.queue.RunsCaller(ctx)
 }

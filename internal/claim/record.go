@@ -3,7 +3,6 @@ package claim
 import (
 	"encoding/json"
 	"strconv"
-	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -44,12 +43,12 @@ type Holder struct {
 type ID struct {
 	Source   int    `json:"source,omitempty"`
 	Position uint64 `json:"position"`
-	Time     int64  `json:"time"` // when it was stored there, nanoseconds
+	Time     int64  `json:"time"` // when the original was stored, nanoseconds
 }
 
-// IDOf returns the ID of a message; stored is when its source stored it.
-func IDOf(d *wire.Delivery, stored time.Time) ID {
-	return ID{Source: d.Stored.Source, Position: d.Stored.Position, Time: stored.UnixNano()}
+// IDOf returns the ID of a message.
+func IDOf(d *wire.Delivery) ID {
+	return ID{Source: d.Stored.Source, Position: d.Stored.Position, Time: d.Stored.Time.UnixNano()}
 }
 
 // Verdict says why a message becomes a dead letter.

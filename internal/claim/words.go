@@ -21,9 +21,15 @@ type Task struct {
 	Key   string `json:"key"` // see keyOf
 }
 
-// keyOf stands for a key wherever its processes talk about it. Two keys with the same
+// noKey is the key of a message that has none: it waits for nobody.
+const noKey = "-"
+
+// keyOf stands for a key wherever the processes talk about it. Two keys with the same
 // one wait for each other, no more.
 func keyOf(key string) string {
+	if key == "" {
+		return noKey
+	}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(key)) // it cannot fail
 	return strconv.FormatUint(h.Sum64(), 36)
