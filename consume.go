@@ -47,7 +47,7 @@ type Consumer struct {
 	stream   string
 	durable  string
 	receiver *receiver
-	in       *intake.Durable
+	in       taking
 	aside    *aside
 	memory   *memory
 	retry    RetryPolicy
@@ -110,6 +110,11 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 	beside, err := s.openAside(ctx, durable, info.Config.AckWait)
 	if err != nil {
 		return nil, err
+	}
+	if o.key != nil && !s.bus.alone() {
+		if err := s.openClaims(ctx); err != nil {
+			return nil, err
+		}
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
 	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
@@ -220,8 +225,26 @@ func deliveries(c jetstream.ConsumerConfig) string {
 	return strconv.Itoa(c.MaxDeliver)
 }
 
-func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) error {
-	in, err := intake.OpenDurable(c.bus.link, intake.DurableConfig{
+func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) (err error) {
+	conf := c.intakeConfig(o, config)
+	if o.key != nil && !c.bus.alone() {
+		c.in, err = c.share(conf)
+	} else {
+		c.in, err = intake.OpenDurable(c.bus.link, conf)
+	}
+	if err != nil {
+		return translate(err)
+	}
+	if err := c.bus.registry.Add(stageSubscribers, c); err != nil {
+		_ = c.in.Drain(ctx)
+		return translate(err)
+	}
+	c.in.Start()
+	return nil
+}
+
+func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
+	return intake.DurableConfig{
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
@@ -241,17 +264,7 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 		Settling:    c.settling,
 		Bury:        c.bury,
 		Park:        c.park(),
-	})
-	if err != nil {
-		return translate(err)
 	}
-	c.in = in
-	if err := c.bus.registry.Add(stageSubscribers, c); err != nil {
-		_ = in.Drain(ctx)
-		return translate(err)
-	}
-	in.Start()
-	return nil
 }
 
 // settling traces a settlement; the function it returns ends the span.
@@ -259,7 +272,11 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 	if c.bus.tel == nil {
 		return func(error) {}
 	}
-	_, span := c.bus.tel.Settle(d.Stored.Context, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
+	ctx := d.Stored.Context
+	if ctx == nil { // its handler, if any, ran elsewhere
+		ctx = context.Background()
+	}
+	_, span := c.bus.tel.Settle(ctx, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
 	return span.End
 }
 

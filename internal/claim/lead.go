@@ -14,11 +14,12 @@ type Lead struct {
 	epoch  uint64
 	crew   *crew
 	intake Intake
+	began  chan struct{} // closed when the intake has
 }
 
 // newLead opens an intake for an epoch that this process owns.
 func (m *Member) newLead(epoch uint64, before Record, sure time.Time) (*Lead, error) {
-	l := &Lead{epoch: epoch, crew: newCrew(m, epoch, sure)}
+	l := &Lead{epoch: epoch, crew: newCrew(m, epoch, sure), began: make(chan struct{})}
 	if err := l.crew.open(); err != nil {
 		l.crew.close()
 		return nil, err

@@ -230,11 +230,27 @@ func (m *Member) own(epoch uint64) (at bool) {
 		return false
 	}
 	m.mu.Lock()
-	m.lead = lead
+	leaving := m.leaving
+	if !leaving {
+		m.lead = lead
+	}
 	m.mu.Unlock()
+	if leaving { // it has not begun
+		_ = lead.intake.Drain(ctx)
+		m.free(ctx, lead)
+		return false
+	}
 	lead.intake.Start()
+	close(lead.began)
 	m.tellNews()
 	return false
+}
+
+// free ends being the owner, for whoever takes the claim next.
+func (m *Member) free(ctx context.Context, lead *Lead) {
+	lead.end()
+	_ = m.store.Free(ctx, m.cfg.ID, lead.epoch) // else it is taken after a while
+	m.tellNews()
 }
 
 // hold makes sure that this process is still the owner.
@@ -312,7 +328,11 @@ func (m *Member) Drain(ctx context.Context) error {
 	m.mu.Unlock()
 	var err error
 	if lead != nil {
+		<-lead.began
 		err = lead.intake.Drain(ctx)
+	}
+	if errors.Is(err, ErrLost) { // the next owner does what is left, and that was told
+		err = nil
 	}
 	m.hands.leave()
 	m.nudge() // so that the owner gives no more
@@ -333,9 +353,7 @@ func (m *Member) leave(ctx context.Context) {
 	ctx, cancel := m.bound(ctx)
 	defer cancel()
 	if lead := m.owning(); lead != nil {
-		lead.end()
-		_ = m.store.Free(ctx, m.cfg.ID, lead.epoch) // else it is taken after a while
-		m.tellNews()
+		m.free(ctx, lead)
 		return
 	}
 	if m.seen > 0 && !m.holder.Free {

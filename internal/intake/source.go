@@ -48,6 +48,7 @@ type source struct {
 	full      bool      // with keys: what waits leaves no room
 	created   time.Time // when the consumer was made, as far as that was said
 	repeat    bool      // the connection was lost; say again what may not have arrived
+	lastEnd   string    // where the last message was settled, unless that was confirmed
 	stale     int       // words of a server that is no more, which are not heard yet
 	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }
@@ -96,7 +97,7 @@ func (s *source) take(m *nats.Msg) {
 	}
 	s.d.name(&del)
 	fresh, room := s.hold(&del, m)
-	if fresh {
+	if fresh && !s.d.settledElsewhere(&del) {
 		s.d.enter(del)
 	}
 	if room {

@@ -28,10 +28,10 @@ type Action int
 
 // The actions.
 const (
-	Ack  Action = iota // it is done
-	Wait               // keep it and call the handler again after a while
-	Bury               // it will not be handled
-	Return             // let it go as it came
+	Ack    Action = iota // it is done
+	Wait                 // keep it and call the handler again after a while
+	Bury                 // it will not be handled
+	Return               // let it go as it came
 )
 
 // Decide returns what to do with a message whose attempt-th handler call, from
