@@ -221,6 +221,8 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	tr.await(t, "others take over from the dead", func() bool { return tr.takenOver(cs[killed].name) })
 	t.Logf("what the dead one had was taken over after %v", time.Since(died))
 
+	before := tr.begun(cs[stalled].name)
+	tr.await(t, "the next one has work", func() bool { return tr.begun(cs[stalled].name) > before+20 })
 	cs[stalled].signal(t, syscall.SIGSTOP)
 	stood := time.Now()
 	tr.await(t, "others take over from the one that stands still", func() bool { return tr.takenOver(cs[stalled].name) })
@@ -228,7 +230,7 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	cs[stalled].signal(t, syscall.SIGCONT)
 	t.Logf("what the stalled one had was taken over after %v", took)
 	tr.await(t, "it hears that its outcomes do not count", func() bool { return tr.events[cs[stalled].name+" settlement-refused"] > 0 })
-	before := tr.begun(cs[stalled].name)
+	before = tr.begun(cs[stalled].name)
 	tr.await(t, "it takes part again", func() bool { return tr.begun(cs[stalled].name) > before+20 })
 
 	last := stop()
