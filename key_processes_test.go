@@ -135,6 +135,13 @@ func (tr *keyTrace) begun(by string) (n int) {
 	return n
 }
 
+// count is how many calls a child has begun, and how many all have.
+func (tr *keyTrace) count(by string) (own, all int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.begun(by), len(tr.calls)
+}
+
 // takenOver reports whether another child has begun what the one was at.
 func (tr *keyTrace) takenOver(from string) bool {
 	for _, h := range tr.calls {
@@ -145,6 +152,32 @@ func (tr *keyTrace) takenOver(from string) bool {
 		}
 	}
 	return false
+}
+
+// stall stops c while it is at something, and returns after how long others had taken
+// that over.
+func (tr *keyTrace) stall(t *testing.T, c *child) time.Duration {
+	t.Helper()
+	for {
+		before, _ := tr.count(c.name)
+		tr.await(t, c.name+" has work", func() bool { return tr.begun(c.name) > before })
+		c.signal(t, syscall.SIGSTOP)
+		stood := time.Now()
+		_, others := tr.count(c.name)
+		taken := false
+		tr.await(t, "others go on", func() bool {
+			taken = tr.takenOver(c.name)
+			return taken || !tr.busy(c.name) && len(tr.calls) > others+200
+		})
+		if taken {
+			return time.Since(stood)
+		}
+		c.signal(t, syscall.SIGCONT) // it was at nothing
+	}
+}
+
+func (tr *keyTrace) busy(by string) bool {
+	return slices.ContainsFunc(tr.calls, func(h *handling) bool { return h.by == by && h.end == 0 })
 }
 
 type child struct {
@@ -221,16 +254,11 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	tr.await(t, "others take over from the dead", func() bool { return tr.takenOver(cs[killed].name) })
 	t.Logf("what the dead one had was taken over after %v", time.Since(died))
 
-	before := tr.begun(cs[stalled].name)
-	tr.await(t, "the next one has work", func() bool { return tr.begun(cs[stalled].name) > before+20 })
-	cs[stalled].signal(t, syscall.SIGSTOP)
-	stood := time.Now()
-	tr.await(t, "others take over from the one that stands still", func() bool { return tr.takenOver(cs[stalled].name) })
-	took := time.Since(stood)
+	took := tr.stall(t, cs[stalled])
 	cs[stalled].signal(t, syscall.SIGCONT)
 	t.Logf("what the stalled one had was taken over after %v", took)
 	tr.await(t, "it hears that its outcomes do not count", func() bool { return tr.events[cs[stalled].name+" settlement-refused"] > 0 })
-	before = tr.begun(cs[stalled].name)
+	before, _ := tr.count(cs[stalled].name)
 	tr.await(t, "it takes part again", func() bool { return tr.begun(cs[stalled].name) > before+20 })
 
 	last := stop()

@@ -297,8 +297,8 @@ func (m *Member) ask(ctx context.Context, epoch uint64, r request) (answer, erro
 
 var errNoRequest = errors.New("not a request that a member makes")
 
-// tell tells the owner how a task ended, until it answers, or is the owner no more.
-// It returns whether the outcome counts.
+// tell tells the owner how a task ended, until it answers, or is the owner no more, or
+// must have given this member up. It returns whether the outcome counts.
 func (m *Member) tell(t Task, r report) (counts bool) {
 	for {
 		epoch := m.hands.owner()
@@ -308,7 +308,7 @@ func (m *Member) tell(t Task, r report) (counts bool) {
 		switch {
 		case err == nil:
 			return a.OK
-		case m.ctx.Err() != nil, epoch != t.Epoch: // the new owner hears of it by the next beat, at the latest
+		case m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // a new owner hears of it by the next beat, at the latest
 			return false
 		}
 		select {
