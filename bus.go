@@ -175,6 +175,9 @@ func (b *Bus) linkConfig() link.Config {
 // inMemory reports whether the bus's own server has no directory for its streams.
 func (b *Bus) inMemory() bool { return b.engine != nil && b.cfg.storeDir == "" }
 
+// alone reports whether no other process can work on the bus's server.
+func (b *Bus) alone() bool { return b.cfg.alone }
+
 // noteMemory says once, when the first stream is declared, that it will not last.
 func (b *Bus) noteMemory() {
 	if b.inMemory() {

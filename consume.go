@@ -47,14 +47,13 @@ type Consumer struct {
 	durable  string
 	receiver *receiver
 	aside    *aside
-	memory   *memory
 	retry    RetryPolicy
 
 	intake intake.DurableConfig // of each intake
 	mu     sync.Mutex
-	in     *intake.Durable // the present one: Rewind begins another
-	past   tally           // of those before
-	ended  bool            // there will be no other
+	in     taking // the present one: Rewind begins another
+	past   tally  // of those before
+	ended  bool   // there will be no other
 
 	rewinds turns
 	life    context.Context // until the end begins
@@ -123,19 +122,50 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
-	c.life, c.end = context.WithCancelCause(context.Background())
-	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
-		return nil, err
+	if o.shares(s.bus) {
+		if err := s.openClaims(ctx); err != nil {
+			return nil, err
+		}
 	}
+	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
 	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) error {
-	c.intake = intake.DurableConfig{
+func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) (err error) {
+	c.intake = c.intakeConfig(o, config)
+	c.gather(o)
+	if o.shares(c.bus) {
+		c.in, err = c.share(o)
+	} else if err = c.remember(ctx, o, &c.intake); err == nil {
+		c.in, err = intake.OpenDurable(c.bus.link, c.intake)
+	}
+	if err != nil {
+		return translate(err)
+	}
+	if err := c.bus.registry.Add(stageSubscribers, c); err != nil {
+		_ = c.in.Drain(ctx)
+		return translate(err)
+	}
+	c.in.Start()
+	return nil
+}
+
+// remember has an intake begin with what others have left.
+func (c *Consumer) remember(ctx context.Context, o *handleOptions, conf *intake.DurableConfig) error {
+	m, err := c.aside.openMemory(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	conf.Memory = m
+	conf.Bury = func(d wire.Delivery) error { return c.bury(d, m) }
+	return nil
+}
+
+func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
+	return intake.DurableConfig{
 		Source: intake.Source{
 			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
@@ -149,28 +179,14 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 		Key:         o.keyFunc(c.bus.format),
 		Most:        most(config),
 		GiveUpStuck: o.stuckKey == ParkKey,
-		Memory:      c.memory,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Every:       o.every,
 		Run:         c.run,
 		Stalled:     c.stalled,
 		Settling:    c.settling,
-		Bury:        c.bury,
 		Park:        c.park(),
 	}
-	c.gather(o)
-	in, err := intake.OpenDurable(c.bus.link, c.intake)
-	if err != nil {
-		return translate(err)
-	}
-	c.in = in
-	if err := c.bus.registry.Add(stageSubscribers, c); err != nil {
-		_ = in.Drain(ctx)
-		return translate(err)
-	}
-	in.Start()
-	return nil
 }
 
 // settling traces a settlement; the function it returns ends the span.
@@ -178,7 +194,11 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 	if c.bus.tel == nil {
 		return func(error) {}
 	}
-	_, span := c.bus.tel.Settle(d.Stored.Context, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
+	ctx := d.Stored.Context
+	if ctx == nil { // its handler, if any, ran elsewhere
+		ctx = context.Background()
+	}
+	_, span := c.bus.tel.Settle(ctx, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
 	return span.End
 }
 
@@ -202,14 +222,14 @@ func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome 
 }
 
 // bury makes d, which will not be handled, a dead letter.
-func (c *Consumer) bury(d wire.Delivery) error {
+func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
 	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
-		c.memory.keys.buried(&d)
+		m.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}
@@ -293,7 +313,7 @@ func (c *Consumer) finish(ctx context.Context) error {
 
 // last is the present intake, and there will be no other. It ends a Rewind and waits
 // for that.
-func (c *Consumer) last(ctx context.Context) *intake.Durable {
+func (c *Consumer) last(ctx context.Context) taking {
 	c.end(ErrClosed)
 	if done, err := c.rewinds.take(ctx); err == nil {
 		defer done()
@@ -312,14 +332,14 @@ func (c *Consumer) unfinished(why error) error {
 }
 
 // now is the present intake, and what those before it did.
-func (c *Consumer) now() (*intake.Durable, tally) {
+func (c *Consumer) now() (taking, tally) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.in, c.past
 }
 
 // longest is the handler call of in that has been running for longest.
-func longest(in *intake.Durable) Running {
+func longest(in taking) Running {
 	run, ok := in.Longest()
 	if !ok {
 		return Running{}
@@ -356,7 +376,7 @@ func (c *Consumer) runsCaller(ctx context.Context) bool {
 // calls counts the handler calls of all intakes.
 type calls struct {
 	tally
-	in *intake.Durable
+	in taking
 }
 
 func (c calls) Begun() int64 { return c.begun + c.in.Begun() }
@@ -369,5 +389,8 @@ func (c *Consumer) stats() SubscriptionStats {
 	st.Pending, st.PendingBytes = in.Pending()
 	st.InFlight, st.Longest = in.InFlight(), longest(in)
 	st.setLag(in.Lag())
+	if shared, ok := in.(*sharing); ok {
+		st.Owner = shared.Owns()
+	}
 	return st
 }

@@ -30,7 +30,8 @@ import (
 // acknowledged there is nothing to go back to.
 //
 // Errors: *RewindError for a place before the durable's start or beyond what it has
-// got to, and for a call from one of its handlers; *UnfinishedError; *OptionError for
+// got to, for a call from one of its handlers, and for keys on a server that others
+// can reach, where processes keep the order together; *UnfinishedError; *OptionError for
 // another to; *LevelError before nats-server 2.14; *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if err := c.callable(ctx, "Rewind"); err != nil {
@@ -48,6 +49,9 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if c.runsCaller(dispatch.FromCaller(ctx)) {
 		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "it would wait for the handler that calls it; do it elsewhere"}
 	}
+	if _, alone := c.own(); !alone {
+		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}
+	}
 	ctx, cancel := c.bus.cfg.withDrainTimeout(ctx)
 	defer cancel()
 	ctx, abort := context.WithCancelCause(ctx)
@@ -59,6 +63,13 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	}
 	defer done()
 	return c.rewound(ctx, c.rewind(ctx, to.start))
+}
+
+// own is the present intake, unless it is shared with other processes.
+func (c *Consumer) own() (in *intake.Durable, alone bool) {
+	now, _ := c.now()
+	in, alone = now.(*intake.Durable)
+	return in, alone
 }
 
 // rewound is err, with the end of the consumer instead of what that led to.
@@ -139,7 +150,7 @@ func (c *Consumer) target(ctx context.Context, to start, info *jetstream.Consume
 // goBack goes back to target, or to the first message that is unfinished, while the
 // durable is paused.
 func (c *Consumer) goBack(ctx context.Context, target uint64) error {
-	old, _ := c.now()
+	old, _ := c.own()
 	if err := old.Rest(ctx); err != nil {
 		return c.stillRunning(err)
 	}

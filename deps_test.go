@@ -68,6 +68,14 @@ var house = map[string]room{
 		natsGo:          "the connection it owns",
 	}},
 
+	"internal/claim": {floor: 3, imports: map[string]string{
+		"internal/dead":     "how a message travels with what is known of it",
+		"internal/dispatch": "runs what other processes give",
+		"internal/link":     "the connection it speaks over",
+		"internal/settle":   "the outcomes that travel",
+		"internal/wire":     "what it hands on: deliveries",
+		natsGo:              "subscriptions and their messages",
+	}},
 	"internal/intake": {floor: 3, imports: map[string]string{
 		"internal/dispatch":  "runs what it takes in",
 		"internal/link":      "the connection it takes from",
@@ -93,6 +101,7 @@ var house = map[string]room{
 
 	"": {floor: 4, imports: map[string]string{
 		"codec":                         "WithCodec and As take one",
+		"internal/claim":                "who keeps the order of a durable with keys",
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",

@@ -78,7 +78,8 @@
 //
 // With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each
 // key are handled in order, one at a time, over failures, restarts and crashes;
-// [OnStuckKey] says what becomes of those behind one that cannot be handled.
+// [OnStuckKey] says what becomes of those behind one that cannot be handled. Several
+// processes with the same durable share that work and keep the order together.
 //
 // [Stream.Consume] shares a durable's messages out to handlers of several types;
 // [ConsumeBatch] gives a handler many at once. A durable can be paused and sent back:

@@ -48,6 +48,13 @@ const (
 	// durable is gone, or has no leader), or none with keys may begin since earlier
 	// ones are elsewhere; it goes on trying.
 	EventConsumerStalled EventKind = "consumer stalled"
+	// EventOwnershipLost: this process kept the order of a durable with keys, was not
+	// heard of for too long, and another one does now. It goes on as a member.
+	EventOwnershipLost EventKind = "ownership lost"
+	// EventSettlementRefused: a handler of a durable with keys has ended, and its
+	// outcome does not count, as this process was taken for dead meanwhile: another
+	// one handles the message too, perhaps at the same time.
+	EventSettlementRefused EventKind = "settlement refused"
 )
 
 // Event is something that happened on a bus and that no call could return.

@@ -59,6 +59,7 @@ type config struct {
 	// of New only
 	url           string
 	storeDir      string
+	alone         bool // no client outside this process can reach the embedded server
 	listen        string
 	sync          SyncPolicy
 	maxMemory     int64

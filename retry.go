@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/settle"
 )
 
@@ -152,6 +153,9 @@ const (
 
 // causeOf is the kind of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {
+	if f, ok := errors.AsType[*claim.Failure](err); ok { // it was judged where it ran
+		return Cause(f.Cause)
+	}
 	if _, ok := errors.AsType[*behind](err); ok {
 		return CauseBehind
 	}

@@ -147,6 +147,7 @@ func startServer(c *config, dir *store) (*server.Server, error) {
 	if isSingle(opts) {
 		dropDomainNames(s, opts.JetStreamDomain)
 	}
+	c.alone = isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
 	return s, nil
 }
 

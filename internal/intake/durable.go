@@ -48,6 +48,11 @@ type DurableConfig struct {
 	// Nil where nothing is buried: then Run asks for no such thing.
 	Bury func(wire.Delivery) error
 
+	// Claim is asked before anything is settled for good, where several processes keep
+	// an order together. Nil where this one has the consumer for itself, or no order is
+	// kept. With one nothing is parked.
+	Claim Claim
+
 	// Park stores a message that is to be tried again at a later time, so that it
 	// need not wait here; it comes back by another source. Where it fails or is nil
 	// the message waits here.
@@ -93,21 +98,23 @@ type Durable struct {
 	voids   voids
 	sources []*source
 
-	mu       sync.Mutex
-	held     map[position]hold
-	waiting  waiting
-	stuck    map[string]*stuckKey // by key
-	crowded  bool                 // stuck is to be looked at
-	recent   recent
-	left     []wire.Delivery // to be given back at the end of the drain
-	leftGone bool            // that has been done
-	holds    uint64          // numbers them
-	trouble  trouble
-	draining bool
-	resting  bool // ask for nothing for now
-	lastAck  string
-	lastAt   position // of lastAck's message
-	err      error
+	mu        sync.Mutex
+	held      map[position]hold
+	waiting   waiting
+	stuck     map[string]*stuckKey // by key
+	crowded   bool                 // stuck is to be looked at
+	recent    recent
+	left      []wire.Delivery // to be given back at the end of the drain
+	leftGone  bool            // that has been done
+	holds     uint64          // numbers them
+	trouble   trouble
+	draining  bool
+	resting   bool // ask for nothing for now
+	ends      bool // somebody closes it
+	abandoned bool // nothing is told to the server any more
+	lastAck   string
+	lastAt    position // of lastAck's message
+	err       error
 
 	started atomic.Bool
 
@@ -234,6 +241,8 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	case settle.Bury:
 		del.Stored.Dead = outcome.Err
 		d.bury(del)
+	case settle.Return:
+		d.again(del, 0)
 	}
 }
 
@@ -279,6 +288,9 @@ const buryAgain = time.Second
 // bury puts del where it is kept and terminates it. While that fails the message
 // stays where it is.
 func (d *Durable) bury(del wire.Delivery) {
+	if !d.condemned(del) {
+		return
+	}
 	if err := d.cfg.Bury(del); err != nil {
 		d.again(del, buryAgain)
 		return
@@ -288,7 +300,7 @@ func (d *Durable) bury(del wire.Delivery) {
 
 // finish settles del for good, and lets the next one of its key run.
 func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
-	d.settle(del, name, body)
+	d.agreed(del, func() { d.settle(del, name, body) })
 	d.unstick(&del)
 	d.leave(&del)
 }
@@ -340,7 +352,14 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	if d.keyed() && &body[0] != &nakBody[0] {
 		d.recent.add(p, recentEnd{h.stored, h.reply, body})
 	}
+	if &body[0] != &nakBody[0] {
+		s.lastEnd = h.reply
+	}
+	abandoned := d.abandoned
 	d.mu.Unlock()
+	if abandoned {
+		return false, nil
+	}
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
 }
 

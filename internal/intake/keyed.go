@@ -88,6 +88,7 @@ func (s *source) answeredLocked(now time.Time, i *info) []wire.Delivery {
 			return nil
 		}
 	}
+	d.forgetLocked()
 	return d.lanes.Open()
 }
 

@@ -53,6 +53,7 @@ type source struct {
 	full      bool      // with keys: what waits leaves no room
 	created   time.Time // when the consumer was made, as far as that was said
 	repeat    bool      // the connection was lost; say again what may not have arrived
+	lastEnd   string    // where the last message was settled, unless that was confirmed
 	stale     int       // words of a server that is no more, which are not heard yet
 	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }
@@ -101,7 +102,7 @@ func (s *source) take(m *nats.Msg) {
 	}
 	s.d.name(&del)
 	fresh, room := s.hold(&del, m)
-	if fresh {
+	if fresh && !s.d.settledElsewhere(&del) {
 		s.d.enter(del)
 	}
 	if room {
@@ -325,12 +326,13 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 }
 
 func (s *source) ask(messages, bytes int) error {
+	expiry := s.d.pullExpiry()
 	body, err := json.Marshal(struct {
 		Batch     int           `json:"batch"`
 		Bytes     int           `json:"max_bytes"`
 		Expires   time.Duration `json:"expires"`
 		Heartbeat time.Duration `json:"idle_heartbeat"`
-	}{messages, bytes, pullExpiry, heartbeat})
+	}{messages, bytes, expiry, min(heartbeat, expiry/2)})
 	if err != nil {
 		return err
 	}

@@ -17,17 +17,26 @@ import (
 // called once.
 func (d *Durable) Drain(ctx context.Context) error {
 	d.mu.Lock()
-	d.draining = true
+	abandoned := d.ends
+	d.ends, d.draining = true, true
 	d.mu.Unlock()
+	if abandoned {
+		return d.Wait(ctx)
+	}
 	err := d.drain(ctx)
+	d.end()
+	d.awaitTold(ctx)
+	close(d.done)
+	return err
+}
+
+// end ends what is ours.
+func (d *Durable) end() {
 	d.closeSources()
 	close(d.stop)
 	if d.started.Load() {
 		<-d.kept
 	}
-	d.awaitTold(ctx)
-	close(d.done)
-	return err
 }
 
 func (d *Durable) drain(ctx context.Context) error {
@@ -38,10 +47,14 @@ func (d *Durable) drain(ctx context.Context) error {
 		err = errors.Join(err, emptied(ctx, s.sub, 0))
 	}
 	d.giveBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
+	d.halt()
 	if err == nil {
 		err = d.queue.Wait(ctx)
 	}
 	d.giveBack(ctx, d.notDone())
+	if err == nil {
+		err = d.flush(ctx)
+	}
 	if err != nil {
 		pending, _ := d.Pending()
 		return &LeftBehind{Pending: pending, Running: d.InFlight(), Err: err}

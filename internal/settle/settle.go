@@ -20,6 +20,7 @@ type Outcome struct {
 	Permanent bool          // another try would fail as well
 	Asked     bool          // the handler said itself when to try again
 	After     time.Duration // what it said
+	Returned  bool          // there was no call: somebody else may make it
 }
 
 // Action is what to do with a message.
@@ -27,15 +28,18 @@ type Action int
 
 // The actions.
 const (
-	Ack  Action = iota // it is done
-	Wait               // keep it and call the handler again after a while
-	Bury               // it will not be handled
+	Ack    Action = iota // it is done
+	Wait                 // keep it and call the handler again after a while
+	Bury                 // it will not be handled
+	Return               // let it go as it came
 )
 
 // Decide returns what to do with a message whose attempt-th handler call, from
 // 1, ended with o, and after which time.
 func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 	switch {
+	case o.Returned:
+		return Return, 0
 	case o.Err == nil:
 		return Ack, 0
 	case o.Permanent, p.MaxAttempts > 0 && attempt >= p.MaxAttempts:

@@ -1,0 +1,198 @@
+package bus
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/omnibus-go/bus/internal/claim"
+	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// taking is what a consumer takes messages by: an intake of its own, or its part in
+// one that several processes share.
+type taking interface {
+	Start()
+	Drain(ctx context.Context) error
+	Done() <-chan struct{}
+	Err() error
+	Stalled() error
+	Pending() (msgs, bytes int)
+	Begun() int64
+	Ended() int64
+	InFlight() int
+	Longest() (dispatch.Run, bool)
+	Lag() (messages int, oldest time.Time)
+	RunsCaller(ctx context.Context) bool
+}
+
+// mostOut is how many messages of a durable with keys may be with handlers at once, in
+// all processes together.
+const mostOut = 256
+
+// shares reports whether the order by key is kept together with other processes.
+func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.alone() }
+
+// sharing is a consumer's part in a durable whose order by key several processes keep
+// together. While this one is the owner it has an intake, a new one each time.
+type sharing struct {
+	*claim.Member
+	c    *Consumer
+	o    *handleOptions
+	conf intake.DurableConfig
+	done chan struct{}
+
+	mu sync.Mutex
+	in *intake.Durable // the latest; nil before there was one
+}
+
+// share joins the processes that consume the durable.
+func (c *Consumer) share(o *handleOptions) (*sharing, error) {
+	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
+	hands := s.conf.Concurrency
+	s.conf.Concurrency, s.conf.Park = mostOut, nil
+	var err error
+	s.Member, err = claim.NewMember(claim.Config{
+		Link: c.bus.link, Names: claim.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
+		TTL: claim.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.cfg.timeout,
+		Run:     c.run,
+		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
+		Open:    s.open,
+		Refused: c.refused,
+		Lost:    func(err error) { c.tell(EventOwnershipLost, err) },
+		Trouble: func(err error) { c.tell(EventConsumerStalled, err) },
+	})
+	return s, err
+}
+
+func (c *Consumer) tell(kind EventKind, err error) {
+	c.bus.report(Event{Kind: kind, Stream: c.stream, Durable: c.durable, Err: err})
+}
+
+// refused reports an outcome that does not count.
+func (c *Consumer) refused(d *wire.Delivery) {
+	c.bus.report(Event{Kind: EventSettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
+		Sequence: d.Stored.Sequence, Err: claim.ErrLost})
+}
+
+// open begins to take messages in, as the owner.
+func (s *sharing) open(lead *claim.Lead) (claim.Intake, error) {
+	ctx, done := s.c.bus.bound(context.Background())
+	defer done()
+	conf := s.conf
+	conf.Run, conf.Claim = lead.Run, fenced{lead, s.c}
+	if err := s.c.remember(ctx, s.o, &conf); err != nil {
+		return nil, err
+	}
+	in, err := intake.OpenDurable(s.c.bus.link, conf)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.in = in
+	return in, nil
+}
+
+func (s *sharing) latest() *intake.Durable {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in
+}
+
+func (s *sharing) Drain(ctx context.Context) error {
+	defer close(s.done)
+	return s.Member.Drain(ctx)
+}
+
+func (s *sharing) Done() <-chan struct{} { return s.done }
+
+func (s *sharing) Err() error {
+	if in := s.latest(); in != nil {
+		return in.Err()
+	}
+	return nil
+}
+
+func (s *sharing) Stalled() error {
+	if in := s.latest(); in != nil && s.Owns() {
+		return in.Stalled()
+	}
+	return nil
+}
+
+func (s *sharing) Pending() (msgs, bytes int) {
+	if in := s.latest(); in != nil && s.Owns() {
+		return in.Pending()
+	}
+	return 0, 0
+}
+
+// Longest is the handler call that has been running for longest, as far as this process
+// gave it out.
+func (s *sharing) Longest() (dispatch.Run, bool) {
+	if in := s.latest(); in != nil && s.Owns() {
+		return in.Longest()
+	}
+	return dispatch.Run{}, false
+}
+
+// Lag is what the owner knows.
+func (s *sharing) Lag() (messages int, oldest time.Time) {
+	if in := s.latest(); in != nil && s.Owns() {
+		return in.Lag()
+	}
+	return 0, time.Time{}
+}
+
+// fenced is the claim of an owner, for its intake.
+type fenced struct {
+	*claim.Lead
+	c *Consumer
+}
+
+func (f fenced) Settled(d *wire.Delivery) bool {
+	v, settled := f.Lead.Settled(claim.IDOf(d))
+	if v != nil {
+		d.Stored.Dead, d.Stored.Attempt = &claim.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
+	}
+	return settled
+}
+
+func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
+	f.Lead.Settle(claim.IDOf(d), f.verdict(d), func(ok bool) {
+		if !ok {
+			f.c.refused(d)
+		}
+		then(ok)
+	})
+}
+
+func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
+	if d.Stored.Dead == nil {
+		return nil
+	}
+	text := d.Stored.Dead.Error()
+	text = strings.ToValidUTF8(text[:min(len(text), dead.MaxError)], "")
+	return &claim.Verdict{Cause: string(f.c.retry.causeOf(d.Stored.Dead)), Error: text, Attempts: d.Stored.Attempt}
+}
+
+func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(claim.IDOf(d)) }
+
+func (f fenced) Forget(here func(source int, position uint64) bool) {
+	f.Lead.Forget(func(id claim.ID) bool { return here(id.Source, id.Position) })
+}
+
+// openClaims declares where the claims on durables of the stream are.
+func (s *Stream) openClaims(ctx context.Context) error {
+	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: claim.StreamOf(s.name),
+		Subjects: []string{claim.SubjectsOf(s.name)}, MaxMsgsPerSubject: 1})
+	return err
+}

@@ -1,0 +1,174 @@
+package claim_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/claim"
+)
+
+// stores are two processes that look at one claim, without members.
+func (w *world) stores() (a, b *claim.Store, end func()) {
+	la, lb := w.dial(nil), w.dial(nil)
+	return claim.NewStore(la, names), claim.NewStore(lb, names), func() {
+		la.Close()
+		lb.Close()
+	}
+}
+
+func TestClaimIsTakenByOne(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, end := w.stores()
+		defer end()
+		ctx := t.Context()
+		if h, epoch, err := a.Look(ctx); err != nil || epoch != 0 || h != (claim.Holder{}) {
+			t.Fatalf("the claim that never was is %v, epoch %d, %v", h, epoch, err)
+		}
+		epoch, err := a.Take(ctx, "a", 0)
+		must(t, err)
+		if _, err := b.Take(ctx, "b", 0); !errors.Is(err, claim.ErrLost) {
+			t.Errorf("the second one got %v", err)
+		}
+		if again, err := a.Take(ctx, "a", 0); err != nil || again != epoch {
+			t.Errorf("who repeats its claim gets epoch %d, %v", again, err)
+		}
+		must(t, a.Free(ctx, "a", epoch))
+		h, freed, err := b.Look(ctx)
+		if err != nil || !h.Free {
+			t.Errorf("the freed claim is %v, %v", h, err)
+		}
+		_, err = b.Take(ctx, "b", freed)
+		must(t, err)
+		if err := a.Free(ctx, "a", epoch); !errors.Is(err, claim.ErrLost) {
+			t.Errorf("who has it no more can free it: %v", err)
+		}
+	})
+}
+
+func TestRecordOfAStaleOwnerIsRefused(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, end := w.stores()
+		defer end()
+		ctx := t.Context()
+		first, err := a.Take(ctx, "a", 0)
+		must(t, err)
+		one := claim.Record{Entries: []claim.Entry{{ID: claim.ID{Position: 1, Time: 5}}}}
+		must(t, a.Settle(ctx, one, first))
+		second, err := b.Take(ctx, "b", first)
+		must(t, err)
+		if err := a.Settle(ctx, claim.Record{}, first); !errors.Is(err, claim.ErrLost) {
+			t.Errorf("the old owner's record: %v", err)
+		}
+		r, err := b.Settled(ctx)
+		if err != nil || !slices.Equal(r.Entries, one.Entries) {
+			t.Errorf("the record is %v, %v", r, err)
+		}
+		must(t, b.Settle(ctx, claim.Record{}, second))
+	})
+}
+
+// fenced is a fence whose confirmations wait for a word.
+func fenced(t *testing.T, s *claim.Store, epoch uint64, before claim.Record) (f *claim.Fence, confirm chan error) {
+	confirm = make(chan error)
+	f = claim.NewFence(s, epoch, before, time.Second, func(ctx context.Context) error {
+		select {
+		case err := <-confirm:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}, func() {})
+	return f, confirm
+}
+
+// What is settled is in the record until the server is known to have it acknowledged.
+func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, end := w.stores()
+		defer end()
+		epoch, err := a.Take(t.Context(), "a", 0)
+		must(t, err)
+		f, confirm := fenced(t, a, epoch, claim.Record{})
+		one, two, three := claim.ID{Position: 1}, claim.ID{Position: 2}, claim.ID{Position: 3, Source: 1}
+		verdict := &claim.Verdict{Cause: "error", Error: "no", Attempts: 3}
+		sent := func(id claim.ID) func(bool) { return func(bool) { f.Sent(id) } }
+		f.Settle(one, nil, sent(one))
+		f.Settle(two, verdict, func(bool) {}) // its letter is not written yet
+		synctest.Wait()
+		mustRecord(t, b, one, two)
+		confirm <- errors.New("no connection")
+		time.Sleep(time.Second)
+		confirm <- nil
+		f.Settle(three, nil, sent(three))
+		synctest.Wait()
+		mustRecord(t, b, two, three)
+		if dead, settled := f.Settled(two); !settled || dead != verdict {
+			t.Errorf("the dead letter is %v, %v", dead, settled)
+		}
+		f.Close()
+		epoch, err = b.Take(t.Context(), "b", epoch)
+		must(t, err)
+		before, err := b.Settled(t.Context())
+		must(t, err)
+		next, confirm := fenced(t, b, epoch, before)
+		if dead, settled := next.Settled(two); !settled || *dead != *verdict {
+			t.Errorf("the next owner finds %v, %v", dead, settled)
+		}
+		if _, settled := next.Settled(three); !settled {
+			t.Error("the next owner does not know what the first has settled")
+		}
+		next.Sent(two)
+		confirm <- nil
+		next.Forget(func(id claim.ID) bool { return id == one })
+		if _, settled := next.Settled(three); settled {
+			t.Error("what has not come again is not forgotten")
+		}
+		must(t, next.Flush(t.Context()))
+		next.Close()
+	})
+}
+
+func mustRecord(t *testing.T, s *claim.Store, want ...claim.ID) {
+	t.Helper()
+	r, err := s.Settled(t.Context())
+	must(t, err)
+	var have []claim.ID
+	for _, e := range r.Entries {
+		have = append(have, e.ID)
+	}
+	slices.SortFunc(have, func(a, b claim.ID) int { return int(a.Position) - int(b.Position) })
+	if !slices.Equal(have, want) {
+		t.Errorf("the record has %v, want %v", have, want)
+	}
+}
+
+func TestFenceOfAStaleOwner(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, end := w.stores()
+		defer end()
+		epoch, err := a.Take(t.Context(), "a", 0)
+		must(t, err)
+		told := make(chan struct{}, 1)
+		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() { told <- struct{}{} })
+		_, err = b.Take(t.Context(), "b", epoch)
+		must(t, err)
+		results := make(chan bool, 2)
+		f.Settle(claim.ID{Position: 1}, nil, func(ok bool) { results <- ok })
+		if <-results {
+			t.Error("the settlement of a stale owner is recorded")
+		}
+		<-told
+		f.Settle(claim.ID{Position: 2}, nil, func(ok bool) { results <- ok })
+		if <-results {
+			t.Error("one after it is")
+		}
+		if err := f.Flush(t.Context()); !errors.Is(err, claim.ErrLost) {
+			t.Errorf("Flush returns %v", err)
+		}
+		f.Close()
+	})
+}

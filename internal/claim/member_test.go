@@ -1,0 +1,218 @@
+package claim_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func owner(ps ...*process) (who *process) {
+	for _, p := range ps {
+		if p.Owns() {
+			who = p
+		}
+	}
+	return who
+}
+
+// mustNotOverlap fails the test if a key was handled in two places at once.
+func (w *world) mustNotOverlap() {
+	w.t.Helper()
+	for _, o := range w.overlaps {
+		w.t.Error(o)
+	}
+}
+
+func TestOneMember(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(5, 20)
+		p := w.join("a", 3)
+		w.await()
+		if p.Begun() != 100 || p.Ended() != 100 || p.InFlight() != 0 {
+			t.Errorf("%d handler calls have begun, %d have ended", p.Begun(), p.Ended())
+		}
+		p.leave()
+		w.mustNotOverlap()
+	})
+}
+
+// Members that come take part at once, and those that go leave nothing behind.
+func TestMembersShareTheWork(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(30, 20)
+		a := w.join("a", 2)
+		synctest.Wait()
+		b, c := w.join("b", 2), w.join("c", 4)
+		time.Sleep(2 * time.Second)
+		b.leave()
+		began := time.Now()
+		w.await()
+		took := time.Since(began)
+		if a.Begun() == 0 || b.Begun() == 0 || c.Begun() < a.Begun() {
+			t.Errorf("the members handled %d, %d and %d messages; the last has twice as many hands", a.Begun(), b.Begun(), c.Begun())
+		}
+		t.Logf("%d, %d, %d messages in %v", a.Begun(), b.Begun(), c.Begun(), took)
+		for seq, n := range w.handled {
+			if n != 1 {
+				t.Errorf("message %d was handled %d times", seq, n)
+			}
+		}
+		c.leave()
+		a.leave()
+		w.mustNotOverlap()
+	})
+}
+
+// The owner that leaves hands over within a moment.
+func TestHandOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.join("a", 2)
+		synctest.Wait()
+		b := w.join("b", 2)
+		time.Sleep(time.Second)
+		if owner(a, b) != a {
+			t.Fatal("the first member is not the owner")
+		}
+		a.leave()
+		began := time.Now()
+		for owner(b) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("the hand-over took %v", took)
+		}
+		w.await()
+		for seq, n := range w.handled {
+			if n != 1 {
+				t.Errorf("message %d was handled %d times", seq, n)
+			}
+		}
+		b.leave()
+		w.mustNotOverlap()
+	})
+}
+
+func TestMemberDies(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.join("a", 2)
+		synctest.Wait()
+		b := w.join("b", 4)
+		time.Sleep(time.Second)
+		b.kill()
+		w.await()
+		a.leave()
+	})
+}
+
+func TestOwnerDies(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.join("a", 2)
+		synctest.Wait()
+		b, c := w.join("b", 2), w.join("c", 2)
+		time.Sleep(time.Second)
+		a.kill()
+		began := time.Now()
+		for owner(b, c) == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(began); took < ttl*3/4 || took > 2*ttl {
+			t.Errorf("the next owner took over after %v", took)
+		}
+		w.await()
+		b.leave()
+		c.leave()
+	})
+}
+
+// A member of whom nothing is heard for long is taken for dead; what it says later
+// does not count, and it hears that.
+func TestMemberStandsStill(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.join("a", 2)
+		synctest.Wait()
+		b := w.join("b", 4)
+		time.Sleep(time.Second)
+		b.ice.freeze()
+		time.Sleep(2 * ttl)
+		b.ice.melt()
+		w.await()
+		if w.refused["b"] == 0 {
+			t.Error("the late outcomes count")
+		}
+		a.leave()
+		b.leave()
+	})
+}
+
+// An owner of whom nothing is heard for long is superseded, and settles nothing any
+// more when it comes back.
+func TestOwnerStandsStill(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.join("a", 4)
+		synctest.Wait()
+		b := w.join("b", 2)
+		time.Sleep(time.Second)
+		a.ice.freeze()
+		time.Sleep(2 * ttl)
+		if owner(b) == nil {
+			t.Error("nobody has taken over")
+		}
+		a.ice.melt()
+		time.Sleep(ttl)
+		if owner(a) != nil || w.lost["a"] != 1 {
+			t.Error("the old owner still thinks that it is one")
+		}
+		if w.refused["a"] == 0 {
+			t.Error("its settlements were not refused")
+		}
+		w.await()
+		b.leave()
+		a.leave()
+	})
+}
+
+// Whatever happens when, each message is settled once and each key in order.
+func TestMembersAtRandom(t *testing.T) {
+	for range 3 {
+		t.Run("", func(t *testing.T) {
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			r := rand.New(rand.NewPCG(seed, 0))
+			inWorld(t, func(t *testing.T, w *world) {
+				w.publish(12, 60)
+				ps := []*process{w.join("p", 3)}
+				for n := range 15 {
+					time.Sleep(time.Duration(r.Int64N(int64(ttl))))
+					i := r.IntN(len(ps))
+					p := ps[i]
+					switch op := r.IntN(4); {
+					case op == 0 || len(ps) == 1:
+						ps = append(ps, w.join(string(rune('A'+n)), 1+r.IntN(3)))
+						continue
+					case op == 1:
+						p.leave()
+					case op == 2:
+						p.kill()
+					default:
+						p.ice.freeze()
+						time.Sleep(time.Duration(r.Int64N(int64(3 * ttl))))
+						p.ice.melt()
+						continue
+					}
+					ps = append(ps[:i], ps[i+1:]...)
+				}
+				w.await()
+				for _, p := range ps {
+					p.leave()
+				}
+				t.Logf("%d messages, %d overlaps, refused %v", w.total, len(w.overlaps), w.refused)
+			})
+		})
+	}
+}

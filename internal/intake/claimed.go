@@ -1,0 +1,148 @@
+package intake
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Claim is what makes sure that only the owner of a durable settles its messages,
+// where several processes keep an order together. See package claim.
+type Claim interface {
+	// Settled reports whether a message that comes was settled by an owner before. If
+	// that was as a dead letter it sets what the message died of.
+	Settled(*wire.Delivery) bool
+	// Settle has then called once this process may settle a message for good, or
+	// never may. then must not block.
+	Settle(d *wire.Delivery, then func(ok bool))
+	// Sent notes that the server was told.
+	Sent(*wire.Delivery)
+	// Forget drops what was settled by owners before, but for what is here.
+	Forget(here func(source int, position uint64) bool)
+	// Halt has the outcome of all that was not begun be Returned.
+	Halt()
+	// Flush waits until the server has been told of all that was settled.
+	Flush(context.Context) error
+}
+
+// agreed calls do once this process may settle del for good. If it never may, the
+// intake is about to be abandoned.
+func (d *Durable) agreed(del wire.Delivery, do func()) {
+	if d.cfg.Claim == nil {
+		do()
+		return
+	}
+	d.cfg.Claim.Settle(&del, func(ok bool) {
+		if ok {
+			do()
+			d.cfg.Claim.Sent(&del)
+		}
+	})
+}
+
+// condemned waits until it is noted that del is a dead letter. It returns false where
+// this process may not say so.
+func (d *Durable) condemned(del wire.Delivery) bool {
+	if d.cfg.Claim == nil {
+		return true
+	}
+	noted := make(chan bool, 1)
+	d.cfg.Claim.Settle(&del, func(ok bool) { noted <- ok })
+	return <-noted
+}
+
+// pullExpiry is how long the server may keep a request for messages. What it gives to
+// an owner that stands still is lost for AckWait; so it must not do that for longer.
+func (d *Durable) pullExpiry() time.Duration {
+	if d.cfg.Claim == nil {
+		return pullExpiry
+	}
+	return min(pullExpiry, d.cfg.AckWait)
+}
+
+// settledElsewhere settles once more, without a handler, what an owner before has settled
+// when the server did not hear of that.
+func (d *Durable) settledElsewhere(del *wire.Delivery) bool {
+	if d.cfg.Claim == nil || !d.cfg.Claim.Settled(del) || del.Stored.Dead != nil {
+		return false
+	}
+	d.settle(*del, telemetry.OpAck, ackBody)
+	d.cfg.Claim.Sent(del)
+	return true
+}
+
+// forgetLocked drops what owners before have settled: all that may come again is here.
+func (d *Durable) forgetLocked() {
+	if d.cfg.Claim != nil {
+		d.cfg.Claim.Forget(func(source int, p uint64) bool {
+			_, here := d.held[position{source, p}]
+			return here
+		})
+	}
+}
+
+// halt has those returned that wait for somebody to handle them.
+func (d *Durable) halt() {
+	if d.cfg.Claim != nil {
+		d.cfg.Claim.Halt()
+	}
+}
+
+// flush waits until what was settled has been told.
+func (d *Durable) flush(ctx context.Context) error {
+	if d.cfg.Claim == nil {
+		return nil
+	}
+	return d.cfg.Claim.Flush(ctx)
+}
+
+// Abandon ends the intake at once: it takes nothing more and tells the server nothing
+// about what it has. Handlers that run go on, see Wait.
+func (d *Durable) Abandon() {
+	d.mu.Lock()
+	ends := !d.ends
+	d.ends, d.draining, d.abandoned = true, true, true
+	d.mu.Unlock()
+	if !ends { // a drain does it
+		return
+	}
+	d.notBegun()
+	d.end()
+	close(d.done)
+}
+
+// Wait waits until an abandoned intake runs no handler and has told everything, or
+// until ctx ends.
+func (d *Durable) Wait(ctx context.Context) error {
+	err := d.queue.Wait(ctx)
+	d.awaitTold(ctx)
+	return err
+}
+
+// Confirm waits until the server has processed the settlements that were sent before.
+// Each consumer takes them in order, so repeating the last one as a request tells.
+func (d *Durable) Confirm(ctx context.Context) error {
+	for _, s := range d.sources {
+		d.mu.Lock()
+		last := s.lastEnd
+		d.mu.Unlock()
+		if last == "" {
+			continue
+		}
+		_, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
+		if err != nil && (!errors.Is(err, nats.ErrNoResponders) || !d.isGone(ctx)) {
+			return err
+		}
+		d.mu.Lock()
+		if s.lastEnd == last {
+			s.lastEnd = ""
+		}
+		d.mu.Unlock()
+	}
+	return nil
+}
