@@ -128,6 +128,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 		}
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
+	c.life, c.end = context.WithCancelCause(context.Background())
 	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
