@@ -120,6 +120,7 @@ var durables = []struct {
 }{
 	{"free", false, []bus.ConsumeOption{bus.Concurrency(8)}},
 	{"single", false, nil},
+	{"keyed", true, []bus.ConsumeOption{bus.Concurrency(8), bus.KeyByToken(2)}},
 }
 
 func newPromiseRun(seed uint64, n int, dir string) *promiseRun {
