@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,15 +188,16 @@ func (m *memory) End(d *wire.Delivery) {
 // GiveBack is of intake.Memory. Without the note the messages are suspects, and
 // their attempts forgotten.
 func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
-	var all []givenBack
-	for i := range ds {
-		s := ds[i].Stored
-		if s.Trial != wire.Alone { // those are suspects still
-			all = append(all, givenBack{s.Source, s.Position, s.Deliveries, max(s.Attempt-1, 0)})
-		}
-	}
 	ctx, done := m.bus.bound(ctx)
 	defer done()
+	if slices.ContainsFunc(ds, func(d wire.Delivery) bool { return !d.Stored.Recalled }) {
+		_ = m.readNotes(ctx) // of other members
+	}
+	var all []givenBack
+	for i := range ds {
+		all = append(all, m.noteOf(&ds[i]))
+	}
+	all = append(all, m.unheeded()...)
 	subject := m.place(0).GivenBack()
 	for len(all) > 0 {
 		n := min(len(all), mostInNote)
@@ -209,6 +211,41 @@ func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
 		all = all[n:]
 	}
 	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(mostNotes))
+}
+
+// noteOf is what the next one is to know of d, with what is known of a message that has
+// waited here without a handler.
+func (m *memory) noteOf(d *wire.Delivery) givenBack {
+	s := d.Stored
+	g := givenBack{s.Source, s.Position, s.Deliveries, max(s.Attempt-1, 0)}
+	suspect := s.Trial == wire.Alone
+	if !s.Recalled {
+		before, noted := m.note(d)
+		g.Attempts = max(g.Attempts, before.Attempts)
+		suspect = s.Deliveries > 1 && (!noted || before.Deliveries+1 < s.Deliveries)
+	}
+	if suspect {
+		g.Deliveries = 0
+	}
+	return g
+}
+
+// mostUnheeded is of how many messages a note says again what earlier ones said.
+const mostUnheeded = 1000
+
+// unheeded is what earlier notes say of failed attempts at messages that have not come
+// since: those notes will be removed one day.
+func (m *memory) unheeded() []givenBack {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []givenBack
+	for _, g := range m.notes {
+		if g.Attempts > 0 {
+			all = append(all, g)
+		}
+	}
+	slices.SortFunc(all, func(a, b givenBack) int { return cmp.Compare(b.Position, a.Position) })
+	return all[:min(len(all), mostUnheeded)]
 }
 
 // Admit is of intake.Memory.
