@@ -49,7 +49,6 @@ type Consumer struct {
 	receiver *receiver
 	in       taking
 	aside    *aside
-	memory   *memory
 	retry    RetryPolicy
 
 	ending ending
@@ -111,15 +110,12 @@ func (s *Stream) consume(ctx context.Context, durable, filter string, mk maker, 
 	if err != nil {
 		return nil, err
 	}
-	if o.key != nil && !s.bus.alone() {
+	if o.shares(s.bus) {
 		if err := s.openClaims(ctx); err != nil {
 			return nil, err
 		}
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
-	if c.memory, err = beside.openMemory(ctx, c, o); err != nil {
-		return nil, err
-	}
 	if err := c.open(ctx, o, info.Config); err != nil {
 		return nil, err
 	}
@@ -227,10 +223,10 @@ func deliveries(c jetstream.ConsumerConfig) string {
 
 func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) (err error) {
 	conf := c.intakeConfig(o, config)
-	if o.key != nil && !c.bus.alone() {
-		c.in, err = c.share(conf)
+	if o.shares(c.bus) {
+		c.in, err = c.share(o, conf)
 	} else {
-		c.in, err = intake.OpenDurable(c.bus.link, conf)
+		c.in, err = c.takeIn(ctx, o, conf)
 	}
 	if err != nil {
 		return translate(err)
@@ -241,6 +237,17 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 	}
 	c.in.Start()
 	return nil
+}
+
+// takeIn opens an intake that begins with what others have left.
+func (c *Consumer) takeIn(ctx context.Context, o *handleOptions, conf intake.DurableConfig) (*intake.Durable, error) {
+	m, err := c.aside.openMemory(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	conf.Memory = m
+	conf.Bury = func(d wire.Delivery) error { return c.bury(d, m) }
+	return intake.OpenDurable(c.bus.link, conf)
 }
 
 func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
@@ -256,13 +263,11 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Key:         o.keyFunc(c.bus.format),
 		Most:        most(config),
 		GiveUpStuck: o.stuckKey == ParkKey,
-		Memory:      c.memory,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
 		Run:         c.run,
 		Stalled:     c.stalled,
 		Settling:    c.settling,
-		Bury:        c.bury,
 		Park:        c.park(),
 	}
 }
@@ -297,13 +302,13 @@ func (c *Consumer) run(d wire.Delivery) settle.Outcome {
 }
 
 // bury makes d, which will not be handled, a dead letter.
-func (c *Consumer) bury(d wire.Delivery) error {
+func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
 	err := c.aside.bury(c.receiver.ctx, &d, c.retry.causeOf(d.Stored.Dead))
 	if err != nil {
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
-		c.memory.keys.buried(&d)
+		m.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 	}
 	c.bus.report(e)

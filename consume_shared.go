@@ -33,11 +33,15 @@ type taking interface {
 // all processes together.
 const mostOut = 256
 
+// shares reports whether the order by key is kept together with other processes.
+func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.alone() }
+
 // sharing is a consumer's part in a durable whose order by key several processes keep
 // together. While this one is the owner it has an intake, a new one each time.
 type sharing struct {
 	*claim.Member
 	c    *Consumer
+	o    *handleOptions
 	conf intake.DurableConfig
 	done chan struct{}
 
@@ -46,8 +50,8 @@ type sharing struct {
 }
 
 // share joins the processes that consume the durable.
-func (c *Consumer) share(conf intake.DurableConfig) (*sharing, error) {
-	s := &sharing{c: c, conf: conf, done: make(chan struct{})}
+func (c *Consumer) share(o *handleOptions, conf intake.DurableConfig) (*sharing, error) {
+	s := &sharing{c: c, o: o, conf: conf, done: make(chan struct{})}
 	hands := s.conf.Concurrency
 	s.conf.Concurrency, s.conf.Park = mostOut, nil
 	var err error
@@ -76,9 +80,11 @@ func (c *Consumer) refused(d *wire.Delivery) {
 
 // open begins to take messages in, as the owner.
 func (s *sharing) open(lead *claim.Lead) (claim.Intake, error) {
+	ctx, done := s.c.bus.bound(context.Background())
+	defer done()
 	conf := s.conf
 	conf.Run, conf.Claim = lead.Run, fenced{lead, s.c}
-	in, err := intake.OpenDurable(s.c.bus.link, conf)
+	in, err := s.c.takeIn(ctx, s.o, conf)
 	if err != nil {
 		return nil, err
 	}

@@ -294,6 +294,7 @@ func (c *crew) heed(msg *nats.Msg) {
 	}
 	if heard {
 		_ = c.m.cfg.Link.Publish(&wire.Out{Subject: msg.Reply, Data: encode(a)}) // it asks again
+		c.deal()                                                                 // after that, since now the member knows that it may
 	}
 }
 
@@ -317,7 +318,6 @@ func (c *crew) noteBeat(b *beat) bool {
 	}
 	m.heard, m.hands = time.Now(), b.Hands
 	c.compareLocked(m, b.Running)
-	c.dealLocked()
 	return true
 }
 
@@ -362,7 +362,6 @@ func (c *crew) noteResult(r *result) bool {
 	m := c.mates[r.Member]
 	if m != nil && m.foreign[r.Task] {
 		delete(m.foreign, r.Task)
-		c.dealLocked()
 		return false
 	}
 	if m == nil || r.Task.Epoch != c.epoch {

@@ -29,9 +29,9 @@ type Fence struct {
 	changed chan struct{} // closed and made anew when commit has done something
 
 	wake  chan struct{}
-	stop  chan struct{} // ends commit, also while it waits for the server
+	stop  chan struct{} // ends commit
 	ended chan struct{}
-	ctx   context.Context
+	ctx   context.Context // ends when the fence is lost
 	end   context.CancelFunc
 }
 
@@ -216,10 +216,8 @@ func (f *Fence) finish() {
 // acknowledged, and waits for the server to have seen that.
 func (f *Fence) round() error {
 	batch, r := f.batch()
-	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
-	defer cancel()
 	if len(batch) > 0 {
-		if err := f.store.Settle(ctx, r, f.epoch); err != nil {
+		if err := f.record(r); err != nil {
 			f.putBack(batch)
 			return err
 		}
@@ -227,6 +225,8 @@ func (f *Fence) round() error {
 	for _, e := range batch {
 		e.then(true)
 	}
+	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
+	defer cancel()
 	sent := f.unconfirmed()
 	if len(sent) == 0 {
 		return nil
@@ -236,6 +236,28 @@ func (f *Fence) round() error {
 	}
 	f.forget(sent)
 	return nil
+}
+
+// record stores r. It waits for the answer also when the fence is lost meanwhile: r may
+// have been stored before that, and then it counts.
+func (f *Fence) record(r Record) error {
+	ctx, cancel := patience(f.timeout)
+	defer cancel()
+	return f.store.Settle(ctx, r, f.epoch)
+}
+
+// patience ends after a while, but not at once when the process goes on that stood
+// still meanwhile: the answer that has come until then is heard first.
+func patience(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	first := time.AfterFunc(d/2, func() {
+		second := time.AfterFunc(d/2, cancel)
+		context.AfterFunc(ctx, func() { second.Stop() })
+	})
+	return ctx, func() {
+		first.Stop()
+		cancel()
+	}
 }
 
 // batch takes what no record has, and returns the record that has it.

@@ -113,6 +113,14 @@ func (h *hands) owner() uint64 {
 	return h.epoch
 }
 
+// givenUp reports whether the owner, if there is one, must have taken this member for
+// dead.
+func (h *hands) givenUp() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(h.until) > h.m.cfg.TTL/4
+}
+
 // tasks are those that run.
 func (h *hands) tasks() []Task {
 	h.mu.Lock()

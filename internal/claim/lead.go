@@ -25,7 +25,7 @@ func (m *Member) newLead(epoch uint64, before Record, sure time.Time) (*Lead, er
 		return nil, err
 	}
 	confirm := func(ctx context.Context) error { return l.intake.Confirm(ctx) }
-	l.Fence = NewFence(m.store, epoch, before, m.cfg.Wait, confirm, m.nudge)
+	l.Fence = NewFence(m.store, epoch, before, min(m.cfg.Wait, m.cfg.TTL), confirm, m.nudge)
 	in, err := m.cfg.Open(l)
 	if err != nil {
 		l.end()

@@ -145,7 +145,7 @@ func (m *Member) owning() *Lead {
 func (m *Member) follow() (at bool) {
 	ctx, cancel := context.WithTimeout(m.ctx, m.every())
 	defer cancel()
-	began := time.Now()
+	began := time.Now() // before it is sent: the answer may come late
 	known := m.seen > 0 && !m.holder.Free
 	if known && m.beat(ctx, began) {
 		m.silent = time.Time{}
@@ -160,7 +160,7 @@ func (m *Member) follow() (at bool) {
 		m.seen, m.holder, m.silent = epoch, h, time.Time{}
 		return true
 	case known && h.Member == m.cfg.ID: // the answer to its own claim was lost
-		return m.own(epoch)
+		return m.own(epoch, began)
 	case known && m.silent.IsZero():
 		m.silent = began
 		return false
@@ -206,17 +206,17 @@ func (m *Member) take() (at bool) {
 	}
 	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
+	began := time.Now()
 	epoch, err := m.store.Take(ctx, m.cfg.ID, m.seen)
 	if err != nil {
 		return errors.Is(err, ErrLost)
 	}
 	m.seen, m.holder, m.silent = epoch, Holder{Member: m.cfg.ID}, time.Time{}
-	return m.own(epoch)
+	return m.own(epoch, began)
 }
 
-// own begins to take messages in, as the owner of an epoch.
-func (m *Member) own(epoch uint64) (at bool) {
-	began := time.Now()
+// own begins to take messages in, as the owner of an epoch, which it was at a time.
+func (m *Member) own(epoch uint64, at time.Time) (again bool) {
 	m.hands.follow(epoch, time.Time{}) // nothing that others give
 	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
@@ -224,7 +224,7 @@ func (m *Member) own(epoch uint64) (at bool) {
 	if err != nil {
 		return false // it is tried again, since the claim is ours
 	}
-	lead, err := m.newLead(epoch, before, began.Add(m.cfg.TTL/2))
+	lead, err := m.newLead(epoch, before, at.Add(m.cfg.TTL/2))
 	if err != nil {
 		m.cfg.Trouble(err)
 		return false
@@ -297,8 +297,8 @@ func (m *Member) ask(ctx context.Context, epoch uint64, r request) (answer, erro
 
 var errNoRequest = errors.New("not a request that a member makes")
 
-// tell tells the owner how a task ended, until it answers, or is the owner no more.
-// It returns whether the outcome counts.
+// tell tells the owner how a task ended, until it answers, or is the owner no more, or
+// must have given this member up. It returns whether the outcome counts.
 func (m *Member) tell(t Task, r report) (counts bool) {
 	for {
 		epoch := m.hands.owner()
@@ -308,7 +308,7 @@ func (m *Member) tell(t Task, r report) (counts bool) {
 		switch {
 		case err == nil:
 			return a.OK
-		case m.ctx.Err() != nil, epoch != t.Epoch: // the new owner hears of it by the next beat, at the latest
+		case m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // a new owner hears of it by the next beat, at the latest
 			return false
 		}
 		select {

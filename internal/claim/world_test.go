@@ -234,8 +234,8 @@ func (p *process) leave() {
 }
 
 func (p *process) kill() {
-	close(p.dead)
 	p.link.Close()
+	close(p.dead)
 	p.Kill()
 }
 

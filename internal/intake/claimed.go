@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -53,6 +54,15 @@ func (d *Durable) condemned(del wire.Delivery) bool {
 	noted := make(chan bool, 1)
 	d.cfg.Claim.Settle(&del, func(ok bool) { noted <- ok })
 	return <-noted
+}
+
+// pullExpiry is how long the server may keep a request for messages. What it gives to
+// an owner that stands still is lost for AckWait; so it must not do that for longer.
+func (d *Durable) pullExpiry() time.Duration {
+	if d.cfg.Claim == nil {
+		return pullExpiry
+	}
+	return min(pullExpiry, d.cfg.AckWait)
 }
 
 // settledElsewhere settles once more, without a handler, what an owner before has settled

@@ -320,12 +320,13 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 }
 
 func (s *source) ask(messages, bytes int) error {
+	expiry := s.d.pullExpiry()
 	body, err := json.Marshal(struct {
 		Batch     int           `json:"batch"`
 		Bytes     int           `json:"max_bytes"`
 		Expires   time.Duration `json:"expires"`
 		Heartbeat time.Duration `json:"idle_heartbeat"`
-	}{messages, bytes, pullExpiry, heartbeat})
+	}{messages, bytes, expiry, min(heartbeat, expiry/2)})
 	if err != nil {
 		return err
 	}
