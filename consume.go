@@ -382,5 +382,8 @@ func (c *Consumer) stats() SubscriptionStats {
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
 	st.Pending, st.PendingBytes = c.in.Pending()
 	st.InFlight = c.in.InFlight()
+	if shared, ok := c.in.(*sharing); ok {
+		st.Owner = shared.Owns()
+	}
 	return st
 }

@@ -26,6 +26,7 @@ type SubscriptionStats struct {
 	Queue         string // queue group; empty without one
 	Stream        string // of a consumer
 	Durable       string // of a consumer
+	Owner         bool   // of a consumer with keys that other processes can share: this one takes the messages in, for all
 	Received      int64  // messages given to the handler
 	Handled       int64  // handler calls that returned nil
 	HandlerErrors int64  // handler calls that failed, panics included
