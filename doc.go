@@ -72,7 +72,8 @@
 //
 // With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each
 // key are handled in order, one at a time, over failures, restarts and crashes;
-// [OnStuckKey] says what becomes of those behind one that cannot be handled.
+// [OnStuckKey] says what becomes of those behind one that cannot be handled. Several
+// processes with the same durable share that work and keep the order together.
 //
 // [Bus.Close] loses nothing that was accepted, or its error says what it left
 // behind: *DrainError, *UnsentError.

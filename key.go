@@ -24,8 +24,19 @@ type keyMaker func(f *format, o *handleOptions) keyFunc
 // those that the dead process had, which is up to AckWait. A message that becomes a
 // dead letter is passed over, see OnStuckKey. Messages may come twice, as ever.
 //
-// One process at a time consumes a durable with keys; a second one waits, and says so
-// in Health. Only one option may say the key.
+// Several processes, or buses, that consume the same durable share the work and keep
+// the order together, where others can reach the server: an external one, or one with
+// WithListen. One of them is the owner (SubscriptionStats.Owner): it takes the messages
+// in and gives them to whoever has a handler free, itself first. All must give the same
+// key; the owner's counts. Members may come, go, die and stand still at any time. The
+// owner that leaves hands over at once; one that is not heard of for a third of AckWait
+// (at most 10 s) is replaced, and what it had comes again after AckWait. A process that
+// stood still meanwhile may still be at a message that others handle too: its outcome
+// is refused, and reported as EventSettlementRefused. On an embedded server without a
+// port one consumer at a time takes a durable with keys; a second one waits, and says
+// so in Health.
+//
+// Only one option may say the key.
 func KeyBySubject() ConsumeOption {
 	return keyOption("KeyBySubject", func(*format, *handleOptions) keyFunc {
 		return func(d *wire.Delivery) (string, error) { return d.Subject, nil }
