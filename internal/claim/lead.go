@@ -53,5 +53,5 @@ func (l *Lead) abandon() {
 func (l *Lead) end() {
 	l.crew.halt(true)
 	l.crew.close()
-	l.Fence.Close()
+	l.Close()
 }

@@ -35,6 +35,7 @@ func TestDecide(t *testing.T) {
 			action: settle.Wait, min: 45 * time.Second, max: time.Minute},
 		{name: "the handler says when", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true, After: 3 * time.Hour},
 			action: settle.Wait, min: 3 * time.Hour, max: 3 * time.Hour},
+		{name: "nobody called it", attempt: 7, outcome: settle.Outcome{Returned: true}, action: settle.Return},
 		{name: "the handler says now", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true},
 			action: settle.Wait},
 	} {

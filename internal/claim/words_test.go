@@ -1,0 +1,62 @@
+package claim
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// A message comes out at a member as it went in at the owner.
+func TestJobsTravel(t *testing.T) {
+	t.Parallel()
+	d := wire.Delivery{Subject: "s.a", Header: wire.Header{"Nats-Msg-Id": {"x"}, "Tenant": {"y"}}, Data: []byte("body"),
+		Stored: &wire.Stored{Stream: "S", Sequence: 7, Time: time.Unix(1, 2).UTC(), Deliveries: 3, Attempt: 4}}
+	want := Task{Epoch: 1 << 40, Job: 5, Key: keyOf("k")}
+	out := jobOut(&d, "to", "_INBOX.x", want)
+	got, task, err := jobOf(&nats.Msg{Subject: out.Subject, Reply: out.Reply, Header: nats.Header(out.Header), Data: out.Data})
+	if err != nil || task != want || !reflect.DeepEqual(got, d) {
+		t.Errorf("got %+v as %+v, %v", got, task, err)
+	}
+}
+
+func TestWhatIsNoJob(t *testing.T) {
+	t.Parallel()
+	good := jobOut(&wire.Delivery{Subject: "s", Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", Task{})
+	for name, m := range map[string]*nats.Msg{
+		"no headers":      {Reply: good.Reply},
+		"no reply":        {Header: nats.Header(good.Header)},
+		"another's reply": {Header: nats.Header(good.Header), Reply: "a.b.c.d.e"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, _, err := jobOf(m); !errors.Is(err, errNoJob) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestOutcomesTravel(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]settle.Outcome{
+		"done":      {},
+		"failed":    {Err: &Failure{Cause: "cause", Text: "text"}},
+		"permanent": {Err: &Failure{Cause: "cause", Text: "text"}, Permanent: true},
+		"asked":     {Err: &Failure{Cause: "cause", Text: "text"}, Asked: true, After: time.Minute},
+		"returned":  {Returned: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := reportOf(o, func(error) string { return "cause" }).outcome()
+			if !reflect.DeepEqual(got, o) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}

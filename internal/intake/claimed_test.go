@@ -1,0 +1,165 @@
+package intake_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+var errEarlier = errors.New("it failed where it was before")
+
+// claims is a Claim that a test controls.
+type claims struct {
+	mu      sync.Mutex
+	before  map[uint64]error // settled by an owner before, by position; nil: as done
+	refuses bool
+	sent    []uint64
+	settled []uint64
+	thens   sync.WaitGroup
+	halted  chan struct{} // closed by Halt
+}
+
+func (c *claims) Settled(d *wire.Delivery) bool {
+	dead, settled := c.before[d.Stored.Position]
+	d.Stored.Dead = dead
+	return settled
+}
+
+func (c *claims) Settle(d *wire.Delivery, then func(ok bool)) {
+	c.mu.Lock()
+	c.settled = append(c.settled, d.Stored.Position)
+	refuses := c.refuses
+	c.mu.Unlock()
+	c.thens.Go(func() { then(!refuses) })
+}
+
+func (c *claims) Sent(d *wire.Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sent = append(c.sent, d.Stored.Position)
+}
+
+func (c *claims) Forget(func(int, uint64) bool) {}
+
+func (c *claims) Halt() { close(c.halted) }
+
+func (c *claims) Flush(context.Context) error {
+	c.thens.Wait()
+	return nil
+}
+
+// openClaimed makes a Durable with a claim, for messages without keys.
+func openClaimed(t *testing.T, o *origin, c *claims, run func(wire.Delivery) settle.Outcome, bury func(wire.Delivery) error) *intake.Durable {
+	t.Helper()
+	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
+		Source: intake.Source{Next: nextSubject}, Concurrency: 4, Window: window, AckWait: 30 * time.Second,
+		Policy: settle.Policy{MaxAttempts: 1}, Timeout: 5 * time.Second, Run: run, Bury: bury, Claim: c,
+		Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
+		Stalled:  func(error) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Start()
+	return d
+}
+
+// What an owner before has settled is settled again without a handler, each in the
+// way in which it was.
+func TestSettledByAnOwnerBefore(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	c := &claims{before: map[uint64]error{1: nil, 2: errEarlier}, halted: make(chan struct{})}
+	var buried error
+	d := openClaimed(t, o, c, func(del wire.Delivery) settle.Outcome {
+		if del.Stored.Position != 3 {
+			t.Errorf("message %d is handled", del.Stored.Position)
+		}
+		return done
+	}, func(del wire.Delivery) error {
+		buried = del.Stored.Dead
+		return nil
+	})
+	inbox := o.pulled().inbox
+	for seq, want := range []string{"+ACK", "+TERM", "+ACK"} {
+		o.send(inbox, uint64(seq+1), 1)
+		if s := o.settled(); s.seq != uint64(seq+1) || s.body != want {
+			t.Errorf("settlement %+v, want %s of %d", s, want, seq+1)
+		}
+	}
+	if !errors.Is(buried, errEarlier) {
+		t.Errorf("buried for %v", buried)
+	}
+	if err := d.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if slices.Sort(c.sent); !slices.Equal(c.sent, []uint64{1, 2, 3}) {
+		t.Errorf("noted as sent: %v", c.sent)
+	}
+}
+
+// Who may not settle tells the server nothing, and writes no dead letter.
+func TestSettlementsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	c := &claims{refuses: true}
+	ran := make(chan struct{}, 2)
+	d := openClaimed(t, o, c, func(del wire.Delivery) settle.Outcome {
+		defer func() { ran <- struct{}{} }()
+		if del.Stored.Position == 1 {
+			return done
+		}
+		return failed
+	}, func(wire.Delivery) error {
+		t.Error("a dead letter is written")
+		return nil
+	})
+	inbox := o.pulled().inbox
+	o.send(inbox, 1, 1)
+	o.send(inbox, 2, 1)
+	<-ran
+	<-ran
+	if err := d.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	d.Abandon()
+	d.Abandon() // again does nothing
+	if err := d.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	o.flush()
+	if _, settled := o.all(); len(settled) > 0 {
+		t.Errorf("the server was told %+v", settled)
+	}
+	if !closed(d.Done()) {
+		t.Error("Done is open")
+	}
+}
+
+// What nobody has begun is given back, and is no failure.
+func TestReturnedMessagesAreGivenBack(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	began := make(chan struct{})
+	c := &claims{halted: make(chan struct{})}
+	d := openClaimed(t, o, c, func(wire.Delivery) settle.Outcome {
+		close(began)
+		<-c.halted
+		return settle.Outcome{Returned: true}
+	}, nil)
+	o.send(o.pulled().inbox, 1, 1)
+	<-began
+	if err := d.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := o.settled(); s.seq != 1 || s.body != "-NAK 0s" {
+		t.Errorf("settlement %+v", s)
+	}
+}
