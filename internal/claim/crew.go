@@ -40,6 +40,7 @@ type mate struct {
 	heard   time.Time
 	foreign map[Task]bool   // what it runs that this owner did not give out, or does not count on any more
 	done    map[uint64]bool // outcomes that were taken, until it knows that
+	dropped bool            // it was silent for too long; it may ask once more about an outcome
 }
 
 // job is a message that another process has.
@@ -130,7 +131,7 @@ func (c *crew) give(to *mate, key string, d wire.Delivery) settle.Outcome {
 func (c *crew) send(to *mate, t Task, d wire.Delivery) settle.Outcome {
 	j := &job{mate: to, task: t, done: make(chan settle.Outcome, 1)}
 	c.mu.Lock()
-	if c.mates[to.name] != to { // it is gone since
+	if to.dropped || c.mates[to.name] != to { // since it was chosen
 		c.mu.Unlock()
 		return settle.Outcome{Returned: true}
 	}
@@ -241,19 +242,24 @@ func (c *crew) renew(now, sure time.Time) {
 	deaf := !now.Before(c.sure)
 	c.sure = sure
 	for _, m := range c.mates {
-		switch {
+		switch silent := now.Sub(m.heard); {
 		case deaf || m.name == c.m.cfg.ID:
 			m.heard = now
-		case now.Sub(m.heard) >= c.m.cfg.TTL:
+		case silent >= forgetAfter*c.m.cfg.TTL:
+			delete(c.mates, m.name)
+		case silent >= c.m.cfg.TTL:
 			c.dropLocked(m)
 		}
 	}
 	c.dealLocked()
 }
 
+// forgetAfter is how many times the TTL what was taken of a silent member is known.
+const forgetAfter = 20
+
 // dropLocked gives up a mate; what it had is given out again.
 func (c *crew) dropLocked(m *mate) {
-	delete(c.mates, m.name)
+	m.dropped, m.hands, m.foreign = true, 0, nil
 	for number, j := range c.jobs {
 		if j.mate == m {
 			c.endLocked(number, settle.Outcome{Returned: true})
@@ -309,6 +315,7 @@ func (c *crew) noteBeat(b *beat) bool {
 	if b.Gone {
 		if m != nil {
 			c.dropLocked(m)
+			delete(c.mates, m.name)
 		}
 		return true
 	}
@@ -316,7 +323,7 @@ func (c *crew) noteBeat(b *beat) bool {
 		m = &mate{name: b.Member, done: make(map[uint64]bool)}
 		c.mates[b.Member] = m
 	}
-	m.heard, m.hands = time.Now(), b.Hands
+	m.heard, m.hands, m.dropped = time.Now(), b.Hands, false
 	c.compareLocked(m, b.Running)
 	return true
 }

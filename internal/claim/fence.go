@@ -241,15 +241,15 @@ func (f *Fence) round() error {
 // record stores r. It waits for the answer also when the fence is lost meanwhile: r may
 // have been stored before that, and then it counts.
 func (f *Fence) record(r Record) error {
-	ctx, cancel := patience(f.timeout)
+	ctx, cancel := patience(context.Background(), f.timeout)
 	defer cancel()
 	return f.store.Settle(ctx, r, f.epoch)
 }
 
 // patience ends after a while, but not at once when the process goes on that stood
 // still meanwhile: the answer that has come until then is heard first.
-func patience(d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.Background())
+func patience(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	first := time.AfterFunc(d/2, func() {
 		second := time.AfterFunc(d/2, cancel)
 		context.AfterFunc(ctx, func() { second.Stop() })

@@ -302,7 +302,7 @@ var errNoRequest = errors.New("not a request that a member makes")
 func (m *Member) tell(t Task, r report) (counts bool) {
 	for {
 		epoch := m.hands.owner()
-		ctx, cancel := context.WithTimeout(m.ctx, m.every())
+		ctx, cancel := patience(m.ctx, m.every())
 		a, err := m.ask(ctx, epoch, request{Result: &result{Member: m.cfg.ID, Task: t, Outcome: r}})
 		cancel()
 		switch {
