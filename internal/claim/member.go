@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -68,6 +69,8 @@ type Member struct {
 	past    []Intake // abandoned, their handlers may still run
 	leaving bool
 
+	started atomic.Bool
+
 	wake  chan struct{}
 	ctx   context.Context // of run and what it asks
 	stop  context.CancelFunc
@@ -94,7 +97,10 @@ func NewMember(c Config) (*Member, error) {
 }
 
 // Start begins to follow, or to own.
-func (m *Member) Start() { go m.run() }
+func (m *Member) Start() {
+	m.started.Store(true)
+	go m.run()
+}
 
 func (m *Member) unsubscribe() {
 	for _, s := range m.subs {
@@ -341,7 +347,9 @@ func (m *Member) Drain(ctx context.Context) error {
 	}
 	err = errors.Join(err, m.hands.rest(ctx))
 	m.stop()
-	<-m.ended
+	if m.started.Load() {
+		<-m.ended
+	}
 	m.leave(ctx)
 	m.hands.queue.Stop()
 	m.unsubscribe()

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/claim"
 )
 
 func owner(ps ...*process) (who *process) {
@@ -34,6 +36,17 @@ func TestOneMember(t *testing.T) {
 		}
 		p.leave()
 		w.mustNotOverlap()
+	})
+}
+
+// A member that was never started leaves as well.
+func TestMemberThatIsNotStarted(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		l := w.dial(nil)
+		defer l.Close()
+		m, err := claim.NewMember(claim.Config{Link: l, Names: names, ID: "x", TTL: ttl, Hands: 1, Wait: time.Second})
+		must(t, err)
+		must(t, m.Drain(t.Context()))
 	})
 }
 
