@@ -119,6 +119,9 @@ func (s *sharing) Err() error {
 }
 
 func (s *sharing) Stalled() error {
+	if err := s.Member.Stalled(); err != nil {
+		return err
+	}
 	if in := s.latest(); in != nil && s.Owns() {
 		return in.Stalled()
 	}

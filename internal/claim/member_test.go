@@ -50,6 +50,29 @@ func TestMemberThatIsNotStarted(t *testing.T) {
 	})
 }
 
+// Where somebody removes the stream of the claims nothing is handled, which is told
+// once; when it is there again things go on.
+func TestClaimsThatAreRemoved(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.trouble = true
+		p := w.join("a", 2)
+		time.Sleep(ttl)
+		must(t, w.js.DeleteStream(t.Context(), claim.StreamOf("S")))
+		time.Sleep(ttl)
+		if p.Stalled() == nil || len(w.troubles) != 1 {
+			t.Errorf("told: %v; now %v", w.troubles, p.Stalled())
+		}
+		w.publish(3, 20)
+		w.declare()
+		time.Sleep(2 * ttl)
+		if p.Stalled() != nil || !p.Owns() {
+			t.Errorf("%v, owner: %t", p.Stalled(), p.Owns())
+		}
+		w.await()
+		p.leave()
+	})
+}
+
 // Members that come take part at once, and those that go leave nothing behind.
 func TestMembersShareTheWork(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
