@@ -171,7 +171,7 @@ func (m *Member) follow() (at bool) {
 	case known && m.silent.IsZero():
 		m.silent = began
 		return false
-	case known && time.Since(m.silent) < m.cfg.TTL:
+	case known && time.Since(m.silent) < max(m.cfg.TTL, m.holder.TTL):
 		return false
 	}
 	return m.take()
@@ -179,7 +179,7 @@ func (m *Member) follow() (at bool) {
 
 // beat returns whether the owner answered.
 func (m *Member) beat(ctx context.Context, began time.Time) bool {
-	b := &beat{Member: m.cfg.ID, Hands: m.handsFree(), Running: m.hands.tasks()}
+	b := &beat{Member: m.cfg.ID, TTL: m.cfg.TTL, Hands: m.handsFree(), Running: m.hands.tasks()}
 	if _, err := m.ask(ctx, m.seen, request{Beat: b}); err != nil {
 		return false
 	}
@@ -238,11 +238,12 @@ func (m *Member) take() (at bool) {
 	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
 	began := time.Now()
-	epoch, err := m.store.Take(ctx, m.cfg.ID, m.seen)
+	self := Holder{Member: m.cfg.ID, TTL: m.cfg.TTL}
+	epoch, err := m.store.Take(ctx, self, m.seen)
 	if err != nil {
 		return errors.Is(err, ErrLost)
 	}
-	m.seen, m.holder, m.silent = epoch, Holder{Member: m.cfg.ID}, time.Time{}
+	m.seen, m.holder, m.silent = epoch, self, time.Time{}
 	return m.own(epoch, began)
 }
 
