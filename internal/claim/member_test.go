@@ -213,6 +213,28 @@ func TestOwnerStandsStill(t *testing.T) {
 	})
 }
 
+// Members that live by different times go by the longer one.
+func TestMembersWithDifferentTTLs(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.joinWith("a", 2, ttl)
+		synctest.Wait()
+		b := w.joinWith("b", 2, ttl/8)
+		time.Sleep(time.Second)
+		a.ice.freeze()
+		time.Sleep(ttl / 2)
+		a.ice.melt()
+		time.Sleep(ttl)
+		if owner(a) == nil || owner(b) != nil {
+			t.Error("the short-lived one has taken over")
+		}
+		w.await()
+		b.leave()
+		a.leave()
+		w.mustNotOverlap()
+	})
+}
+
 // Whatever happens when, each message is settled once and each key in order.
 func TestMembersAtRandom(t *testing.T) {
 	for range 3 {

@@ -191,7 +191,9 @@ type process struct {
 	dead chan struct{} // closed when it is killed
 }
 
-func (w *world) join(name string, hands int) *process {
+func (w *world) join(name string, hands int) *process { return w.joinWith(name, hands, ttl) }
+
+func (w *world) joinWith(name string, hands int, ttl time.Duration) *process {
 	p := &process{w: w, name: name, ice: &ice{}, dead: make(chan struct{})}
 	p.link = w.dial(p.ice.wrap)
 	m, err := claim.NewMember(claim.Config{Link: p.link, Names: names, ID: name, TTL: ttl, Hands: hands, Wait: 5 * time.Second,
