@@ -66,7 +66,7 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
 		Refused: c.refused,
-		Lost:    func(err error) { c.tell(EventOwnershipLost, err) },
+		Lost:    func(err error) { c.tell(EventOwnershipLost, c.superseded(err)) },
 		Trouble: func(err error) { c.tell(EventConsumerStalled, err) },
 	})
 	return s, err
@@ -79,7 +79,11 @@ func (c *Consumer) tell(kind EventKind, err error) {
 // refused reports an outcome that does not count.
 func (c *Consumer) refused(d *wire.Delivery) {
 	c.bus.report(Event{Kind: EventSettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
-		Sequence: d.Stored.Sequence, Err: claim.ErrLost})
+		Sequence: d.Stored.Sequence, Err: c.superseded(claim.ErrLost)})
+}
+
+func (c *Consumer) superseded(err error) error {
+	return &StreamError{Stream: c.stream, Op: "settle for " + c.durable, Err: err}
 }
 
 // open begins to take messages in, as the owner.
@@ -122,6 +126,9 @@ func (s *sharing) Err() error {
 }
 
 func (s *sharing) Stalled() error {
+	if err := s.Member.Stalled(); err != nil {
+		return err
+	}
 	if in := s.latest(); in != nil && s.Owns() {
 		return in.Stalled()
 	}

@@ -52,8 +52,9 @@ const (
 	// heard of for too long, and another one does now. It goes on as a member.
 	EventOwnershipLost EventKind = "ownership lost"
 	// EventSettlementRefused: a handler of a durable with keys has ended, and its
-	// outcome does not count, as this process was taken for dead meanwhile: another
-	// one handles the message too, perhaps at the same time.
+	// outcome does not count, as this process was taken for dead meanwhile, or the one
+	// that had given it the message died: another one handles the message too, in the
+	// former case perhaps at the same time.
 	EventSettlementRefused EventKind = "settlement refused"
 )
 

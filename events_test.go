@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,6 +92,20 @@ type occurrence struct {
 
 func isNo(t *testing.T, err error) { isError(t, err, errNo) }
 
+// takeClaim makes somebody else the owner of the durable d of S.
+func takeClaim(t *testing.T, b *bus.Bus) {
+	_, err := b.JetStream().Publish(context.Background(), "$OMNIBUS.keys.S.d.claim", []byte(`{"member":"somebody"}`))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func isSuperseded(t *testing.T, err error) {
+	t.Helper()
+	asError[*bus.StreamError](t, err)
+	hasText(t, err, "another process")
+}
+
 // occurrences has one of each kind.
 var occurrences = map[bus.EventKind]occurrence{
 	bus.EventHandlerFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
@@ -120,6 +135,22 @@ var occurrences = map[bus.EventKind]occurrence{
 		consume(t, st, "d", "s.*", refuse, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
 		storeRange(t, st, "s.b", 0, 300)
 	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, isNo},
+	bus.EventOwnershipLost: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		consume(t, st, "d", "s.*", ignore[int], bus.KeyBySubject(), bus.AckWait(time.Second))
+		eventually(t, "it is the owner", func() bool { return owns(b) })
+		takeClaim(t, b)
+	}, bus.Event{Stream: "S", Durable: "d"}, isSuperseded},
+	bus.EventSettlementRefused: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		var once sync.Once
+		consume(t, st, "d", "s.b", func(context.Context, *bus.Msg[int]) error {
+			once.Do(func() { takeClaim(t, b) })
+			return nil
+		}, bus.KeyBySubject(), bus.AckWait(time.Second))
+		storeRange(t, st, "s.a", 0, 6)
+		storeRange(t, st, "s.b", 0, 1)
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isSuperseded},
 	bus.EventUnrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		var m bus.Mux
 		bus.Handle(&m, "a.b", ignore[int])

@@ -36,7 +36,8 @@ type crew struct {
 type mate struct {
 	name    string
 	hands   int
-	busy    int // of those
+	busy    int           // of those
+	ttl     time.Duration // the longer of its and the owner's
 	heard   time.Time
 	foreign map[Task]bool   // what it runs that this owner did not give out, or does not count on any more
 	done    map[uint64]bool // outcomes that were taken, until it knows that
@@ -245,9 +246,9 @@ func (c *crew) renew(now, sure time.Time) {
 		switch silent := now.Sub(m.heard); {
 		case deaf || m.name == c.m.cfg.ID:
 			m.heard = now
-		case silent >= forgetAfter*c.m.cfg.TTL:
+		case silent >= forgetAfter*m.ttl:
 			delete(c.mates, m.name)
-		case silent >= c.m.cfg.TTL:
+		case silent >= m.ttl:
 			c.dropLocked(m)
 		}
 	}
@@ -323,7 +324,7 @@ func (c *crew) noteBeat(b *beat) bool {
 		m = &mate{name: b.Member, done: make(map[uint64]bool)}
 		c.mates[b.Member] = m
 	}
-	m.heard, m.hands, m.dropped = time.Now(), b.Hands, false
+	m.heard, m.hands, m.dropped, m.ttl = time.Now(), b.Hands, false, max(b.TTL, c.m.cfg.TTL)
 	c.compareLocked(m, b.Running)
 	return true
 }

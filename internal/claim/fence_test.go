@@ -28,12 +28,12 @@ func TestClaimIsTakenByOne(t *testing.T) {
 		if h, epoch, err := a.Look(ctx); err != nil || epoch != 0 || h != (claim.Holder{}) {
 			t.Fatalf("the claim that never was is %v, epoch %d, %v", h, epoch, err)
 		}
-		epoch, err := a.Take(ctx, "a", 0)
+		epoch, err := a.Take(ctx, claim.Holder{Member: "a"}, 0)
 		must(t, err)
-		if _, err := b.Take(ctx, "b", 0); !errors.Is(err, claim.ErrLost) {
+		if _, err := b.Take(ctx, claim.Holder{Member: "b"}, 0); !errors.Is(err, claim.ErrLost) {
 			t.Errorf("the second one got %v", err)
 		}
-		if again, err := a.Take(ctx, "a", 0); err != nil || again != epoch {
+		if again, err := a.Take(ctx, claim.Holder{Member: "a"}, 0); err != nil || again != epoch {
 			t.Errorf("who repeats its claim gets epoch %d, %v", again, err)
 		}
 		must(t, a.Free(ctx, "a", epoch))
@@ -41,7 +41,7 @@ func TestClaimIsTakenByOne(t *testing.T) {
 		if err != nil || !h.Free {
 			t.Errorf("the freed claim is %v, %v", h, err)
 		}
-		_, err = b.Take(ctx, "b", freed)
+		_, err = b.Take(ctx, claim.Holder{Member: "b"}, freed)
 		must(t, err)
 		if err := a.Free(ctx, "a", epoch); !errors.Is(err, claim.ErrLost) {
 			t.Errorf("who has it no more can free it: %v", err)
@@ -54,11 +54,11 @@ func TestRecordOfAStaleOwnerIsRefused(t *testing.T) {
 		a, b, end := w.stores()
 		defer end()
 		ctx := t.Context()
-		first, err := a.Take(ctx, "a", 0)
+		first, err := a.Take(ctx, claim.Holder{Member: "a"}, 0)
 		must(t, err)
 		one := claim.Record{Entries: []claim.Entry{{ID: claim.ID{Position: 1, Time: 5}}}}
 		must(t, a.Settle(ctx, one, first))
-		second, err := b.Take(ctx, "b", first)
+		second, err := b.Take(ctx, claim.Holder{Member: "b"}, first)
 		must(t, err)
 		if err := a.Settle(ctx, claim.Record{}, first); !errors.Is(err, claim.ErrLost) {
 			t.Errorf("the old owner's record: %v", err)
@@ -90,7 +90,7 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, end := w.stores()
 		defer end()
-		epoch, err := a.Take(t.Context(), "a", 0)
+		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
 		must(t, err)
 		f, confirm := fenced(t, a, epoch, claim.Record{})
 		one, two, three := claim.ID{Position: 1}, claim.ID{Position: 2}, claim.ID{Position: 3, Source: 1}
@@ -110,7 +110,7 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 			t.Errorf("the dead letter is %v, %v", dead, settled)
 		}
 		f.Close()
-		epoch, err = b.Take(t.Context(), "b", epoch)
+		epoch, err = b.Take(t.Context(), claim.Holder{Member: "b"}, epoch)
 		must(t, err)
 		before, err := b.Settled(t.Context())
 		must(t, err)
@@ -150,11 +150,11 @@ func TestFenceOfAStaleOwner(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, end := w.stores()
 		defer end()
-		epoch, err := a.Take(t.Context(), "a", 0)
+		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
 		must(t, err)
 		told := make(chan struct{}, 1)
 		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() { told <- struct{}{} })
-		_, err = b.Take(t.Context(), "b", epoch)
+		_, err = b.Take(t.Context(), claim.Holder{Member: "b"}, epoch)
 		must(t, err)
 		results := make(chan bool, 2)
 		f.Settle(claim.ID{Position: 1}, nil, func(ok bool) { results <- ok })

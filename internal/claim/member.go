@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,7 +67,10 @@ type Member struct {
 	mu      sync.Mutex
 	lead    *Lead    // while it is the owner
 	past    []Intake // abandoned, their handlers may still run
+	trouble error    // why nobody can say who the owner is
 	leaving bool
+
+	started atomic.Bool
 
 	wake  chan struct{}
 	ctx   context.Context // of run and what it asks
@@ -94,7 +98,10 @@ func NewMember(c Config) (*Member, error) {
 }
 
 // Start begins to follow, or to own.
-func (m *Member) Start() { go m.run() }
+func (m *Member) Start() {
+	m.started.Store(true)
+	go m.run()
+}
 
 func (m *Member) unsubscribe() {
 	for _, s := range m.subs {
@@ -164,7 +171,7 @@ func (m *Member) follow() (at bool) {
 	case known && m.silent.IsZero():
 		m.silent = began
 		return false
-	case known && time.Since(m.silent) < m.cfg.TTL:
+	case known && time.Since(m.silent) < max(m.cfg.TTL, m.holder.TTL):
 		return false
 	}
 	return m.take()
@@ -172,7 +179,7 @@ func (m *Member) follow() (at bool) {
 
 // beat returns whether the owner answered.
 func (m *Member) beat(ctx context.Context, began time.Time) bool {
-	b := &beat{Member: m.cfg.ID, Hands: m.handsFree(), Running: m.hands.tasks()}
+	b := &beat{Member: m.cfg.ID, TTL: m.cfg.TTL, Hands: m.handsFree(), Running: m.hands.tasks()}
 	if _, err := m.ask(ctx, m.seen, request{Beat: b}); err != nil {
 		return false
 	}
@@ -193,7 +200,31 @@ func (m *Member) handsFree() int {
 func (m *Member) look() (Holder, uint64, error) {
 	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
-	return m.store.Look(ctx)
+	h, epoch, err := m.store.Look(ctx)
+	m.noteTrouble(err)
+	return h, epoch, err
+}
+
+// noteTrouble tells, once, that the claim cannot be read, other than because the
+// server cannot be reached: others tell that.
+func (m *Member) noteTrouble(err error) {
+	if errors.Is(err, context.DeadlineExceeded) || err != nil && (m.ctx.Err() != nil || !m.cfg.Link.Conn().IsConnected()) {
+		return
+	}
+	m.mu.Lock()
+	tell := err != nil && m.trouble == nil
+	m.trouble = err
+	m.mu.Unlock()
+	if tell {
+		m.cfg.Trouble(err)
+	}
+}
+
+// Stalled is why nobody can say who the owner is, or nil.
+func (m *Member) Stalled() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.trouble
 }
 
 // take makes this process the owner, unless somebody is faster.
@@ -207,11 +238,12 @@ func (m *Member) take() (at bool) {
 	ctx, cancel := m.bound(m.ctx)
 	defer cancel()
 	began := time.Now()
-	epoch, err := m.store.Take(ctx, m.cfg.ID, m.seen)
+	self := Holder{Member: m.cfg.ID, TTL: m.cfg.TTL}
+	epoch, err := m.store.Take(ctx, self, m.seen)
 	if err != nil {
 		return errors.Is(err, ErrLost)
 	}
-	m.seen, m.holder, m.silent = epoch, Holder{Member: m.cfg.ID}, time.Time{}
+	m.seen, m.holder, m.silent = epoch, self, time.Time{}
 	return m.own(epoch, began)
 }
 
@@ -316,78 +348,4 @@ func (m *Member) tell(t Task, r report) (counts bool) {
 		case <-m.ctx.Done():
 		}
 	}
-}
-
-// Drain ends this process's part: an owner takes in no more, waits for what it gave
-// out, settles, and frees the claim; a member waits for its handlers. When ctx ends
-// first it leaves at once, and others find out after a while. It may be called once.
-func (m *Member) Drain(ctx context.Context) error {
-	m.mu.Lock()
-	m.leaving = true
-	lead, past := m.lead, m.past
-	m.mu.Unlock()
-	var err error
-	if lead != nil {
-		<-lead.began
-		err = lead.intake.Drain(ctx)
-	}
-	if errors.Is(err, ErrLost) { // the next owner does what is left, and that was told
-		err = nil
-	}
-	m.hands.leave()
-	m.nudge() // so that the owner gives no more
-	for _, in := range past {
-		err = errors.Join(err, in.Wait(ctx))
-	}
-	err = errors.Join(err, m.hands.rest(ctx))
-	m.stop()
-	<-m.ended
-	m.leave(ctx)
-	m.hands.queue.Stop()
-	m.unsubscribe()
-	return err
-}
-
-// leave tells the others that this process is gone.
-func (m *Member) leave(ctx context.Context) {
-	ctx, cancel := m.bound(ctx)
-	defer cancel()
-	if lead := m.owning(); lead != nil {
-		m.free(ctx, lead)
-		return
-	}
-	if m.seen > 0 && !m.holder.Free {
-		_, _ = m.ask(ctx, m.seen, request{Beat: &beat{Member: m.cfg.ID, Gone: true}}) // likewise
-	}
-}
-
-// Owns reports whether this process is the owner.
-func (m *Member) Owns() bool { return m.owning() != nil }
-
-// Begun is the number of handler calls here so far.
-func (m *Member) Begun() int64 { return m.hands.begun.Load() }
-
-// Ended is Begun for those that have returned.
-func (m *Member) Ended() int64 { return m.hands.ended.Load() }
-
-// InFlight is the number of handlers that run here.
-func (m *Member) InFlight() int {
-	ended := m.hands.ended.Load() // first: one that begins between the two must not count as ended
-	return int(m.hands.begun.Load() - ended)
-}
-
-// RunsCaller reports whether the caller that ctx notes is one of the handlers.
-func (m *Member) RunsCaller(ctx context.Context) bool {
-	m.mu.Lock()
-	ins := m.past
-	if m.lead != nil {
-		ins = append([]Intake{m.lead.intake}, ins...)
-	}
-	m.mu.Unlock()
-	for _, in := range ins {
-		if in.RunsCaller(ctx) {
-			return true
-		}
-	}
-	return m.hands.queue.RunsCaller(ctx)
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/claim"
 )
 
 func owner(ps ...*process) (who *process) {
@@ -34,6 +36,40 @@ func TestOneMember(t *testing.T) {
 		}
 		p.leave()
 		w.mustNotOverlap()
+	})
+}
+
+// A member that was never started leaves as well.
+func TestMemberThatIsNotStarted(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		l := w.dial(nil)
+		defer l.Close()
+		m, err := claim.NewMember(claim.Config{Link: l, Names: names, ID: "x", TTL: ttl, Hands: 1, Wait: time.Second})
+		must(t, err)
+		must(t, m.Drain(t.Context()))
+	})
+}
+
+// Where somebody removes the stream of the claims nothing is handled, which is told
+// once; when it is there again things go on.
+func TestClaimsThatAreRemoved(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.trouble = true
+		p := w.join("a", 2)
+		time.Sleep(ttl)
+		must(t, w.js.DeleteStream(t.Context(), claim.StreamOf("S")))
+		time.Sleep(ttl)
+		if p.Stalled() == nil || len(w.troubles) != 1 {
+			t.Errorf("told: %v; now %v", w.troubles, p.Stalled())
+		}
+		w.publish(3, 20)
+		w.declare()
+		time.Sleep(2 * ttl)
+		if p.Stalled() != nil || !p.Owns() {
+			t.Errorf("%v, owner: %t", p.Stalled(), p.Owns())
+		}
+		w.await()
+		p.leave()
 	})
 }
 
@@ -174,6 +210,28 @@ func TestOwnerStandsStill(t *testing.T) {
 		w.await()
 		b.leave()
 		a.leave()
+	})
+}
+
+// Members that live by different times go by the longer one.
+func TestMembersWithDifferentTTLs(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(10, 50)
+		a := w.joinWith("a", 2, ttl)
+		synctest.Wait()
+		b := w.joinWith("b", 2, ttl/8)
+		time.Sleep(time.Second)
+		a.ice.freeze()
+		time.Sleep(ttl / 2)
+		a.ice.melt()
+		time.Sleep(ttl)
+		if owner(a) == nil || owner(b) != nil {
+			t.Error("the short-lived one has taken over")
+		}
+		w.await()
+		b.leave()
+		a.leave()
+		w.mustNotOverlap()
 	})
 }
 

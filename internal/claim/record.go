@@ -3,6 +3,7 @@ package claim
 import (
 	"encoding/json"
 	"strconv"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -34,8 +35,9 @@ func (n Names) news() string             { return n.crew() + ".news" }
 
 // Holder is the body of a claim: who has it, or who freed it.
 type Holder struct {
-	Member string `json:"member"`
-	Free   bool   `json:"free,omitempty"`
+	Member string        `json:"member"`
+	Free   bool          `json:"free,omitempty"`
+	TTL    time.Duration `json:"ttl,omitempty"` // by which it lives, nanoseconds: others may go by a shorter one
 }
 
 // ID identifies a message among those of all sources of a durable, also when a

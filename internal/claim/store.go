@@ -36,15 +36,15 @@ func (s *Store) Look(ctx context.Context) (Holder, uint64, error) {
 	return h, epoch, err
 }
 
-// Take makes member the owner, over the claim of an epoch, and returns the new epoch.
-// It returns ErrLost when somebody was faster. It may be called again when its answer
-// was lost.
-func (s *Store) Take(ctx context.Context, member string, over uint64) (uint64, error) {
-	epoch, err := s.write(ctx, s.claim(), encode(Holder{Member: member}), over)
+// Take makes h the owner, over the claim of an epoch, and returns the new epoch. It
+// returns ErrLost when somebody was faster. It may be called again when its answer was
+// lost.
+func (s *Store) Take(ctx context.Context, h Holder, over uint64) (uint64, error) {
+	epoch, err := s.write(ctx, s.claim(), encode(h), over)
 	if err == nil {
 		return epoch, nil
 	}
-	if h, now, look := s.Look(ctx); look == nil && now > over && h == (Holder{Member: member}) {
+	if has, now, look := s.Look(ctx); look == nil && now > over && has == h {
 		return now, nil // by an earlier try
 	}
 	return 0, err

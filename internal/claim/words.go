@@ -43,10 +43,11 @@ type request struct {
 
 // beat says that a member is there.
 type beat struct {
-	Member  string `json:"member"`
-	Hands   int    `json:"hands"`          // how many messages it handles at once
-	Gone    bool   `json:"gone,omitempty"` // it will not come again
-	Running []Task `json:"running"`        // of any epoch
+	Member  string        `json:"member"`
+	TTL     time.Duration `json:"ttl"`            // by which it lives, nanoseconds
+	Hands   int           `json:"hands"`          // how many messages it handles at once
+	Gone    bool          `json:"gone,omitempty"` // it will not come again
+	Running []Task        `json:"running"`        // of any epoch
 }
 
 // result is the outcome of a task.

@@ -36,6 +36,7 @@ var names = claim.Names{Stream: "S", Durable: "d"}
 type world struct {
 	t      *testing.T
 	server *server.Server
+	js     jetstream.JetStream
 
 	mu       sync.Mutex
 	messages map[string][]*wire.Delivery // by key, in order
@@ -48,6 +49,8 @@ type world struct {
 	overlaps []string
 	refused  map[string]int // outcomes, by whose
 	lost     map[string]int
+	troubles []error
+	trouble  bool      // there may be some
 	dirty    time.Time // when an owner ended that drained not
 }
 
@@ -73,14 +76,19 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 			settled: make(map[uint64]string), order: make(map[string][]uint64), handled: make(map[uint64]int),
 			at: make(map[string][]string), refused: make(map[string]int), lost: make(map[string]int)}
 		l := w.dial(nil)
-		js, err := jetstream.New(l.Conn())
+		w.js, err = jetstream.New(l.Conn())
 		must(t, err)
-		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: claim.StreamOf("S"),
-			Subjects: []string{claim.SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
-		must(t, err)
+		w.declare()
 		f(t, w)
 		l.Close()
 	})
+}
+
+// declare makes the stream of the claims.
+func (w *world) declare() {
+	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: claim.StreamOf("S"),
+		Subjects: []string{claim.SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
+	must(w.t, err)
 }
 
 func must(t *testing.T, err error) {
@@ -183,7 +191,9 @@ type process struct {
 	dead chan struct{} // closed when it is killed
 }
 
-func (w *world) join(name string, hands int) *process {
+func (w *world) join(name string, hands int) *process { return w.joinWith(name, hands, ttl) }
+
+func (w *world) joinWith(name string, hands int, ttl time.Duration) *process {
 	p := &process{w: w, name: name, ice: &ice{}, dead: make(chan struct{})}
 	p.link = w.dial(p.ice.wrap)
 	m, err := claim.NewMember(claim.Config{Link: p.link, Names: names, ID: name, TTL: ttl, Hands: hands, Wait: 5 * time.Second,
@@ -192,12 +202,21 @@ func (w *world) join(name string, hands int) *process {
 		Open:    func(l *claim.Lead) (claim.Intake, error) { return &fake{p: p, lead: l, stop: make(chan struct{})}, nil },
 		Refused: func(*wire.Delivery) { w.count(w.refused, name) },
 		Lost:    func(error) { w.count(w.lost, name) },
-		Trouble: func(err error) { w.t.Error(err) },
+		Trouble: w.troubled,
 	})
 	must(w.t, err)
 	p.Member = m
 	m.Start()
 	return p
+}
+
+func (w *world) troubled(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubles = append(w.troubles, err)
+	if !w.trouble {
+		w.t.Error(err)
+	}
 }
 
 func (w *world) count(what map[string]int, name string) {
