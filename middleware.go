@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 )
 
@@ -37,19 +36,6 @@ func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 		}
 	}
 	return h, nil
-}
-
-// guard calls h and turns a panic into a *PanicError.
-func guard(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
-	defer catch(&err)
-	return h(ctx, m)
-}
-
-// catch, deferred, makes an error of a panic.
-func catch(err *error) {
-	if v := recover(); v != nil {
-		*err = &PanicError{Value: v, Stack: debug.Stack()}
-	}
 }
 
 type stoppingKey struct{}
