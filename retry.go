@@ -98,7 +98,7 @@ func (p RetryPolicy) ask(err error) (permanent bool, told error) {
 	returned := false
 	defer func() {
 		if !returned {
-			told = fmt.Errorf("RetryPolicy.Permanent failed for the error %q: %w", err, told)
+			told = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, told)
 		}
 	}()
 	defer catch(&returned, &told)
