@@ -9,7 +9,8 @@ import (
 // Handler handles one message. A nil error means done; what an error means
 // depends on who calls: Subscribe reports it, Consume tries again later. ctx
 // ends at the handler's deadline (HandlerTimeout) or when a stopping bus has
-// used up its drain timeout.
+// used up its drain timeout. A panic is an error (*PanicError), and so is it when the
+// handler ends its goroutine, as FailNow of a test does (ErrExited).
 type Handler[T any] func(ctx context.Context, m *Msg[T]) error
 
 // Responder answers one request. The caller sees an error made with Public as
