@@ -55,7 +55,7 @@ func TestErrorThatPanics(t *testing.T) {
 }
 
 // moody is an error that panics when it is unwrapped.
-type moody struct{ nilError }
+type moody struct{}
 
 func (*moody) Error() string { return "moody" }
 func (*moody) Unwrap() error { panic("not in the mood") }

@@ -34,8 +34,8 @@ func TestZeroValues(t *testing.T) {
 func mustTakeNothing(t *testing.T, method reflect.Value) {
 	t.Helper()
 	var args []reflect.Value
-	for i := range method.Type().NumIn() {
-		arg := reflect.Zero(method.Type().In(i))
+	for in := range method.Type().Ins() {
+		arg := reflect.Zero(in)
 		if arg.Type() == reflect.TypeFor[context.Context]() {
 			arg = reflect.ValueOf(context.Background())
 		}
