@@ -189,7 +189,7 @@ func (b *Bus) noteMemory() {
 
 // usable returns an error unless b can be used.
 func (b *Bus) usable(call string) error {
-	if b == nil || b.link == nil {
+	if b.none() {
 		reason := "is nil; did New or Connect fail?"
 		if b != nil {
 			reason = "is empty; New and Connect make one"
@@ -202,19 +202,35 @@ func (b *Bus) usable(call string) error {
 	return nil
 }
 
+// none reports whether b was not made by New or Connect. It has ended.
+func (b *Bus) none() bool { return b == nil || b.link == nil }
+
 // Conn returns the bus's connection, for what this library does not offer. It is
 // the caller's part not to close it. In testing/synctest bubbles use only its
-// functions that take a context: the others share timers with the whole process.
-func (b *Bus) Conn() *nats.Conn { return b.link.Conn() }
+// functions that take a context: the others share timers with the whole process. An empty bus has none.
+func (b *Bus) Conn() *nats.Conn {
+	if b.none() {
+		return nil
+	}
+	return b.link.Conn()
+}
 
 // JetStream returns the client of the server's streams, for what this library
-// does not offer.
-func (b *Bus) JetStream() jetstream.JetStream { return b.js }
+// does not offer. An empty bus has none.
+func (b *Bus) JetStream() jetstream.JetStream {
+	if b.none() {
+		return nil
+	}
+	return b.js
+}
 
 // ClientURL returns where other NATS clients reach the server: the port of
 // WithListen, or the server's URL of an external one. It is empty when there is
 // no port.
 func (b *Bus) ClientURL() string {
+	if b.none() {
+		return ""
+	}
 	if b.engine != nil {
 		return b.engine.clientURL()
 	}

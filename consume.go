@@ -207,17 +207,24 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 func (c *Consumer) run(d wire.Delivery) settle.Outcome { return c.attempt(c.receiver.ctx, d) }
 
 // attempt has the handler run in ctx.
-func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome {
+func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) (outcome settle.Outcome) {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
-	m := newRaw(&d)
-	ctx, err := c.receiver.callIn(ctx, m, d.Number)
-	d.Stored.Context = ctx
+	var err error
+	defer func() { outcome = c.judge(&d, err) }() // also where the handler ends the goroutine
+	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d), d.Number, &err)
+	return outcome
+}
+
+// judge says what follows of the error that the handler of d ended with.
+func (c *Consumer) judge(d *wire.Delivery, err error) settle.Outcome {
+	d.Stored.Failure = err
 	outcome := c.retry.outcome(err)
-	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || m.Attempt < c.retry.MaxAttempts) {
-		c.bus.report(Event{Kind: EventRetry, Subject: m.Subject, Stream: c.stream, Durable: c.durable, Sequence: m.Sequence, Err: err})
+	d.Stored.Failure = outcome.Err
+	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || d.Stored.Attempt < c.retry.MaxAttempts) {
+		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: outcome.Err})
 	}
 	return outcome
 }

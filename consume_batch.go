@@ -125,26 +125,30 @@ func (c *Consumer) gather(o *handleOptions) {
 	c.intake.Run = func(d wire.Delivery) settle.Outcome { return run([]wire.Delivery{d})[0] }
 }
 
-// call handles ms, and returns what became of each.
-func (b *batch) call(ctx context.Context, ms []any) []error {
+// call handles ms, and notes in errs what became of each.
+func (b *batch) call(ctx context.Context, ms []any, errs []error) {
 	if b.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, b.timeout)
 		defer cancel()
 	}
-	errs := make([]error, len(ms))
-	err := b.guard(ctx, ms)
+	var err error
+	defer func() { b.share(err, errs) }() // also where the handler ends the goroutine
+	b.guard(ctx, ms, &err)
+}
+
+// share says in errs what err means for each message of a batch.
+func (b *batch) share(err error, errs []error) {
 	switch e, each := errors.AsType[*BatchError](err); {
-	case each && e.within(len(ms)):
+	case each && e.within(len(errs)):
 		for i, err := range e.Failed {
 			errs[i] = err
 		}
 	case each:
-		fill(errs, &ArgumentError{Func: "BatchError", Arg: "Failed", Reason: fmt.Sprintf("names a message that the batch of %d does not have: %v", len(ms), slices.Sorted(maps.Keys(e.Failed)))})
+		fill(errs, &ArgumentError{Func: "BatchError", Arg: "Failed", Reason: fmt.Sprintf("names a message that the batch of %d does not have: %v", len(errs), slices.Sorted(maps.Keys(e.Failed)))})
 	default:
 		fill(errs, err)
 	}
-	return errs
 }
 
 func fill(errs []error, err error) {
@@ -153,10 +157,12 @@ func fill(errs []error, err error) {
 	}
 }
 
-// guard calls the handler and turns a panic into a *PanicError.
-func (b *batch) guard(ctx context.Context, ms []any) (err error) {
-	defer catch(&err)
-	return b.handle(ctx, ms)
+// guard calls the handler as the function guard does.
+func (b *batch) guard(ctx context.Context, ms []any, failed *error) {
+	returned := false
+	defer catch(&returned, failed)
+	*failed = sound(b.handle(ctx, ms))
+	returned = true
 }
 
 // BatchError is what a BatchHandler returns to say of each message by itself how it

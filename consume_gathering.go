@@ -89,12 +89,16 @@ func (g *gathering) handle(ctx context.Context, b *batch) {
 			ms, places = append(ms, m), append(places, i)
 		}
 	}
-	if len(ms) > 0 {
-		for i, err := range b.call(ctx, ms) {
+	errs := make([]error, len(ms))
+	defer func() {
+		for i, err := range errs {
 			g.errs[places[i]] = err
 		}
+		close(g.done)
+	}()
+	if len(ms) > 0 {
+		b.call(ctx, ms, errs)
 	}
-	close(g.done)
 }
 
 // runner makes an attempt at each message of a batch of c's. The batch is handled on
@@ -107,11 +111,19 @@ func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
 		for i := range ds {
 			all.Go(func() {
 				p := seat{g, i}
+				returned := false
+				defer func() {
+					if !returned { // a middleware ends the goroutine
+						outcomes[i].Err = ds[i].Stored.Failure
+					}
+					p.leave()
+				}()
 				outcomes[i] = c.attempt(context.WithValue(c.receiver.ctx, seatKey{}, p), ds[i])
-				p.leave()
+				returned = true
 			})
 		}
 		<-g.ready
+		defer all.Wait() // also where the handler ends the goroutine
 		g.handle(c.receiver.ctx, b)
 		all.Wait()
 		return outcomes

@@ -19,7 +19,7 @@ type Lag struct {
 // known lately, without asking. Errors: *ArgumentError, *StreamError,
 // ErrStreamNotFound, ErrTimeout, ErrClosed.
 func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
-	if c == nil {
+	if c.none() {
 		return Lag{}, &ArgumentError{Func: "Consumer.Lag", Arg: "consumer", Reason: "is nil; did Consume fail?"}
 	}
 	if err := c.bus.callable(ctx, "Consumer.Lag"); err != nil {

@@ -75,7 +75,19 @@ func (f *DeadFilter) fits(l *DeadLetter) bool {
 		!f.fitsHeader(l.Header):
 		return false
 	}
-	return f.Match == nil || f.Match(l)
+	return true
+}
+
+// matches asks Match, which may panic.
+func (f *DeadFilter) matches(l *DeadLetter) (ok bool, err error) {
+	if f.Match == nil {
+		return true, nil
+	}
+	returned := false
+	defer catch(&returned, &err)
+	ok = f.Match(l)
+	returned = true
+	return ok, nil
 }
 
 func (f *DeadFilter) fitsHeader(h Header) bool {
@@ -100,8 +112,8 @@ func (f *DeadFilter) byDurable() bool {
 
 // DeadLetters returns the dead letters of the stream that fit f, in the order in
 // which they died, up to the last one there is when it begins. It changes nothing. An
-// error ends it: *OptionError or *SubjectError about f, *StreamError, ErrTimeout,
-// ErrClosed.
+// error ends it: *OptionError or *SubjectError about f, *PanicError when Match panics,
+// *StreamError, ErrTimeout, ErrClosed.
 func (s *Stream) DeadLetters(ctx context.Context, f DeadFilter) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		err := s.callable(ctx, "DeadLetters")
@@ -135,7 +147,16 @@ func (s *Stream) deadLetters(ctx context.Context, f DeadFilter, yield func(*Dead
 		if !ok {
 			return
 		}
-		if l := s.letterOf(&d); l != nil && f.fits(l) && !yield(l, nil) {
+		l := s.letterOf(&d)
+		if l == nil || !f.fits(l) {
+			continue
+		}
+		ok, err = f.matches(l)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		if ok && !yield(l, nil) {
 			return
 		}
 	}

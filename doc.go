@@ -129,7 +129,8 @@
 // A handler's error makes Consume try again; [RetryAfter] says when, [Permanent]
 // that it is of no use. A responder's error reaches the requester as "internal
 // error", unless it is made with [Public]; a request that cannot be read is
-// answered with code "400". A panic in a handler counts as an error, *PanicError.
+// answered with code "400". A panic in a handler counts as an error, *PanicError,
+// and so does runtime.Goexit, with which t.FailNow ends it ([ErrExited]).
 //
 // # Messages
 //

@@ -164,13 +164,19 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("bus: request to %q: %s (%s)", e.Subject, e.Message, e.Code)
 }
 
-// PanicError is what a handler's panic becomes.
+// PanicError is what a panic of a handler becomes, and of what else the user gives to
+// be called; and ErrExited.
 type PanicError struct {
 	Value any
 	Stack []byte // of the goroutine that panicked
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("bus: handler panicked: %v", e.Value) }
+func (e *PanicError) Error() string {
+	if e.Value == ErrExited { //nolint:errorlint // the very one
+		return ErrExited.Error()
+	}
+	return fmt.Sprintf("bus: handler panicked: %v", e.Value)
+}
 
 // Unwrap returns the panic's value if it was an error.
 func (e *PanicError) Unwrap() error {
@@ -351,10 +357,24 @@ type PublicError struct {
 	cause error // why it is so, for the responder's log only
 }
 
-func (e *PublicError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
+func (e *PublicError) Error() string {
+	if e == nil {
+		e = unknownError
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Code)
+}
 
 // Unwrap returns the cause where the library has one to tell, which does not travel.
-func (e *PublicError) Unwrap() error { return e.cause }
+func (e *PublicError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.cause
+}
+
+// unknownError is what a requester is told of an error that is not for it, and of a
+// nil one.
+var unknownError = &PublicError{Code: internalCode, Message: internalMessage}
 
 // Public returns an error for a responder to return whose code and message its
 // caller receives as a *RemoteError. The code is a short word or number such as

@@ -27,6 +27,10 @@ const (
 	EventKeyStuck EventKind = "key stuck"
 	// EventUnrouted: a Mux had no handler for the subject.
 	EventUnrouted EventKind = "unrouted"
+	// EventSubscriptionEnded: a handler of Subscribe or Respond with a Concurrency of 1
+	// ended its goroutine (ErrExited), and with it the subscription: messages come on no
+	// other one.
+	EventSubscriptionEnded EventKind = "subscription ended"
 	// EventSlowConsumer: messages were dropped, Err is a *SlowConsumerError. Reported
 	// at the first one, after a second and then ever less often, up to each minute,
 	// while that goes on, and in the end.

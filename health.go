@@ -92,7 +92,7 @@ func (b *Bus) Health(ctx context.Context) Report {
 		ctx = context.Background()
 	}
 	r := Report{Problems: []Problem{}} // "[]" in JSON
-	if b == nil || b.link == nil || !b.link.Open() {
+	if b.none() || !b.link.Open() {
 		r.add(Failed, "connection", "the bus is closed")
 		return r
 	}

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"strings"
@@ -124,13 +125,15 @@ func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 func keyed[T any](f *format, o *handleOptions, key func(*Msg[T]) string) keyFunc {
 	info := typeOf[T](f)
 	return func(d *wire.Delivery) (name string, err error) {
-		raw := newRaw(d)
-		m, err := decode[T](f, info, o.assumed(f, info, raw.Subject), raw)
-		if err != nil {
-			return "", &unreadable{err}
-		}
-		defer catch(&err)
-		return key(m), nil
+		guard(context.Background(), func(_ context.Context, raw *RawMsg) error {
+			m, err := decode[T](f, info, o.assumed(f, info, raw.Subject), raw)
+			if err != nil {
+				return &unreadable{err}
+			}
+			name = key(m)
+			return nil
+		}, newRaw(d), &err)
+		return name, err
 	}
 }
 

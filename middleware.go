@@ -3,14 +3,14 @@ package bus
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 )
 
 // Handler handles one message. A nil error means done; what an error means
 // depends on who calls: Subscribe reports it, Consume tries again later. ctx
 // ends at the handler's deadline (HandlerTimeout) or when a stopping bus has
-// used up its drain timeout.
+// used up its drain timeout. A panic is an error (*PanicError), and so is it when the
+// handler ends its goroutine, as FailNow of a test does (ErrExited).
 type Handler[T any] func(ctx context.Context, m *Msg[T]) error
 
 // Responder answers one request. The caller sees an error made with Public as
@@ -37,19 +37,6 @@ func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 		}
 	}
 	return h, nil
-}
-
-// guard calls h and turns a panic into a *PanicError.
-func guard(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
-	defer catch(&err)
-	return h(ctx, m)
-}
-
-// catch, deferred, makes an error of a panic.
-func catch(err *error) {
-	if v := recover(); v != nil {
-		*err = &PanicError{Value: v, Stack: debug.Stack()}
-	}
 }
 
 type stoppingKey struct{}

@@ -236,7 +236,7 @@ func WithSlog(l *slog.Logger) ConnectOption {
 // WithEvents has fn told of what no caller can receive: a slow consumer, a
 // failed asynchronous publish, a lost connection. It is called on the goroutine
 // where the event happened, by several at once, and must return quickly. A
-// panic in it is logged.
+// panic in it is logged; it must not end the goroutine, as FailNow of a test does.
 func WithEvents(fn func(Event)) ConnectOption {
 	return forConnect(func(c *config) {
 		if fn == nil {

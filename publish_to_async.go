@@ -66,12 +66,20 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 
 // Done returns a channel that is closed when the outcome is there; Wait does not wait
 // then, but for a conflict after a lost answer: it asks the stream what that means.
-func (f *Future) Done() <-chan struct{} { return f.receipt.Done() }
+func (f *Future) Done() <-chan struct{} {
+	if f.none() {
+		return endedAlready
+	}
+	return f.receipt.Done()
+}
+
+// none reports whether f was not made by PublishToAsync.
+func (f *Future) none() bool { return f == nil || f.stream == nil }
 
 // Wait waits until the outcome is there and returns it: the result that PublishTo
 // would have had. When ctx ends first that is its error, and Wait may be called again.
 func (f *Future) Wait(ctx context.Context) (*Ack, error) {
-	if f == nil {
+	if f.none() {
 		return nil, &ArgumentError{Func: "Future.Wait", Arg: "future", Reason: "is nil; did PublishToAsync fail?"}
 	}
 	if ctx == nil {

@@ -47,56 +47,61 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 	}, nil
 }
 
-// call runs the handler on m, its n-th message, and returns the context it ran
-// in. It does not panic.
-func (r *receiver) call(m *RawMsg, n int64) (context.Context, error) { return r.callIn(r.ctx, m, n) }
+// call runs the handler on m, its n-th message, and notes in failed how it failed. It
+// does not panic. Where the handler ends the goroutine it does not return, and what
+// its caller has deferred finds failed.
+func (r *receiver) call(m *RawMsg, n int64, failed *error) { r.callIn(r.ctx, m, n, failed) }
 
-// callIn is call in a context made from that of the handlers.
-func (r *receiver) callIn(ctx context.Context, m *RawMsg, n int64) (context.Context, error) {
+// callIn is call in a context made from that of the handlers. It returns the context
+// in which the handler ran.
+func (r *receiver) callIn(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 	}
 	if r.tel != nil {
-		return r.traced(ctx, m, n)
+		return r.traced(ctx, m, n, failed)
 	}
-	return ctx, r.timed(ctx, m, n)
+	r.timed(ctx, m, n, failed)
+	return ctx
 }
 
-func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64) (context.Context, error) {
+func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
 	ctx, span := r.tel.Process(ctx, telemetry.Op{Name: telemetry.OpProcess, Subject: m.Subject, Template: r.pattern,
 		Group: r.group, MessageID: m.ID, Size: len(m.Data)}, m.Header)
-	err := r.timed(ctx, m, n)
-	span.End(err)
-	return ctx, err
+	defer func() { span.End(*failed) }()
+	r.timed(ctx, m, n, failed)
+	return ctx
 }
 
 // timed calls the handler and counts the outcome. n numbers the message: the
 // clock is read for a sample of them, since it costs a tenth of a small message.
-func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
-	if !r.always && !telemetry.Sampled(uint64(n)) {
-		return r.counted(n, guard(ctx, r.handle, m))
+func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64, failed *error) {
+	defer r.count(n, failed)
+	if r.always || telemetry.Sampled(uint64(n)) {
+		defer r.observe(time.Now())
 	}
-	began := time.Now()
-	err := guard(ctx, r.handle, m)
+	guard(ctx, r.handle, m, failed)
+}
+
+// observe notes how long a call took that began at a time.
+func (r *receiver) observe(began time.Time) {
 	took := time.Since(began)
 	r.counters.Latency.Observe(took)
 	if r.always {
 		r.busy.Add(int64(took))
 	}
-	return r.counted(n, err)
 }
 
-// counted counts the outcome of the n-th message.
-func (r *receiver) counted(n int64, err error) error {
-	if err == nil {
-		return nil
+// count counts the outcome of the n-th message.
+func (r *receiver) count(n int64, failed *error) {
+	if *failed == nil {
+		return
 	}
 	r.counters.Errors.Add(1)
 	r.counters.Latest.Note(n)
-	if _, ok := errors.AsType[*PanicError](err); ok {
+	if _, ok := errors.AsType[*PanicError](*failed); ok {
 		r.counters.Panics.Add(1)
 	}
-	return err
 }

@@ -108,12 +108,7 @@ func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription
 	if err := b.services.start(); err != nil {
 		return nil, b.of("Respond", pattern, err)
 	}
-	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
-		if _, err := s.receiver.call(m, n); err != nil {
-			s.refuse(m, err)
-		}
-	})
-	if err != nil {
+	if err := s.open(pattern, o, mk, s.refuse); err != nil {
 		return nil, err
 	}
 	b.services.add(s)
@@ -139,8 +134,8 @@ func badRequest(err error) error {
 func (s *Subscription) refuse(m *RawMsg, err error) {
 	public, ok := errors.AsType[*PublicError](err)
 	switch {
-	case !ok:
-		public = &PublicError{Code: internalCode, Message: internalMessage}
+	case !ok || public == nil:
+		public = unknownError
 		s.failed(m, err)
 	case public.cause != nil:
 		s.failed(m, public.cause)

@@ -81,11 +81,30 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 	if err == nil {
 		return settle.Outcome{}
 	}
-	o := settle.Outcome{Err: err, Permanent: isPermanent(err) || p.Permanent != nil && p.Permanent(err)}
+	o := settle.Outcome{Err: err, Permanent: isPermanent(err)}
+	if p.Permanent != nil && !o.Permanent {
+		o.Permanent, o.Err = p.ask(err)
+	}
 	if asked, ok := errors.AsType[*retryAfter](err); ok {
 		o.Asked, o.After = true, asked.delay
 	}
 	return o
+}
+
+// ask has the user's function say whether err is permanent. One that panics says no,
+// and that is told with err.
+func (p RetryPolicy) ask(err error) (permanent bool, told error) {
+	told = err
+	returned := false
+	defer func() {
+		if !returned {
+			told = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, told)
+		}
+	}()
+	defer catch(&returned, &told)
+	permanent = p.Permanent(err)
+	returned = true
+	return permanent, told
 }
 
 // isPermanent reports whether every further try would fail as well: the handler

@@ -35,7 +35,12 @@ func (l *life) begin() {
 }
 
 // Done returns a channel that is closed when the bus has ended.
-func (b *Bus) Done() <-chan struct{} { return b.life.done }
+func (b *Bus) Done() <-chan struct{} {
+	if b.none() {
+		return endedAlready
+	}
+	return b.life.done
+}
 
 // Close is Shutdown with the bus's drain timeout.
 func (b *Bus) Close() error { return b.Shutdown(context.Background()) }
@@ -61,7 +66,7 @@ var errDrainTimeout = errors.New("bus: the drain timeout is used up")
 // server. Further calls wait for the first one, until their ctx ends. Called from a
 // handler of this bus, or from the function of WithEvents, it does not wait for that.
 func (b *Bus) Shutdown(ctx context.Context) error {
-	if b == nil {
+	if b.none() {
 		return nil
 	}
 	if ctx == nil {

@@ -107,9 +107,21 @@ func (c *StreamConfig) layOver(js *jetstream.StreamConfig) error {
 	if c.Raw == nil {
 		return nil
 	}
-	if c.Raw(js); js.Name != c.Name {
+	if err := c.applyRaw(js); err != nil {
+		return err
+	}
+	if js.Name != c.Name {
 		return badStreamField("Raw", quoted(js.Name), "must leave Name as it is, "+quoted(c.Name))
 	}
+	return nil
+}
+
+// applyRaw calls Raw, which may panic.
+func (c *StreamConfig) applyRaw(js *jetstream.StreamConfig) (err error) {
+	returned := false
+	defer catch(&returned, &err)
+	c.Raw(js)
+	returned = true
 	return nil
 }
 

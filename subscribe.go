@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 
@@ -22,6 +23,7 @@ type Subscription struct {
 
 	ending ending
 	slow   slow
+	lost   atomic.Pointer[error] // why it ended by itself
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -65,19 +67,14 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 		return nil, err
 	}
 	s := &Subscription{bus: b, stage: stageSubscribers}
-	err := s.open(pattern, o, mk, func(m *RawMsg, n int64) {
-		if _, err := s.receiver.call(m, n); err != nil {
-			s.failed(m, err)
-		}
-	})
-	if err != nil {
+	if err := s.open(pattern, o, mk, s.failed); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// open subscribes and registers. run handles one message, the n-th.
-func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func(m *RawMsg, n int64)) error {
+// open subscribes and registers. failed is told of each message that is not handled.
+func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed func(*RawMsg, error)) error {
 	if o.err != nil {
 		return o.err
 	}
@@ -98,8 +95,9 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 		PendingMsgs:  o.pendingMsgs,
 		PendingBytes: o.pendingBytes,
 		Timeout:      s.bus.cfg.timeout,
-		Run:          func(d wire.Delivery) { run(newRaw(&d), d.Number) },
+		Run:          func(d wire.Delivery) { s.handle(newRaw(&d), d.Number, failed) },
 		Failed:       s.troubled,
+		Lost:         s.goroutineLost,
 	})
 	if err := s.core.Open(); err != nil {
 		return s.bus.of(s.call(), pattern, err)
@@ -108,6 +106,26 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func
 		return errors.Join(s.bus.of(s.call(), pattern, err), s.Unsubscribe())
 	}
 	return nil
+}
+
+// handle handles m, the n-th message.
+func (s *Subscription) handle(m *RawMsg, n int64, failed func(*RawMsg, error)) {
+	var err error
+	defer func() { // also where the handler ends the goroutine
+		if err != nil {
+			failed(m, err)
+		}
+	}()
+	s.receiver.call(m, n, &err)
+}
+
+// goroutineLost ends s after its handler has ended the only goroutine that messages
+// come on, which is nats.go's and not replaced. It is called in the end of that.
+func (s *Subscription) goroutineLost() {
+	err := s.bus.of(s.call(), s.Subject(), ErrExited)
+	s.lost.Store(&err)
+	s.bus.report(Event{Kind: EventSubscriptionEnded, Subject: s.Subject(), Err: err})
+	_ = s.Unsubscribe()
 }
 
 // call is the function that made s.
@@ -197,10 +215,14 @@ func (s *Subscription) Stop() {
 }
 
 // Err is why no messages come although nobody ended the subscription: an error that
-// matches ErrClosed when the connection has ended for good. Nil otherwise.
+// matches ErrClosed when the connection has ended for good, or ErrExited when that
+// ended the subscription, see EventSubscriptionEnded. Nil otherwise.
 func (s *Subscription) Err() error {
 	if s.none() {
 		return nil
+	}
+	if lost := s.lost.Load(); lost != nil {
+		return *lost
 	}
 	select {
 	case <-s.Done():
@@ -216,7 +238,7 @@ func (s *Subscription) Err() error {
 }
 
 // Done returns a channel that is closed when the subscription has ended, by
-// Drain, Stop, Unsubscribe or the end of the bus.
+// Drain, Stop, Unsubscribe or the end of the bus, or by itself: see Err.
 func (s *Subscription) Done() <-chan struct{} {
 	if s.none() {
 		return endedAlready

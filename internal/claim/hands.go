@@ -60,10 +60,22 @@ func (h *hands) serve(d wire.Delivery) {
 	t := h.given[d.Stored]
 	may := !h.leaving && t.Epoch == h.epoch && time.Now().Before(h.until)
 	h.mu.Unlock()
-	o := settle.Outcome{Returned: true}
+	o, returned := settle.Outcome{Returned: true}, !may
+	defer func() {
+		if !returned { // the handler ends the goroutine
+			o = settle.Outcome{Err: d.Stored.Failure}
+		}
+		h.answer(d, t, o, may)
+	}()
 	if may {
 		o = h.call(d)
+		returned = true
 	}
+}
+
+// answer tells the owner how the task t went, which was to handle d, and whether it
+// was begun.
+func (h *hands) answer(d wire.Delivery, t Task, o settle.Outcome, may bool) {
 	counts := h.m.tell(t, reportOf(o, h.m.cfg.Cause))
 	h.forget(d.Stored, t, true)
 	if !may {

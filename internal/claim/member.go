@@ -24,7 +24,7 @@ type Config struct {
 	Hands int           // messages handled here at once
 	Wait  time.Duration // for the answer to one request
 
-	Run   func(wire.Delivery) settle.Outcome // one handler call; it must not panic
+	Run   func(wire.Delivery) settle.Outcome // one handler call; it must not panic. Where that ends the goroutine, the failure is in Stored
 	Cause func(error) string                 // the kind of a failure, for Failure
 	Open  func(*Lead) (Intake, error)        // takes part as the owner
 

@@ -129,7 +129,6 @@ func (q *Queue) invokeAll(batch []wire.Delivery) {
 	for i := range batch {
 		batch[i].Number = last - int64(len(batch)-1-i)
 	}
+	defer q.noteEnd(int64(len(batch)))
 	q.door.run(batch)
-	q.ended.Add(int64(len(batch)))
-	q.tell()
 }

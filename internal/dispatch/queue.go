@@ -45,7 +45,8 @@ type Queue struct {
 }
 
 // New returns an open queue that calls run for each message, on up to
-// concurrency goroutines at once. run must not panic.
+// concurrency goroutines at once. run must not panic. It may end its goroutine: a
+// worker is replaced then; a goroutine that calls Do is its owner's to replace.
 func New(concurrency int, run func(wire.Delivery)) *Queue {
 	q := &Queue{run: run, concurrency: concurrency}
 	q.room.L, q.parking.L = &q.mu, &q.mu
@@ -115,9 +116,9 @@ func (q *Queue) startLocked() (start bool) {
 // work runs the backlog until it is empty, again and again while it is the one that
 // is parked.
 func (q *Queue) work() {
-	id := goroutineID()
+	id, done := goroutineID(), false
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer func() { q.leaveLocked(id, done) }()
 	if q.workers == nil {
 		q.workers = make(map[uint64]*Run)
 	}
@@ -128,7 +129,22 @@ func (q *Queue) work() {
 		q.started--
 		q.tellLocked()
 	}
+	done = true
+}
+
+// leaveLocked ends a worker, and unlocks q.mu. One that was not done was ended by what
+// it ran: another one takes its place.
+func (q *Queue) leaveLocked(id uint64, done bool) {
+	defer q.mu.Unlock()
 	delete(q.workers, id)
+	if done {
+		return
+	}
+	q.started--
+	q.tellLocked()
+	if q.runsLocked() && q.startLocked() {
+		go q.work()
+	}
 }
 
 // parked identifies a worker that is parked.
@@ -163,14 +179,20 @@ func (q *Queue) workLocked(now *Run) {
 		if q.concurrency > 1 {
 			q.room.Signal()
 		}
-		q.mu.Unlock()
-		if batch == nil {
-			q.invoke(d)
-		} else {
-			q.invokeAll(batch)
-		}
-		q.mu.Lock()
+		q.callLocked(d, batch)
 		now.end()
+	}
+}
+
+// callLocked runs d, or the batch if there is one, without the lock. It is locked
+// again also where that ends the goroutine.
+func (q *Queue) callLocked(d wire.Delivery, batch []wire.Delivery) {
+	q.mu.Unlock()
+	defer q.mu.Lock()
+	if batch == nil {
+		q.invoke(d)
+	} else {
+		q.invokeAll(batch)
 	}
 }
 
@@ -181,8 +203,13 @@ func (q *Queue) runsLocked() bool {
 
 func (q *Queue) invoke(d wire.Delivery) {
 	d.Number = q.begun.Add(1)
+	defer q.noteEnd(1)
 	q.run(d)
-	q.ended.Add(1)
+}
+
+// noteEnd counts runs that ended, in whatever way.
+func (q *Queue) noteEnd(n int64) {
+	q.ended.Add(n)
 	q.tell()
 }
 
@@ -195,9 +222,8 @@ func (q *Queue) invokeUnlessStopped(d wire.Delivery) bool {
 		q.tell()
 		return false
 	}
+	defer q.noteEnd(1)
 	q.run(d)
-	q.ended.Add(1)
-	q.tell()
 	return true
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -537,4 +538,32 @@ func TestOneWorkerIsKept(t *testing.T) {
 		q.Stop() // or the bubble would not end
 		q.Stop()
 	})
+}
+
+// What ends its goroutine has ended, and another worker takes its place.
+func TestRunsThatEndTheirGoroutine(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 3} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			var n atomic.Int64
+			q := dispatch.New(concurrency, func(wire.Delivery) {
+				if n.Add(1)%2 == 1 {
+					runtime.Goexit()
+				}
+			})
+			for range 100 {
+				q.Push(wire.Delivery{})
+			}
+			if err := q.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n.Load() != 100 || q.Begun() != 100 || q.Ended() != 100 || q.InFlight() != 0 {
+				t.Errorf("%d ran, %d began, %d ended", n.Load(), q.Begun(), q.Ended())
+			}
+			if left := q.Stop(); len(left) != 0 {
+				t.Errorf("%d are left", len(left))
+			}
+		})
+	}
 }

@@ -14,7 +14,8 @@ type Batch struct {
 	Wait time.Duration // how long fewer of them wait for more
 
 	// Run makes one attempt at each of the messages, which are in order, and returns
-	// as many outcomes. It must not panic. The Run for one message does as it does.
+	// as many outcomes. It must not panic. Where the handler ends the goroutine, the
+	// failures are in Stored. The Run for one message does as it does.
 	Run func([]wire.Delivery) []settle.Outcome
 }
 
@@ -47,15 +48,36 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 			d.voids.add()
 		}
 	}
+	defer func() {
+		for _, del := range alone { // the goroutine ends before their turn
+			d.voids.add()
+			d.push(del)
+		}
+	}()
 	if len(batch) > 0 {
-		for i, outcome := range d.cfg.Batch.Run(batch) {
+		d.runTogether(batch)
+	}
+	for len(alone) > 0 {
+		del := alone[0]
+		alone = alone[1:]
+		d.run(del)
+	}
+}
+
+// runTogether makes one attempt at each message of a batch, and acts on the outcomes.
+func (d *Durable) runTogether(batch []wire.Delivery) {
+	var outcomes []settle.Outcome
+	defer func() {
+		for i := range batch {
+			outcome := settle.Outcome{Err: batch[i].Stored.Failure} // the goroutine ends
+			if outcomes != nil {
+				outcome = outcomes[i]
+			}
 			d.leaveSolo()
 			d.conclude(batch[i], outcome)
 		}
-	}
-	for _, del := range alone {
-		d.run(del)
-	}
+	}()
+	outcomes = d.cfg.Batch.Run(batch)
 }
 
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.

@@ -25,6 +25,7 @@ type CoreConfig struct {
 	Timeout      time.Duration
 	Run          func(wire.Delivery)
 	Failed       func(err error) // a slow consumer
+	Lost         func()          // the handler has ended the goroutine on which messages come: there will be none; nil where it cannot
 }
 
 // Core is one core subscription. Messages wait in nats.go's list, where the
@@ -41,8 +42,9 @@ type Core struct {
 	sub     *nats.Subscription
 	unwatch func()
 
-	dropped atomic.Int64 // the last count, for when the subscription has ended
-	left    atomic.Int64 // messages that waited when it ended
+	dropped atomic.Int64  // the last count, for when the subscription has ended
+	left    atomic.Int64  // messages that waited when it ended
+	lost    chan struct{} // closed when nats.go's goroutine has been ended
 	done    chan struct{}
 }
 
@@ -68,9 +70,13 @@ var errOnlyCaller = errors.New("it was ended from its own handler, the only one 
 // what nats.go had for the subscription.
 var errLostList = errors.New("the connection was closed meanwhile")
 
+// errLostGoroutine is why a drain ends when the handler has ended the goroutine that
+// would hand it the rest.
+var errLostGoroutine = errors.New("its handler has ended the goroutine on which messages come")
+
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {
-	return &Core{cfg: c, link: l, queue: dispatch.New(c.Concurrency, c.Run), done: make(chan struct{})}
+	return &Core{cfg: c, link: l, queue: dispatch.New(c.Concurrency, c.Run), lost: make(chan struct{}), done: make(chan struct{})}
 }
 
 // Open subscribes. When it returns nil the server knows of the subscription;
@@ -99,9 +105,18 @@ func (s *Core) Open() error {
 	return err
 }
 
-// take is nats.go's callback.
+// take is nats.go's callback. A handler that ends the goroutine it runs on ends
+// nats.go's, which is not replaced, when it runs there.
 func (s *Core) take(m *nats.Msg) {
+	returned := false
+	defer func() {
+		if !returned && s.cfg.Lost != nil {
+			close(s.lost)
+			s.cfg.Lost()
+		}
+	}()
 	s.queue.Do(wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+	returned = true
 }
 
 // Pending is the number of messages that have arrived and wait, and about their
@@ -112,10 +127,23 @@ func (s *Core) Pending() (msgs, bytes int) {
 		return int(s.left.Load()), 0
 	}
 	if s.queue.Concurrency() == 1 {
-		msgs = max(msgs-s.queue.InFlight(), 0) // nats.go counts the one that runs
+		running := s.queue.InFlight()
+		if s.isLost() {
+			running = 1
+		}
+		msgs = max(msgs-running, 0) // nats.go counts the one that runs, or was the last to
 	}
 	waiting, waitingBytes := s.queue.Backlog()
 	return msgs + waiting, bytes + waitingBytes
+}
+
+func (s *Core) isLost() bool {
+	select {
+	case <-s.lost:
+		return true
+	default:
+		return false
+	}
 }
 
 // Dropped is the number of messages dropped at the pending limits.
@@ -188,7 +216,11 @@ func (s *Core) drain(ctx context.Context) error {
 	if s.queue.Concurrency() == 1 && s.queue.RunsCaller(ctx) {
 		own = 1 // the handler that closes us sits on the list's goroutine
 	}
-	if err := emptied(ctx, s.sub, own); err != nil {
+	err := emptied(ctx, s.sub, own, s.lost)
+	if pending, _ := s.Pending(); errors.Is(err, errLostGoroutine) && pending == 0 {
+		return nil // it was the last one
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.queue.Wait(ctx); err != nil {

@@ -38,7 +38,7 @@ type DurableConfig struct {
 	Memory Memory // nil for none
 
 	Every    time.Duration                                        // between the beginnings of two handler calls; 0 for none
-	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic
+	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic. Where that ends the goroutine, the failure is in Stored
 	Batch    Batch                                                // instead of Run, if it has a Run of its own
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Stalled  func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
@@ -218,7 +218,14 @@ func (d *Durable) run(del wire.Delivery) {
 		d.bury(del)
 		return
 	}
+	returned := false
+	defer func() {
+		if !returned {
+			d.conclude(del, settle.Outcome{Err: del.Stored.Failure})
+		}
+	}()
 	outcome, called := d.attempt(del)
+	returned = true
 	if !called {
 		d.voids.add()
 		return

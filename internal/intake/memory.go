@@ -85,10 +85,11 @@ func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
 		d.again(del, buryAgain)
 		return outcome, false
 	}
-	outcome = d.call(del)
-	d.cfg.Memory.End(&del)
-	del.Stored.Trial = wire.Untried
-	return outcome, true
+	defer func() { // also where the handler ends the goroutine
+		d.cfg.Memory.End(&del)
+		del.Stored.Trial = wire.Untried
+	}()
+	return d.call(del), true
 }
 
 // call calls the handler of del, with about the number of that call.

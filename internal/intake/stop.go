@@ -44,7 +44,7 @@ func (d *Durable) drain(ctx context.Context) error {
 	var err error
 	for _, s := range d.sources {
 		_ = d.link.EndInterest(ctx, s.sub, d.cfg.Timeout)
-		err = errors.Join(err, emptied(ctx, s.sub, 0))
+		err = errors.Join(err, emptied(ctx, s.sub, 0, nil))
 	}
 	d.giveBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
 	d.halt()
@@ -148,8 +148,9 @@ func (d *Durable) confirm(ctx context.Context) error {
 // emptied waits until nats.go's list of a subscription has no more than own
 // messages. nats.go tells nobody when, hence the polling; it happens only while a
 // subscription closes. A message counts until its callback has returned. A
-// subscription that has ended has none: what waited is lost.
-func emptied(ctx context.Context, sub *nats.Subscription, own int) error {
+// subscription that has ended has none: what waited is lost. One that is lost will not
+// be emptied.
+func emptied(ctx context.Context, sub *nats.Subscription, own int, lost <-chan struct{}) error {
 	pause := 50 * time.Microsecond
 	for {
 		msgs, _, err := sub.Pending()
@@ -162,6 +163,8 @@ func emptied(ctx context.Context, sub *nats.Subscription, own int) error {
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, 5*time.Millisecond)
+		case <-lost:
+			return errLostGoroutine
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -1,0 +1,273 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+)
+
+// exitFirst returns a handler that ends its goroutine for each message it sees for the
+// first time, and how often it was called and has handled one.
+func exitFirst() (h bus.Handler[int], calls, handled *atomic.Int64) {
+	calls, handled = new(atomic.Int64), new(atomic.Int64)
+	var seen sync.Map
+	return func(_ context.Context, m *bus.Msg[int]) error {
+		calls.Add(1)
+		if _, again := seen.LoadOrStore(m.Data, true); !again {
+			runtime.Goexit()
+		}
+		handled.Add(1)
+		return nil
+	}, calls, handled
+}
+
+// A handler that ends its goroutine has failed, as one that panics. The workers go on.
+func TestHandlerThatExits(t *testing.T) {
+	t.Parallel()
+	exits := func(next bus.RawHandler) bus.RawHandler {
+		var n atomic.Int64
+		return func(ctx context.Context, m *bus.RawMsg) error {
+			if n.Add(1) <= 5 {
+				runtime.Goexit()
+			}
+			return next(ctx, m)
+		}
+	}
+	consumeOne := func(opts ...bus.ConsumeOption) func(*testing.T, *bus.Stream, bus.Handler[int]) {
+		return func(t *testing.T, st *bus.Stream, h bus.Handler[int]) { consume(t, st, "d", "s.*", h, opts...) }
+	}
+	consumeMany := func(opts ...bus.ConsumeOption) func(*testing.T, *bus.Stream, bus.Handler[int]) {
+		return func(t *testing.T, st *bus.Stream, h bus.Handler[int]) {
+			_, err := bus.ConsumeBatch(t.Context(), st, "d", "s.*", func(ctx context.Context, ms []*bus.Msg[int]) error {
+				for _, m := range ms {
+					if err := h(ctx, m); err != nil {
+						return err
+					}
+				}
+				return nil
+			}, opts...)
+			must(t, err)
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		start func(*testing.T, *bus.Stream, bus.Handler[int])
+	}{
+		{"Consume", consumeOne()},
+		{"Consume with workers", consumeOne(bus.Concurrency(2))},
+		{"Consume with a rate", consumeOne(bus.RateLimit(100, time.Second))},
+		{"Consume with keys", consumeOne(bus.KeyByToken(2), bus.Concurrency(2))},
+		{"Consume with a middleware that does", consumeOne(bus.Use(exits))},
+		{"ConsumeBatch", consumeMany(bus.BatchSize(3))},
+		{"ConsumeBatch with workers", consumeMany(bus.BatchSize(3), bus.Concurrency(2))},
+		{"ConsumeBatch with a middleware that does", consumeMany(bus.BatchSize(3), bus.Use(exits))},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			option, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				h, _, handled := exitFirst()
+				tc.start(t, st, h)
+				for i := range 10 {
+					must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", i%4)), i)))
+				}
+				pass(time.Hour)
+				if handled.Load() < 10 {
+					t.Errorf("%d of 10 messages were handled", handled.Load())
+				}
+				if s := b.Stats(); s.InFlight != 0 || s.HandlerErrors < 4 || s.Subscriptions[0].Pending != 0 {
+					t.Errorf("the statistics are %+v", s)
+				}
+				isError(t, nextEvent(t, events, bus.EventRetry).Err, bus.ErrExited, "t.FailNow")
+				must(t, b.Close())
+			}, option)
+		})
+	}
+}
+
+// At the last attempt the message becomes a dead letter.
+func TestHandlerThatAlwaysExits(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		consume(t, st, "d", "S", func(context.Context, *bus.Msg[int]) error {
+			runtime.Goexit()
+			return nil
+		}, bus.Retry(bus.RetryPolicy{MaxAttempts: 3}))
+		must(t, second(bus.PublishTo(t.Context(), st, "S", 1)))
+		pass(time.Minute)
+		n := 0
+		for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{Cause: bus.CausePanic}) {
+			must(t, err)
+			if n++; l.Attempt != 3 {
+				t.Errorf("it died after %d attempts", l.Attempt)
+			}
+			hasText(t, errors.New(l.Error), "runtime.Goexit")
+		}
+		if n != 1 {
+			t.Errorf("there are %d dead letters", n)
+		}
+		must(t, b.Close())
+	})
+}
+
+// Processes that keep the order of keys together: of the owner and of a member.
+func TestHandlerThatExitsInSeveralProcesses(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort())
+	other := connectTo(t, b)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	there, err := other.LookupStream(t.Context(), "S")
+	must(t, err)
+	var handlers [2]*atomic.Int64
+	var all atomic.Int64
+	var seen sync.Map
+	for i, st := range []*bus.Stream{st, there} {
+		handlers[i] = new(atomic.Int64)
+		consume(t, st, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+			handlers[i].Add(1)
+			if _, again := seen.LoadOrStore(m.Data, true); !again {
+				runtime.Goexit()
+			}
+			all.Add(1)
+			return nil
+		}, bus.KeyByToken(2), bus.Retry(bus.RetryPolicy{MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond}))
+	}
+	n := int64(0)
+	for handlers[0].Load() == 0 || handlers[1].Load() == 0 || n < 20 {
+		must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", n)), int(n))))
+		n++
+	}
+	eventually(t, "all are handled", func() bool { return all.Load() == n })
+	must(t, other.Close())
+	must(t, b.Close())
+}
+
+// A core handler on a worker of its own fails the message; the others are handled.
+func TestCoreHandlerThatExits(t *testing.T) {
+	t.Parallel()
+	option, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		h, calls, handled := exitFirst()
+		sub, err := bus.Subscribe(b, "a", h, bus.Concurrency(2))
+		must(t, err)
+		for range 2 {
+			publishRange(t, b, "a", 0, 20)
+			pass(time.Second)
+		}
+		if calls.Load() != 40 || handled.Load() != 20 || sub.Err() != nil {
+			t.Errorf("%d calls have handled %d messages, and Err is %v", calls.Load(), handled.Load(), sub.Err())
+		}
+		if s := b.Stats(); s.InFlight != 0 || s.HandlerErrors != 20 || s.Handled != 20 {
+			t.Errorf("the statistics are %+v", s)
+		}
+		for range 20 {
+			asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, "Goexit")
+		}
+		must(t, sub.Drain(t.Context()))
+		must(t, b.Close())
+	}, option)
+}
+
+// A responder likewise. Its requester hears of it.
+func TestResponderThatExits(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 2} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				sub, err := bus.Respond(b, "a", func(context.Context, *bus.Msg[int]) (int, error) {
+					runtime.Goexit()
+					return 0, nil
+				}, bus.Concurrency(concurrency))
+				must(t, err)
+				for range 3 {
+					e := asError[*bus.RemoteError](t, second(bus.Request[int](t.Context(), b, bus.Endpoint[int, int]("a"), 1)))
+					if e.Code != "500" {
+						t.Errorf("the code is %q", e.Code)
+					}
+					if concurrency == 1 {
+						<-sub.Done()
+						isError(t, second(bus.Request[int](t.Context(), b, bus.Endpoint[int, int]("a"), 1)), bus.ErrNoResponders)
+						break
+					}
+				}
+				must(t, b.Close())
+			})
+		})
+	}
+}
+
+// With a Concurrency of one a core handler runs on the only goroutine that messages
+// come on: the subscription ends with that, and says so. Nobody waits for it.
+func TestCoreHandlerThatEndsItsSubscription(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(context.Context, *bus.Bus, *bus.Subscription) error{
+		"by itself":     func(context.Context, *bus.Bus, *bus.Subscription) error { return nil },
+		"while drained": func(ctx context.Context, _ *bus.Bus, s *bus.Subscription) error { return s.Drain(ctx) },
+		"while stopped": func(_ context.Context, _ *bus.Bus, s *bus.Subscription) error { return s.Unsubscribe() },
+		"while closed":  func(_ context.Context, b *bus.Bus, _ *bus.Subscription) error { return b.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			option, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				began, release := make(chan int), make(chan struct{})
+				sub, err := bus.Subscribe(b, "a", func(_ context.Context, m *bus.Msg[int]) error {
+					began <- m.Data
+					<-release
+					runtime.Goexit()
+					return nil
+				})
+				must(t, err)
+				publishRange(t, b, "a", 0, 1)
+				<-began
+				ended := make(chan error)
+				go func() { ended <- end(t.Context(), b, sub) }()
+				pass(10 * time.Millisecond)
+				close(release)
+				must(t, <-ended)
+				<-sub.Done()
+				isError(t, sub.Err(), bus.ErrExited, `Subscribe "a"`)
+				nextEvent(t, events, bus.EventHandlerFailed)
+				isError(t, nextEvent(t, events, bus.EventSubscriptionEnded).Err, bus.ErrExited)
+				must(t, sub.Drain(t.Context()))
+				must(t, b.Close())
+			}, option)
+		})
+	}
+}
+
+// What waited then is lost, which a Drain says at once.
+func TestDrainOfASubscriptionThatItsHandlerEnds(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		began, release := make(chan int), make(chan struct{})
+		sub, err := bus.Subscribe(b, "a", func(_ context.Context, m *bus.Msg[int]) error {
+			began <- m.Data
+			<-release
+			runtime.Goexit()
+			return nil
+		})
+		must(t, err)
+		publishRange(t, b, "a", 0, 5)
+		<-began
+		ended := make(chan error)
+		go func() { ended <- sub.Drain(t.Context()) }()
+		pass(10 * time.Millisecond)
+		close(release)
+		e := asError[*bus.DrainError](t, <-ended, "has ended the goroutine")
+		if e.Pending != 4 || e.Running != 0 {
+			t.Errorf("%d messages are left, %d run", e.Pending, e.Running)
+		}
+	})
+}
