@@ -100,10 +100,11 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 		return nil, err
 	}
 	o := newHandleOptions()
-	if err := applyAll(opts, o, ConsumeOption.onConsume); err != nil {
+	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
+	o.settleBatch(call)
+	if err := o.mistaken(); err != nil {
 		return nil, err
 	}
-	o.settleBatch(call)
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
 	if err := s.checkConsume(ctx, durable, filters, o); err != nil {
@@ -215,16 +216,28 @@ func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome 
 	m := newRaw(&d)
 	ctx, err := c.receiver.callIn(ctx, m, d.Number)
 	d.Stored.Context = ctx
-	outcome := c.retry.outcome(err)
-	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || m.Attempt < c.retry.MaxAttempts) {
-		c.bus.report(Event{Kind: EventRetry, Subject: m.Subject, Stream: c.stream, Durable: c.durable, Sequence: m.Sequence, Err: err})
+	outcome := c.outcome(err)
+	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Wait {
+		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+			Attempt: d.Stored.Attempt, Err: err})
 	}
 	return outcome
 }
 
+// outcome is what the end of a handler call means. One that the end of the bus cut off
+// says nothing of its message.
+func (c *Consumer) outcome(err error) settle.Outcome {
+	o := c.retry.outcome(err)
+	if err != nil && c.receiver.ctx.Err() != nil {
+		o.Returned = true
+	}
+	return o
+}
+
 // bury makes d, which will not be handled, a dead letter.
 func (c *Consumer) bury(d wire.Delivery, m *memory) error {
-	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
+	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
 	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {

@@ -76,7 +76,7 @@ func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64) (context.Cont
 // clock is read for a sample of them, since it costs a tenth of a small message.
 func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
 	if !r.always && !telemetry.Sampled(uint64(n)) {
-		return r.counted(n, guard(ctx, r.handle, m))
+		return r.counted(m, n, guard(ctx, r.handle, m))
 	}
 	began := time.Now()
 	err := guard(ctx, r.handle, m)
@@ -85,16 +85,20 @@ func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64) error {
 	if r.always {
 		r.busy.Add(int64(took))
 	}
-	return r.counted(n, err)
+	return r.counted(m, n, err)
 }
 
-// counted counts the outcome of the n-th message.
-func (r *receiver) counted(n int64, err error) error {
+// counted counts the outcome of the n-th message, which is m.
+func (r *receiver) counted(m *RawMsg, n int64, err error) error {
 	if err == nil {
 		return nil
 	}
+	if isPostponed(m, err) {
+		r.counters.Postponed.Add(1)
+		return err
+	}
 	r.counters.Errors.Add(1)
-	r.counters.Latest.Note(n)
+	r.counters.Latest.Note(max(n-r.counters.Postponed.Load(), 1)) // among those that were tried
 	if _, ok := errors.AsType[*PanicError](err); ok {
 		r.counters.Panics.Add(1)
 	}

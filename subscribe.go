@@ -78,9 +78,6 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 
 // open subscribes and registers. run handles one message, the n-th.
 func (s *Subscription) open(pattern string, o *handleOptions, mk maker, run func(m *RawMsg, n int64)) error {
-	if o.err != nil {
-		return o.err
-	}
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
