@@ -100,10 +100,11 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 		return nil, err
 	}
 	o := newHandleOptions()
-	if err := applyAll(opts, o, ConsumeOption.onConsume); err != nil {
+	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
+	o.settleBatch(call)
+	if err := o.mistaken(); err != nil {
 		return nil, err
 	}
-	o.settleBatch(call)
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
 	if err := s.checkConsume(ctx, durable, filters, o); err != nil {
@@ -221,17 +222,29 @@ func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) (outcome settle
 // judge says what follows of the error that the handler of d ended with.
 func (c *Consumer) judge(d *wire.Delivery, err error) settle.Outcome {
 	d.Stored.Failure = err
-	outcome := c.retry.outcome(err)
+	outcome := c.outcome(err)
 	d.Stored.Failure = outcome.Err
-	if err != nil && !outcome.Permanent && (c.retry.MaxAttempts == Unlimited || d.Stored.Attempt < c.retry.MaxAttempts) {
-		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: outcome.Err})
+	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Wait {
+		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+			Attempt: d.Stored.Attempt, Err: outcome.Err})
 	}
 	return outcome
 }
 
+// outcome is what the end of a handler call means. One that the end of the bus cut off
+// says nothing of its message.
+func (c *Consumer) outcome(err error) settle.Outcome {
+	o := c.retry.outcome(err)
+	if err != nil && c.receiver.ctx.Err() != nil {
+		o.Returned = true
+	}
+	return o
+}
+
 // bury makes d, which will not be handled, a dead letter.
 func (c *Consumer) bury(d wire.Delivery, m *memory) error {
-	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence, Err: d.Stored.Dead}
+	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
 	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {

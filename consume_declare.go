@@ -18,9 +18,6 @@ import (
 const everything = ">"
 
 func (s *Stream) checkConsume(ctx context.Context, durable string, filters []string, o *handleOptions) error {
-	if o.err != nil {
-		return o.err
-	}
 	if !streamName.MatchString(durable) {
 		return badDurable(durable)
 	}

@@ -13,8 +13,8 @@ import (
 type StartOption struct{ start start }
 
 func (s StartOption) onConsume(o *handleOptions) {
-	if err := s.check("Consume"); err != nil && o.err == nil {
-		o.err = err
+	if err := s.check("Consume"); err != nil {
+		o.mistake(err)
 	}
 	o.start = s.start
 }

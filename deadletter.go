@@ -3,7 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,13 +50,19 @@ type DeadFilter struct {
 }
 
 func (f *DeadFilter) check() error {
+	var m mistakes
 	if f.Durable != "" && !streamName.MatchString(f.Durable) {
-		return badDurable(f.Durable)
+		m.mistake(badDurable(f.Durable))
 	}
 	if f.Subject != "" {
-		return checkPattern(f.Subject)
+		if err := checkPattern(f.Subject); err != nil {
+			m.mistake(err)
+		}
 	}
-	return nil
+	if f.Cause != "" && !slices.Contains(causes, f.Cause) {
+		m.mistake(&OptionError{Option: "DeadFilter Cause", Value: fmt.Sprintf("%q", string(f.Cause)), Reason: fmt.Sprintf("is none; there are %q", causes)})
+	}
+	return m.mistaken()
 }
 
 // pattern is the subjects on which letters lie that fit.

@@ -20,7 +20,7 @@ type RedriveOption interface{ onRedrive(*redriveOptions) }
 
 type redriveOptions struct {
 	every time.Duration // from one letter to the next
-	err   error
+	mistakes
 }
 
 type redriveOption func(*redriveOptions)
@@ -34,7 +34,7 @@ func RedriveRate(perSecond float64) RedriveOption {
 	return redriveOption(func(o *redriveOptions) {
 		every := time.Duration(float64(time.Second) / perSecond)
 		if !(perSecond > 0) || every <= 0 {
-			o.err = &OptionError{Option: "RedriveRate", Value: fmt.Sprint(perSecond), Reason: "must be more than zero, and at most a thousand millions"}
+			o.mistake(&OptionError{Option: "RedriveRate", Value: fmt.Sprint(perSecond), Reason: "must be more than zero, and at most a thousand millions"})
 			return
 		}
 		o.every = every
@@ -50,9 +50,6 @@ func (s *Stream) Redrive(ctx context.Context, f DeadFilter, opts ...RedriveOptio
 	o := &redriveOptions{}
 	if err := applyAll(opts, o, RedriveOption.onRedrive); err != nil {
 		return 0, err
-	}
-	if o.err != nil {
-		return 0, o.err
 	}
 	all, err := s.inOrder(ctx, f)
 	if err != nil {
@@ -189,9 +186,6 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 	o := &sendOptions{}
 	if err := applyAll(opts, o, MessageOption.onPublish); err != nil {
 		return err
-	}
-	if o.err != nil {
-		return o.err
 	}
 	m, err := encode(b.format, l.Subject, v, o)
 	if err != nil {

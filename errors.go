@@ -38,8 +38,8 @@ var (
 // inner is the text of an error within another one, which says "bus: " already.
 func inner(err error) string { return strings.TrimPrefix(err.Error(), "bus: ") }
 
-// OptionError reports an option with a bad value. New and Connect report all
-// of them at once, joined.
+// OptionError reports an option with a bad value. A call that takes options reports
+// all that are wrong at once, joined.
 type OptionError struct {
 	Option string // "WithListen"
 	Value  string // the value as given

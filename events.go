@@ -70,6 +70,7 @@ type Event struct {
 	Stream   string // of a consumer
 	Durable  string // of a consumer
 	Sequence uint64 // of a stored message
+	Attempt  int    // of EventRetry, EventDeadLetter and EventDeadLetterFailed: how many handler calls have failed
 	Err      error  // may be nil
 }
 
@@ -100,6 +101,9 @@ func (b *Bus) logEvent(e Event) {
 	}
 	if e.Sequence != 0 {
 		args = append(args, "sequence", e.Sequence)
+	}
+	if e.Attempt != 0 {
+		args = append(args, "attempt", e.Attempt)
 	}
 	if e.Err != nil {
 		args = append(args, "error", e.Err)

@@ -117,19 +117,19 @@ var occurrences = map[bus.EventKind]occurrence{
 		consume(t, st, "d", "s.b", refuse, bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isNo},
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
 	bus.EventDeadLetter: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", giveUp)
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isNo},
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
 	bus.EventDeadLetterFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", giveUp)
 		refuseAll(t, b, "S-dead")
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
+	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1, Attempt: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
 	bus.EventKeyStuck: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.*", refuse, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
@@ -252,6 +252,9 @@ func sameLine(t *testing.T, lines []line, e bus.Event) {
 	}
 	if e.Sequence != 0 {
 		want["sequence"] = float64(e.Sequence) // as JSON has it
+	}
+	if e.Attempt != 0 {
+		want["attempt"] = float64(e.Attempt)
 	}
 	if e.Err != nil {
 		want["error"] = e.Err.Error()

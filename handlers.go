@@ -59,7 +59,7 @@ type handleOptions struct {
 	batchSize      int           // 0 where it was not given
 	batchWait      time.Duration
 	batchWaitGiven bool
-	err            error
+	mistakes
 }
 
 func newHandleOptions() *handleOptions {
@@ -68,9 +68,7 @@ func newHandleOptions() *handleOptions {
 }
 
 func (o *handleOptions) fail(option string, value any, reason string) {
-	if o.err == nil {
-		o.err = &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason}
-	}
+	o.mistake(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
 type handlerOption func(*handleOptions)
@@ -81,9 +79,7 @@ func (f handlerOption) onConsume(o *handleOptions)   { f(o) }
 
 func (a asOption) onHandle(o *handleOptions) {
 	if err := a.check(); err != nil {
-		if o.err == nil {
-			o.err = err
-		}
+		o.mistake(err)
 		return
 	}
 	o.codec = a.codec

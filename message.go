@@ -34,11 +34,14 @@ type Msg[T any] struct {
 	Time     time.Time
 	Stream   string // empty for a core message
 	Sequence uint64 // in the stream, from 1; 0 for a core message
-	// Attempt numbers this handler call for the message, from 1. It counts
-	// calls that failed in this process, unlike Deliveries.
+	// Attempt numbers, from 1, the handler calls for the message: those that failed, and
+	// this one. It survives an orderly stop. A call that the end of the bus cut off does
+	// not count, nor one that returned Postpone. A process that dies forgets the attempts
+	// of the messages it was at.
 	Attempt int
 	// Deliveries is how often the server has sent it, from 1; 0 for a core
-	// message. Messages that were fetched and never handled count too.
+	// message. Messages that were fetched and never handled count too. It starts again
+	// at 1 when the message was parked for a later try, or redriven.
 	Deliveries int
 
 	reply string
@@ -100,7 +103,7 @@ type sendOptions struct {
 	id     string
 	autoID bool
 	expect *expectation
-	err    error
+	mistakes
 }
 
 type messageOption func(*sendOptions)
@@ -115,7 +118,7 @@ func (f messageOption) onStore(o *sendOptions)   { f(o) }
 func WithHeader(key, value string) MessageOption {
 	return messageOption(func(o *sendOptions) {
 		if err := wire.CheckHeader(key, value); err != nil {
-			o.fail(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
+			o.mistake(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
 			return
 		}
 		o.set(key, append(o.header[key], value)...)
@@ -134,11 +137,11 @@ type MsgIDOption interface {
 func MsgID(id string) MsgIDOption {
 	return messageOption(func(o *sendOptions) {
 		if id == "" || len(id) > 256 {
-			o.fail(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
+			o.mistake(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
 			return
 		}
 		if err := wire.CheckValue(id); err != nil {
-			o.fail(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: err.Error()})
+			o.mistake(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: err.Error()})
 			return
 		}
 		o.id = id
@@ -161,7 +164,7 @@ func As(c codec.Codec) CodecOption { return asOption{c} }
 
 func (a asOption) apply(o *sendOptions) {
 	if err := a.check(); err != nil {
-		o.fail(err)
+		o.mistake(err)
 		return
 	}
 	o.codec = a.codec
@@ -178,28 +181,11 @@ func (a asOption) onPublish(o *sendOptions) { a.apply(o) }
 func (a asOption) onRequest(o *sendOptions) { a.apply(o) }
 func (a asOption) onStore(o *sendOptions)   { a.apply(o) }
 
-func (o *sendOptions) fail(err error) {
-	if o.err == nil {
-		o.err = err
-	}
-}
-
 func (o *sendOptions) set(key string, values ...string) {
 	if o.header == nil {
 		o.header = make(wire.Header)
 	}
 	o.header[key] = values
-}
-
-// applyAll applies opts to to; a nil one is a mistake.
-func applyAll[O, T any](opts []O, to T, apply func(O, T)) error {
-	for i, opt := range opts {
-		if any(opt) == nil {
-			return &OptionError{Option: fmt.Sprintf("option %d", i+1), Value: "nil", Reason: "leave it out"}
-		}
-		apply(opt, to)
-	}
-	return nil
 }
 
 // publishOptions collects opts; nil stands for none and costs nothing.
@@ -208,10 +194,7 @@ func publishOptions(opts []PublishOption) (*sendOptions, error) {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	if err := applyAll(opts, o, PublishOption.onPublish); err != nil {
-		return nil, err
-	}
-	return o, o.err
+	return o, applyAll(opts, o, PublishOption.onPublish)
 }
 
 func requestOptions(opts []RequestOption) (*sendOptions, error) {
@@ -219,10 +202,7 @@ func requestOptions(opts []RequestOption) (*sendOptions, error) {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	if err := applyAll(opts, o, RequestOption.onRequest); err != nil {
-		return nil, err
-	}
-	return o, o.err
+	return o, applyAll(opts, o, RequestOption.onRequest)
 }
 
 func storeOptions(opts []StoreOption) (*sendOptions, error) {
@@ -230,9 +210,7 @@ func storeOptions(opts []StoreOption) (*sendOptions, error) {
 		return nil, nil
 	}
 	o := new(sendOptions)
-	if err := applyAll(opts, o, StoreOption.onStore); err != nil {
-		return nil, err
-	}
+	err := applyAll(opts, o, StoreOption.onStore)
 	o.fillID()
-	return o, o.err
+	return o, err
 }

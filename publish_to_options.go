@@ -36,7 +36,7 @@ func (o *sendOptions) fillID() {
 func TTL(d time.Duration) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if d < time.Second || d%time.Second != 0 {
-			o.fail(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s"})
+			o.mistake(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s"})
 			return
 		}
 		o.set(wire.HeaderNatsTTL, strconv.FormatInt(int64(d/time.Second), 10)+"s")
@@ -85,7 +85,7 @@ func ExpectLastSubjectSequence(n uint64) StoreOption {
 func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if err := checkPattern(filter); err != nil {
-			o.fail(err)
+			o.mistake(err)
 			return
 		}
 		o.expects(expectation{option: "ExpectLastSequenceOf", filter: filter, sequence: n})
@@ -98,7 +98,7 @@ func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 // was wrong.
 func (o *sendOptions) expects(e expectation) {
 	if o.expect != nil {
-		o.fail(&OptionError{Option: e.option, Value: fmt.Sprint(e.sequence), Reason: "the message has an expectation already, " + o.expect.option + "; give one"})
+		o.mistake(&OptionError{Option: e.option, Value: fmt.Sprint(e.sequence), Reason: "the message has an expectation already, " + o.expect.option + "; give one"})
 		return
 	}
 	o.expect = &e

@@ -78,7 +78,7 @@ func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64, failed *error
 // timed calls the handler and counts the outcome. n numbers the message: the
 // clock is read for a sample of them, since it costs a tenth of a small message.
 func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64, failed *error) {
-	defer r.count(n, failed)
+	defer r.count(m, n, failed)
 	if r.always || telemetry.Sampled(uint64(n)) {
 		defer r.observe(time.Now())
 	}
@@ -94,13 +94,17 @@ func (r *receiver) observe(began time.Time) {
 	}
 }
 
-// count counts the outcome of the n-th message.
-func (r *receiver) count(n int64, failed *error) {
+// count counts the outcome of the n-th message, which is m.
+func (r *receiver) count(m *RawMsg, n int64, failed *error) {
 	if *failed == nil {
 		return
 	}
+	if isPostponed(m, *failed) {
+		r.counters.Postponed.Add(1)
+		return
+	}
 	r.counters.Errors.Add(1)
-	r.counters.Latest.Note(n)
+	r.counters.Latest.Note(max(n-r.counters.Postponed.Load(), 1)) // among those that were tried
 	if _, ok := errors.AsType[*PanicError](*failed); ok {
 		r.counters.Panics.Add(1)
 	}

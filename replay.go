@@ -21,7 +21,7 @@ type replayOptions struct {
 	last   int
 	follow bool
 	codec  codec.Codec
-	err    error
+	mistakes
 }
 
 type replayOption func(*replayOptions)
@@ -30,16 +30,14 @@ func (f replayOption) onReplay(o *replayOptions) { f(o) }
 
 func (a asOption) onReplay(o *replayOptions) {
 	if err := a.check(); err != nil {
-		o.err = err
+		o.mistake(err)
 		return
 	}
 	o.codec = a.codec
 }
 
 func (o *replayOptions) fail(option string, value any, reason string) {
-	if o.err == nil {
-		o.err = &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason}
-	}
+	o.mistake(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
 // start forgets where to begin: of several options the last one counts.
@@ -146,9 +144,6 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 	o := &replayOptions{}
 	if err := applyAll(opts, o, ReplayOption.onReplay); err != nil {
 		return nil, err
-	}
-	if o.err != nil {
-		return nil, o.err
 	}
 	if err := checkPattern(pattern); err != nil {
 		return nil, err

@@ -81,6 +81,9 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 	if err == nil {
 		return settle.Outcome{}
 	}
+	if later, ok := errors.AsType[*PostponedError](err); ok {
+		return settle.Outcome{Err: err, Postponed: true, After: later.RetryIn}
+	}
 	o := settle.Outcome{Err: err, Permanent: isPermanent(err)}
 	if p.Permanent != nil && !o.Permanent {
 		o.Permanent, o.Err = p.ask(err)
@@ -169,6 +172,9 @@ const (
 	CauseBehind    Cause = "behind"     // an earlier one of its key is a dead letter, see ParkKey
 	CauseCrashLoop Cause = "crash loop" // the process died again and again while it was handled
 )
+
+// causes are all of them.
+var causes = []Cause{CauseError, CausePanic, CauseDeadline, CausePermanent, CauseMalformed, CauseInvalid, CauseUnrouted, CauseBehind, CauseCrashLoop}
 
 // causeOf is the kind of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {

@@ -30,6 +30,7 @@ type SubscriptionStats struct {
 	Received      int64  // messages given to the handler
 	Handled       int64  // handler calls that returned nil
 	HandlerErrors int64  // handler calls that failed, panics included
+	Postponed     int64  // of a consumer: handler calls that did not try the message, see Postpone
 	Panics        int64
 	Dropped       int64 // messages lost at the pending limits
 	Redelivered   int64 // of a consumer: messages the server had sent before
@@ -61,6 +62,7 @@ type Stats struct {
 	Received       int64
 	Handled        int64
 	HandlerErrors  int64
+	Postponed      int64 // handler calls that did not try their message
 	Dropped        int64 // messages lost by slow subscriptions
 	DeadLetters    int64 // messages that consumers gave up
 	Unrouted       int64 // messages that no handler of a Mux was for
@@ -136,6 +138,7 @@ func (s *Stats) add(sub SubscriptionStats) {
 	s.Received += sub.Received
 	s.Handled += sub.Handled
 	s.HandlerErrors += sub.HandlerErrors
+	s.Postponed += sub.Postponed
 	s.Dropped += sub.Dropped
 	s.DeadLetters += sub.DeadLetters
 	s.InFlight += sub.InFlight
@@ -204,6 +207,7 @@ func (s *SubscriptionStats) add(more SubscriptionStats) {
 	s.Received += more.Received
 	s.Handled += more.Handled
 	s.HandlerErrors += more.HandlerErrors
+	s.Postponed += more.Postponed
 	s.Dropped += more.Dropped
 	s.DeadLetters += more.DeadLetters
 	s.InFlight += more.InFlight
@@ -218,10 +222,10 @@ type runs interface {
 // stats reads the receiver's own counters and those of its runs.
 func (r *receiver) stats(calls runs) SubscriptionStats {
 	c := &r.counters
-	ended, failed := calls.Ended(), c.Errors.Load()
+	ended, failed, postponed := calls.Ended(), c.Errors.Load(), c.Postponed.Load()
 	return SubscriptionStats{
 		Subject: r.pattern, Queue: r.group,
-		Received: calls.Begun(), Handled: max(ended-failed, 0), HandlerErrors: failed,
+		Received: calls.Begun(), Handled: max(ended-failed-postponed, 0), HandlerErrors: failed, Postponed: postponed,
 		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), DeadLetters: c.DeadLetters.Load(), Latency: latencyOf(c.Latency.Summary()),
 	}
 }

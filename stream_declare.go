@@ -11,7 +11,10 @@ import (
 // DeclareOption is an option of Bus.Stream and Stream.Plan.
 type DeclareOption interface{ onDeclare(*declareOptions) }
 
-type declareOptions struct{ shrink bool }
+type declareOptions struct {
+	shrink bool
+	mistakes
+}
 
 type declareOption func(*declareOptions)
 

@@ -75,9 +75,6 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 
 // open subscribes and registers. failed is told of each message that is not handled.
 func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed func(*RawMsg, error)) error {
-	if o.err != nil {
-		return o.err
-	}
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}

@@ -60,11 +60,11 @@ var errUnavailable = bus.Public("503", "temporarily unavailable, try again later
 // other, as when the database behind it is down, and so gives that time to
 // recover. While it is open the handler is not called and the error is an
 // *OpenError. For bus.Consume the message comes again when the breaker lets
-// messages through again (bus.RetryAfter); the message of a bus.Subscribe is
-// lost, as with any error.
+// messages through again, and that was no attempt (bus.Postpone); the message of a
+// bus.Subscribe is lost, as with any error.
 //
-// A panic is a failure. Messages that could not be decoded or are not valid, and
-// calls that were cancelled, say nothing about the handler and count neither as
+// A panic is a failure. Messages that could not be decoded or are not valid or were
+// postponed, and calls that were cancelled, say nothing about the handler and count neither as
 // success nor as failure.
 //
 // All handlers that are given the same value share one breaker: they open
@@ -144,7 +144,7 @@ func (b *breaker) call(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) 
 	report, err := b.gate.Allow()
 	if err != nil {
 		open := &OpenError{RetryIn: b.retryIn()}
-		return bus.RetryAfter(open.RetryIn, open)
+		return bus.Postpone(open.RetryIn, open)
 	}
 	verdict := errPanicked
 	defer func() { report(verdict) }() // also when next panics
@@ -175,14 +175,15 @@ func (b *breaker) judge(err error) error {
 }
 
 // saysNothing reports whether err is about the message, about a bus that stops,
-// or from a breaker further in.
+// or of a message that was not tried, as by a breaker further in.
 func saysNothing(err error) bool {
 	var (
 		malformed *bus.CodecError
 		invalid   *bus.ValidationError
 		open      *OpenError
+		postponed *bus.PostponedError
 	)
-	return errors.As(err, &malformed) || errors.As(err, &invalid) || errors.As(err, &open) || errors.Is(err, context.Canceled)
+	return errors.As(err, &malformed) || errors.As(err, &invalid) || errors.As(err, &open) || errors.As(err, &postponed) || errors.Is(err, context.Canceled)
 }
 
 func isPublic(err error) bool {

@@ -91,6 +91,7 @@ func TestCircuitBreakerCountsFailuresInARow(t *testing.T) {
 		"malformed messages":       {outcomes: slices.Repeat([]error{malformed}, 9)},
 		"cancelled calls":          {outcomes: slices.Repeat([]error{context.Canceled}, 9)},
 		"refused by an inner one":  {outcomes: slices.Repeat([]error{bus.RetryAfter(1, &middleware.OpenError{RetryIn: 1})}, 9)},
+		"postponed messages":       {outcomes: slices.Repeat([]error{bus.Postpone(1, errHandler)}, 9)},
 		"malformed does not reset": {outcomes: []error{errHandler, errHandler, malformed, errHandler}, open: true},
 		"own rule, no failure": {outcomes: slices.Repeat([]error{errHandler}, 9),
 			settings: middleware.BreakerSettings{IsFailure: func(err error) bool { return !errors.Is(err, errHandler) }}},

@@ -18,9 +18,10 @@ import (
 // All handlers that are given the same value share the rate.
 //
 // A message whose context ends first fails with the context's error, at once
-// when its turn would come after its deadline. Messages of a stream that wait
-// when the bus begins to stop fail too, and so go back to the stream for later;
-// core messages go on waiting, until the drain timeout. Core messages that arrive
+// when its turn would come after its deadline; one of a stream comes again then, at
+// the time of that turn. Messages of a stream that wait when the bus begins to stop
+// go back to the stream for later. Both are no attempts (bus.Postpone). Core messages
+// go on waiting, until the drain timeout. Core messages that arrive
 // faster than they are let through pile up and are dropped at
 // bus.PendingLimits; those of a stream stay there.
 func Throttle(perSecond float64, burst int) (bus.Middleware, error) {
@@ -58,7 +59,7 @@ func takeTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error {
 	}
 	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < delay {
 		turn.CancelAt(now)
-		return fmt.Errorf("bus: the message's turn in Throttle is %v away, after its deadline: %w", delay, context.DeadlineExceeded)
+		return bus.Postpone(delay, fmt.Errorf("bus: the message's turn in Throttle is %v away, after its deadline: %w", delay, context.DeadlineExceeded))
 	}
 	err := await(ctx, delay, stoppingFor(ctx, m))
 	if err != nil {
@@ -84,6 +85,6 @@ func await(ctx context.Context, delay time.Duration, stopping <-chan struct{}) e
 	case <-ctx.Done():
 		return ended(ctx, aTurn)
 	case <-stopping:
-		return errStopping
+		return bus.Postpone(0, errStopping)
 	}
 }

@@ -71,7 +71,8 @@ type report struct {
 	Permanent bool          `json:"permanent,omitempty"`
 	Asked     bool          `json:"asked,omitempty"`
 	After     time.Duration `json:"after,omitempty"`
-	Returned  bool          `json:"returned,omitempty"` // it was not begun
+	Postponed bool          `json:"postponed,omitempty"`
+	Returned  bool          `json:"returned,omitempty"` // it was not begun, or cut off
 }
 
 // Failure is the error of a handler that ran in another process.
@@ -83,7 +84,7 @@ type Failure struct {
 func (f *Failure) Error() string { return f.Text }
 
 func reportOf(o settle.Outcome, cause func(error) string) report {
-	r := report{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Returned: o.Returned}
+	r := report{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Postponed: o.Postponed, Returned: o.Returned}
 	if o.Err != nil {
 		r.Failed, r.Error, r.Cause = true, o.Err.Error(), cause(o.Err)
 	}
@@ -91,7 +92,7 @@ func reportOf(o settle.Outcome, cause func(error) string) report {
 }
 
 func (r report) outcome() settle.Outcome {
-	o := settle.Outcome{Permanent: r.Permanent, Asked: r.Asked, After: r.After, Returned: r.Returned}
+	o := settle.Outcome{Permanent: r.Permanent, Asked: r.Asked, After: r.After, Postponed: r.Postponed, Returned: r.Returned}
 	if r.Failed {
 		o.Err = &Failure{Cause: r.Cause, Text: r.Error}
 	}

@@ -54,6 +54,8 @@ func TestOutcomesTravel(t *testing.T) {
 		"failed":    {Err: &Failure{Cause: "cause", Text: "text"}},
 		"permanent": {Err: &Failure{Cause: "cause", Text: "text"}, Permanent: true},
 		"asked":     {Err: &Failure{Cause: "cause", Text: "text"}, Asked: true, After: time.Minute},
+		"postponed": {Err: &Failure{Cause: "cause", Text: "text"}, Postponed: true, After: time.Minute},
+		"cut off":   {Err: &Failure{Cause: "cause", Text: "text"}, Returned: true},
 		"returned":  {Returned: true},
 	} {
 		t.Run(name, func(t *testing.T) {

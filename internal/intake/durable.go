@@ -245,12 +245,31 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	case settle.Wait:
 		del.Stored.Attempt++
 		d.retry(del, after)
+	case settle.Postpone:
+		d.untried(del, after)
 	case settle.Bury:
 		del.Stored.Dead = outcome.Err
 		d.bury(del)
 	case settle.Return:
-		d.again(del, 0)
+		d.untried(del, 0)
 	}
+}
+
+// untried has the handler called for the same attempt at del after a while. While
+// stopping del is given back; only what has failed before is parked, so that its
+// attempts are not forgotten.
+func (d *Durable) untried(del wire.Delivery, after time.Duration) {
+	if del.Stored.Attempt > 1 || !d.stopping() {
+		d.retry(del, after)
+		return
+	}
+	d.again(del, 0)
+}
+
+func (d *Durable) stopping() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.draining
 }
 
 // retry has the handler try del again after a while: here, or parked. Those with keys

@@ -20,7 +20,8 @@ type Outcome struct {
 	Permanent bool          // another try would fail as well
 	Asked     bool          // the handler said itself when to try again
 	After     time.Duration // what it said
-	Returned  bool          // there was no call: somebody else may make it
+	Postponed bool          // the message was not tried, and comes again after After: that was no attempt
+	Returned  bool          // there was no call, or it was cut off: somebody else may make it
 }
 
 // Action is what to do with a message.
@@ -28,10 +29,11 @@ type Action int
 
 // The actions.
 const (
-	Ack    Action = iota // it is done
-	Wait                 // keep it and call the handler again after a while
-	Bury                 // it will not be handled
-	Return               // let it go as it came
+	Ack      Action = iota // it is done
+	Wait                   // keep it and call the handler again after a while
+	Postpone               // likewise, for the same attempt
+	Bury                   // it will not be handled
+	Return                 // let it go as it came
 )
 
 // Decide returns what to do with a message whose attempt-th handler call, from
@@ -42,6 +44,8 @@ func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 		return Return, 0
 	case o.Err == nil:
 		return Ack, 0
+	case o.Postponed:
+		return Postpone, o.After
 	case o.Permanent, p.MaxAttempts > 0 && attempt >= p.MaxAttempts:
 		return Bury, 0
 	case o.Asked:

@@ -36,6 +36,10 @@ func TestDecide(t *testing.T) {
 		{name: "the handler says when", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true, After: 3 * time.Hour},
 			action: settle.Wait, min: 3 * time.Hour, max: 3 * time.Hour},
 		{name: "nobody called it", attempt: 7, outcome: settle.Outcome{Returned: true}, action: settle.Return},
+		{name: "cut off", attempt: 7, outcome: settle.Outcome{Err: errFailed, Returned: true}, action: settle.Return},
+		{name: "postponed", attempt: 7, outcome: settle.Outcome{Err: errFailed, Postponed: true, After: time.Hour},
+			action: settle.Postpone, min: time.Hour, max: time.Hour},
+		{name: "postponed until now", attempt: 7, outcome: settle.Outcome{Err: errFailed, Postponed: true}, action: settle.Postpone},
 		{name: "the handler says now", attempt: 7, outcome: settle.Outcome{Err: errFailed, Asked: true},
 			action: settle.Wait},
 	} {
@@ -69,6 +73,9 @@ func TestDecideWithALimit(t *testing.T) {
 		{"the last attempt succeeds", policy, 3, settle.Outcome{}, settle.Ack},
 		{"the last attempt asks for another", policy, 3, asked, settle.Bury},
 		{"an earlier one does", policy, 2, asked, settle.Wait},
+		{"the last attempt is postponed", policy, 3, settle.Outcome{Err: errFailed, Postponed: true}, settle.Postpone},
+		{"so is what would be permanent", policy, 3, settle.Outcome{Err: errFailed, Postponed: true, Permanent: true}, settle.Postpone},
+		{"the last attempt is cut off", policy, 3, settle.Outcome{Err: errFailed, Returned: true}, settle.Return},
 		{"permanent at once", policy, 1, permanent, settle.Bury},
 		{"permanent without a limit", settle.Policy{MinBackoff: 1, MaxBackoff: 1}, 1, permanent, settle.Bury},
 	} {

@@ -39,6 +39,7 @@ type Handler struct {
 	Redelivered atomic.Int64 // messages taken in that the server had delivered before
 	Errors      atomic.Int64 // handler calls that returned an error or panicked
 	Panics      atomic.Int64 // handler calls that panicked
+	Postponed   atomic.Int64 // handler calls that did not try the message; no errors
 	DeadLetters atomic.Int64 // messages given up and kept as dead letters
 	Latency     Quantiles    // of the sampled handler calls
 	Latest      Failures     // of the latest of them
