@@ -83,6 +83,12 @@ func spin(d time.Duration) {
 // say writes a line at once, in one piece.
 func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format+"\n", args...) }
 
+// scanned reads a line, if it has the format.
+func scanned(line, format string, into ...any) bool {
+	n, err := fmt.Sscanf(line, format, into...)
+	return err == nil && n == len(into)
+}
+
 // storedValue is what a child was told: the sequence of a message.
 type storedValue struct {
 	publisher, n int

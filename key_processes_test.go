@@ -101,11 +101,6 @@ func (tr *keyTrace) note(by, line string) {
 	}
 }
 
-func scanned(line, format string, into ...any) bool {
-	n, err := fmt.Sscanf(line, format, into...)
-	return err == nil && n == len(into)
-}
-
 // await waits until cond holds.
 func (tr *keyTrace) await(t *testing.T, what string, cond func() bool) {
 	t.Helper()

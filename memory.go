@@ -127,12 +127,12 @@ func (m *memory) note(d *wire.Delivery) (g givenBack, ok bool) {
 }
 
 // Recall is of intake.Memory.
-func (m *memory) Recall(d *wire.Delivery) {
-	g, noted := m.note(d)
+func (m *memory) Recall(d wire.Delivery) {
+	g, noted := m.note(&d)
 	if !noted && d.Stored.Deliveries > 1 {
 		ctx, done := m.bus.bound(m.consumer.receiver.ctx)
 		if m.readNotes(ctx) == nil { // without it d is a suspect, which is the safe side
-			g, noted = m.note(d)
+			g, noted = m.note(&d)
 		}
 		done()
 	}
@@ -153,7 +153,7 @@ func (m *memory) Recall(d *wire.Delivery) {
 }
 
 // Begin is of intake.Memory.
-func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
+func (m *memory) Begin(d wire.Delivery) (fatal, err error) {
 	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
 	defer done()
 	p := m.place(d.Stored.Sequence)
@@ -178,7 +178,7 @@ func (m *memory) Begin(d *wire.Delivery) (fatal, err error) {
 
 // End is of intake.Memory. It does not wait for the server: a mark that stays does
 // little harm, as the message is done.
-func (m *memory) End(d *wire.Delivery) {
+func (m *memory) End(d wire.Delivery) {
 	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
 	if err == nil {
 		_ = m.bus.link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
@@ -249,13 +249,13 @@ func (m *memory) unheeded() []givenBack {
 }
 
 // Admit is of intake.Memory.
-func (m *memory) Admit(d *wire.Delivery) (wait bool, barred error) {
+func (m *memory) Admit(d wire.Delivery) (wait bool, barred error) {
 	if !m.keys.any() {
 		return false, nil
 	}
 	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
 	defer done()
-	return m.keys.admit(ctx, d)
+	return m.keys.admit(ctx, &d)
 }
 
 // crashLoop is why a message is given up that has ended the process again and again.

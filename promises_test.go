@@ -377,16 +377,19 @@ func (r *promiseRun) checkOne(name string, id int, l *account, letter *bus.DeadL
 // promisedRuns is how many seeds are run, and with how many messages: few by
 // default, or as BUS_TEST_SEEDS and BUS_TEST_MESSAGES say.
 func promisedRuns(t *testing.T) (seeds, messages int) {
-	number := func(name string, otherwise int) int {
-		text := os.Getenv(name)
-		if text == "" {
-			return otherwise
-		}
-		n, err := strconv.Atoi(text)
-		must(t, err)
-		return n
+	return numberFromEnv(t, "BUS_TEST_SEEDS", 1), numberFromEnv(t, "BUS_TEST_MESSAGES", 1000)
+}
+
+// numberFromEnv is how much of something a long run asks for, otherwise by default.
+func numberFromEnv(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
 	}
-	return number("BUS_TEST_SEEDS", 1), number("BUS_TEST_MESSAGES", 1000)
+	n, err := strconv.Atoi(text)
+	must(t, err)
+	return n
 }
 
 func TestPromisesOfStreams(t *testing.T) {

@@ -83,7 +83,7 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.
 func (d *Durable) isAlone(del *wire.Delivery) bool {
 	if mem := d.cfg.Memory; mem != nil && del.Stored.Dead == nil && !del.Stored.Recalled {
-		mem.Recall(del)
+		mem.Recall(*del)
 		del.Stored.Recalled = true
 	}
 	return del.Stored.Dead != nil || del.Stored.Trial != wire.Untried

@@ -30,16 +30,13 @@ type Claim interface {
 	Flush(context.Context) error
 }
 
-// agreed calls do once this process may settle del for good. If it never may, the
-// intake is about to be abandoned.
-func (d *Durable) agreed(del wire.Delivery, do func()) {
-	if d.cfg.Claim == nil {
-		do()
-		return
-	}
+// agreed settles del once this process may do so for good. If it never may, the
+// intake is about to be abandoned. It is for intakes with a claim: here del moves to the
+// heap.
+func (d *Durable) agreed(del wire.Delivery, name string, body []byte) {
 	d.cfg.Claim.Settle(&del, func(ok bool) {
 		if ok {
-			do()
+			d.settle(del, name, body)
 			d.cfg.Claim.Sent(&del)
 		}
 	})

@@ -326,7 +326,11 @@ func (d *Durable) bury(del wire.Delivery) {
 
 // finish settles del for good, and lets the next one of its key run.
 func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
-	d.agreed(del, func() { d.settle(del, name, body) })
+	if d.cfg.Claim == nil {
+		d.settle(del, name, body)
+	} else {
+		d.agreed(del, name, body)
+	}
 	d.unstick(&del)
 	d.leave(&del)
 }

@@ -10,22 +10,23 @@ import (
 )
 
 // Memory is what outlives this process of the messages that it did not finish. It is
-// called by workers, several at once, and may ask the server.
+// called by workers, several at once, and may ask the server. What it is to set lies in a
+// message's Stored, which is shared.
 type Memory interface {
 	// Recall sets what is known of a message that has not run here yet: the attempts
 	// that failed elsewhere, and how it must run.
-	Recall(d *wire.Delivery)
+	Recall(d wire.Delivery)
 
 	// Admit is asked about a message with a key before it runs. wait means that
 	// earlier ones of its key come back first, so it is asked again later; barred is why
 	// it will not be handled.
-	Admit(d *wire.Delivery) (wait bool, barred error)
+	Admit(d wire.Delivery) (wait bool, barred error)
 
 	// Begin marks that the handler of a message on trial is called, and End that it
 	// has returned. fatal is why it will not be called; after any other err it is tried
 	// again later.
-	Begin(d *wire.Delivery) (fatal, err error)
-	End(d *wire.Delivery)
+	Begin(d wire.Delivery) (fatal, err error)
+	End(d wire.Delivery)
 
 	// GiveBack notes what this process gives back.
 	GiveBack(ctx context.Context, ds []wire.Delivery)
@@ -50,11 +51,11 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 		return d.cfg.Run(del), true
 	}
 	if !del.Stored.Recalled {
-		mem.Recall(&del)
+		mem.Recall(del)
 		del.Stored.Recalled = true
 	}
 	if hasKey(&del) && !del.Stored.Admitted {
-		wait, dead := mem.Admit(&del)
+		wait, dead := mem.Admit(del)
 		if wait {
 			d.again(del, lookAgain)
 			return outcome, false
@@ -76,7 +77,7 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 
 // try calls the handler of del, which may end the process.
 func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
-	dead, err := d.cfg.Memory.Begin(&del)
+	dead, err := d.cfg.Memory.Begin(del)
 	switch {
 	case dead != nil:
 		return neverTried(&del, dead), true
@@ -86,7 +87,7 @@ func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
 		return outcome, false
 	}
 	defer func() { // also where the handler ends the goroutine
-		d.cfg.Memory.End(&del)
+		d.cfg.Memory.End(del)
 		del.Stored.Trial = wire.Untried
 	}()
 	return d.call(del), true

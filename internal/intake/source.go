@@ -96,14 +96,14 @@ func (s *source) take(m *nats.Msg) {
 		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
-	if s.settledBefore(&del, m.Reply) {
+	if s.settledBefore(del, m.Reply) {
 		s.pull()
 		return
 	}
-	s.d.name(&del)
-	fresh, room := s.hold(&del, m)
-	if fresh && !s.d.settledElsewhere(&del) {
-		s.d.enter(del)
+	s.d.name(del)
+	fresh, room := s.hold(del, m)
+	if fresh && !s.d.settledElsewhere(del) {
+		s.d.enter(*del)
 	}
 	if room {
 		s.pull()
@@ -119,24 +119,21 @@ func (s *source) heardOne() {
 	}
 }
 
-func (s *source) delivery(m *nats.Msg) (wire.Delivery, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return wire.Delivery{}, err
+// delivery is the message that m brings, in one allocation with what is known of it.
+func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
+	come := &struct {
+		del    wire.Delivery
+		stored wire.Stored
+	}{}
+	if err := come.stored.ReadAck(m.Reply); err != nil {
+		return nil, err
 	}
-	del := wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &wire.Stored{Stream: meta.Stream,
-		Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Deliveries: int(meta.NumDelivered), Attempt: 1,
-		Source: s.index, Position: meta.Sequence.Stream, Number: meta.Sequence.Consumer, Left: meta.NumPending}}
+	come.stored.Attempt, come.stored.Source, come.stored.Position = 1, s.index, come.stored.Sequence
+	come.del = wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &come.stored}
 	if s.Restore == nil {
-		return del, nil
+		return &come.del, nil
 	}
-	return s.restored(del)
-}
-
-// restored is apart from delivery because here del moves to the heap.
-func (s *source) restored(del wire.Delivery) (wire.Delivery, error) {
-	err := s.Restore(&del)
-	return del, err
+	return &come.del, s.Restore(&come.del)
 }
 
 // hold notes that del, which m brought, is this process's to settle. It is not fresh
