@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,6 +113,13 @@ var occurrences = map[bus.EventKind]occurrence{
 		must(t, second(bus.Subscribe(b, "a.*", refuse)))
 		publishRange(t, b, "a.b", 0, 1)
 	}, bus.Event{Subject: "a.b"}, isNo},
+	bus.EventSubscriptionEnded: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		must(t, second(bus.Subscribe(b, "a.*", func(context.Context, *bus.Msg[int]) error {
+			runtime.Goexit()
+			return nil
+		})))
+		publishRange(t, b, "a.b", 0, 1)
+	}, bus.Event{Subject: "a.*"}, func(t *testing.T, err error) { isError(t, err, bus.ErrExited) }},
 	bus.EventRetry: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", refuse, bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 
@@ -23,7 +22,6 @@ type Subscription struct {
 
 	ending ending
 	slow   slow
-	lost   atomic.Pointer[error] // why it ended by itself
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -119,9 +117,7 @@ func (s *Subscription) handle(m *RawMsg, n int64, failed func(*RawMsg, error)) {
 // goroutineLost ends s after its handler has ended the only goroutine that messages
 // come on, which is nats.go's and not replaced. It is called in the end of that.
 func (s *Subscription) goroutineLost() {
-	err := s.bus.of(s.call(), s.Subject(), ErrExited)
-	s.lost.Store(&err)
-	s.bus.report(Event{Kind: EventSubscriptionEnded, Subject: s.Subject(), Err: err})
+	s.bus.report(Event{Kind: EventSubscriptionEnded, Subject: s.Subject(), Err: s.Err()})
 	_ = s.Unsubscribe()
 }
 
@@ -218,8 +214,8 @@ func (s *Subscription) Err() error {
 	if s.none() {
 		return nil
 	}
-	if lost := s.lost.Load(); lost != nil {
-		return *lost
+	if s.core.IsLost() {
+		return s.bus.of(s.call(), s.Subject(), ErrExited)
 	}
 	select {
 	case <-s.Done():

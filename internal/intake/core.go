@@ -128,7 +128,7 @@ func (s *Core) Pending() (msgs, bytes int) {
 	}
 	if s.queue.Concurrency() == 1 {
 		running := s.queue.InFlight()
-		if s.isLost() {
+		if s.IsLost() {
 			running = 1
 		}
 		msgs = max(msgs-running, 0) // nats.go counts the one that runs, or was the last to
@@ -137,7 +137,8 @@ func (s *Core) Pending() (msgs, bytes int) {
 	return msgs + waiting, bytes + waitingBytes
 }
 
-func (s *Core) isLost() bool {
+// IsLost reports whether the handler has ended the goroutine on which messages come.
+func (s *Core) IsLost() bool {
 	select {
 	case <-s.lost:
 		return true
