@@ -15,7 +15,7 @@ func BenchmarkReplay(b *testing.B) {
 	for _, s := range storages {
 		b.Run(s.name+"/raw", func(b *testing.B) {
 			js := rawStream(b, raw(b, dirFor(b, s.onDisk)), s.storage)
-			fill(b, js)
+			fill(b, js, 1)
 			b.ReportAllocs()
 			b.ResetTimer()
 			con, err := js.OrderedConsumer(ctx, "S", jetstream.OrderedConsumerConfig{})
@@ -36,7 +36,7 @@ func BenchmarkReplay(b *testing.B) {
 		b.Run(s.name+"/bus", func(b *testing.B) {
 			o := omnibus(b, dirFor(b, s.onDisk))
 			st := busStream(b, o)
-			fill(b, o.JetStream())
+			fill(b, o.JetStream(), 1)
 			b.ReportAllocs()
 			b.ResetTimer()
 			n := 0

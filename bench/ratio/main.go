@@ -1,5 +1,5 @@
 // Ratio reads the output of `go test -bench` and prints, for each benchmark with
-// the variants raw and bus, the median of both and their ratio.
+// two variants that belong together, the median of both and their ratio.
 package main
 
 import (
@@ -21,38 +21,76 @@ func main() {
 	}
 }
 
+// pairs are the variants that belong together.
+var pairs = [][2]string{{"raw", "bus"}, {"one", "eight"}}
+
 // sample is the results of one variant, one number per run.
 type sample struct{ ns, allocs []float64 }
 
-var line = regexp.MustCompile(`^Benchmark(\S+)/(raw|bus)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op(?:.*?(\d+) allocs/op)?`)
+// table is the benchmarks that have a pair of variants.
+type table struct {
+	pair  [2]string
+	order []string
+	found map[string]*sample // by benchmark/variant
+}
+
+var line = regexp.MustCompile(`^Benchmark(\S+)/([a-z]+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op(?:.*?(\d+) allocs/op)?`)
 
 func run(r io.Reader, w io.Writer) error {
-	found := map[string]map[string]*sample{}
-	var order []string
-	for scan := bufio.NewScanner(r); scan.Scan(); {
-		m := line.FindStringSubmatch(strings.TrimSpace(scan.Text()))
-		if m == nil {
-			continue
+	var tables []*table
+	for _, pair := range pairs {
+		tables = append(tables, &table{pair: pair, found: map[string]*sample{}})
+	}
+	scan := bufio.NewScanner(r)
+	for scan.Scan() {
+		if m := line.FindStringSubmatch(strings.TrimSpace(scan.Text())); m != nil {
+			for _, t := range tables {
+				t.add(m[1], m[2], number(m[3]), number(m[4]))
+			}
 		}
-		if found[m[1]] == nil {
-			found[m[1]] = map[string]*sample{"raw": {}, "bus": {}}
-			order = append(order, m[1])
+	}
+	if err := scan.Err(); err != nil {
+		return err
+	}
+	printed := 0
+	for _, t := range tables {
+		if len(t.order) > 0 {
+			if printed++; printed > 1 {
+				fmt.Fprintln(w)
+			}
+			if err := t.print(w); err != nil {
+				return err
+			}
 		}
-		s := found[m[1]][m[2]]
-		s.ns = append(s.ns, number(m[3]))
-		s.allocs = append(s.allocs, number(m[4]))
 	}
-	if len(order) == 0 {
-		return fmt.Errorf("no benchmark with the variants raw and bus on standard input")
+	if printed == 0 {
+		return fmt.Errorf("no benchmark with the variants raw and bus, or one and eight, on standard input")
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "benchmark\traw µs\tbus µs\ttime ratio\traw allocs\tbus allocs\t")
-	for _, name := range order {
-		raw, bus := found[name]["raw"], found[name]["bus"]
-		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t\n", name, median(raw.ns)/1000, median(bus.ns)/1000,
-			median(bus.ns)/median(raw.ns), median(raw.allocs), median(bus.allocs))
+	return nil
+}
+
+// add notes the result of a run, if it is one of the table's.
+func (t *table) add(name, variant string, ns, allocs float64) {
+	if !slices.Contains(t.pair[:], variant) {
+		return
 	}
-	return t.Flush()
+	if !slices.Contains(t.order, name) {
+		t.order = append(t.order, name)
+		t.found[name+"/"+t.pair[0]], t.found[name+"/"+t.pair[1]] = &sample{}, &sample{}
+	}
+	s := t.found[name+"/"+variant]
+	s.ns, s.allocs = append(s.ns, ns), append(s.allocs, allocs)
+}
+
+func (t *table) print(w io.Writer) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(out, "benchmark\t%[1]s µs\t%[2]s µs\ttime ratio\t%[1]s allocs\t%[2]s allocs\t\n", t.pair[0], t.pair[1])
+	for _, name := range t.order {
+		a, b := t.found[name+"/"+t.pair[0]], t.found[name+"/"+t.pair[1]]
+		fmt.Fprintf(out, "%s\t%.2f\t%.2f\t%.3f\t%.0f\t%.0f\t\n", name, median(a.ns)/1000, median(b.ns)/1000,
+			median(b.ns)/median(a.ns), median(a.allocs), median(b.allocs))
+	}
+	return out.Flush()
 }
 
 func number(s string) float64 {
