@@ -45,9 +45,7 @@ func TestRequestIntoAStream(t *testing.T) {
 	if v, err := bus.Request[int](t.Context(), b, "shop.double", 2); v != 4 || err != nil {
 		t.Errorf("got %d, %v", v, err)
 	}
-	if n := streamInfo(t, b, "LOG").State.Msgs; n != 1 {
-		t.Errorf("%d requests are stored, want 1", n)
-	}
+	eventually(t, "the request is stored", func() bool { return streamInfo(t, b, "LOG").State.Msgs == 1 }) // without a word
 }
 
 // What others do to a stream is seen before a subject is refused for it.
