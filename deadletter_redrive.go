@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -44,16 +46,23 @@ func RedriveRate(perSecond float64) RedriveOption {
 // Redrive gives the dead letters that fit f to the consumers that gave them up, and
 // to no other: each is handled once more as if it came for the first time, in the
 // order of the stream. It returns how many it gave back. One that fails again becomes
-// a dead letter again. Errors are those of DeadLetters, and *OptionError; what was
-// given back until then stays so. The end of ctx is one.
+// a dead letter again. Errors are those of DeadLetters, *OptionError, and
+// *ConsumerNotFoundError where a letter that fits is of a consumer that was deleted:
+// then none is given back. After other errors what was given back until then stays so.
+// The end of ctx is one.
 func (s *Stream) Redrive(ctx context.Context, f DeadFilter, opts ...RedriveOption) (int, error) {
 	o := &redriveOptions{}
 	if err := applyAll(opts, o, RedriveOption.onRedrive); err != nil {
 		return 0, err
 	}
-	all, err := s.inOrder(ctx, f)
+	all, durables, err := s.inOrder(ctx, f)
 	if err != nil {
 		return 0, err
+	}
+	for durable := range durables {
+		if err := s.takesBack(ctx, durable); err != nil {
+			return 0, err
+		}
 	}
 	n := 0
 	for i, l := range all {
@@ -92,17 +101,34 @@ func (o *redriveOptions) wait(ctx context.Context) error {
 // whereabouts is what Redrive keeps of a letter: there may be many.
 type whereabouts struct{ sequence, position uint64 }
 
-// inOrder returns where the letters are that fit f, in the order of the stream.
-func (s *Stream) inOrder(ctx context.Context, f DeadFilter) ([]whereabouts, error) {
-	var all []whereabouts
-	_, err := s.eachDead(ctx, "Redrive", f, func(_ context.Context, l *DeadLetter) error {
-		all = append(all, whereabouts{l.Sequence, l.position})
+// inOrder returns where the letters are that fit f, in the order of the stream, and
+// the durables that gave them up.
+func (s *Stream) inOrder(ctx context.Context, f DeadFilter) (all []whereabouts, durables map[string]bool, err error) {
+	durables = make(map[string]bool)
+	_, err = s.eachDead(ctx, "Redrive", f, func(_ context.Context, l *DeadLetter) error {
+		all, durables[l.Durable] = append(all, whereabouts{l.Sequence, l.position}), true
 		return nil
 	})
 	slices.SortFunc(all, func(a, b whereabouts) int {
 		return cmp.Or(cmp.Compare(a.sequence, b.sequence), cmp.Compare(a.position, b.position))
 	})
-	return all, err
+	return all, durables, err
+}
+
+// takesBack returns an error unless a durable has somebody to take what is given back:
+// else that would lie in S-retry for ever, and be no dead letter any more.
+func (s *Stream) takesBack(ctx context.Context, durable string) error {
+	name := dead.RetryStreamOf(s.name)
+	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	_, err := s.bus.js.Consumer(ctx, name, durable)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return &ConsumerNotFoundError{Stream: s.name, Durable: durable}
+	case err != nil:
+		return streamError(name, "redrive", err)
+	}
+	return nil
 }
 
 // redriveAt gives the letter at a position back, unless somebody else has.
@@ -173,7 +199,7 @@ func (l *DeadLetter) copy() *dead.Copy {
 // removed; a crash in between does no harm.
 //
 // Errors: *ArgumentError, *OptionError, *CodecError, *ValidationError, *PayloadError,
-// *StreamError, also where the message, unchanged or changed in another way, waits
+// *ConsumerNotFoundError, *StreamError, also where the message, unchanged or changed in another way, waits
 // for its consumer already; ErrTimeout, ErrClosed. The letter stays then.
 func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
 	if l == nil || l.stream == nil {
@@ -221,6 +247,9 @@ func (l *DeadLetter) editedHeader(set wire.Header, keepType bool) wire.Header {
 // redriveEdited puts c, which l has become, before its consumer, then removes l. Where
 // something is there already it must be the same, from a call that a crash cut off.
 func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy) error {
+	if err := s.takesBack(ctx, l.Durable); err != nil {
+		return err
+	}
 	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
 	err := l.aside().store(ctx, dead.Retry, c.Out(subject))
 	if err != nil && !isThere(err) {

@@ -42,6 +42,14 @@ func (e *UnfinishedError) Error() string {
 // Unwrap returns why it did not wait longer.
 func (e *UnfinishedError) Unwrap() error { return e.Err }
 
+// ConsumerNotFoundError is returned by Redrive and RedriveAs for a dead letter whose
+// consumer was deleted on the server. The letter stays.
+type ConsumerNotFoundError struct{ Stream, Durable string }
+
+func (e *ConsumerNotFoundError) Error() string {
+	return fmt.Sprintf("bus: stream %q has no consumer %q any more, which gave dead letters up and would get them back: nothing was given back; Consume once with that name, leave these letters out with DeadFilter, or Discard them", e.Stream, e.Durable)
+}
+
 // LevelError is returned by a call that the server is too old for.
 type LevelError struct {
 	Call    string // "Rewind"

@@ -83,7 +83,7 @@ func (c *crew) close() {
 }
 
 // run has d handled by whoever has a hand free, this process first. It returns an
-// outcome that was Returned when it could not be begun any more.
+// outcome that was Returned when it could not be begun any more, or was cut off.
 func (c *crew) run(d wire.Delivery) settle.Outcome {
 	key := keyOf(d.Stored.Key)
 	for {
@@ -91,7 +91,7 @@ func (c *crew) run(d wire.Delivery) settle.Outcome {
 		if to == nil {
 			return settle.Outcome{Returned: true}
 		}
-		if o := c.give(to, key, d); !o.Returned {
+		if o := c.give(to, key, d); !o.Returned || o.Err != nil {
 			return o
 		}
 	}

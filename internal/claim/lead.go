@@ -36,7 +36,7 @@ func (m *Member) newLead(epoch uint64, before Record, sure time.Time) (*Lead, er
 }
 
 // Run has a message handled, here or by another member, and waits for that. The
-// outcome is Returned where nobody has begun it.
+// outcome is Returned where nobody has begun it, or whoever did was cut off.
 func (l *Lead) Run(d wire.Delivery) settle.Outcome { return l.crew.run(d) }
 
 // Halt has what waits for a free hand returned, and what begins to wait later.

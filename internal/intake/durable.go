@@ -251,7 +251,7 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 		del.Stored.Dead = outcome.Err
 		d.bury(del)
 	case settle.Return:
-		d.untried(del, 0)
+		d.untried(del, lookAgain) // should this process go on, it is not at once the same again
 	}
 }
 
@@ -304,7 +304,7 @@ func (d *Durable) again(del wire.Delivery, after time.Duration) {
 		d.nudge()
 		d.pull()
 	case !kept:
-		d.settle(del, telemetry.OpNak, nakBody)
+		d.giveBack(context.Background(), dueNow([]wire.Delivery{del}))
 	}
 }
 
