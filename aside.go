@@ -206,8 +206,7 @@ func (a *aside) putLetter(ctx context.Context, d *wire.Delivery, c *dead.Copy) e
 		}
 		// That one is removed, or this one written.
 	}
-	_, err := a.keep(ctx, dead.Dead, d, out)
-	return err
+	return a.keep(ctx, dead.Dead, d, out)
 }
 
 // codeHeaderTooLarge is the server's error code for a header of more than 64 KiB.
@@ -244,13 +243,12 @@ func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
 
 // park keeps d until at; then it comes back.
 func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error {
-	_, err := a.keep(inTrace(ctx, d), dead.Later, d, func(p dead.Place) wire.Out {
+	return a.keep(inTrace(ctx, d), dead.Later, d, func(p dead.Place) wire.Out {
 		out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
 		out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
 		out.Header[wire.HeaderNatsScheduleTarget] = []string{p.Subject(dead.Retry)}
 		return out
 	})
-	return err
 }
 
 // put stores a copy of a kind unless it is there already.

@@ -13,24 +13,23 @@ import (
 
 // keep stores the copy of d of a kind that out makes for its place. It mends what
 // somebody took away: the streams beside the stream; and the stream itself, which,
-// made anew, repeats sequences whose places others have. there says that a copy of d
-// was there already.
-func (a *aside) keep(ctx context.Context, kind string, d *wire.Delivery, out func(dead.Place) wire.Out) (there bool, err error) {
+// made anew, repeats sequences whose places others have.
+func (a *aside) keep(ctx context.Context, kind string, d *wire.Delivery, out func(dead.Place) wire.Out) error {
 	place := a.placeOf(d)
-	err = a.store(ctx, kind, out(place))
+	err := a.store(ctx, kind, out(place))
 	switch {
 	case isThere(err):
 		if err = a.yield(ctx, kind, d, place); err != nil || a.placeOf(d) == place {
-			return err == nil, err
+			return err
 		}
 	case errors.Is(err, ErrNoResponders):
 		if err = a.mend(ctx); err != nil {
-			return false, err
+			return err
 		}
 	default:
-		return false, err
+		return err
 	}
-	return false, a.put(ctx, kind, out(a.placeOf(d)))
+	return a.put(ctx, kind, out(a.placeOf(d)))
 }
 
 // yield leaves the place to the copy that is there, if that is not of d but of another

@@ -227,15 +227,15 @@ func TestTheEndOfTheBusIsNoAttempt(t *testing.T) {
 			_ = b.Shutdown(ctx)
 		}},
 	} {
-		for _, max := range []int{1, 2} {
-			t.Run(fmt.Sprintf("%s, attempt %d", name, max), func(t *testing.T) {
+		for _, most := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s, attempt %d", name, most), func(t *testing.T) {
 				t.Parallel()
 				record, events := recordEvents()
 				bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
 					dir := bus.WithStoreDir(t.TempDir() + "/store")
 					b := ownBus(t, dir, record, bus.WithDrainTimeout(10*time.Second))
 					st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
-					opts := append(tc.opts, bus.Retry(bus.RetryPolicy{MaxAttempts: max, MinBackoff: time.Second}))
+					opts := append(slices.Clone(tc.opts), bus.Retry(bus.RetryPolicy{MaxAttempts: most, MinBackoff: time.Second}))
 					storeRange(t, st, "s", 0, 1)
 					consume(t, st, "d", "s", func(ctx context.Context, m *bus.Msg[int]) error {
 						if m.Attempt < max {
