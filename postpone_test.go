@@ -238,7 +238,7 @@ func TestTheEndOfTheBusIsNoAttempt(t *testing.T) {
 					opts := append(slices.Clone(tc.opts), bus.Retry(bus.RetryPolicy{MaxAttempts: most, MinBackoff: time.Second}))
 					storeRange(t, st, "s", 0, 1)
 					consume(t, st, "d", "s", func(ctx context.Context, m *bus.Msg[int]) error {
-						if m.Attempt < max {
+						if m.Attempt < most {
 							return errNo
 						}
 						return tc.last(ctx)
@@ -251,7 +251,7 @@ func TestTheEndOfTheBusIsNoAttempt(t *testing.T) {
 					}
 					synctest.Wait()
 					for kind, attempts := range kinds(events) {
-						if kind == bus.EventDeadLetter || kind == bus.EventDeadLetterFailed || kind == bus.EventRetry && len(attempts) >= max {
+						if kind == bus.EventDeadLetter || kind == bus.EventDeadLetterFailed || kind == bus.EventRetry && len(attempts) >= most {
 							t.Errorf("told %s of the attempts %v", kind, attempts)
 						}
 					}
@@ -260,7 +260,7 @@ func TestTheEndOfTheBusIsNoAttempt(t *testing.T) {
 					must(t, err)
 					s := &script{ends: []error{nil}}
 					consume(t, st, "d", "s", s.handle, opts...)
-					want := []int{max}
+					want := []int{most}
 					if tc.late {
 						want = []int{1}
 						pass(time.Minute)
