@@ -70,11 +70,12 @@ type tally struct{ begun, ended int64 }
 // consume with this name share the messages.
 //
 // A message is done when h returns nil. After an error or a panic it is tried again
-// as Retry says (RetryAfter overrides that once), while others go on. When its
-// attempts are used up, when h returns a Permanent error, and when it is malformed
+// as Retry says (RetryAfter overrides that once), while others go on. Postpone has it
+// come again without an attempt. When its attempts are used up, when h returns a Permanent error, and when it is malformed
 // or invalid, it becomes a dead letter: see DeadLetters. While a message waits or is
-// handled the server is told that it is alive. Msg.Attempt numbers the handler
-// calls; a process that dies forgets those of the messages it was at.
+// handled the server is told that it is alive. Msg.Attempt numbers the handler calls;
+// one that returns an error after the end of the bus has cut it off does not count, and
+// its message is given back.
 //
 // h gets the payload and the headers as they came, at each attempt the same: who
 // wants to change Data that is bytes, or the Header, copies it first.

@@ -318,6 +318,46 @@ func TestRedriveOfAReferenceToWhatIsGone(t *testing.T) {
 	}, bus.WithMaxPayload(64<<10))
 }
 
+// What nobody would take is not given back: neither that nor the letters that fit
+// beside it.
+func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		h := newMendable[int]()
+		old := consume(t, st, "old", "s", h.handle)
+		consume(t, st, "new", "s", h.handle)
+		storeRange(t, st, "s", 0, 3)
+		pass(time.Minute)
+		must(t, old.Drain(t.Context()))
+		for _, stream := range []string{"S", "S-retry"} {
+			must(t, b.JetStream().DeleteConsumer(t.Context(), stream, "old"))
+		}
+		n, err := st.Redrive(t.Context(), bus.DeadFilter{})
+		if e := asError[*bus.ConsumerNotFoundError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
+			t.Errorf("%d were given back, %+v", n, e)
+		}
+		asError[*bus.ConsumerNotFoundError](t, bus.RedriveAs(t.Context(), letters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
+		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 6 || err != nil {
+			t.Errorf("%d letters are left, %v", n, err)
+		}
+		h.mended.Store(true)
+		n, err = st.Redrive(t.Context(), bus.DeadFilter{Durable: "new"})
+		if must(t, err); n != 3 {
+			t.Errorf("%d were given back", n)
+		}
+		consume(t, st, "old", "s", h.handle, bus.StartAtLast())
+		n, err = st.Redrive(t.Context(), bus.DeadFilter{})
+		if must(t, err); n != 3 {
+			t.Errorf("%d were given back", n)
+		}
+		pass(time.Minute)
+		if left, err := st.DeadCount(t.Context(), bus.DeadFilter{}); left != 0 || err != nil {
+			t.Errorf("%d letters are left, %v", left, err)
+		}
+	})
+}
+
 func TestRedriveMistakes(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -327,6 +367,9 @@ func TestRedriveMistakes(t *testing.T) {
 		}
 		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{}, nil)))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Durable: "a b"})))
+		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Cause: "nope"})), "DeadFilter Cause", `"nope"`, `"error"`, `"crash loop"`)
+		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Cause: "nope"})))
+		hasText(t, second(st.Discard(t.Context(), bus.DeadFilter{Durable: "a b", Subject: "a b", Cause: "nope"})), "durable", `subject "a b"`, "nope")
 		asError[*bus.ArgumentError](t, second((*bus.Stream)(nil).DeadCount(t.Context(), bus.DeadFilter{})))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
 			t.Errorf("counted %d, %v", n, err)

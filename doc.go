@@ -126,8 +126,8 @@
 // What no call can return (a failed core handler, a slow consumer, a lost
 // connection) is logged and goes to the function of [WithEvents].
 //
-// A handler's error makes Consume try again; [RetryAfter] says when, [Permanent]
-// that it is of no use. A responder's error reaches the requester as "internal
+// A handler's error makes Consume try again; [RetryAfter] says when, [Postpone] that
+// this was no attempt, [Permanent] that it is of no use. A responder's error reaches the requester as "internal
 // error", unless it is made with [Public]; a request that cannot be read is
 // answered with code "400". A panic in a handler counts as an error, *PanicError,
 // and so does runtime.Goexit, with which t.FailNow ends it ([ErrExited]).

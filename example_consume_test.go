@@ -192,3 +192,28 @@ func ExampleConsumeBatch() {
 	// 3 messages, 1 failed
 	// dead: 2 no such customer
 }
+
+// What the handler needs is down: its message waits, and loses no attempt by that.
+func ExamplePostpone() {
+	b, st := orders()
+	defer b.Close()
+	calls, done := 0, make(chan struct{})
+	_, err := bus.Consume(context.Background(), st, "billing", "orders.placed", func(_ context.Context, m *bus.Msg[Order]) error {
+		if calls++; calls == 1 {
+			return bus.Postpone(10*time.Millisecond, errors.New("the bank is closed"))
+		}
+		fmt.Println(m.Data.ID, "at attempt", m.Attempt)
+		if calls == 4 {
+			close(done)
+		}
+		return nil
+	}, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
+	if err != nil {
+		panic(err)
+	}
+	<-done
+	// Output:
+	// o-1 at attempt 1
+	// o-2 at attempt 1
+	// o-3 at attempt 1
+}

@@ -125,6 +125,42 @@ func TestBadOptionsAreToldAtOnce(t *testing.T) {
 	asError[*bus.OptionError](t, err)
 }
 
+// So it is for the calls of a bus.
+func TestBadOptionsOfCallsAreToldAtOnce(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	ctx, header, id := t.Context(), bus.WithHeader("Content-Type", "x"), bus.MsgID("")
+	for name, tc := range map[string]struct {
+		err  error
+		want string // the options, in their order
+	}{
+		"Subscribe": {second(bus.Subscribe(b, "a", ignore[int], bus.Concurrency(0), nil, bus.Queue(""), bus.As(nil))), "Concurrency, option 2, Queue, As"},
+		"Respond":   {second(bus.Respond(b, "a", double, bus.HandlerTimeout(0), nil, bus.PendingLimits(0, 0))), "HandlerTimeout, option 2, PendingLimits"},
+		"Consume": {second(bus.Consume(ctx, st, "d", "s", ignore[int], bus.Concurrency(0), nil, bus.AckWait(0), bus.StartAtSequence(0), bus.BatchSize(2))),
+			"Concurrency, option 2, AckWait, StartAtSequence, Consume"},
+		"Publish":      {bus.Publish(ctx, b, "a", 1, header, nil, id), "WithHeader, option 2, MsgID"},
+		"PublishBatch": {bus.PublishBatch(ctx, b, "a", []int{1}, header, nil, id), "WithHeader, option 2, MsgID"},
+		"PublishAsync": {bus.PublishAsync(ctx, b, "a", 1, header, nil, id), "WithHeader, option 2, MsgID"},
+		"Request":      {second(bus.Request[int](ctx, b, "a", 1, header, nil, bus.As(nil))), "WithHeader, option 2, As"},
+		"PublishTo":    {second(bus.PublishTo(ctx, st, "s", 1, header, nil, id, bus.TTL(1))), "WithHeader, option 2, MsgID, TTL"},
+		"Redrive":      {second(st.Redrive(ctx, bus.DeadFilter{}, nil, bus.RedriveRate(0))), "option 1, RedriveRate"},
+	} {
+		joined, ok := tc.err.(interface{ Unwrap() []error })
+		if !ok {
+			t.Errorf("%s: got %T: %v", name, tc.err, tc.err)
+			continue
+		}
+		var names []string
+		for _, e := range joined.Unwrap() {
+			names = append(names, asError[*bus.OptionError](t, e).Option)
+		}
+		if got := strings.Join(names, ", "); got != tc.want {
+			t.Errorf("%s: got the errors of %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
 // The options of a subscription are checked too.
 func TestBadHandlerOptions(t *testing.T) {
 	t.Parallel()

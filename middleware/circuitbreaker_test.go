@@ -297,6 +297,28 @@ func TestCircuitBreakerWithConsume(t *testing.T) {
 	}, quiet)
 }
 
+// However long an outage is, no message is given up that its handler did not get.
+func TestCircuitBreakerGivesUpNothingUntried(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := stream(t, b)
+		store(t, st, 100)
+		db := &outage{until: 10 * time.Minute}
+		calls := map[uint64]int{}
+		_, err := bus.Consume(t.Context(), st, "c", "s.>", func(_ context.Context, m *bus.Msg[int]) error {
+			calls[m.Sequence]++
+			return db.call()
+		}, bus.Use(must(t)(middleware.CircuitBreaker(middleware.BreakerSettings{}))))
+		check(t, err)
+		pass(time.Hour)
+		dead, err := st.DeadCount(t.Context(), bus.DeadFilter{})
+		check(t, err)
+		if dead != 0 || len(calls) != 100 {
+			t.Errorf("%d of 100 were handled, %d are dead letters", len(calls), dead)
+		}
+	}, quiet)
+}
+
 func TestCircuitBreakerIsSharedByItsHandlers(t *testing.T) {
 	t.Parallel()
 	breaker := must(t)(middleware.CircuitBreaker(middleware.BreakerSettings{Failures: 1}))

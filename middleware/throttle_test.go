@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,6 +145,39 @@ func TestThrottleGivesMessagesOfStreamsBackAtStop(t *testing.T) {
 			t.Errorf("Close took %v with %d handled, want no waiting for turns and 1", took, handled)
 		}
 	}, bus.WithSlog(slog.New(slog.DiscardHandler)))
+}
+
+// Nor is it an attempt: a message that waits is not given up, by Close or since its
+// turn comes after its deadline.
+func TestThrottleGivesUpNothing(t *testing.T) {
+	t.Parallel()
+	for name, opt := range map[string]bus.Middleware{
+		"at stop":                         func(next bus.RawHandler) bus.RawHandler { return next },
+		"as the turn is after a deadline": must(t)(middleware.Timeout(time.Second)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var told atomic.Int64
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := stream(t, b)
+				store(t, st, 10)
+				handled := 0
+				_, err := bus.Consume(t.Context(), st, "c", "s.>", func(context.Context, *bus.Msg[int]) error {
+					handled++
+					return nil
+				}, bus.Use(opt, must(t)(middleware.Throttle(1.0/60, 1))), bus.Retry(bus.RetryPolicy{MaxAttempts: 1}), bus.Concurrency(4))
+				check(t, err)
+				pass(2*time.Minute + time.Second)
+				check(t, b.Close())
+				if handled != 3 {
+					t.Errorf("%d were handled, want 3", handled)
+				}
+			}, bus.WithSlog(slog.New(slog.DiscardHandler)), bus.WithEvents(func(bus.Event) { told.Add(1) }))
+			if told.Load() != 0 {
+				t.Errorf("%d events", told.Load())
+			}
+		})
+	}
 }
 
 func TestThrottleHandlesCoreMessagesAtStop(t *testing.T) {

@@ -14,7 +14,7 @@ type stuckKey struct {
 	giveUp bool // at its next failure, or at once where it waits
 }
 
-// failed notes that del has failed and will be tried again. It returns true when that
+// failed notes that del, which was tried, has failed and will be tried again. It returns true when that
 // must not be.
 func (d *Durable) failed(del wire.Delivery, err error) (giveUp bool) {
 	if !hasKey(&del) {
