@@ -253,10 +253,7 @@ func TestKilledConsumers(t *testing.T) {
 	}
 	var got ledger
 	consume(t, st, "c", "S", got.handle, bus.AckWait(time.Second))
-	eventually(t, "all are handled and acknowledged", func() bool {
-		i := consumerInfo(t, b, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, b, "S", "c")
 	must(t, b.Close())
 	for _, seq := range got.sequences() {
 		handled[seq]++
@@ -396,5 +393,17 @@ func mustHoldExactly(t *testing.T, b *bus.Bus, told map[uint64]string) {
 	}
 	if len(all) != len(told) {
 		t.Errorf("%d messages are stored, %d were acknowledged", len(all), len(told))
+	}
+}
+
+// awaitAll waits until a durable has handled all there is and the server knows, for as
+// long as the test may run: after a crash that can be much work.
+func awaitAll(t testing.TB, b *bus.Bus, stream, durable string) {
+	t.Helper()
+	for {
+		if i := consumerInfo(t, b, stream, durable); i.NumAckPending == 0 && i.NumPending == 0 {
+			return
+		}
+		receiveTick(t)
 	}
 }

@@ -165,10 +165,7 @@ func TestKilledConsumersKeepTheOrder(t *testing.T) {
 	st, err := b.LookupStream(t.Context(), "S")
 	must(t, err)
 	consume(t, st, "c", "s.*", got.failing(t, 0, 0), bus.KeyBySubject(), bus.Concurrency(8), bus.AckWait(time.Second))
-	eventually(t, "all are handled and acknowledged", func() bool {
-		i := consumerInfo(t, b, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, b, "S", "c")
 	stored := streamInfo(t, b, "S").State.LastSeq
 	if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 0 || uint64(got.distinct()) != stored {
 		t.Errorf("of %d messages %d were handled, %d are dead letters", stored, got.distinct(), len(dead))
