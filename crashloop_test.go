@@ -52,10 +52,7 @@ func dieOf(t *testing.T, dir string, opts []bus.ConsumeOption) {
 		return nil
 	}, append(opts, bus.Concurrency(8), bus.AckWait(time.Second), bus.Retry(bus.RetryPolicy{MaxCrashes: 2}))...)
 	say("dead %d", <-died)
-	eventually(t, "all are acknowledged", func() bool {
-		i := consumerInfo(t, b, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, b, "S", "c")
 	say("over")
 	select {}
 }
@@ -256,10 +253,7 @@ func TestKeysOverLostConnections(t *testing.T) {
 		eventually(t, "something is handled", func() bool { return got.distinct() > 50*n })
 		r.cut(false)
 	}
-	eventually(t, "all are handled and acknowledged", func() bool {
-		i := consumerInfo(t, home, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, home, "S", "c")
 	if got.distinct() != 1400 {
 		t.Errorf("%d messages were handled", got.distinct())
 	}

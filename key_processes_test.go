@@ -263,10 +263,7 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	tr.await(t, "it takes part again", func() bool { return tr.begun(cs[stalled].name) > before+20 })
 
 	last := stop()
-	eventually(t, "all is acknowledged", func() bool {
-		i := consumerInfo(t, b, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, b, "S", "c")
 	for i, c := range cs {
 		if i != killed {
 			c.end(t, syscall.SIGTERM)

@@ -101,10 +101,7 @@ func TestKeysOnTwoBuses(t *testing.T) {
 	eventually(t, "the second one is the owner", func() bool { return owns(b) })
 	storeKeys(t, sa, keys, keys*each/2)
 	eventually(t, "all are handled", func() bool { return o.count("a")+o.count("b") >= keys*each })
-	eventually(t, "all are settled", func() bool {
-		i := consumerInfo(t, a, "S", "d")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, a, "S", "d")
 	if n := o.count("a") + o.count("b"); n != keys*each {
 		t.Errorf("%d handler calls for %d messages", n, keys*each)
 	}

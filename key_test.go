@@ -368,10 +368,7 @@ func TestKeysOverRestartsOfTheServer(t *testing.T) {
 		r.redirect(home.ClientURL())
 		eventually(t, "it is connected again", b.Conn().IsConnected)
 	}
-	eventually(t, "all are handled and acknowledged", func() bool {
-		i := consumerInfo(t, home, "S", "c")
-		return i.NumAckPending == 0 && i.NumPending == 0
-	})
+	awaitAll(t, home, "S", "c")
 	if got.distinct() != 1000 {
 		t.Errorf("%d messages were handled", got.distinct())
 	}

@@ -42,13 +42,9 @@ func workUntilKilled(t *testing.T, dir string, messages int, opts []bus.ConsumeO
 		must(t, err)
 		say("stored 0 %d %d", n, ack.Sequence)
 	}
-	for { // without a limit: that is the parent's, and what is left may be much
-		if i := consumerInfo(t, b, "S", "c"); i.NumAckPending == 0 && i.NumPending == 0 {
-			say("over")
-			select {} // until it is killed
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	awaitAll(t, b, "S", "c")
+	say("over")
+	select {} // until it is killed
 }
 
 // lives is what children say that are killed one after the other.
