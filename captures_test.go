@@ -243,10 +243,13 @@ func TestStreamErrorNumbers(t *testing.T) {
 	_, published := bus.PublishTo(t.Context(), st, "S", 1, bus.WithHeader("Nats-Expected-Stream", "OTHER"))
 	_, looked := b.LookupStream(t.Context(), "NONE")
 	_, overlaps := b.Stream(t.Context(), bus.StreamConfig{Name: "T", Subjects: []string{"S"}})
+	hasText(t, overlaps, "subjects that do not overlap with its")
+	_, copies := b.Stream(t.Context(), bus.StreamConfig{Name: "T", Replicas: 3})
+	hasText(t, copies, "leave Replicas out")
 	for _, tc := range []struct {
 		err       error
 		code, own int
-	}{{published, 400, 10060}, {looked, 404, 10059}, {overlaps, 400, 10065}} {
+	}{{published, 400, 10060}, {looked, 404, 10059}, {overlaps, 400, 10065}, {copies, 500, 10074}} {
 		if e := asError[*bus.StreamError](t, tc.err); e.Code != tc.code || e.ErrorCode != tc.own {
 			t.Errorf("got %d/%d of %v, want %d/%d", e.Code, e.ErrorCode, e, tc.code, tc.own)
 		}

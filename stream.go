@@ -138,6 +138,14 @@ func streamError(name, op string, err error) *StreamError {
 		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
 	case e.Code == 0:
 		e.Err = translate(err)
+	case remedies[e.ErrorCode] != "":
+		e.Err = fmt.Errorf("%w; %s", err, remedies[e.ErrorCode])
 	}
 	return e
+}
+
+// remedies are for answers of the server that do not say what to do, by its numbers.
+var remedies = map[int]string{
+	10065: "another stream stores one of these already: use that one, or subjects that do not overlap with its",
+	10074: "a single server keeps one copy: leave Replicas out, or use a cluster",
 }
