@@ -40,8 +40,10 @@ func dieOf(t *testing.T, dir string, opts []bus.ConsumeOption) {
 		storeKeys(t, st, 10, 100)
 	}
 	say("begun")
+	began := time.Now()
 	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
 		if m.Sequence == culprit {
+			spin(200*time.Millisecond - time.Since(began)) // so that the server has written down what it sent, see ADR 16
 			self, err := os.FindProcess(os.Getpid())
 			must(t, err)
 			must(t, self.Kill())
@@ -70,7 +72,7 @@ func TestCrashLoop(t *testing.T) {
 			dir := t.TempDir()
 			done := make(map[uint64]int)
 			var dead []uint64
-			lives, over := 0, false // of lives that end at once the server may have forgotten what they did
+			lives, over := 0, false
 			for ; !over && lives < 10; lives++ {
 				startVictim(t, dir).kill(t, func(line string) bool {
 					var seq uint64
