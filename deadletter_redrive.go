@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -213,8 +214,8 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 	if err := applyAll(opts, o, MessageOption.onPublish); err != nil {
 		return err
 	}
-	m, err := encode(b.format, l.Subject, v, o)
-	if err != nil {
+	var m outlet.Message
+	if err := encode(&m, b.format, l.Subject, v, o); err != nil {
 		return err
 	}
 	_, verbatim := any(v).([]byte)

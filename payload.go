@@ -104,20 +104,21 @@ func (info *typeInfo) plain() codec.Codec {
 	return codec.JSON
 }
 
-// encode makes v into a message for the literal subject subj.
-func encode[T any](f *format, subj string, v T, o *sendOptions) (outlet.Message, error) {
-	m := outlet.Message{Out: wire.Out{Subject: subj}}
+// encode makes m, which is empty, the message with v for the literal subject subj. It
+// fills one of the caller's, since to hand a message on costs more than to encode bytes.
+func encode[T any](m *outlet.Message, f *format, subj string, v T, o *sendOptions) error {
+	m.Subject = subj
 	if err := checkLiteral(subj); err != nil {
-		return m, err
+		return err
 	}
 	var call codec.Codec
 	if o != nil {
 		call, m.Header, m.ID = o.codec, o.header, o.id
 	}
-	if err := marshal(f, &m, subj, v, call); err != nil {
-		return m, err
+	if err := marshal(f, m, subj, v, call); err != nil {
+		return err
 	}
-	return m, f.compress(&m, f.compression.Encoding)
+	return f.compress(m, f.compression.Encoding)
 }
 
 // marshal sets m's payload to v, and its content type where v's type does not

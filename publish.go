@@ -20,8 +20,8 @@ import (
 // *CapturedError under WithStrictPublish, *OptionError, ErrClosed,
 // ErrDisconnected, the error of a ctx that has ended.
 func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
-	m, err := prepare(ctx, b, "Publish", string(s), v, opts)
-	if err != nil {
+	var m outlet.Message
+	if err := prepare(ctx, b, "Publish", &m, string(s), v, opts); err != nil {
 		return err
 	}
 	return b.send(ctx, &m)
@@ -36,13 +36,11 @@ func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts
 	if len(vs) == 0 {
 		return checkEmptyBatch(ctx, b, string(s), opts)
 	}
-	ms := make([]outlet.Message, 0, len(vs))
-	for _, v := range vs {
-		m, err := prepare(ctx, b, "PublishBatch", string(s), v, opts)
-		if err != nil {
+	ms := make([]outlet.Message, len(vs))
+	for i, v := range vs {
+		if err := prepare(ctx, b, "PublishBatch", &ms[i], string(s), v, opts); err != nil {
 			return err
 		}
-		ms = append(ms, m)
 	}
 	if id := ms[0].ID; id != "" && len(ms) > 1 {
 		return &OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: fmt.Sprintf("names one message, and the batch has %d; call Publish for each", len(ms))}
@@ -73,8 +71,8 @@ func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOpt
 // message that fails later is reported as an event. v may be changed after the
 // call. Other errors are those of Publish.
 func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
-	m, err := prepare(ctx, b, "PublishAsync", string(s), v, opts)
-	if err != nil {
+	var m outlet.Message
+	if err := prepare(ctx, b, "PublishAsync", &m, string(s), v, opts); err != nil {
 		return err
 	}
 	if aliased(v) {
@@ -94,23 +92,23 @@ func aliased(v any) bool {
 	return t != nil && t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 }
 
-// prepare makes the message of a Publish and refuses what cannot be sent.
-func prepare[T any](ctx context.Context, b *Bus, call, subj string, v T, opts []PublishOption) (outlet.Message, error) {
+// prepare makes m, which is empty, the message of a Publish, and refuses what cannot
+// be sent.
+func prepare[T any](ctx context.Context, b *Bus, call string, m *outlet.Message, subj string, v T, opts []PublishOption) error {
 	if err := b.callable(ctx, call); err != nil {
-		return outlet.Message{}, err
+		return err
 	}
 	o, err := publishOptions(opts)
-	if err != nil {
-		return outlet.Message{}, b.refused(err)
-	}
-	m, err := encode(b.format, subj, v, o)
 	if err == nil {
-		err = b.admit(ctx, &m)
+		err = encode(m, b.format, subj, v, o)
+	}
+	if err == nil {
+		err = b.admit(ctx, m)
 	}
 	if err != nil {
-		return m, b.refused(err)
+		return b.refused(err)
 	}
-	return m, nil
+	return nil
 }
 
 // callable returns an error unless b and ctx can be used.

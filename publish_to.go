@@ -28,30 +28,31 @@ type Ack struct {
 // *ConflictError, *StreamFeatureError, *StreamError (the server's refusal, with its
 // number), *SubjectError, *CodecError, *ValidationError, *PayloadError, *OptionError.
 func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Ack, error) {
-	m, expect, err := prepareStore(ctx, st, "PublishTo", s, v, opts)
+	var m outlet.Message
+	expect, err := prepareStore(ctx, st, "PublishTo", &m, s, v, opts)
 	if err != nil {
 		return nil, err
 	}
 	return st.store(ctx, &m, expect)
 }
 
-// prepareStore makes the message of a PublishTo and refuses what cannot be stored.
-func prepareStore[T any](ctx context.Context, st *Stream, call string, s Subject[T], v T, opts []StoreOption) (outlet.Message, *expectation, error) {
+// prepareStore makes m, which is empty, the message of a PublishTo, and refuses what
+// cannot be stored.
+func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet.Message, s Subject[T], v T, opts []StoreOption) (*expectation, error) {
 	if err := st.callable(ctx, call); err != nil {
-		return outlet.Message{}, nil, err
+		return nil, err
 	}
 	o, err := storeOptions(opts)
-	if err != nil {
-		return outlet.Message{}, nil, st.bus.refused(err)
-	}
-	m, err := encode(st.bus.format, string(s), v, o)
 	if err == nil {
-		err = st.admit(ctx, &m, o.expected())
+		err = encode(m, st.bus.format, string(s), v, o)
+	}
+	if err == nil {
+		err = st.admit(ctx, m, o.expected())
 	}
 	if err != nil {
-		return m, nil, st.bus.refused(err)
+		return nil, st.bus.refused(err)
 	}
-	return m, o.expected(), nil
+	return o.expected(), nil
 }
 
 // expected returns the message's expectation, or nil.

@@ -36,15 +36,15 @@ type Future struct {
 // before anything is sent, and ErrTimeout when the window stays full. All others are
 // the future's.
 func PublishToAsync[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Future, error) {
-	m, expect, err := prepareStore(ctx, st, "PublishToAsync", s, v, opts)
-	if err != nil {
+	f := &Future{stream: st}
+	m := &f.receipt.Message
+	var err error
+	if f.expect, err = prepareStore(ctx, st, "PublishToAsync", m, s, v, opts); err != nil {
 		return nil, err
 	}
 	if aliased(v) {
 		m.Data = bytes.Clone(m.Data)
 	}
-	f := &Future{stream: st, expect: expect}
-	f.receipt.Message = m
 	if err := st.bus.sendAsync(ctx, f); err != nil {
 		return nil, err
 	}

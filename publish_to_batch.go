@@ -15,19 +15,18 @@ const batchLimit = 1000
 
 // Item is one message of a PublishToBatch. ItemOf makes it; it may be used again.
 type Item struct {
-	encode func(*format) (outlet.Message, *expectation, error)
+	encode func(*outlet.Message, *format) (*expectation, error)
 }
 
 // ItemOf makes an item of a batch: v for the subject s. What is wrong with it is
 // found by PublishToBatch. v must not be changed before that.
 func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
-	return Item{func(f *format) (outlet.Message, *expectation, error) {
+	return Item{func(m *outlet.Message, f *format) (*expectation, error) {
 		o, err := storeOptions(opts)
 		if err != nil {
-			return outlet.Message{}, nil, err
+			return nil, err
 		}
-		m, err := encode(f, string(s), v, o)
-		return m, o.expected(), err
+		return o.expected(), encode(m, f, string(s), v, o)
 	}}
 }
 
@@ -84,7 +83,8 @@ func (s *Stream) newBatch(ctx context.Context, items []Item) (*storeBatch, error
 		if item.encode == nil {
 			return nil, &ItemError{i, &ArgumentError{Func: "PublishToBatch", Arg: "item", Reason: "is empty; make it with ItemOf"}}
 		}
-		m, expect, err := item.encode(s.bus.format)
+		var m outlet.Message
+		expect, err := item.encode(&m, s.bus.format)
 		if err == nil {
 			err = s.admit(ctx, &m, expect)
 		}

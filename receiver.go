@@ -50,7 +50,13 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 // call runs the handler on m, its n-th message, and notes in failed how it failed. It
 // does not panic. Where the handler ends the goroutine it does not return, and what
 // its caller has deferred finds failed.
-func (r *receiver) call(m *RawMsg, n int64, failed *error) { r.callIn(r.ctx, m, n, failed) }
+func (r *receiver) call(m *RawMsg, n int64, failed *error) {
+	if r.timeout > 0 || r.tel != nil {
+		r.callIn(r.ctx, m, n, failed)
+		return
+	}
+	r.timed(r.ctx, m, n, failed) // a twentieth of the time of a small message is in such steps
+}
 
 // callIn is call in a context made from that of the handlers. It returns the context
 // in which the handler ran.

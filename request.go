@@ -5,6 +5,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -25,8 +26,8 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if err != nil {
 		return none, err
 	}
-	m, err := encode(b.format, string(e), r, o)
-	if err != nil {
+	var m outlet.Message
+	if err := encode(&m, b.format, string(e), r, o); err != nil {
 		return none, err
 	}
 	if err := checkSize(&m, b.maxPayload()); err != nil {

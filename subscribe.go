@@ -106,12 +106,14 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed f
 // handle handles m, the n-th message.
 func (s *Subscription) handle(m *RawMsg, n int64, failed func(*RawMsg, error)) {
 	var err error
-	defer func() { // also where the handler ends the goroutine
-		if err != nil {
-			failed(m, err)
-		}
-	}()
+	defer tellFailed(failed, m, &err) // also where the handler ends the goroutine
 	s.receiver.call(m, n, &err)
+}
+
+func tellFailed(failed func(*RawMsg, error), m *RawMsg, err *error) {
+	if *err != nil {
+		failed(m, *err)
+	}
 }
 
 // goroutineLost ends s after its handler has ended the only goroutine that messages

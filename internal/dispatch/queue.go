@@ -25,6 +25,7 @@ import (
 // something, Stop for the parked one.
 type Queue struct {
 	run         func(wire.Delivery)
+	exited      func() // what Do ran has ended the goroutine that called it; may be nil
 	concurrency int
 	begun       atomic.Int64  // runs begun
 	ended       atomic.Int64  // runs ended
@@ -52,6 +53,10 @@ func New(concurrency int, run func(wire.Delivery)) *Queue {
 	q.room.L, q.parking.L = &q.mu, &q.mu
 	return q
 }
+
+// OnExit has fn called when what Do runs ends the goroutine that called it. To be
+// called before Do.
+func (q *Queue) OnExit(fn func()) { q.exited = fn }
 
 // Concurrency is the number of messages that may run at once.
 func (q *Queue) Concurrency() int { return q.concurrency }
@@ -222,9 +227,19 @@ func (q *Queue) invokeUnlessStopped(d wire.Delivery) bool {
 		q.tell()
 		return false
 	}
-	defer q.noteEnd(1)
+	returned := false
+	defer q.noteInline(&returned)
 	q.run(d)
+	returned = true
 	return true
+}
+
+// noteInline counts a run of Do that ended.
+func (q *Queue) noteInline(returned *bool) {
+	q.noteEnd(1)
+	if !*returned && q.exited != nil {
+		q.exited()
+	}
 }
 
 // tell is tellLocked where somebody waits.

@@ -76,7 +76,11 @@ var errLostGoroutine = errors.New("its handler has ended the goroutine on which 
 
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {
-	return &Core{cfg: c, link: l, queue: dispatch.New(c.Concurrency, c.Run), lost: make(chan struct{}), done: make(chan struct{})}
+	s := &Core{cfg: c, link: l, queue: dispatch.New(c.Concurrency, c.Run), lost: make(chan struct{}), done: make(chan struct{})}
+	if c.Lost != nil {
+		s.queue.OnExit(s.exited)
+	}
+	return s
 }
 
 // Open subscribes. When it returns nil the server knows of the subscription;
@@ -105,18 +109,16 @@ func (s *Core) Open() error {
 	return err
 }
 
-// take is nats.go's callback. A handler that ends the goroutine it runs on ends
-// nats.go's, which is not replaced, when it runs there.
+// take is nats.go's callback.
 func (s *Core) take(m *nats.Msg) {
-	returned := false
-	defer func() {
-		if !returned && s.cfg.Lost != nil {
-			close(s.lost)
-			s.cfg.Lost()
-		}
-	}()
 	s.queue.Do(wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
-	returned = true
+}
+
+// exited is told that a handler has ended the goroutine it ran on, which is nats.go's
+// and not replaced.
+func (s *Core) exited() {
+	close(s.lost)
+	s.cfg.Lost()
 }
 
 // Pending is the number of messages that have arrived and wait, and about their
