@@ -322,7 +322,11 @@ func TestCloseUnderPublishers(t *testing.T) {
 	dir := t.TempDir()
 	filesBefore := openFiles(t)
 	told := make(map[uint64]string)
-	for round := range 30 {
+	rounds := 30
+	if raceDetector {
+		rounds = 10
+	}
+	for round := range rounds {
 		b, err := quietBus(bus.WithStoreDir(dir), bus.WithSync(bus.SyncEvery(time.Second)))
 		must(t, err)
 		if round > 0 {

@@ -49,10 +49,13 @@ func TestManyMessagesThatWaitLong(t *testing.T) {
 	if runAsChild(t) {
 		return
 	}
-	const n = 50_000
+	n := int64(50_000)
+	if raceDetector {
+		n = 10_000
+	}
 	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)), bus.WithLogger(silent()))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
-	fill(t, b, "s.bad", n)
+	fill(t, b, "s.bad", int(n))
 	before := heapInUse()
 
 	var failed atomic.Int64

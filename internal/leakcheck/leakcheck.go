@@ -3,9 +3,11 @@
 package leakcheck
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +15,14 @@ import (
 
 // Main runs the tests of m and exits. It waits a moment for goroutines that are
 // about to end, as the server's clock, which goes on for up to 100 ms.
+//
+// Unless -parallel says otherwise, two tests run side by side on each processor:
+// most wait for files, processes and the network more than they compute.
 func Main(m *testing.M) {
+	flag.Parse()
+	if given := flag.Lookup("test.parallel"); given.Value.String() == given.DefValue {
+		_ = given.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0)))
+	}
 	before := goroutines()
 	code := m.Run()
 	if code == 0 {
