@@ -129,7 +129,7 @@ func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (j
 func (a *aside) source() intake.Source {
 	stream := dead.RetryStreamOf(a.stream)
 	return intake.Source{
-		Next:    "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + a.durable,
+		Next:    nextSubject(stream, a.durable),
 		Info:    "$JS.API.CONSUMER.INFO." + stream + "." + a.durable,
 		Restore: restore,
 	}

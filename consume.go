@@ -170,7 +170,7 @@ func (c *Consumer) remember(ctx context.Context, o *handleOptions, conf *intake.
 func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
 	return intake.DurableConfig{
 		Source: intake.Source{
-			Next: "$JS.API.CONSUMER.MSG.NEXT." + c.stream + "." + c.durable,
+			Next: nextSubject(c.stream, c.durable),
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
 
 			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: c.receiver.pattern,

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // The JetStream API levels of servers that can do what the calls need.
@@ -85,11 +86,25 @@ func (c *Consumer) pause(ctx context.Context, call string, until time.Time) erro
 
 func (c *Consumer) pauseOn(ctx context.Context, stream string, until time.Time) error {
 	if until.IsZero() {
-		_, err := c.bus.js.ResumeConsumer(ctx, stream, c.durable)
-		return err
+		if _, err := c.bus.js.ResumeConsumer(ctx, stream, c.durable); err != nil {
+			return err
+		}
+		return c.wakeOn(stream)
 	}
 	_, err := c.bus.js.PauseConsumer(ctx, stream, c.durable, until)
 	return err
+}
+
+// wakeOn has the server look for messages of the durable. Without that it would do so
+// when something else happens, up to a heartbeat later (nats-server 2.15): any request
+// for messages makes it look. This one has ended by then, and nobody hears the answer.
+func (c *Consumer) wakeOn(stream string) error {
+	return c.bus.link.Publish(&wire.Out{Subject: nextSubject(stream, c.durable), Reply: c.bus.link.Conn().NewInbox(), Data: []byte(`{"batch":1,"expires":1}`)})
+}
+
+// nextSubject is the API subject that takes requests for messages of a consumer.
+func nextSubject(stream, durable string) string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
 }
 
 // pausedUntil is until when a consumer sends nothing; the zero time if it does.

@@ -52,6 +52,9 @@ func TestConsumerPause(t *testing.T) {
 				other.mustBeOnce(t, 20)
 				if tc.until == 0 {
 					must(t, con.Resume(t.Context()))
+					if pass(time.Millisecond); got.distinct() != 20 {
+						t.Errorf("a moment after Resume %d messages were handled", got.distinct())
+					}
 				}
 				pass(time.Minute)
 				got.mustBeOnce(t, 20)

@@ -184,13 +184,15 @@ func (s *Core) Drain(ctx context.Context) error {
 	return err
 }
 
-// leftBehind adds to err what is there at this moment.
+// leftBehind adds to err, why the drain did not wait longer, what is there at this
+// moment. It returns nil where nothing is: the last handler may return just then.
 func (s *Core) leftBehind(err error) error {
-	if err == nil {
+	pending, _ := s.Pending()
+	running := s.InFlight()
+	if err == nil || pending+running == 0 {
 		return nil
 	}
-	pending, _ := s.Pending()
-	return &LeftBehind{Pending: pending, Running: s.InFlight(), Err: err}
+	return &LeftBehind{Pending: pending, Running: running, Err: err}
 }
 
 // Close drops what waits, waits for the handlers until ctx ends, and closes.

@@ -52,12 +52,12 @@ func (d *Durable) drain(ctx context.Context) error {
 		err = d.queue.Wait(ctx)
 	}
 	d.giveBack(ctx, d.notDone())
-	if err == nil {
-		err = d.flush(ctx)
+	pending, _ := d.Pending()
+	if running := d.InFlight(); err != nil && pending+running > 0 {
+		return &LeftBehind{Pending: pending, Running: running, Err: err}
 	}
-	if err != nil {
-		pending, _ := d.Pending()
-		return &LeftBehind{Pending: pending, Running: d.InFlight(), Err: err}
+	if err := d.flush(ctx); err != nil {
+		return err
 	}
 	return d.confirm(ctx)
 }
