@@ -355,7 +355,7 @@ func TestAbort(t *testing.T) {
 func TestPeerThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	url, clients := stuckPeer(t)
-	l, to := open(t, nil, func(c *link.Config) { c.URL, c.Timeout = url, 10*time.Millisecond })
+	l, to := open(t, nil, func(c *link.Config) { c.URL, c.Timeout = url, 4*time.Second }) // less than a stall
 	began := time.Now()
 	held := stick(t, l)
 	next(t, held, "the end of the publishing")
