@@ -1,6 +1,7 @@
 package link
 
 import (
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,9 @@ const (
 // within stall fails, however long the whole of it may take. nats.go drops what
 // it could not write and goes on, so that a later PING would be answered as if
 // everything before had arrived; hence a write that fails ends the connection.
+//
+// nats.go may write where it publishes: what it has in its buffer, that message last.
+// So where a publish returns ErrDisconnected its message was not sent as a whole.
 type conn struct {
 	net.Conn
 	stall time.Duration
@@ -40,7 +44,7 @@ func (c *conn) Write(p []byte) (n int, err error) {
 		n += m
 		if err != nil {
 			_ = c.Close()
-			return n, err
+			return n, fmt.Errorf("%w: %w", ErrDisconnected, err)
 		}
 		if n == len(p) {
 			_ = c.SetWriteDeadline(time.Time{})

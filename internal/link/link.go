@@ -133,7 +133,8 @@ func (l *Link) Conn() *nats.Conn { return l.nc }
 // MaxPayload is the server's limit in bytes for one message with its header.
 func (l *Link) MaxPayload() int { return int(l.maxPayload.Load()) }
 
-// ErrDisconnected is returned by Flush when the connection was lost meanwhile.
+// ErrDisconnected is returned by Flush when the connection was lost meanwhile, and by
+// Publish and Request when it was found lost: then the message was not sent.
 var ErrDisconnected = errors.New("the connection was lost")
 
 // Flush waits until the server has processed everything sent before the call.

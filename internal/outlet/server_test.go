@@ -1,6 +1,7 @@
 package outlet_test
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -41,8 +42,13 @@ func newServer(t *testing.T, adjust ...func(*server.Options)) *server.Server {
 
 func dial(t *testing.T, s *server.Server) *link.Link {
 	t.Helper()
+	return dialBy(t, s.InProcessConn)
+}
+
+func dialBy(t *testing.T, inProcess func() (net.Conn, error)) *link.Link {
+	t.Helper()
 	l, err := link.Dial(t.Context(), link.Config{
-		URL: link.EmbeddedURL, InProcess: s.InProcessConn, Timeout: 5 * time.Second,
+		URL: link.EmbeddedURL, InProcess: inProcess, Timeout: 5 * time.Second,
 		Disconnected: func(error) {}, Reconnected: func() {}, Closed: func() {}, Failed: func(string, error) {},
 	})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/link"
 )
 
 // The server's numbers of refusals that are not the end of the matter.
@@ -47,6 +49,8 @@ func (t *tries) judge(m *Message, err error) (again bool, _ error) {
 		return false, nil
 	case errors.Is(err, nats.ErrNoResponders):
 		return t.soon() || t.doubt, err
+	case unsent(err):
+		return true, t.doubted(err)
 	case lost(err):
 		t.doubt, t.since = true, time.Time{}
 		return m.repeatable() && !errors.Is(err, nats.ErrConnectionClosed), t.doubted(err) // that is for good
@@ -84,10 +88,14 @@ func hasCode(err error, codes []int) bool {
 // repeatable reports whether m may be sent again when its answer was lost.
 func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
 
+// unsent reports whether err means that the connection was found lost before the
+// message was out.
+func unsent(err error) bool { return errors.Is(err, link.ErrDisconnected) }
+
 // lost reports whether err means that the message was sent and the answer did
 // not come.
 func lost(err error) bool {
-	if _, unsent := errors.AsType[*unsentError](err); unsent {
+	if _, is := errors.AsType[*unsentError](err); is {
 		return false
 	}
 	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||

@@ -174,6 +174,10 @@ func (w *Window) sendLocked(r *Receipt) error {
 		r.again = time.Now().Add(oneTry)
 	}
 	err := w.out.publish(m)
+	if unsent(err) {
+		w.holdLocked(r)
+		return nil
+	}
 	r.sent = err == nil
 	return err
 }

@@ -1,0 +1,96 @@
+package outlet_test
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/telemetry"
+)
+
+// breaking is a connection whose next write fails where that is asked for.
+type breaking struct {
+	net.Conn
+	breaks *atomic.Bool
+}
+
+func (c *breaking) Write(p []byte) (int, error) {
+	if c.breaks.CompareAndSwap(true, false) {
+		return 0, errors.New("broken pipe")
+	}
+	return c.Conn.Write(p)
+}
+
+// nats.go writes a large message where it is published. When that finds the connection
+// lost, the message was not sent: it is on the next one, with an ID or without.
+func TestConnectionThatIsFoundLost(t *testing.T) {
+	t.Parallel()
+	large := func() outlet.Message {
+		m := *message("")
+		m.Data = make([]byte, 100_000) // more than nats.go keeps in its buffer
+		return m
+	}
+	for name, store := range map[string]func(*outlet.Outlet) (outlet.Ack, error){
+		"Store": func(o *outlet.Outlet) (outlet.Ack, error) {
+			m := large()
+			return o.Store(t.Context(), &m)
+		},
+		"StoreBatch": func(o *outlet.Outlet) (outlet.Ack, error) {
+			return o.StoreBatch(t.Context(), "b", []outlet.Message{large(), large()})
+		},
+		"Window": func(o *outlet.Outlet) (outlet.Ack, error) {
+			w := outlet.NewWindow(o, 1)
+			defer w.Close()
+			r := &outlet.Receipt{Message: large(), Deadline: time.Now().Add(time.Minute)}
+			if err := w.Add(t.Context(), r); err != nil {
+				return outlet.Ack{}, err
+			}
+			ack, _, err := r.Wait(t.Context())
+			return ack, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			stream(t, s, func(_ int, m *nats.Msg) string {
+				if m.Reply == "" {
+					return "" // not the last one of a batch
+				}
+				return ackText
+			})
+			var breaks atomic.Bool
+			l := dialBy(t, func() (net.Conn, error) {
+				c, err := s.InProcessConn()
+				return &breaking{c, &breaks}, err
+			})
+			breaks.Store(true)
+			ack, err := store(outlet.New(l, nil, new(telemetry.Bus)))
+			if err != nil || ack.Sequence != 7 || breaks.Load() || l.Conn().Stats().Reconnects != 1 {
+				t.Errorf("got %+v, %v after %d reconnects", ack, err, l.Conn().Stats().Reconnects)
+			}
+		})
+	}
+}
+
+// A message that is published when the connection is found lost is not on the next one.
+func TestSendOnAConnectionThatIsFoundLost(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var breaks atomic.Bool
+	l := dialBy(t, func() (net.Conn, error) {
+		c, err := s.InProcessConn()
+		return &breaking{c, &breaks}, err
+	})
+	m := message("")
+	m.Data = make([]byte, 100_000)
+	breaks.Store(true)
+	if err := outlet.New(l, nil, new(telemetry.Bus)).Send(t.Context(), m); !errors.Is(err, link.ErrDisconnected) {
+		t.Errorf("got %v", err)
+	}
+}
