@@ -39,6 +39,7 @@ type Bus struct {
 	unobserve func() // ends the observation of consumers
 	counters  telemetry.Bus
 	retired   retired
+	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
 	memory    sync.Once // guards the note that streams are in memory
 	life      life
 }

@@ -131,7 +131,11 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 	}
 	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
 	c.life, c.end = context.WithCancelCause(context.Background())
+	if err := c.takeKeys(o); err != nil {
+		return nil, err
+	}
 	if err := c.open(ctx, o, info.Config); err != nil {
+		c.leaveKeys()
 		return nil, err
 	}
 	return c, nil
@@ -328,6 +332,7 @@ func (c *Consumer) finish(ctx context.Context) error {
 		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
+		c.leaveKeys()
 		c.bus.retire(c)
 		return err
 	})

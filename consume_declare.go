@@ -43,7 +43,7 @@ func badDurable(name string) error {
 // declareConsumer creates the consumer, or checks that the one there is fits.
 func (s *Stream) declareConsumer(ctx context.Context, durable string, filters []string, o *handleOptions) (*jetstream.ConsumerInfo, error) {
 	want := jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: o.ackWait, MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.atOnce())}
+		AckWait: o.ackWait, MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.atOnce()), Metadata: o.keyMetadata()}
 	switch {
 	case slices.Contains(filters, everything): // the server is quicker without
 	case len(filters) == 1:
@@ -88,9 +88,11 @@ func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfi
 	if e := s.consumerConflict(have, want); e != nil {
 		return nil, e
 	}
-	if !o.ackWaitGiven || have.AckWait == want.AckWait {
-		return con.CachedInfo(), nil
+	info, err := s.changeKey(ctx, con.CachedInfo(), want)
+	if err != nil || !o.ackWaitGiven || have.AckWait == want.AckWait {
+		return info, err
 	}
+	have = info.Config
 	have.AckWait = want.AckWait
 	if con, err = s.bus.js.UpdateConsumer(ctx, s.name, have); err != nil {
 		return nil, streamError(s.name, "update the consumer", err)
@@ -113,7 +115,7 @@ func (s *Stream) consumerConflict(have, want jetstream.ConsumerConfig) error {
 		check("filter", strings.Join(has, " "), strings.Join(wants, " "))
 	}
 	check("ack policy", have.AckPolicy, want.AckPolicy)
-	check("start", startOf(have), startOf(want))
+	check(fieldStart, startOf(have), startOf(want))
 	check("replay policy", have.ReplayPolicy, want.ReplayPolicy)
 	check("deliver subject", have.DeliverSubject, "")
 	check("max deliver", deliveries(have), deliveries(want))

@@ -757,7 +757,7 @@ func TestConsumerConflicts(t *testing.T) {
 		{"no acknowledgements", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckNonePolicy}, "ack policy", nil},
 		{"acknowledges all before", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: -1}, "ack policy", nil},
 		{"gives up", jetstream.ConsumerConfig{FilterSubject: "s.a", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 5}, "max deliver", []string{"max deliver: have 5, want no limit"}},
-		{"everything", jetstream.ConsumerConfig{FilterSubject: "s.b", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: 5}, "filter ack policy max deliver", []string{"use another name"}},
+		{"everything", jetstream.ConsumerConfig{FilterSubject: "s.b", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: 5}, "filter ack policy max deliver", []string{"use another durable"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.exists.Durable = strings.ReplaceAll(tc.name, " ", "_")

@@ -320,7 +320,28 @@ func (e *ConsumerConflictError) Error() string {
 	if len(e.Unasked) > 0 {
 		s += "; nothing handles all of its " + strings.Join(e.Unasked, ", ")
 	}
-	return s + "; use another name"
+	return s + "; " + e.remedy()
+}
+
+// The fields of a ConsumerConflictError that have a remedy of their own.
+const (
+	fieldKey   = "key"
+	fieldStart = "start"
+)
+
+// remedy says what to do about e.
+func (e *ConsumerConflictError) remedy() string {
+	another := "use another durable, or delete this one with JetStream().DeleteConsumer, which forgets its place"
+	if len(e.Fields) != 1 {
+		return another
+	}
+	switch e.Fields[0].Field {
+	case fieldKey:
+		return "all its members give the same key: stop those that have the other one first, or use another durable"
+	case fieldStart:
+		return "leave the start out, go back with Consumer.Rewind, or " + another
+	}
+	return another
 }
 
 func joinFields(fields []FieldConflict) string {

@@ -48,6 +48,8 @@ type handleOptions struct {
 	ackWaitGiven   bool
 	retry          RetryPolicy
 	key            keyMaker
+	keyOption      string       // the option that said it
+	keySaid        string       // the key for people; in all members the same
 	keyToken       int          // of KeyByToken
 	keyType        reflect.Type // of KeyBy's messages
 	handled        reflect.Type // of the handler's

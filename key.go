@@ -34,12 +34,16 @@ type keyMaker func(f *format, o *handleOptions) keyFunc
 // (at most 10 s) is replaced, and what it had comes again after AckWait. A process that
 // stood still meanwhile may still be at a message that others handle too: its outcome
 // is refused, and reported as EventSettlementRefused. On an embedded server without a
-// port one consumer at a time takes a durable with keys; a second one waits, and says
-// so in Health.
+// port one consumer at a time takes a durable with keys; a second one is refused with
+// an *OptionError.
+//
+// The durable notes its key. While members with another key, or none, ask for messages,
+// Consume is refused with a *ConsumerConflictError: a deploy that changes the key stops
+// the old members first. So far as the function of KeyBy goes, its type is its name.
 //
 // Only one option may say the key.
 func KeyBySubject() ConsumeOption {
-	return keyOption("KeyBySubject", func(*format, *handleOptions) keyFunc {
+	return keyOption("KeyBySubject", "subject", func(*format, *handleOptions) keyFunc {
 		return func(d *wire.Delivery) (string, error) { return d.Subject, nil }
 	})
 }
@@ -54,7 +58,7 @@ func KeyByToken(n int) ConsumeOption {
 			return
 		}
 		o.keyToken = n
-		o.keyBy("KeyByToken", func(*format, *handleOptions) keyFunc {
+		o.keyBy("KeyByToken", fmt.Sprint("token ", n), func(*format, *handleOptions) keyFunc {
 			return func(d *wire.Delivery) (string, error) { return token(d.Subject, n), nil }
 		})
 	})
@@ -77,10 +81,10 @@ func token(subject string, n int) string {
 // messages.
 func (o *handleOptions) checkKey(filter string) error {
 	if o.keyToken > 0 && token(filter, o.keyToken) == "" && !strings.HasSuffix(filter, ">") {
-		return &OptionError{Option: "KeyByToken", Value: fmt.Sprint(o.keyToken), Reason: fmt.Sprintf("the subject %q has fewer tokens", filter)}
+		return &OptionError{Option: "KeyByToken", Value: fmt.Sprint(o.keyToken), Reason: fmt.Sprintf("the subject %q has only %d tokens", filter, strings.Count(filter, ".")+1)}
 	}
 	if o.stuckGiven && o.key == nil {
-		return &OptionError{Option: "OnStuckKey", Value: fmt.Sprint(o.stuckKey), Reason: "there are no keys; say them, as with KeyBySubject"}
+		return &OptionError{Option: "OnStuckKey", Value: fmt.Sprint(o.stuckKey), Reason: "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy"}
 	}
 	if o.keyType != nil && o.keyType != o.handled {
 		return &OptionError{Option: "KeyBy", Value: fmt.Sprintf("func(*Msg[%v]) string", o.keyType),
@@ -97,7 +101,7 @@ func KeyByHeader(name string) ConsumeOption {
 			o.fail("KeyByHeader", fmt.Sprintf("%q", name), err.Error())
 			return
 		}
-		o.keyBy("KeyByHeader", func(*format, *handleOptions) keyFunc {
+		o.keyBy("KeyByHeader", "header "+name, func(*format, *handleOptions) keyFunc {
 			return func(d *wire.Delivery) (string, error) { return wire.Get(d.Header, name), nil }
 		})
 	})
@@ -117,7 +121,7 @@ func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 			return
 		}
 		o.keyType = reflect.TypeFor[T]()
-		o.keyBy("KeyBy", func(f *format, o *handleOptions) keyFunc { return keyed(f, o, key) })
+		o.keyBy("KeyBy", "function of "+o.keyType.String(), func(f *format, o *handleOptions) keyFunc { return keyed(f, o, key) })
 	})
 }
 
@@ -137,16 +141,16 @@ func keyed[T any](f *format, o *handleOptions, key func(*Msg[T]) string) keyFunc
 	}
 }
 
-func keyOption(option string, mk keyMaker) ConsumeOption {
-	return consumeOption(func(o *handleOptions) { o.keyBy(option, mk) })
+func keyOption(option, said string, mk keyMaker) ConsumeOption {
+	return consumeOption(func(o *handleOptions) { o.keyBy(option, said, mk) })
 }
 
-func (o *handleOptions) keyBy(option string, mk keyMaker) {
+func (o *handleOptions) keyBy(option, said string, mk keyMaker) {
 	if o.key != nil {
-		o.fail(option, "", "the key has been said by another option")
+		o.fail(option, said, "the key has been said already, by "+o.keyOption+"; leave one out")
 		return
 	}
-	o.key = mk
+	o.key, o.keyOption, o.keySaid = mk, option, said
 }
 
 // keyFunc is the function that names keys, nil without keys.
