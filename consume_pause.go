@@ -41,7 +41,7 @@ func (c *Consumer) callable(ctx context.Context, call string) error {
 // Pause has the server send no messages to any member of the durable until a time, or
 // until Resume; also none that come back for another attempt. The zero time means until
 // Resume. It outlasts the members and the server. What members have taken in they
-// still handle: about what they do in a second.
+// still handle: about what they do in a second. Consumer.Lag tells of a pause.
 //
 // Errors: *LevelError before nats-server 2.11, *ArgumentError for a time that has
 // passed, *StreamError, ErrTimeout, ErrClosed.

@@ -49,6 +49,9 @@ func TestConsumerPause(t *testing.T) {
 				if n := got.distinct(); n != 0 {
 					t.Errorf("%d messages were handled meanwhile", n)
 				}
+				if l, err := con.Lag(t.Context()); err != nil || l.Waiting != 19 || time.Until(l.PausedUntil) < time.Second {
+					t.Errorf("the lag is %+v, %v", l, err)
+				}
 				other.mustBeOnce(t, 20)
 				if tc.until == 0 {
 					must(t, con.Resume(t.Context()))
@@ -57,6 +60,9 @@ func TestConsumerPause(t *testing.T) {
 					}
 				}
 				pass(time.Minute)
+				if l, err := con.Lag(t.Context()); err != nil || !l.PausedUntil.IsZero() {
+					t.Errorf("the lag is %+v, %v", l, err)
+				}
 				got.mustBeOnce(t, 20)
 				nothing(t, events)
 				must(t, con.Drain(t.Context()))

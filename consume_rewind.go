@@ -47,7 +47,7 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 		return err
 	}
 	if c.runsCaller(dispatch.FromCaller(ctx)) {
-		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "it would wait for the handler that calls it; do it elsewhere"}
+		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "it was called from a handler of this consumer and would wait for that; call it from elsewhere"}
 	}
 	if _, alone := c.own(); !alone {
 		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}

@@ -262,7 +262,7 @@ func TestRewindMistakes(t *testing.T) {
 			}
 			return nil
 		}))
-		asError[*bus.RewindError](t, receive(t, inside), "wait for the handler that calls it")
+		asError[*bus.RewindError](t, receive(t, inside), "from a handler of this consumer")
 
 		must(t, con.Drain(ctx))
 		isError(t, con.Rewind(ctx, bus.StartAtFirst()), bus.ErrClosed, "Rewind")

@@ -13,10 +13,13 @@ type Lag struct {
 	Waiting    int       // messages that were sent to no member yet
 	Unfinished int       // messages that a member has and has not finished
 	Oldest     time.Time // when the oldest of all these was stored; zero where there are none
+
+	PausedUntil time.Time // until when Pause holds up all that waits; zero where it does not
 }
 
-// Lag asks the server how far the consumer is behind. Stats tells the same as it was
-// known lately, without asking. Errors: *ArgumentError, *StreamError,
+// Lag asks the server how far the consumer is behind, also after its Drain. Stats tells
+// the same as it was known at the last look, without asking: that is up to 10 s ago, up
+// to a minute where nothing was to do, and nothing before the first look. Errors: *ArgumentError, *StreamError,
 // ErrStreamNotFound, ErrTimeout, ErrClosed.
 func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if c.none() {
@@ -32,7 +35,7 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 		return Lag{}, streamError(c.stream, "look up the consumer", err)
 	}
 	i := con.CachedInfo()
-	l := Lag{Waiting: int(i.NumPending), Unfinished: i.NumAckPending}
+	l := Lag{Waiting: int(i.NumPending), Unfinished: i.NumAckPending, PausedUntil: pausedUntil(i)}
 	if l.Waiting+l.Unfinished == 0 {
 		return l, nil
 	}

@@ -200,8 +200,9 @@ func (l *DeadLetter) copy() *dead.Copy {
 // removed; a crash in between does no harm.
 //
 // Errors: *ArgumentError, *OptionError, *CodecError, *ValidationError, *PayloadError,
-// *ConsumerNotFoundError, *StreamError, also where the message, unchanged or changed in another way, waits
-// for its consumer already; ErrTimeout, ErrClosed. The letter stays then.
+// *ConsumerNotFoundError, *StreamError, also where the letter is gone, as after Redrive
+// or Discard, and where the message, unchanged or changed in another way, waits
+// for its consumer already; ErrTimeout, ErrClosed. A letter that is there stays then.
 func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
 	if l == nil || l.stream == nil {
 		return &ArgumentError{Func: "RedriveAs", Arg: "letter", Reason: "is not one of DeadLetters"}
@@ -251,6 +252,9 @@ func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy)
 	if err := s.takesBack(ctx, l.Durable); err != nil {
 		return err
 	}
+	if err := s.stillLies(ctx, l); err != nil {
+		return err
+	}
 	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
 	err := l.aside().store(ctx, dead.Retry, c.Out(subject))
 	if err != nil && !isThere(err) {
@@ -266,6 +270,16 @@ func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy)
 		}
 	}
 	return s.discard(ctx, l)
+}
+
+// stillLies returns an error where somebody has given l back meanwhile, or discarded it.
+func (s *Stream) stillLies(ctx context.Context, l *DeadLetter) error {
+	name := dead.StreamOf(s.name)
+	d, ok, err := s.one(ctx, name, l.place.Subject(dead.Dead), l.position)
+	if err == nil && (!ok || d.Stored.Sequence != l.position) {
+		err = &StreamError{Stream: name, Op: "redrive", Err: fmt.Errorf("the letter of message %d is there no more, it was given back, edited or discarded; look at DeadLetters again", l.Sequence)}
+	}
+	return err
 }
 
 // sameEdit reports whether d is the copy c, but for the time.

@@ -179,6 +179,35 @@ func TestRedriveAsTwice(t *testing.T) {
 	})
 }
 
+// What somebody else has given back or discarded is not edited and handled once more.
+func TestRedriveAsOfALetterThatIsGone(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		h := newMendable[int]()
+		consume(t, st, "d", "s", h.handle)
+		storeRange(t, st, "s", 0, 3)
+		pass(time.Minute)
+		ls := letters(t, st, bus.DeadFilter{})
+		if len(ls) != 3 {
+			t.Fatalf("%d letters", len(ls))
+		}
+		h.mended.Store(true)
+		must(t, second(st.Redrive(t.Context(), bus.DeadFilter{Sequence: 1})))
+		must(t, second(st.Discard(t.Context(), bus.DeadFilter{Sequence: 2})))
+		must(t, bus.RedriveAs(t.Context(), ls[2], 7))
+		pass(time.Minute)
+		for i, l := range ls {
+			asError[*bus.StreamError](t, bus.RedriveAs(t.Context(), l, 100), fmt.Sprintf("message %d", i+1), "DeadLetters again")
+		}
+		pass(time.Minute)
+		got := []int{receive(t, h.got).Data, receive(t, h.got).Data}
+		if nothing(t, h.got); !slices.Equal(got, []int{0, 7}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
 // An edit that a crash cut off may be repeated; another one is refused while the first
 // one waits.
 func TestRedriveAsAfterACrash(t *testing.T) {

@@ -35,7 +35,7 @@ type StreamFeatureError struct {
 }
 
 func (e *StreamFeatureError) Error() string {
-	return fmt.Sprintf("bus: stream %q was declared without it: set StreamConfig.%s and declare it again with Bus.Stream", e.Stream, e.Feature)
+	return fmt.Sprintf("bus: stream %q was declared without %s: set it in the StreamConfig and declare it again with Bus.Stream", e.Stream, e.Feature)
 }
 
 // Unwrap returns the server's answer, a *StreamError.
@@ -49,7 +49,7 @@ func (e *BatchSizeError) Error() string {
 	if e.Messages == 0 {
 		return fmt.Sprintf("bus: PublishToBatch: the batch is empty; give it 1 to %d items", e.Limit)
 	}
-	return fmt.Sprintf("bus: PublishToBatch: the batch has %d items, the limit is %d; split it where that may be seen", e.Messages, e.Limit)
+	return fmt.Sprintf("bus: PublishToBatch: the batch has %d items, the limit is %d; split it; each part is then stored by itself", e.Messages, e.Limit)
 }
 
 // ItemError says which item of a batch an error is about. Nothing was stored.

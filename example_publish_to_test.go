@@ -167,7 +167,7 @@ func ExampleTTL() {
 	ack, err := bus.PublishTo(ctx, passwords, "passwords.ann", "123456", bus.TTL(time.Minute))
 	fmt.Println(ack.Sequence, err)
 	// Output:
-	// bus: stream "PASSWORDS" was declared without it: set StreamConfig.MessageTTL and declare it again with Bus.Stream
+	// bus: stream "PASSWORDS" was declared without MessageTTL: set it in the StreamConfig and declare it again with Bus.Stream
 	// 1 <nil>
 }
 

@@ -193,7 +193,7 @@ func TestTTL(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S"})
-		e := asError[*bus.StreamFeatureError](t, second(bus.PublishTo(t.Context(), st, "S", 0, bus.TTL(time.Second))), `"S"`, "StreamConfig.MessageTTL", "declare it again")
+		e := asError[*bus.StreamFeatureError](t, second(bus.PublishTo(t.Context(), st, "S", 0, bus.TTL(time.Second))), `"S"`, "without MessageTTL", "declare it again")
 		if e.Stream != "S" || e.Feature != "MessageTTL" {
 			t.Errorf("got %+v", e)
 		}
