@@ -241,8 +241,12 @@ func inTrace(ctx context.Context, d *wire.Delivery) context.Context {
 	return trace.ContextWithSpan(ctx, trace.SpanFromContext(d.Stored.Context))
 }
 
-// park keeps d until at; then it comes back.
+// park keeps d until at; then it comes back. A time that the server cannot count to, it
+// would take for the past.
 func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error {
+	if latest := time.Now().Add(untilResume); at.After(latest) {
+		at = latest
+	}
 	return a.keep(inTrace(ctx, d), dead.Later, d, func(p dead.Place) wire.Out {
 		out := copyOf(d, d.Stored.Attempt-1).Out(p.Subject(dead.Later))
 		out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}

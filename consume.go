@@ -45,6 +45,7 @@ type Consumer struct {
 	bus      *Bus
 	stream   string
 	durable  string
+	filters  []string // what it handles
 	receiver *receiver
 	aside    *aside
 	retry    RetryPolicy
@@ -129,7 +130,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 			return nil, err
 		}
 	}
-	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, receiver: r, ending: newEnding()}
+	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, ending: newEnding()}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if err := c.takeKeys(o); err != nil {
 		return nil, err
@@ -177,7 +178,7 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 			Next: nextSubject(c.stream, c.durable),
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
 
-			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: c.receiver.pattern,
+			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: covering(c.filters),
 		},
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,

@@ -58,7 +58,7 @@ func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 	return c.pause(ctx, "Pause", until)
 }
 
-// untilResume is as good as for ever.
+// untilResume is as good as for ever, and not beyond the year 2262, where nanoseconds end.
 const untilResume = 100 * 365 * 24 * time.Hour
 
 // Resume ends Pause, whoever called it. Errors: those of Pause.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -39,11 +40,36 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if l.Waiting+l.Unfinished == 0 {
 		return l, nil
 	}
-	d, ok, err := c.aside.home.one(ctx, c.stream, c.receiver.pattern, i.AckFloor.Stream+1)
-	if ok {
-		l.Oldest = d.Stored.Time
+	for _, filter := range c.filters {
+		d, ok, err := c.aside.home.one(ctx, c.stream, filter, i.AckFloor.Stream+1)
+		if err != nil {
+			return l, err
+		}
+		if ok && (l.Oldest.IsZero() || d.Stored.Time.Before(l.Oldest)) {
+			l.Oldest = d.Stored.Time
+		}
 	}
-	return l, err
+	return l, nil
+}
+
+// covering is one pattern for all that filters match. It may match more.
+func covering(filters []string) string {
+	all := strings.Split(filters[0], ".")
+	for _, filter := range filters[1:] {
+		tokens := strings.Split(filter, ".")
+		if n := min(len(tokens), len(all)); len(tokens) != len(all) || all[n-1] == ">" || tokens[n-1] == ">" {
+			all = append(all[:n-1:n-1], ">")
+		}
+		for i, token := range tokens[:len(all)-1] {
+			if all[i] != token {
+				all[i] = "*"
+			}
+		}
+		if last := len(all) - 1; all[last] != ">" && all[last] != tokens[last] {
+			all[last] = "*"
+		}
+	}
+	return strings.Join(all, ".")
 }
 
 // observeConsumers tells metrics how far the consumers of b are behind.

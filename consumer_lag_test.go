@@ -152,3 +152,29 @@ func TestHealthOfLag(t *testing.T) {
 		}, bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Hour, OldestAge: most}))
 	}
 }
+
+// The oldest message of several routes is found, and of no other subject.
+func TestLagOfSeveralRoutes(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		for _, subject := range []bus.Subject[int]{"s.other", "s.b.x", "s.a"} {
+			storeRange(t, st, subject, 0, 1)
+			pass(time.Hour)
+		}
+		var m bus.Mux
+		block := make(chan struct{})
+		h := func(context.Context, *bus.Msg[int]) error { <-block; return nil }
+		bus.Handle(&m, bus.Subject[int]("s.a"), h)
+		bus.Handle(&m, bus.Subject[int]("s.b.*"), h)
+		con := consumeMux(t, st, "d", &m)
+		pass(time.Minute)
+		if l, err := con.Lag(t.Context()); err != nil || l.Unfinished != 2 || time.Since(l.Oldest) != 2*time.Hour+time.Minute {
+			t.Errorf("the lag is %+v, %v", l, err)
+		}
+		if s := b.Stats().Subscriptions[0]; s.Lag != 2 || s.OldestAge != 2*time.Hour+time.Minute {
+			t.Errorf("the statistics are %+v", s)
+		}
+		close(block)
+	}, bus.WithLogger(silent()))
+}

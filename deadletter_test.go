@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -457,4 +460,31 @@ func TestDeadLetterMistakes(t *testing.T) {
 	}
 	must(t, b.Close())
 	isError(t, list(t.Context(), st, bus.DeadFilter{}), bus.ErrClosed)
+}
+
+// Clients of other languages may use names of headers that no client of Go can send.
+func TestDeadLetterWithHeadersOfOthers(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort())
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	u, err := url.Parse(b.ClientURL())
+	must(t, err)
+	nc, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", u.Host)
+	must(t, err)
+	t.Cleanup(func() { _ = nc.Close() })
+	const header = "NATS/1.0\r\nTenant ID: 7\r\nGood: 1\r\n\r\n"
+	_, err = fmt.Fprintf(nc, "CONNECT {\"verbose\":false,\"headers\":true,\"protocol\":1}\r\nHPUB S %d %d\r\n%s1\r\nPING\r\n", len(header), len(header)+1, header)
+	must(t, err)
+	h := newMendable[int]()
+	consume(t, st, "d", "S", h.handle)
+	eventually(t, "the message is dead", func() bool { n, _ := st.DeadCount(t.Context(), bus.DeadFilter{}); return n == 1 })
+	want := bus.Header{"Tenant ID": {"7"}, "Good": {"1"}}
+	if l := letters(t, st, bus.DeadFilter{})[0]; !reflect.DeepEqual(l.Header, want) {
+		t.Errorf("the letter has %v", l.Header)
+	}
+	h.mended.Store(true)
+	must(t, second(st.Redrive(t.Context(), bus.DeadFilter{})))
+	if m := receive(t, h.got); !reflect.DeepEqual(m.Header, want) {
+		t.Errorf("got %v", m.Header)
+	}
 }

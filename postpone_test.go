@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -300,4 +301,21 @@ func TestCutOffAndDoneAllTheSame(t *testing.T) {
 		}
 		must(t, b.Close())
 	})
+}
+
+// A time that the server cannot count to is as good as never, and not now.
+func TestPostponeForEver(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 1)
+		var calls atomic.Int64
+		consume(t, st, "d", "S", func(context.Context, *bus.Msg[int]) error {
+			calls.Add(1)
+			return bus.Postpone(math.MaxInt64, errNo)
+		})
+		if pass(time.Minute); calls.Load() != 1 {
+			t.Errorf("%d calls in a minute", calls.Load())
+		}
+	}, bus.WithLogger(silent()))
 }

@@ -2,6 +2,7 @@ package dead
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,14 +86,36 @@ func After(out *wire.Out, sequence uint64) {
 	out.Header[wire.HeaderNatsExpectedLastSubjectSequence] = []string{strconv.FormatUint(sequence, 10)}
 }
 
-// addHeader adds the headers of the original.
+// addHeader adds the headers of the original. Names that mean something in a copy, and
+// names that others can send but no client of Go, are kept in another form.
 func (c *Copy) addHeader(h wire.Header) {
 	for key, values := range c.Header {
-		if means(key) {
-			key = was + key
+		if means(key) || wire.CheckName(key) != nil {
+			key = was + escape(key)
 		}
 		h[key] = values
 	}
+}
+
+// escape writes what cannot stand in a name as % and two digits, and % itself.
+func escape(key string) string {
+	var b strings.Builder
+	for i := range len(key) {
+		if c := key[i : i+1]; c == "%" || wire.CheckName(c) != nil {
+			fmt.Fprintf(&b, "%%%02X", key[i])
+		} else {
+			b.WriteString(c)
+		}
+	}
+	return b.String()
+}
+
+// unescape is the reverse of escape. What that has not written stays as it is.
+func unescape(name string) string {
+	if key, err := url.PathUnescape(name); err == nil {
+		return key
+	}
+	return name
 }
 
 func means(key string) bool {
@@ -162,6 +185,9 @@ func original(h wire.Header) wire.Header {
 		}
 		if o == nil {
 			o = make(wire.Header)
+		}
+		if renamed {
+			name = unescape(name)
 		}
 		o[name] = values
 	}

@@ -32,6 +32,8 @@ func TestCopyRoundTrip(t *testing.T) {
 		"of a copy":         {"Bus-Origin-Subject": {"y"}, "Bus-Dead-Cause": {"z"}, "Bus-Attempts": {"8"}},
 		"of a copy's copy":  {"Bus-Was-Nats-Msg-Id": {"1"}, "Bus-Was-Bus-Was-Nats-TTL": {"2"}},
 		"without any value": {"Tenant": {}},
+		"of others":         {"Tenant ID": {"7"}, "a/b": {"1"}, "Größe": {"2"}, "Bus-Was-a b": {"3"}},
+		"with percent":      {"50%": {"1"}, "a%20b": {"2"}, "Nats-%": {"3"}, "Bus-Was-%41": {"4"}, "Bus-Was-50%": {"5"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -42,6 +44,9 @@ func TestCopyRoundTrip(t *testing.T) {
 				t.Fatalf("the original's headers were changed: %v", h)
 			}
 			for key := range out.Header {
+				if err := wire.CheckName(key); err != nil {
+					t.Errorf("the copy has the header %q: %v", key, err)
+				}
 				if strings.HasPrefix(key, "Nats-") && key != "Nats-Expected-Last-Subject-Sequence" {
 					t.Errorf("the copy has the header %s", key)
 				}
