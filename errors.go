@@ -331,7 +331,7 @@ const (
 
 // remedy says what to do about e.
 func (e *ConsumerConflictError) remedy() string {
-	another := "use another durable, or delete this one with JetStream().DeleteConsumer, which forgets its place"
+	another := "use another durable, or remove this one with Stream.DeleteConsumer, which forgets its place"
 	if len(e.Fields) != 1 {
 		return another
 	}
