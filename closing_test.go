@@ -607,7 +607,9 @@ func TestCauseOfTheEndOfAHandlersContext(t *testing.T) {
 						asError[*bus.DrainError](t, err, "1 handlers running")
 					}
 				default:
-					asError[*bus.DrainError](t, tc.end(b), "1 handlers running")
+					err := tc.end(b)
+					asError[*bus.DrainError](t, err, "1 handlers running")
+					isError(t, err, bus.ErrTimeout)
 				}
 				got := <-cause
 				if tc.want != nil && !errors.Is(got, tc.want) {

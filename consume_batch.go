@@ -177,7 +177,7 @@ func (b *batch) guard(ctx context.Context, ms []any, failed *error) {
 // An error in it means what it would mean from a Handler, also one of Permanent and
 // RetryAfter. Not safe for concurrent use.
 type BatchError struct {
-	Failed map[int]error // by the index of the message in the batch
+	Failed map[int]error // by the index of the message in the batch; another index fails them all
 }
 
 // Add notes that the message with index i failed with err, unless err is nil.

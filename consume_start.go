@@ -16,6 +16,10 @@ func (s StartOption) onConsume(o *handleOptions) {
 	if err := s.check("Consume"); err != nil {
 		o.mistake(err)
 	}
+	if o.start != (start{}) && o.start != s.start {
+		o.mistake(&OptionError{Option: "Consume start", Value: s.start.String(), Reason: "another option says " + o.start.String() + " already; leave one out"})
+		return
+	}
 	o.start = s.start
 }
 
@@ -68,7 +72,9 @@ func StartAtSequence(sequence uint64) StartOption {
 	return StartOption{start{kind: startSequence, sequence: sequence}}
 }
 
-// StartAtTime begins with the first message that was stored at t or later.
+// StartAtTime begins with the first message that was stored at t or later. A t that a
+// program computes anew when it starts, as an hour ago, is another start each time, and
+// a conflict from the second time on.
 func StartAtTime(t time.Time) StartOption {
 	return StartOption{start{kind: startTime, time: t.UTC().Round(0)}}
 }
@@ -77,6 +83,12 @@ var deliverPolicies = map[startKind]jetstream.DeliverPolicy{
 	startUnsaid: jetstream.DeliverAllPolicy, startFirst: jetstream.DeliverAllPolicy, startLast: jetstream.DeliverLastPolicy,
 	startNew:      jetstream.DeliverNewPolicy,
 	startSequence: jetstream.DeliverByStartSequencePolicy, startTime: jetstream.DeliverByStartTimePolicy,
+}
+
+func (s start) String() string {
+	var c jetstream.ConsumerConfig
+	s.apply(&c)
+	return startOf(c)
 }
 
 // apply writes s into the configuration of a new consumer.

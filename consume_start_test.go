@@ -102,3 +102,16 @@ func TestStartAtMistakes(t *testing.T) {
 		}
 	}
 }
+
+func TestStartsThatContradict(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	try := func(opts ...bus.ConsumeOption) error {
+		_, err := bus.Consume(t.Context(), st, "d", bus.Subject[int]("S"), ignore[int], opts...)
+		return err
+	}
+	asError[*bus.OptionError](t, try(bus.StartAtFirst(), bus.StartAtNew()), "start", "new", "first already")
+	asError[*bus.OptionError](t, try(bus.StartAtSequence(2), bus.StartAtSequence(3)), "sequence 3", "sequence 2")
+	must(t, try(bus.StartAtNew(), bus.StartAtNew()))
+}

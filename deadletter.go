@@ -19,7 +19,7 @@ import (
 
 // DeadLetter is a message that a consumer has given up.
 type DeadLetter struct {
-	RawMsg // the message, as the handler had it; Attempt is how many calls failed
+	RawMsg // the message, as the handler had it; Attempt is how many calls failed, 1 where it could not be decoded for one, and Deliveries is 0
 
 	Durable string // the consumer that gave it up
 	Cause   Cause

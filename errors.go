@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -262,6 +263,14 @@ func (e *DrainError) whenGivenUp() *DrainError {
 
 // Unwrap returns why the drain did not wait longer.
 func (e *DrainError) Unwrap() error { return e.Err }
+
+// Is reports whether target is ErrTimeout, where that was the end of the time.
+func (e *DrainError) Is(target error) bool { return isTimeout(target, e.Err) }
+
+// isTimeout reports whether target is ErrTimeout and why is the end of a context's time.
+func isTimeout(target, why error) bool {
+	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded)
+}
 
 // ConnectError reports a server that could not be reached or refused the
 // connection.

@@ -42,6 +42,9 @@ func (e *UnfinishedError) Error() string {
 // Unwrap returns why it did not wait longer.
 func (e *UnfinishedError) Unwrap() error { return e.Err }
 
+// Is reports whether target is ErrTimeout, where that was the end of the time.
+func (e *UnfinishedError) Is(target error) bool { return isTimeout(target, e.Err) }
+
 // ConsumerNotFoundError is returned by Redrive and RedriveAs for a dead letter whose
 // consumer was deleted on the server. The letter stays.
 type ConsumerNotFoundError struct{ Stream, Durable string }

@@ -18,7 +18,7 @@ import (
 type RetryPolicy struct {
 	MaxAttempts int // handler calls; bus.Unlimited for no limit
 	MinBackoff  time.Duration
-	MaxBackoff  time.Duration
+	MaxBackoff  time.Duration // never less than MinBackoff where it is zero
 
 	// MaxCrashes is how often the process may die while a message is handled, and
 	// nothing beside it; then it becomes a dead letter. After a death the messages

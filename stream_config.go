@@ -66,7 +66,7 @@ type StreamConfig struct {
 	MaxMsgsPerSubject int64         // with more messages than these on one subject its oldest are removed
 	MaxMsgSize        int32         // a larger message, headers included, is refused; bytes
 	Discard           Discard
-	Duplicates        time.Duration // how long a MsgID is remembered; the default is 2 minutes, or MaxAge if that is less, or nothing with Sources
+	Duplicates        time.Duration // how long a MsgID is remembered; the default is 2 minutes, or MaxAge if that is less, or nothing with Sources. A MaxAge below it shortens it, and it stays so
 
 	// SubjectDeleteMarkerTTL has the server store a marker where the last message of a
 	// subject was removed by age or by hand, and remove it after this time, at least
