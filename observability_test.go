@@ -542,7 +542,7 @@ func TestSpanOfAHandlerCall(t *testing.T) {
 	}
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		must(t, second(bus.Subscribe(b, obsPub, ignore[int], bus.Use(noting("own")))))
-		must(t, bus.Publish(t.Context(), b, "obs.pub.raw", "not a number"))
+		must(t, bus.Publish(t.Context(), b, bus.Subject[string](obsPub).At("raw"), "not a number"))
 		synctest.Wait()
 	}, append(observed(r), bus.WithMiddleware(noting("of the bus")))...)
 	sameTree(t, `
