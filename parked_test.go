@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -190,6 +192,30 @@ func TestAStuckKeyIsParked(t *testing.T) {
 		}
 		mustBeDone(t, b, "S", "c")
 	}, record)
+}
+
+// However few messages a durable may have out: one that fails with nothing behind it is
+// tried again.
+func TestParkKeyOfASmallDurable(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		_, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "c", FilterSubject: "s.*",
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 3})
+		must(t, err)
+		consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+			if m.Attempt < 3 {
+				return errNo
+			}
+			return nil
+		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		storeKeys(t, st, 1, 1)
+		pass(time.Minute)
+		if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) != 0 {
+			t.Errorf("dead letters: %v", dead)
+		}
+		mustBeDone(t, b, "S", "c")
+	})
 }
 
 // With BlockKey all keys wait when nothing more fits. That is told, and ends with the

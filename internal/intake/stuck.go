@@ -42,9 +42,12 @@ func (d *Durable) unstick(del *wire.Delivery) {
 	d.mu.Unlock()
 }
 
+// manyBehind is how many messages of a key must wait for it to be stuck.
+func (d *Durable) manyBehind() int { return max(d.cfg.Most/4, 1) }
+
 // crowd notes that one more message waits behind another.
 func (d *Durable) crowd(key string) {
-	if d.lanes.Behind(key) < d.cfg.Most/4 {
+	if d.lanes.Behind(key) < d.manyBehind() {
 		return
 	}
 	d.mu.Lock()
@@ -71,7 +74,7 @@ func (d *Durable) lookAtStuck() {
 		if behind > longest {
 			most, longest = k, behind
 		}
-		if behind >= d.cfg.Most/4 {
+		if behind >= d.manyBehind() {
 			givenUp = d.declareStuckLocked(givenUp, k, behind)
 		}
 	}
