@@ -194,6 +194,35 @@ func TestAStuckKeyIsParked(t *testing.T) {
 	}, record)
 }
 
+// A key is parked also when its message runs while it gets stuck, and is postponed.
+func TestAStuckKeyThatIsPostponedIsParked(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		var other ledger
+		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+			switch {
+			case m.Subject != "s.stuck":
+				return other.handle(ctx, m)
+			case m.Attempt == 1:
+				return errNo
+			}
+			time.Sleep(time.Minute)
+			return bus.Postpone(24*time.Hour, errNo)
+		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		storeRange(t, st, "s.stuck", 0, 1)
+		pass(10 * time.Second) // the second attempt runs
+		storeRange(t, st, "s.stuck", 1, 1200)
+		storeRange(t, st, "s.other", 0, 3)
+		pass(10 * time.Minute)
+		dead := letters(t, st, bus.DeadFilter{})
+		if other.distinct() != 3 || len(dead) != 1200 || dead[0].Sequence != 1 || dead[0].Attempt != 1 {
+			t.Errorf("%d of another key were handled, %d dead letters: %+v", other.distinct(), len(dead), dead[:min(len(dead), 1)])
+		}
+		mustBeDone(t, b, "S", "c")
+	})
+}
+
 // However few messages a durable may have out: one that fails with nothing behind it is
 // tried again.
 func TestParkKeyOfASmallDurable(t *testing.T) {
