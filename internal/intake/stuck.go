@@ -83,9 +83,7 @@ func (d *Durable) lookAtStuck() {
 		givenUp = d.declareStuckLocked(givenUp, most, longest)
 	}
 	d.mu.Unlock()
-	for _, del := range givenUp {
-		d.push(del)
-	}
+	d.pushAll(givenUp)
 }
 
 // declareStuckLocked adds to ds the first message of k when that is given up now.
