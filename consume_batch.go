@@ -62,6 +62,9 @@ func BatchWait(d time.Duration) ConsumeOption {
 // the batch is handled until after: its next returns with what became of the message.
 // Where it does not call next, the message is not in the batch. What it puts into the
 // context does not reach the batch's handler; what it changes in the message does.
+// When one waits there for another of its batch to return, as a copy does in
+// middleware.Deduplicate, those that have come through are handled after a second or
+// two without it; what comes through later is handled after them.
 // HandlerTimeout holds for the handling of the batch.
 //
 // Order by key is not for batches: options about keys are an *OptionError. Other

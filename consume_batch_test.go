@@ -13,6 +13,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/middleware"
 )
 
 // batches notes what came together.
@@ -254,6 +255,54 @@ func TestConsumeBatchMiddleware(t *testing.T) {
 		must(t, con.Drain(t.Context()))
 		mustBeDone(t, b, "S", "d")
 	}, bus.WithLogger(silent()))
+}
+
+// A batch is handled also when its messages wait in the middleware for each other: a
+// copy for the first of its kind, or all for a semaphore.
+func TestConsumeBatchMiddlewareThatWaits(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		mw   func() bus.Middleware
+		want int // batches of one
+	}{
+		"Deduplicate": {func() bus.Middleware {
+			mw, err := middleware.Deduplicate(time.Hour, 1000)
+			must(t, err)
+			return mw
+		}, 1},
+		"semaphore": {func() bus.Middleware {
+			free := make(chan struct{}, 1)
+			return func(next bus.RawHandler) bus.RawHandler {
+				return func(ctx context.Context, m *bus.RawMsg) error {
+					free <- struct{}{}
+					defer func() { <-free }()
+					return next(ctx, m)
+				}
+			}
+		}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				for range 2 {
+					_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("S"), 1, bus.MsgID("same"))
+					must(t, err)
+					pass(10 * time.Minute) // the stream forgets the ID
+				}
+				var got batches
+				consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+					got.note(ms)
+					return nil
+				}, bus.Use(c.mw()))
+				pass(10 * time.Second)
+				if all := got.list(); len(all) != c.want || len(slices.Concat(all...)) != c.want {
+					t.Errorf("got %v, want %d batches of one", all, c.want)
+				}
+				mustBeDone(t, b, "S", "d")
+			})
+		})
+	}
 }
 
 // A drain gives back what has not become a batch, and waits for one that runs; its

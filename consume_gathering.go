@@ -4,22 +4,50 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
+// patience is how long a batch waits while no message of it comes through the
+// middleware, at least; at most twice that.
+const patience = time.Second
+
 // gathering brings the messages of one batch together again after each has gone
 // through the middleware by itself. Each joins once, or leaves without.
+//
+// One may wait in the middleware for another to return from there: for a copy of it, a
+// lock, a semaphore. So the batch is handled in rounds. A round begins when no message
+// may join any more, or some have and for a while no other one joins or leaves. Who
+// joins while it is handled is in the next one. A message is
+//
+//	coming → left                            it did not call next
+//	coming → joined → handled                its next returns with the outcome of the round
+//	coming → joined or not → refused         a handler ended its goroutine: there are no more rounds
 type gathering struct {
 	mu     sync.Mutex
 	coming int           // messages that may still join
-	joined []any         // by place; nil for one that has not
-	left   []bool        // by place; it will not
-	ready  chan struct{} // closed when none may
-	done   chan struct{} // closed when they are handled
-	errs   []error       // what became of each, valid then
+	guests []guest       // by message
+	now    *round        // the one that gathers; nil when there are no more
+	ready  chan struct{} // closed when none may join
 }
+
+// guest is what is known of one message.
+type guest struct {
+	m    any    // nil until it joins
+	in   *round // that it joined
+	left bool   // it will not join
+	err  error  // what became of it, valid when its round is done
+}
+
+// round is a part of a batch that is handled at once.
+type round struct {
+	joined int
+	done   chan struct{} // closed when it is handled
+}
+
+func newRound() *round { return &round{done: make(chan struct{})} }
 
 // seat is one message's in a gathering. Its handler finds it in its context.
 type seat struct {
@@ -30,10 +58,11 @@ type seat struct {
 type seatKey struct{}
 
 func newGathering(n int) *gathering {
-	return &gathering{coming: n, joined: make([]any, n), left: make([]bool, n), errs: make([]error, n), ready: make(chan struct{}), done: make(chan struct{})}
+	return &gathering{coming: n, guests: make([]guest, n), now: newRound(), ready: make(chan struct{})}
 }
 
-// errTooLate is for a middleware that calls next after it has returned.
+// errTooLate is for a middleware that calls next after it has returned, or after the
+// handler has ended its goroutine.
 var errTooLate = errors.New("bus: the batch of this message was handled without it")
 
 // joinBatch has m handled with the other messages of its batch. Called again for the
@@ -43,33 +72,33 @@ func joinBatch(ctx context.Context, m any) error {
 	if !ok {
 		return errors.New("bus: the middleware passed on a context that is not made from its own")
 	}
-	if !p.join(m) {
+	in := p.join(m)
+	if in == nil {
 		return errTooLate
 	}
-	<-p.done
-	return p.errs[p.i]
+	<-in.done
+	return p.guests[p.i].err
 }
 
-func (p seat) join(m any) bool {
+// join returns the round that m is in, or nil when it is too late.
+func (p seat) join(m any) *round {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joined[p.i] != nil {
-		return true
+	at := &p.guests[p.i]
+	if at.in == nil && !at.left && p.now != nil {
+		at.m, at.in = m, p.now
+		p.now.joined++
+		p.arrivedLocked()
 	}
-	if p.left[p.i] {
-		return false
-	}
-	p.joined[p.i] = m
-	p.arrivedLocked()
-	return true
+	return at.in
 }
 
 // leave is called when the message has gone through.
 func (p seat) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joined[p.i] == nil {
-		p.left[p.i] = true
+	if at := &p.guests[p.i]; at.in == nil {
+		at.left = true
 		p.arrivedLocked()
 	}
 }
@@ -80,25 +109,67 @@ func (g *gathering) arrivedLocked() {
 	}
 }
 
-// handle has b handle those that joined.
-func (g *gathering) handle(ctx context.Context, b *batch) {
-	var ms []any
-	var places []int
-	for i, m := range g.joined {
-		if m != nil {
-			ms, places = append(ms, m), append(places, i)
+// await returns when the next round begins.
+func (g *gathering) await() {
+	tick := time.NewTicker(patience)
+	defer tick.Stop()
+	for before := -1; ; {
+		select {
+		case <-g.ready:
+			return
+		case <-tick.C:
 		}
+		g.mu.Lock()
+		coming, some := g.coming, g.now.joined > 0
+		g.mu.Unlock()
+		if some && coming == before {
+			return
+		}
+		before = coming
+	}
+}
+
+// next begins a round with those that have joined since the last one.
+func (g *gathering) next() (r *round, ms []any, of []int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, g.now = g.now, newRound()
+	for i := range g.guests {
+		if at := &g.guests[i]; at.in == r {
+			ms, of = append(ms, at.m), append(of, i)
+		}
+	}
+	return r, ms, of
+}
+
+// handle has b handle those that have joined. It returns false when there are none.
+func (g *gathering) handle(ctx context.Context, b *batch) bool {
+	r, ms, of := g.next()
+	if len(ms) == 0 {
+		return false
 	}
 	errs := make([]error, len(ms))
-	defer func() {
+	defer func() { // also where the handler ends the goroutine
 		for i, err := range errs {
-			g.errs[places[i]] = err
+			g.guests[of[i]].err = err
 		}
-		close(g.done)
+		close(r.done)
 	}()
-	if len(ms) > 0 {
-		b.call(ctx, ms, errs)
+	b.call(ctx, ms, errs)
+	return true
+}
+
+// end refuses who has joined since the last round, and who still comes.
+func (g *gathering) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.guests {
+		if at := &g.guests[i]; at.in == g.now {
+			at.err = errTooLate
+		}
 	}
+	close(g.now.done)
+	g.now = nil
 }
 
 // runner makes an attempt at each message of a batch of c's. The batch is handled on
@@ -122,9 +193,10 @@ func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
 				returned = true
 			})
 		}
-		<-g.ready
 		defer all.Wait() // also where the handler ends the goroutine
-		g.handle(c.receiver.ctx, b)
+		defer g.end()
+		for g.await(); g.handle(c.receiver.ctx, b); g.await() {
+		}
 		all.Wait()
 		return outcomes
 	}

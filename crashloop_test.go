@@ -206,6 +206,42 @@ func TestAttemptsOfKeysSurviveAStop(t *testing.T) {
 	})
 }
 
+// One that may have ended a process waits for a slow handler; the others do not.
+func TestASuspectStopsNobodyForLong(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		var got ledger
+		h := func(ctx context.Context, m *bus.Msg[int]) error {
+			if m.Data == 1 {
+				time.Sleep(5 * time.Hour)
+			}
+			return got.handle(ctx, m)
+		}
+		con := consume(t, st, "c", "S", h, bus.Concurrency(10))
+		must(t, con.Drain(t.Context()))
+		storeRange(t, st, "S", 0, 1)
+		raw, err := b.JetStream().Consumer(t.Context(), "S", "c")
+		must(t, err)
+		_, err = raw.FetchNoWait(1) // as by a process that dies
+		must(t, err)
+		pass(time.Second)
+		con = consume(t, st, "c", "S", h, bus.Concurrency(10))
+		storeRange(t, st, "S", 1, 2)
+		pass(time.Minute) // the first comes again
+		storeRange(t, st, "S", 2, 22)
+		pass(20 * time.Second)
+		if got.distinct() != 20 {
+			t.Errorf("handled beside a slow one: %v", got.sequences())
+		}
+		pass(5 * time.Hour)
+		if got.distinct() != 22 {
+			t.Errorf("handled in the end: %v", got.sequences())
+		}
+		must(t, con.Drain(t.Context()))
+	}, bus.WithLogger(silent()))
+}
+
 // What was given back when a consumer stopped is no suspect of having ended it: it is
 // handled side by side with the rest.
 func TestWhatWasGivenBackIsNoSuspect(t *testing.T) {

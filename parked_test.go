@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -190,6 +192,59 @@ func TestAStuckKeyIsParked(t *testing.T) {
 		}
 		mustBeDone(t, b, "S", "c")
 	}, record)
+}
+
+// A key is parked also when its message runs while it gets stuck, and is postponed.
+func TestAStuckKeyThatIsPostponedIsParked(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		var other ledger
+		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+			switch {
+			case m.Subject != "s.stuck":
+				return other.handle(ctx, m)
+			case m.Attempt == 1:
+				return errNo
+			}
+			time.Sleep(time.Minute)
+			return bus.Postpone(24*time.Hour, errNo)
+		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		storeRange(t, st, "s.stuck", 0, 1)
+		pass(10 * time.Second) // the second attempt runs
+		storeRange(t, st, "s.stuck", 1, 1200)
+		storeRange(t, st, "s.other", 0, 3)
+		pass(10 * time.Minute)
+		dead := letters(t, st, bus.DeadFilter{})
+		if other.distinct() != 3 || len(dead) != 1200 || dead[0].Sequence != 1 || dead[0].Attempt != 1 {
+			t.Errorf("%d of another key were handled, %d dead letters: %+v", other.distinct(), len(dead), dead[:min(len(dead), 1)])
+		}
+		mustBeDone(t, b, "S", "c")
+	})
+}
+
+// However few messages a durable may have out: one that fails with nothing behind it is
+// tried again.
+func TestParkKeyOfASmallDurable(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		_, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "c", FilterSubject: "s.*",
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 3})
+		must(t, err)
+		consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+			if m.Attempt < 3 {
+				return errNo
+			}
+			return nil
+		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		storeKeys(t, st, 1, 1)
+		pass(time.Minute)
+		if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) != 0 {
+			t.Errorf("dead letters: %v", dead)
+		}
+		mustBeDone(t, b, "S", "c")
+	})
 }
 
 // With BlockKey all keys wait when nothing more fits. That is told, and ends with the

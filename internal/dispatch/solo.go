@@ -3,13 +3,22 @@ package dispatch
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Solo lets some messages run with nothing beside them. While one of those runs, or
-// waits for the others to end, what else comes is kept. The zero value is ready. Safe
-// for concurrent use.
+// shortHold is how long others are kept at first for one that is to run alone.
+const shortHold = 10 * time.Second
+
+// Solo lets some messages run with nothing beside them. While one of those runs what
+// else comes is kept. The zero value is ready. Safe for concurrent use.
+//
+// While one waits for what runs to end, others are kept for 10 s. If something runs
+// still, they are let in until all that ran at that moment has ended. Then they are kept
+// again, for half as long as the one has waited, and so on. So a slow handler holds up
+// nobody for long, and under whatever load the one begins after a few times what the
+// slowest handler takes.
 type Solo struct {
 	mu      sync.Mutex
 	stopped bool
@@ -18,10 +27,15 @@ type Solo struct {
 	called  *wire.Stored    // runs alone next; it is on its way
 	first   []wire.Delivery // kept, to run alone
 	others  []wire.Delivery // kept
+
+	// While first waits for what runs.
+	since time.Time                 // it does
+	until time.Time                 // others are kept, or were
+	after map[*wire.Stored]struct{} // those of what runs that were let in after that
 }
 
 // Enter returns true when d may run now; Leave must follow. Otherwise it is kept until
-// Leave or Stop returns it.
+// Leave, Overdue or Stop returns it.
 func (s *Solo) Enter(d wire.Delivery, alone bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,30 +46,55 @@ func (s *Solo) Enter(d wire.Delivery, alone bool) bool {
 		s.called, s.alone = nil, true
 	case alone:
 		s.first = append(s.first, d)
+		if len(s.first) == 1 {
+			s.since = time.Now()
+			s.holdLocked(s.since)
+		}
 		return false
-	case s.alone || s.called != nil || len(s.first) > 0:
+	case s.alone || s.called != nil || len(s.first) > 0 && time.Now().Before(s.until):
 		s.others = append(s.others, d)
 		return false
+	case len(s.first) > 0:
+		s.after[d.Stored] = struct{}{}
 	}
 	s.running++
 	return true
 }
 
-// Leave ends the run of a message. It returns those that come next; they must enter
-// again.
-func (s *Solo) Leave() (next []wire.Delivery) {
+// holdLocked begins to keep others for the first that is to run alone.
+func (s *Solo) holdLocked(now time.Time) {
+	s.until = now.Add(max(shortHold, now.Sub(s.since)/2))
+	s.after = make(map[*wire.Stored]struct{})
+}
+
+// Leave ends the run of d. It returns those that come next; they must enter again.
+func (s *Solo) Leave(d wire.Delivery) (next []wire.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running--
 	s.alone = false
+	delete(s.after, d.Stored)
 	switch {
-	case s.running > 0:
-	case len(s.first) > 0:
+	case s.running == 0 && len(s.first) > 0:
 		next = s.first[:1:1]
 		s.first, s.called = s.first[1:], next[0].Stored
-	default:
+	case s.running == 0:
 		next, s.others = s.others, nil
+	case len(s.first) > 0 && len(s.after) == s.running: // what ran when they were let in has ended
+		s.holdLocked(time.Now())
 	}
+	return next
+}
+
+// Overdue returns those that have been kept long enough for one that waits. They must
+// enter again.
+func (s *Solo) Overdue(now time.Time) (next []wire.Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone || s.called != nil || len(s.first) == 0 || now.Before(s.until) {
+		return nil
+	}
+	next, s.others = s.others, nil
 	return next
 }
 

@@ -73,7 +73,7 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 			if outcomes != nil {
 				outcome = outcomes[i]
 			}
-			d.leaveSolo()
+			d.leaveSolo(batch[i])
 			d.conclude(batch[i], outcome)
 		}
 	}()

@@ -23,6 +23,7 @@ func (d *Durable) keep() {
 		d.retryDue(now)
 		d.keepAlive(now)
 		d.lookAtStuck()
+		d.pushAll(d.solo.Overdue(now))
 		for _, s := range d.sources {
 			s.listenForLife(now)
 			s.watchGate(now)

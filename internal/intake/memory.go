@@ -68,7 +68,7 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	if !d.solo.Enter(del, del.Stored.Trial == wire.Alone) {
 		return outcome, false
 	}
-	defer d.leaveSolo()
+	defer d.leaveSolo(del)
 	if del.Stored.Trial == wire.Untried {
 		return d.call(del), true
 	}
@@ -99,9 +99,11 @@ func (d *Durable) call(del wire.Delivery) settle.Outcome {
 	return d.cfg.Run(del)
 }
 
-func (d *Durable) leaveSolo() {
-	for _, next := range d.solo.Leave() {
-		d.push(next)
+func (d *Durable) leaveSolo(del wire.Delivery) { d.pushAll(d.solo.Leave(del)) }
+
+func (d *Durable) pushAll(ds []wire.Delivery) {
+	for _, del := range ds {
+		d.push(del)
 	}
 }
 

@@ -11,7 +11,8 @@ type stuckKey struct {
 	head   wire.Delivery
 	err    error // of its last attempt
 	told   bool
-	giveUp bool // at its next failure, or at once where it waits
+	giveUp bool // at its next failure, or as soon as it waits
+	taken  bool // it waited, and has been given up
 }
 
 // failed notes that del, which was tried, has failed and will be tried again. It returns true when that
@@ -42,9 +43,12 @@ func (d *Durable) unstick(del *wire.Delivery) {
 	d.mu.Unlock()
 }
 
+// manyBehind is how many messages of a key must wait for it to be stuck.
+func (d *Durable) manyBehind() int { return max(d.cfg.Most/4, 1) }
+
 // crowd notes that one more message waits behind another.
 func (d *Durable) crowd(key string) {
-	if d.lanes.Behind(key) < d.cfg.Most/4 {
+	if d.lanes.Behind(key) < d.manyBehind() {
 		return
 	}
 	d.mu.Lock()
@@ -71,7 +75,7 @@ func (d *Durable) lookAtStuck() {
 		if behind > longest {
 			most, longest = k, behind
 		}
-		if behind >= d.cfg.Most/4 {
+		if behind >= d.manyBehind() || k.giveUp {
 			givenUp = d.declareStuckLocked(givenUp, k, behind)
 		}
 	}
@@ -79,9 +83,7 @@ func (d *Durable) lookAtStuck() {
 		givenUp = d.declareStuckLocked(givenUp, most, longest)
 	}
 	d.mu.Unlock()
-	for _, del := range givenUp {
-		d.push(del)
-	}
+	d.pushAll(givenUp)
 }
 
 // declareStuckLocked adds to ds the first message of k when that is given up now.
@@ -90,17 +92,21 @@ func (d *Durable) declareStuckLocked(ds []wire.Delivery, k *stuckKey, behind int
 		k.told = true
 		d.tellLocked(&KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: behind, Err: k.err})
 	}
-	if !d.cfg.GiveUpStuck || k.giveUp {
+	if !d.cfg.GiveUpStuck || k.taken {
 		return ds
 	}
 	k.giveUp = true
 	del, ok := d.waiting.take(k.head.Stored)
 	if !ok {
-		return ds // it runs; its failure is the last
+		d.crowded = true // it runs; its failure is the last, but it may be postponed
+		return ds
 	}
+	k.taken = true
 	d.sources[del.Stored.Source].waiting--
-	del.Stored.Dead = k.err
-	del.Stored.Attempt-- // the next one, which is not made
+	if del.Stored.Dead == nil { // else it only waits to be buried
+		del.Stored.Dead = k.err
+		del.Stored.Attempt-- // the next one, which is not made
+	}
 	return append(ds, del)
 }
 
