@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -186,9 +185,8 @@ func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
 	if d.Stored.Dead == nil {
 		return nil
 	}
-	text := d.Stored.Dead.Error()
-	text = strings.ToValidUTF8(text[:min(len(text), dead.MaxError)], "")
-	return &claim.Verdict{Cause: string(f.c.retry.causeOf(d.Stored.Dead)), Error: text, Attempts: d.Stored.Attempt}
+	return &claim.Verdict{Cause: string(f.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+		Attempts: d.Stored.Attempt}
 }
 
 func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(claim.IDOf(d)) }

@@ -137,6 +137,8 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 			panic("ouch")
 		case m.Subject == "s.permanent":
 			return bus.Permanent(errors.New("never"))
+		case m.Subject == "s.long":
+			return errors.New(strings.Repeat("ä", 1<<20)) // no message has room for it
 		}
 		return errors.New("no luck")
 	}, opts...)
@@ -148,6 +150,7 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 		"s.error":     {bus.CauseError, 3, "no luck"},
 		"s.panic":     {bus.CausePanic, 3, "bus: handler panicked: ouch"},
 		"s.permanent": {bus.CausePermanent, 1, "never"},
+		"s.long":      {bus.CauseError, 3, "ää"},
 		"s.malformed": {bus.CauseMalformed, 1, "decode application/json"},
 	}
 	for subject := range want {

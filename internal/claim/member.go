@@ -340,7 +340,10 @@ func (m *Member) tell(t Task, r report) (counts bool) {
 		switch {
 		case err == nil:
 			return a.OK
-		case m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // a new owner hears of it by the next beat, at the latest
+		case errors.Is(err, nats.ErrMaxPayload) && r.Failed && r.Error != textTooLong: // it never passes
+			r.Error = textTooLong
+			continue
+		case errors.Is(err, nats.ErrMaxPayload), m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // an owner hears of it by its next beats, at the latest
 			return false
 		}
 		select {
