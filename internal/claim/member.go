@@ -292,7 +292,7 @@ func (m *Member) hold(lead *Lead) {
 	switch {
 	case err != nil: // it gives out no more once it cannot be sure
 		return
-	case epoch == lead.epoch:
+	case epoch == lead.epoch && h.Member == m.cfg.ID: // a stream that was made anew repeats its epochs
 		lead.crew.renew(time.Now(), began.Add(m.cfg.TTL/2))
 		return
 	}

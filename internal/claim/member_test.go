@@ -73,6 +73,27 @@ func TestClaimsThatAreRemoved(t *testing.T) {
 	})
 }
 
+// A stream of claims that was removed and made anew repeats its epochs: the owner from
+// before sees that the claim with its epoch is another's.
+func TestClaimsThatAreMadeAnew(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(3, 60)
+		a := w.join("a", 2)
+		time.Sleep(ttl + ttl/8) // between two looks
+		must(t, w.js.DeleteStream(t.Context(), claim.StreamOf("S")))
+		w.declare()
+		b := w.join("b", 2)
+		time.Sleep(ttl)
+		if a.Owns() || !b.Owns() || w.lost["a"] != 1 {
+			t.Errorf("owners: a %t, b %t; a lost the claim %d times", a.Owns(), b.Owns(), w.lost["a"])
+		}
+		w.await()
+		a.leave()
+		b.leave()
+		w.mustNotOverlap()
+	})
+}
+
 // Members that come take part at once, and those that go leave nothing behind.
 func TestMembersShareTheWork(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
