@@ -33,7 +33,7 @@ type taking interface {
 }
 
 // mostOut is how many messages of a durable with keys may be with handlers at once, in
-// all processes together.
+// all processes together, unless its owner alone has more.
 const mostOut = 256
 
 // shares reports whether the order by key is kept together with other processes.
@@ -56,7 +56,7 @@ type sharing struct {
 func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
 	hands := s.conf.Concurrency
-	s.conf.Concurrency, s.conf.Park = mostOut, nil
+	s.conf.Concurrency, s.conf.Park = max(mostOut, hands), nil
 	var err error
 	s.Member, err = claim.NewMember(claim.Config{
 		Link: c.bus.link, Names: claim.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),

@@ -213,3 +213,24 @@ func TestCloseInAHandlerOfAnother(t *testing.T) {
 		t.Errorf("handled %v", got)
 	}
 }
+
+// The owner alone may run as many handlers at once as it was asked to.
+func TestConcurrencyOfAnOwner(t *testing.T) {
+	t.Parallel()
+	_, _, sa, _ := two(t)
+	const keys = 300
+	storeKeys(t, sa, keys, keys)
+	var all sync.WaitGroup
+	all.Add(keys)
+	consume(t, sa, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+		all.Done()
+		all.Wait()
+		return nil
+	}, bus.KeyBySubject(), bus.Concurrency(keys))
+	together := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(together)
+	}()
+	wait(t, together, "all handlers at once")
+}
