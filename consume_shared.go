@@ -64,7 +64,7 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 		Run:     c.run,
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
-		Refused: c.refused,
+		Refused: s.refused,
 		Lost:    func(err error) { c.tell(EventOwnershipLost, c.superseded(err)) },
 		Trouble: func(err error) { c.tell(EventConsumerStalled, err) },
 	})
@@ -76,9 +76,10 @@ func (c *Consumer) tell(kind EventKind, err error) {
 }
 
 // refused reports an outcome that does not count.
-func (c *Consumer) refused(d *wire.Delivery) {
+func (s *sharing) refused(d *wire.Delivery) {
+	c := s.c
 	c.bus.report(Event{Kind: EventSettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
-		Sequence: d.Stored.Sequence, Err: c.superseded(claim.ErrLost)})
+		Sequence: d.Stored.Sequence, Err: c.superseded(s.Refusal())})
 }
 
 func (c *Consumer) superseded(err error) error {
@@ -90,7 +91,7 @@ func (s *sharing) open(lead *claim.Lead) (claim.Intake, error) {
 	ctx, done := s.c.bus.bound(context.Background())
 	defer done()
 	conf := s.conf
-	conf.Run, conf.Claim = lead.Run, fenced{lead, s.c}
+	conf.Run, conf.Claim = lead.Run, fenced{lead, s}
 	if err := s.c.remember(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (s *sharing) Lag() (messages int, oldest time.Time) {
 // fenced is the claim of an owner, for its intake.
 type fenced struct {
 	*claim.Lead
-	c *Consumer
+	s *sharing
 }
 
 func (f fenced) Settled(d *wire.Delivery) bool {
@@ -175,7 +176,7 @@ func (f fenced) Settled(d *wire.Delivery) bool {
 func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
 	f.Lead.Settle(claim.IDOf(d), f.verdict(d), func(ok bool) {
 		if !ok {
-			f.c.refused(d)
+			f.s.refused(d)
 		}
 		then(ok)
 	})
@@ -185,7 +186,7 @@ func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
 	if d.Stored.Dead == nil {
 		return nil
 	}
-	return &claim.Verdict{Cause: string(f.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+	return &claim.Verdict{Cause: string(f.s.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
 		Attempts: d.Stored.Attempt}
 }
 

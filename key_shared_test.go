@@ -234,3 +234,28 @@ func TestConcurrencyOfAnOwner(t *testing.T) {
 	}()
 	wait(t, together, "all handlers at once")
 }
+
+// The outcome of a handler that runs beyond Stop is refused, with the reason, and its
+// message comes again.
+func TestStopWithAHandlerOfAnOwner(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	_, _, _, sb := two(t, record)
+	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.AckWait(time.Second)}
+	storeRange(t, sb, "s.a", 0, 1)
+	busy, free, again := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+	con := consume(t, sb, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+		close(busy)
+		<-free
+		return nil
+	}, opts...)
+	wait(t, busy, "the handler")
+	con.Stop()
+	close(free)
+	hasText(t, nextEvent(t, events, bus.EventSettlementRefused).Err, "had ended here")
+	consume(t, sb, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+		again <- m.Data
+		return nil
+	}, opts...)
+	receive(t, again)
+}
