@@ -314,8 +314,11 @@ func (c *Consumer) Drain(ctx context.Context) error {
 // Stop takes no more messages, gives back those that were not begun, and ends the
 // consumer in this process without waiting for its handlers. Those that run may
 // finish, and settle their messages; nobody keeps these alive any more, so after
-// AckWait they come again, here or elsewhere. Where a Drain waits already, Stop does
-// nothing.
+// AckWait they come again, here or elsewhere. With keys, where several processes can
+// keep the order together, those that run may not settle any more, since the next owner
+// does: their outcomes are refused (EventSettlementRefused) and their messages come
+// again; what another process gave this one is given out again at once. Where a Drain
+// waits already, Stop does nothing.
 func (c *Consumer) Stop() {
 	if c.none() {
 		return

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +33,7 @@ type taking interface {
 }
 
 // mostOut is how many messages of a durable with keys may be with handlers at once, in
-// all processes together.
+// all processes together, unless its owner alone has more.
 const mostOut = 256
 
 // shares reports whether the order by key is kept together with other processes.
@@ -57,7 +56,7 @@ type sharing struct {
 func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
 	hands := s.conf.Concurrency
-	s.conf.Concurrency, s.conf.Park = mostOut, nil
+	s.conf.Concurrency, s.conf.Park = max(mostOut, hands), nil
 	var err error
 	s.Member, err = claim.NewMember(claim.Config{
 		Link: c.bus.link, Names: claim.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
@@ -65,7 +64,7 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 		Run:     c.run,
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
-		Refused: c.refused,
+		Refused: s.refused,
 		Lost:    func(err error) { c.tell(EventOwnershipLost, c.superseded(err)) },
 		Trouble: func(err error) { c.tell(EventConsumerStalled, err) },
 	})
@@ -77,9 +76,10 @@ func (c *Consumer) tell(kind EventKind, err error) {
 }
 
 // refused reports an outcome that does not count.
-func (c *Consumer) refused(d *wire.Delivery) {
+func (s *sharing) refused(d *wire.Delivery) {
+	c := s.c
 	c.bus.report(Event{Kind: EventSettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
-		Sequence: d.Stored.Sequence, Err: c.superseded(claim.ErrLost)})
+		Sequence: d.Stored.Sequence, Err: c.superseded(s.Refusal())})
 }
 
 func (c *Consumer) superseded(err error) error {
@@ -91,7 +91,7 @@ func (s *sharing) open(lead *claim.Lead) (claim.Intake, error) {
 	ctx, done := s.c.bus.bound(context.Background())
 	defer done()
 	conf := s.conf
-	conf.Run, conf.Claim = lead.Run, fenced{lead, s.c}
+	conf.Run, conf.Claim = lead.Run, fenced{lead, s}
 	if err := s.c.remember(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (s *sharing) Lag() (messages int, oldest time.Time) {
 // fenced is the claim of an owner, for its intake.
 type fenced struct {
 	*claim.Lead
-	c *Consumer
+	s *sharing
 }
 
 func (f fenced) Settled(d *wire.Delivery) bool {
@@ -176,7 +176,7 @@ func (f fenced) Settled(d *wire.Delivery) bool {
 func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
 	f.Lead.Settle(claim.IDOf(d), f.verdict(d), func(ok bool) {
 		if !ok {
-			f.c.refused(d)
+			f.s.refused(d)
 		}
 		then(ok)
 	})
@@ -186,9 +186,8 @@ func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
 	if d.Stored.Dead == nil {
 		return nil
 	}
-	text := d.Stored.Dead.Error()
-	text = strings.ToValidUTF8(text[:min(len(text), dead.MaxError)], "")
-	return &claim.Verdict{Cause: string(f.c.retry.causeOf(d.Stored.Dead)), Error: text, Attempts: d.Stored.Attempt}
+	return &claim.Verdict{Cause: string(f.s.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+		Attempts: d.Stored.Attempt}
 }
 
 func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(claim.IDOf(d)) }

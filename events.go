@@ -58,7 +58,8 @@ const (
 	// EventSettlementRefused: a handler of a durable with keys has ended, and its
 	// outcome does not count, as this process was taken for dead meanwhile, or the one
 	// that had given it the message died: another one handles the message too, in the
-	// former case perhaps at the same time.
+	// former case perhaps at the same time. Or the consumer had ended before its
+	// handler, by Stop or as it could not wait longer; then the message comes again.
 	EventSettlementRefused EventKind = "settlement refused"
 )
 

@@ -137,6 +137,8 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 			panic("ouch")
 		case m.Subject == "s.permanent":
 			return bus.Permanent(errors.New("never"))
+		case m.Subject == "s.long":
+			return errors.New(strings.Repeat("ä", 1<<20)) // no message has room for it
 		}
 		return errors.New("no luck")
 	}, opts...)
@@ -148,6 +150,7 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 		"s.error":     {bus.CauseError, 3, "no luck"},
 		"s.panic":     {bus.CausePanic, 3, "bus: handler panicked: ouch"},
 		"s.permanent": {bus.CausePermanent, 1, "never"},
+		"s.long":      {bus.CauseError, 3, "ää"},
 		"s.malformed": {bus.CauseMalformed, 1, "decode application/json"},
 	}
 	for subject := range want {
@@ -209,4 +212,50 @@ func TestCloseInAHandlerOfAnother(t *testing.T) {
 	if slices.Sort(got); !slices.Equal(got, []uint64{1, 2}) {
 		t.Errorf("handled %v", got)
 	}
+}
+
+// The owner alone may run as many handlers at once as it was asked to.
+func TestConcurrencyOfAnOwner(t *testing.T) {
+	t.Parallel()
+	_, _, sa, _ := two(t)
+	const keys = 300
+	storeKeys(t, sa, keys, keys)
+	var all sync.WaitGroup
+	all.Add(keys)
+	consume(t, sa, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+		all.Done()
+		all.Wait()
+		return nil
+	}, bus.KeyBySubject(), bus.Concurrency(keys))
+	together := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(together)
+	}()
+	wait(t, together, "all handlers at once")
+}
+
+// The outcome of a handler that runs beyond Stop is refused, with the reason, and its
+// message comes again.
+func TestStopWithAHandlerOfAnOwner(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	_, _, _, sb := two(t, record)
+	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.AckWait(time.Second)}
+	storeRange(t, sb, "s.a", 0, 1)
+	busy, free, again := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+	con := consume(t, sb, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+		close(busy)
+		<-free
+		return nil
+	}, opts...)
+	wait(t, busy, "the handler")
+	con.Stop()
+	close(free)
+	hasText(t, nextEvent(t, events, bus.EventSettlementRefused).Err, "had ended here")
+	consume(t, sb, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+		again <- m.Data
+		return nil
+	}, opts...)
+	receive(t, again)
 }

@@ -39,8 +39,9 @@ type Fence struct {
 // it is forgotten.
 type entry struct {
 	Entry
-	then func(ok bool) // called once it is recorded, or cannot be
-	sent bool          // its acknowledgement is on its way
+	then    func(ok bool) // called once it is recorded, or cannot be
+	written bool          // a record has it, or may have
+	sent    bool          // its acknowledgement is on its way
 }
 
 // NewFence returns the fence of an epoch, which begins with what the owners before
@@ -51,7 +52,7 @@ func NewFence(s *Store, epoch uint64, before Record, timeout time.Duration, conf
 	f := &Fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, tell: lost, entries: make(map[ID]*entry),
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, e := range before.Entries {
-		f.entries[e.ID] = &entry{Entry: e}
+		f.entries[e.ID] = &entry{Entry: e, written: true}
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
 	go f.commit()
@@ -260,17 +261,44 @@ func patience(ctx context.Context, d time.Duration) (context.Context, context.Ca
 	}
 }
 
-// batch takes what no record has, and returns the record that has it.
+// batch takes of what no record has as much as there is room for, and returns the record
+// that has it.
 func (f *Fence) batch() ([]*entry, Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	batch := f.noted
-	f.noted = nil
+	n := f.fitLocked()
+	batch := f.noted[:n:n]
+	f.noted = f.noted[n:]
+	for _, e := range batch {
+		e.written = true
+	}
 	r := Record{Entries: make([]Entry, 0, len(f.entries))}
 	for _, e := range f.entries {
-		r.Entries = append(r.Entries, e.Entry)
+		if e.written {
+			r.Entries = append(r.Entries, e.Entry)
+		}
 	}
 	return batch, r
+}
+
+// fitLocked is how many of those noted fill half a message, which leaves the other half
+// for those that wait for a confirmation; at least one.
+func (f *Fence) fitLocked() (n int) {
+	room := f.store.link.MaxPayload() / 2
+	for n < len(f.noted) && room > 0 {
+		room -= f.noted[n].mostBytes()
+		n++
+	}
+	return n
+}
+
+// mostBytes is at most how long e is in a record. An escaped character takes six bytes.
+func (e *entry) mostBytes() int {
+	const numbers = 128
+	if e.Dead == nil {
+		return numbers
+	}
+	return 2*numbers + 6*len(e.Dead.Error)
 }
 
 // putBack notes once more what could not be recorded; after a loss it is refused.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +170,25 @@ func TestFenceOfAStaleOwner(t *testing.T) {
 		if err := f.Flush(t.Context()); !errors.Is(err, claim.ErrLost) {
 			t.Errorf("Flush returns %v", err)
 		}
+		f.Close()
+	})
+}
+
+// More dead letters at once than one record has room for are in several.
+func TestRecordsFitAMessage(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, _, end := w.stores()
+		defer end()
+		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+		must(t, err)
+		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() {})
+		for i := range uint64(500) {
+			id := claim.ID{Position: i + 1}
+			f.Settle(id, &claim.Verdict{Cause: "error", Error: strings.Repeat("\x01", 1024)}, func(ok bool) { f.Sent(id) })
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		must(t, f.Flush(ctx))
 		f.Close()
 	})
 }

@@ -50,6 +50,17 @@ func (m *Member) leave(ctx context.Context) {
 	}
 }
 
+// ErrEnded is why an outcome does not count that came after Drain had stopped waiting.
+var ErrEnded = errors.New("the consumer had ended here before the handler did; the message comes again")
+
+// Refusal is why an outcome does not count now.
+func (m *Member) Refusal() error {
+	if m.ctx.Err() != nil {
+		return ErrEnded
+	}
+	return ErrLost
+}
+
 // Owns reports whether this process is the owner.
 func (m *Member) Owns() bool { return m.owning() != nil }
 

@@ -292,7 +292,7 @@ func (m *Member) hold(lead *Lead) {
 	switch {
 	case err != nil: // it gives out no more once it cannot be sure
 		return
-	case epoch == lead.epoch:
+	case epoch == lead.epoch && h.Member == m.cfg.ID: // a stream that was made anew repeats its epochs
 		lead.crew.renew(time.Now(), began.Add(m.cfg.TTL/2))
 		return
 	}
@@ -340,7 +340,10 @@ func (m *Member) tell(t Task, r report) (counts bool) {
 		switch {
 		case err == nil:
 			return a.OK
-		case m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // a new owner hears of it by the next beat, at the latest
+		case errors.Is(err, nats.ErrMaxPayload) && r.Failed && r.Error != textTooLong: // it never passes
+			r.Error = textTooLong
+			continue
+		case errors.Is(err, nats.ErrMaxPayload), m.ctx.Err() != nil, m.hands.givenUp(), epoch != t.Epoch: // an owner hears of it by its next beats, at the latest
 			return false
 		}
 		select {

@@ -1,7 +1,9 @@
 package claim_test
 
 import (
+	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +72,28 @@ func TestClaimsThatAreRemoved(t *testing.T) {
 		}
 		w.await()
 		p.leave()
+	})
+}
+
+// A stream of claims that was removed and made anew repeats its epochs: the owner from
+// before sees that the claim with its epoch is another's.
+func TestClaimsThatAreMadeAnew(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.publish(3, 1)
+		a := w.join("a", 2)
+		time.Sleep(ttl + ttl/8) // it has nothing to write, and is between two looks
+		must(t, w.js.DeleteStream(t.Context(), claim.StreamOf("S")))
+		w.declare()
+		b := w.join("b", 2)
+		time.Sleep(ttl)
+		if a.Owns() || !b.Owns() || w.lost["a"] != 1 {
+			t.Errorf("owners: a %t, b %t; a lost the claim %d times", a.Owns(), b.Owns(), w.lost["a"])
+		}
+		w.publish(3, 20)
+		w.await()
+		a.leave()
+		b.leave()
+		w.mustNotOverlap()
 	})
 }
 
@@ -273,4 +297,31 @@ func TestMembersAtRandom(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A text that a message has no room for, even shortened, is replaced: without an outcome
+// its key would stand still.
+func TestTextOfAFailureThatDoesNotPass(t *testing.T) {
+	inWorldWith(t, 1024, func(t *testing.T, w *world) {
+		w.fails = errors.New(strings.Repeat("x", 2000))
+		w.publish(6, 2)
+		a := w.join("a", 1)
+		synctest.Wait()
+		b := w.join("b", 4)
+		w.await()
+		a.leave()
+		b.leave()
+		heard := 0
+		for _, err := range w.failures {
+			if f, ok := errors.AsType[*claim.Failure](err); ok {
+				heard++
+				if !strings.Contains(f.Text, "too long to be sent") {
+					t.Errorf("the owner hears %q", f.Text)
+				}
+			}
+		}
+		if heard == 0 {
+			t.Errorf("the owner hears of none of the member's %d failures", b.Begun())
+		}
+	})
 }

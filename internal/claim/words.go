@@ -75,6 +75,9 @@ type report struct {
 	Returned  bool          `json:"returned,omitempty"` // it was not begun, or cut off
 }
 
+// textTooLong is what the owner hears of an error whose text does not pass.
+const textTooLong = "the text of the error is too long to be sent"
+
 // Failure is the error of a handler that ran in another process.
 type Failure struct {
 	Cause string // what kind of failure
@@ -86,7 +89,7 @@ func (f *Failure) Error() string { return f.Text }
 func reportOf(o settle.Outcome, cause func(error) string) report {
 	r := report{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Postponed: o.Postponed, Returned: o.Returned}
 	if o.Err != nil {
-		r.Failed, r.Error, r.Cause = true, o.Err.Error(), cause(o.Err)
+		r.Failed, r.Error, r.Cause = true, dead.Shorten(o.Err.Error()), cause(o.Err)
 	}
 	return r
 }

@@ -51,18 +51,27 @@ type world struct {
 	lost     map[string]int
 	troubles []error
 	trouble  bool      // there may be some
+	fails    error     // what handlers return
+	failures []error   // as the owners hear of them
 	dirty    time.Time // when an owner ended that drained not
 }
 
 // inWorld runs f in virtual time.
 func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
+	inWorldWith(t, 1<<20, f)
+}
+
+// inWorldWith has a server with a limit for messages.
+func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world)) {
+	t.Helper()
 	t.Parallel()
 	ats.Register()
 	defer ats.Unregister()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir})
+		s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir,
+			MaxPayload: maxPayload})
 		must(t, err)
 		s.Start()
 		if !s.ReadyForConnections(10 * time.Second) {
@@ -225,6 +234,15 @@ func (w *world) count(what map[string]int, name string) {
 	what[name]++
 }
 
+func (w *world) fail(err error) {
+	if err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failures = append(w.failures, err)
+}
+
 // handle is the handler.
 func (p *process) handle(d wire.Delivery) settle.Outcome {
 	w, key := p.w, d.Subject
@@ -243,7 +261,7 @@ func (p *process) handle(d wire.Delivery) settle.Outcome {
 	i := slices.Index(w.at[key], p.name)
 	w.at[key] = slices.Delete(w.at[key], i, i+1)
 	w.mu.Unlock()
-	return settle.Outcome{}
+	return settle.Outcome{Err: w.fails}
 }
 
 func (p *process) leave() {
@@ -316,9 +334,11 @@ func (f *fake) one(d *wire.Delivery) bool {
 		f.lead.Sent(id)
 		return true
 	}
-	if f.lead.Run(*d).Returned {
+	o := f.lead.Run(*d)
+	if o.Returned {
 		return false
 	}
+	f.p.w.fail(o.Err)
 	f.lead.Settle(id, nil, func(ok bool) {
 		if !ok {
 			f.p.w.count(f.p.w.refused, f.p.name)

@@ -130,11 +130,11 @@ func oneLine(text string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(text, "?"))
-	if len(text) > MaxError {
-		text = strings.ToValidUTF8(text[:MaxError], "")
-	}
-	return strings.TrimSpace(text)
+	return strings.TrimSpace(Shorten(text))
 }
+
+// Shorten returns as much of an error's text as a copy keeps, in valid UTF-8.
+func Shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), MaxError)], "") }
 
 // Parse returns the copy that a message holds. An error means that it is none.
 func Parse(h wire.Header, data []byte) (*Copy, error) {

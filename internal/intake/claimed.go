@@ -2,10 +2,7 @@ package intake
 
 import (
 	"context"
-	"errors"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -122,24 +119,51 @@ func (d *Durable) Wait(ctx context.Context) error {
 }
 
 // Confirm waits until the server has processed the settlements that were sent before.
-// Each consumer takes them in order, so repeating the last one as a request tells.
 func (d *Durable) Confirm(ctx context.Context) error {
 	for _, s := range d.sources {
-		d.mu.Lock()
-		last := s.lastEnd
-		d.mu.Unlock()
-		if last == "" {
-			continue
-		}
-		_, err := d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
-		if err != nil && (!errors.Is(err, nats.ErrNoResponders) || !d.isGone(ctx)) {
+		if err := s.confirm(ctx); err != nil {
 			return err
 		}
-		d.mu.Lock()
-		if s.lastEnd == last {
-			s.lastEnd = ""
-		}
-		d.mu.Unlock()
 	}
 	return nil
+}
+
+// confirm does so for one consumer. It takes settlements in order, so repeating the last
+// one as a request tells. Where its message is no more, nothing is left to confirm.
+func (s *source) confirm(ctx context.Context) error {
+	s.d.mu.Lock()
+	last := s.lastEnd
+	s.d.mu.Unlock()
+	if last == "" {
+		return nil
+	}
+	err := s.confirmOne(ctx, last)
+	if err != nil && !s.forgot(ctx, last) {
+		return err
+	}
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	if s.lastEnd == last {
+		s.lastEnd = ""
+	}
+	return nil
+}
+
+// confirmOne leaves half of the time for a question, since there may never be an answer.
+func (s *source) confirmOne(ctx context.Context, last string) error {
+	if end, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithDeadline(ctx, end.Add(-time.Until(end)/2))
+		defer cancel()
+		ctx = half
+	}
+	_, err := s.d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
+	return err
+}
+
+// forgot reports whether the consumer is gone, or is before the message that was settled
+// at last: it was sent back, or made anew, and answers for no such message.
+func (s *source) forgot(ctx context.Context, last string) bool {
+	var at wire.Stored
+	i := s.state(ctx)
+	return i != nil && (i.gone() || i.Type == infoType && at.ReadAck(last) == nil && i.Delivered.Stream < at.Sequence)
 }

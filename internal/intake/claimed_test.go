@@ -3,9 +3,12 @@ package intake_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/intake"
@@ -56,10 +59,10 @@ func (c *claims) Flush(context.Context) error {
 }
 
 // openClaimed makes a Durable with a claim, for messages without keys.
-func openClaimed(t *testing.T, o *origin, c *claims, run func(wire.Delivery) settle.Outcome, bury func(wire.Delivery) error) *intake.Durable {
+func openClaimed(t *testing.T, o *origin, c *claims, run func(wire.Delivery) settle.Outcome, bury func(wire.Delivery) error, more ...intake.Source) *intake.Durable {
 	t.Helper()
 	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
-		Source: intake.Source{Next: nextSubject}, Concurrency: 4, Window: window, AckWait: 30 * time.Second,
+		Source: intake.Source{Next: nextSubject}, More: more, Concurrency: 4, Window: window, AckWait: 30 * time.Second,
 		Policy: settle.Policy{MaxAttempts: 1}, Timeout: 5 * time.Second, Run: run, Bury: bury, Claim: c,
 		Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
 		Stalled:  func(error) {},
@@ -161,5 +164,52 @@ func TestReturnedMessagesAreGivenBack(t *testing.T) {
 	}
 	if s := o.settled(); s.seq != 1 || s.body != "-NAK 0s" {
 		t.Errorf("settlement %+v", s)
+	}
+}
+
+// What was settled at a consumer that is no more needs no confirmation, nor what was
+// settled at one that was made anew and has not sent that message. Each source is asked
+// about its own.
+func TestConfirmWhereTheConsumerIsGone(t *testing.T) {
+	t.Parallel()
+	const header, none = "NATS/1.0 503", ""
+	for name, c := range map[string]struct {
+		ack, info string // the answers: a header to the one, a body to the other
+		confirmed bool
+	}{
+		"gone":       {header, `{"error":{"err_code":10014}}`, true},
+		"made anew":  {none, `{"type":"io.nats.jetstream.api.v1.consumer_info_response","delivered":{"stream_seq":6}}`, true},
+		"slow":       {none, `{"type":"io.nats.jetstream.api.v1.consumer_info_response","delivered":{"stream_seq":7}}`, false},
+		"not asked":  {none, none, false},
+		"no leader":  {header, none, false},
+		"other word": {none, `{"type":"other"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin(t)
+				inbox := make(chan string, 10)
+				o.answer = func(conn *originConn, e event) {
+					switch {
+					case e.subject == "next.R.C":
+						inbox <- e.reply
+					case e.subject == "info.R.C" && c.info != none:
+						conn.deliver(e.reply, "", c.info)
+					case strings.HasPrefix(e.subject, "$JS.ACK.R.") && c.ack != none:
+						conn.deliverHeader(e.reply, "", c.ack)
+					}
+				}
+				d := openClaimed(t, o, &claims{halted: make(chan struct{})}, func(wire.Delivery) settle.Outcome { return done }, nil,
+					intake.Source{Next: "next.R.C", Info: "info.R.C"})
+				o.current().deliver(<-inbox, fmt.Sprintf("$JS.ACK.R.C.1.7.7.%d.0", time.Now().UnixNano()), "message")
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+				defer cancel()
+				if err := d.Confirm(ctx); (err == nil) != c.confirmed {
+					t.Errorf("Confirm returns %v", err)
+				}
+				d.Abandon()
+			})
+		})
 	}
 }

@@ -108,10 +108,19 @@ func (s *source) goneLocked() {
 
 // isGone asks and waits for the answer. Without one it is false.
 func (d *Durable) isGone(ctx context.Context) bool {
-	reply, err := d.link.Request(ctx, &wire.Out{Subject: d.cfg.Info})
+	i := d.sources[0].state(ctx)
+	return i != nil && i.gone()
+}
+
+// state asks about the consumer and waits for the answer, nil where there is none.
+func (s *source) state(ctx context.Context) *info {
+	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
 	if err != nil {
-		return false
+		return nil
 	}
 	var i info
-	return json.Unmarshal(reply.Data, &i) == nil && i.gone()
+	if json.Unmarshal(reply.Data, &i) != nil {
+		return nil
+	}
+	return &i
 }

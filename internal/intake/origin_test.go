@@ -23,7 +23,8 @@ const nextSubject = "next.S.C"
 type origin struct {
 	t      *testing.T
 	link   *link.Link
-	events chan event // pull requests and settlements, in the order sent
+	events chan event               // pull requests and settlements, in the order sent
+	answer func(*originConn, event) // to a request, instead of a confirmation; set before anything is asked
 
 	mu   sync.Mutex
 	conn *originConn // the latest
@@ -109,7 +110,10 @@ func (o *origin) read(c *originConn) {
 
 // take notes an event, and confirms where that is asked for.
 func (o *origin) take(c *originConn, e event) {
-	if e.reply != "" && strings.HasPrefix(e.subject, "$JS.ACK.") {
+	switch {
+	case e.reply != "" && o.answer != nil:
+		o.answer(c, e)
+	case e.reply != "" && strings.HasPrefix(e.subject, "$JS.ACK."):
 		c.deliver(e.reply, "", "")
 	}
 	o.events <- e
