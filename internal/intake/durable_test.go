@@ -60,10 +60,10 @@ type durable struct {
 
 // open makes a Durable on a connection of its own that run handles the messages
 // of. The caller starts it.
-func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) settle.Outcome) *durable {
+func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) settle.Outcome, changes ...func(*intake.DurableConfig)) *durable {
 	t.Helper()
 	r := new(reports)
-	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
+	c := intake.DurableConfig{
 		Source:      intake.Source{Next: nextSubject},
 		Concurrency: concurrency,
 		Window:      window,
@@ -73,7 +73,11 @@ func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) sett
 		Run:         run,
 		Settling:    func(wire.Delivery, string) func(error) { return func(error) {} },
 		Stalled:     r.add,
-	})
+	}
+	for _, change := range changes {
+		change(&c)
+	}
+	d, err := intake.OpenDurable(o.link, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -582,6 +586,33 @@ func TestDurableDrainGivesBackWhatWasNotBegun(t *testing.T) {
 			t.Errorf("called for %v", calls)
 		}
 	})
+}
+
+// Drain waits for the server's answer about the last settlement, also where that was of
+// a dead letter.
+func TestDurableDrainConfirms(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		body    string
+		outcome settle.Outcome
+	}{{"+ACK", done}, {"+TERM", settle.Outcome{Err: errFailed, Permanent: true}}} {
+		t.Run(c.body, func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t)
+			d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return c.outcome }, func(c *intake.DurableConfig) {
+				c.Bury = func(wire.Delivery) error { return nil }
+			})
+			d.Start()
+			o.send(o.pulled().inbox, 7, 1)
+			if got := o.settled(); got.seq != 7 || got.body != c.body {
+				t.Errorf("it was settled with %+v", got)
+			}
+			d.drained(t)
+			if _, more := o.all(); len(more) != 1 || more[0].seq != 7 {
+				t.Errorf("then came %+v", more)
+			}
+		})
+	}
 }
 
 // Whatever Drain meets (queued, running, failing, ripe for a retry), each message

@@ -100,6 +100,7 @@ func (s *source) goneLocked() {
 	}
 	now := time.Now()
 	s.begin(now, now.Add(askGone))
+	s.lastEnd = "" // nobody is there to confirm it
 	if !s.d.draining {
 		s.stalled = ErrSourceGone
 		s.d.tellLocked(ErrSourceGone)

@@ -54,6 +54,7 @@ type source struct {
 	created   time.Time // when the consumer was made, as far as that was said
 	repeat    bool      // the connection was lost; say again what may not have arrived
 	lastEnd   string    // where the last message was settled, unless that was confirmed
+	lastAt    uint64    // the sequence of that one
 	stale     int       // words of a server that is no more, which are not heard yet
 	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }

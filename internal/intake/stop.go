@@ -145,23 +145,15 @@ func (d *Durable) takeWaiting() []due {
 	return all
 }
 
-// confirm waits until the server has processed the acknowledgements. It takes
-// them in order, so repeating the last one and asking for an answer tells.
+// confirm waits until the server has processed what was settled. Of each consumer it
+// takes that in order, so repeating the last one and asking for an answer tells.
 func (d *Durable) confirm(ctx context.Context) error {
-	d.mu.Lock()
-	last, deleted := d.lastAck, d.err != nil
-	d.mu.Unlock()
-	if last == "" || deleted {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	err := d.repeat(ctx, last)
-	if errors.Is(err, nats.ErrNoResponders) && d.isGone(ctx) {
-		return nil // then nothing comes again
-	}
-	if err != nil {
-		return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+	for _, s := range d.sources {
+		if err := s.repeatLast(ctx); err != nil {
+			return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+		}
 	}
 	return nil
 }
