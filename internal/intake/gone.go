@@ -70,6 +70,7 @@ func (s *source) learn(m *nats.Msg) {
 	default:
 		next = s.noteLagLocked(&i)
 		if i.Type == infoType {
+			s.foundLocked()
 			begin = s.answeredLocked(time.Now(), &i)
 		}
 	}
@@ -104,6 +105,13 @@ func (s *source) goneLocked() {
 	if !s.d.draining {
 		s.stalled = ErrSourceGone
 		s.d.tellLocked(ErrSourceGone)
+	}
+}
+
+// foundLocked heeds that the consumer of s exists.
+func (s *source) foundLocked() {
+	if errors.Is(s.stalled, ErrSourceGone) {
+		s.stalled = nil
 	}
 }
 

@@ -46,7 +46,7 @@ type source struct {
 	waiting   int       // of the Durable's waiting
 	asked     int       // messages requested and not come yet
 	heard     time.Time // when the server last said something
-	stalled   error     // why no messages can be had; nil when some came since
+	stalled   error     // why no messages can be had; nil when some came since, or can come
 	pullAfter time.Time // no pull before
 	lag       lag
 	gate      gate      // with keys: whether all that is out is here
@@ -212,7 +212,8 @@ func (s *source) heed(m *nats.Msg) {
 	}
 	s.d.mu.Lock()
 	s.heard = time.Now()
-	if status == "100" {
+	if status == "100" { // a pull waits at the consumer
+		s.stalled = nil
 		s.d.mu.Unlock()
 		return
 	}
@@ -222,7 +223,7 @@ func (s *source) heed(m *nats.Msg) {
 	case description == "Consumer Deleted":
 		s.goneLocked()
 	case err == nil: // the end of a pull, with what it still had to deliver
-		s.asked = max(s.asked-left, 0)
+		s.asked, s.stalled = max(s.asked-left, 0), nil
 	default: // nobody there, or a refusal: begin afresh after a while
 		s.begin(s.heard, s.heard.Add(retryPull))
 		s.doubt = status == noResponders
