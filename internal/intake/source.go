@@ -97,6 +97,12 @@ func (s *source) take(m *nats.Msg) {
 		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
+	if s.Restore != nil {
+		if err := s.Restore(del); err != nil {
+			s.reject(del, m.Reply, err)
+			return
+		}
+	}
 	if s.settledBefore(del, m.Reply) {
 		s.pull()
 		return
@@ -131,10 +137,26 @@ func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
 	}
 	come.stored.Attempt, come.stored.Source, come.stored.Position = 1, s.index, come.stored.Sequence
 	come.del = wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &come.stored}
-	if s.Restore == nil {
-		return &come.del, nil
+	return &come.del, nil
+}
+
+// reject terminates del, which somebody else has put where ours come back. It counts as
+// one that came: else the gate would wait for it for ever.
+func (s *source) reject(del *wire.Delivery, reply string, why error) {
+	d, now := s.d, time.Now()
+	d.mu.Lock()
+	s.arrivedLocked(del, now)
+	if del.Stored.Deliveries > 1 && s.gate.arrived(now) {
+		d.nudge()
 	}
-	return &come.del, s.Restore(&come.del)
+	s.lastEnd, s.lastAt = reply, del.Stored.Position
+	abandoned := d.abandoned
+	d.mu.Unlock()
+	if !abandoned {
+		_ = d.link.Publish(&wire.Out{Subject: reply, Data: termBody}) // else it comes again
+	}
+	d.tell(fmt.Errorf("a message on the inbox is not from the stream, and is removed: %w", why))
+	s.pull()
 }
 
 // hold notes that del, which m brought, is this process's to settle. It is not fresh
