@@ -174,9 +174,13 @@ func (d *Durable) Start() {
 	d.pull()
 }
 
-// push queues del, or gives it back when the queue has stopped.
+// push queues del. When the queue has stopped it is given back: with the rest in the end,
+// as it may have failed before, or at once where that is over.
 func (d *Durable) push(del wire.Delivery) {
-	if !d.queue.Push(del) {
+	if d.queue.Push(del) {
+		return
+	}
+	if waits, kept := d.wait(del, 0); !waits && !kept {
 		_, _ = d.release(&del, nakBody)
 	}
 }

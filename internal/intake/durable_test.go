@@ -720,6 +720,61 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 	}
 }
 
+// notes is a Memory of what was given back, and of nothing else.
+type notes struct {
+	given []uint64
+	while func() // is called each time
+}
+
+func (n *notes) Recall(wire.Delivery)               {}
+func (n *notes) Admit(wire.Delivery) (bool, error)  { return false, nil }
+func (n *notes) Begin(wire.Delivery) (error, error) { return nil, nil }
+func (n *notes) End(wire.Delivery)                  {}
+
+func (n *notes) GiveBack(_ context.Context, ds []wire.Delivery) {
+	for _, del := range ds {
+		n.given = append(n.given, del.Stored.Sequence)
+	}
+	n.while()
+}
+
+// What comes to the queue when that has stopped is noted like what was in it.
+func TestDurableDrainNotesWhatComesLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin(t)
+		var noted notes
+		release := make(chan struct{})
+		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { <-release; return done },
+			func(c *intake.DurableConfig) { c.Memory = &noted })
+		d.Start()
+		r := o.pulled()
+		noted.while = func() {
+			if len(noted.given) == 1 {
+				o.send(r.inbox, 3, 1)
+				synctest.Wait()
+			}
+		}
+		o.send(r.inbox, 1, 1)
+		o.send(r.inbox, 2, 1)
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := d.Drain(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if !slices.Equal(noted.given, []uint64{2, 3}) {
+			t.Errorf("noted were %v", noted.given)
+		}
+		for _, seq := range noted.given {
+			if got := o.settled(); got.seq != seq || got.body != "-NAK 0s" {
+				t.Errorf("message %d was settled with %+v", seq, got)
+			}
+		}
+		close(release)
+	})
+}
+
 func TestDurableDrainBeforeStart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
