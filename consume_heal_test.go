@@ -234,3 +234,28 @@ func startOn(t *testing.T, dir string, port int) *server.Server {
 	eventually(t, "the server is ready", func() bool { return srv.ReadyForConnections(patience) })
 	return srv
 }
+
+// A drain has nothing to wait for where what came back was handled and the stream of
+// that is gone.
+func TestDrainWithoutTheRetries(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 1)
+		calls, free := 0, make(chan struct{})
+		con := consume(t, st, "d", "S", func(context.Context, *bus.Msg[int]) error {
+			if calls++; calls == 1 {
+				return bus.Permanent(errNo)
+			}
+			<-free
+			return nil
+		})
+		pass(time.Second)
+		_, err := st.Redrive(t.Context(), bus.DeadFilter{})
+		must(t, err)
+		pass(time.Second)
+		must(t, b.JetStream().DeleteStream(t.Context(), "S-retry"))
+		time.AfterFunc(10*time.Millisecond, func() { close(free) })
+		must(t, con.Drain(t.Context()))
+	}, bus.WithLogger(silent()))
+}

@@ -280,6 +280,55 @@ func TestWhatWasGivenBackIsNoSuspect(t *testing.T) {
 	}
 }
 
+// What a stop gives back, or a drain without any time, counts its attempts, and is no
+// suspect either.
+func TestGivenBackWithoutTime(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*bus.Consumer){
+		"Stop": (*bus.Consumer).Stop,
+		"Drain": func(con *bus.Consumer) {
+			ctx, cancel := context.WithDeadline(context.Background(), time.Now())
+			defer cancel()
+			_ = con.Drain(ctx) // it leaves something behind
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				storeRange(t, st, "S", 0, 9)
+				var attempts []int
+				var running, most atomic.Int64
+				start := func(concurrency int) *bus.Consumer {
+					return consume(t, st, "c", "S", func(_ context.Context, m *bus.Msg[int]) error {
+						if m.Sequence == 1 {
+							attempts = append(attempts, m.Attempt)
+							return bus.RetryAfter(10*time.Second, errNo)
+						}
+						most.Store(max(most.Load(), running.Add(1)))
+						defer running.Add(-1)
+						time.Sleep(time.Second)
+						return nil
+					}, bus.Concurrency(concurrency), bus.Retry(bus.RetryPolicy{MaxAttempts: 3}))
+				}
+				for _, concurrency := range []int{1, 8, 8} {
+					con := start(concurrency)
+					pass(500 * time.Millisecond)
+					end(con)
+					pass(time.Minute)
+				}
+				if !slices.Equal(attempts, []int{1, 2, 3}) {
+					t.Errorf("the attempts were %v", attempts)
+				}
+				onlyDeadLetter(t, st)
+				if most.Load() < 7 {
+					t.Errorf("at most %d ran at once", most.Load())
+				}
+			})
+		})
+	}
+}
+
 // A connection that breaks again and again breaks no order, and loses nothing.
 func TestKeysOverLostConnections(t *testing.T) {
 	t.Parallel()

@@ -82,6 +82,26 @@ func TestHealthOfConsumersThatAreLost(t *testing.T) {
 	}
 }
 
+// A consumer is well again once messages can come back, also while none does.
+func TestHealthAfterTheRetriesWereMadeAnew(t *testing.T) {
+	t.Parallel()
+	for name, opts := range inBothWays {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				consume(t, st, "d", "S", ignore[int], opts...)
+				pass(time.Second)
+				must(t, b.JetStream().DeleteStream(t.Context(), "S-retry"))
+				pass(time.Millisecond)
+				unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "retries")
+				pass(time.Minute)
+				healthy(t, b)
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
 func TestHealthWhileTheBusStops(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -310,6 +311,33 @@ func TestKeysWhenSomebodyElseTakesMessages(t *testing.T) {
 		synctest.Wait()
 		t.Logf("%d were taken by the other", taken)
 	})
+}
+
+// What somebody else puts among the retries is removed, and nothing waits for it.
+func TestKeysWithAForeignRetry(t *testing.T) {
+	t.Parallel()
+	var told atomic.Int64
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject())
+		must(t, con.Drain(t.Context()))
+		_, err := b.JetStream().Publish(t.Context(), "$OMNIBUS.retry.S.c.x.1", []byte("x"))
+		must(t, err)
+		var got keyLog
+		consume(t, st, "c", "s.*", got.failing(t, 0, 0), bus.KeyBySubject())
+		storeKeys(t, st, 3, 30)
+		pass(time.Minute)
+		got.mustBeOnce(t, 30)
+		mustBeAcknowledged(t, b, "S-retry", "c")
+		if told.Load() != 1 {
+			t.Errorf("it was told %d times", told.Load())
+		}
+		healthy(t, b)
+	}, bus.WithLogger(silent()), bus.WithEvents(func(e bus.Event) {
+		if e.Kind == bus.EventConsumerStalled {
+			told.Add(1)
+		}
+	}))
 }
 
 // While messages wait for what somebody else was given, that is said, and when they go

@@ -112,8 +112,6 @@ type Durable struct {
 	resting   bool // ask for nothing for now
 	ends      bool // somebody closes it
 	abandoned bool // nothing is told to the server any more
-	lastAck   string
-	lastAt    position // of lastAck's message
 	err       error
 
 	started atomic.Bool
@@ -176,9 +174,13 @@ func (d *Durable) Start() {
 	d.pull()
 }
 
-// push queues del, or gives it back when the queue has stopped.
+// push queues del. When the queue has stopped it is given back: with the rest in the end,
+// as it may have failed before, or at once where that is over.
 func (d *Durable) push(del wire.Delivery) {
-	if !d.queue.Push(del) {
+	if d.queue.Push(del) {
+		return
+	}
+	if waits, kept := d.wait(del, 0); !waits && !kept {
 		_, _ = d.release(&del, nakBody)
 	}
 }
@@ -376,14 +378,11 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	s := d.sources[p.source]
 	s.letGo(h)
 	room = s.hasRoom()
-	if &body[0] == &ackBody[0] {
-		d.lastAck, d.lastAt = h.reply, p
-	}
-	if d.keyed() && &body[0] != &nakBody[0] {
-		d.recent.add(p, recentEnd{h.stored, h.reply, body})
-	}
 	if &body[0] != &nakBody[0] {
-		s.lastEnd = h.reply
+		s.lastEnd, s.lastAt = h.reply, p.sequence
+		if d.keyed() {
+			d.recent.add(p, recentEnd{h.stored, h.reply, body})
+		}
 	}
 	abandoned := d.abandoned
 	d.mu.Unlock()

@@ -60,10 +60,10 @@ type durable struct {
 
 // open makes a Durable on a connection of its own that run handles the messages
 // of. The caller starts it.
-func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) settle.Outcome) *durable {
+func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) settle.Outcome, changes ...func(*intake.DurableConfig)) *durable {
 	t.Helper()
 	r := new(reports)
-	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
+	c := intake.DurableConfig{
 		Source:      intake.Source{Next: nextSubject},
 		Concurrency: concurrency,
 		Window:      window,
@@ -73,7 +73,11 @@ func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) sett
 		Run:         run,
 		Settling:    func(wire.Delivery, string) func(error) { return func(error) {} },
 		Stalled:     r.add,
-	})
+	}
+	for _, change := range changes {
+		change(&c)
+	}
+	d, err := intake.OpenDurable(o.link, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -584,6 +588,33 @@ func TestDurableDrainGivesBackWhatWasNotBegun(t *testing.T) {
 	})
 }
 
+// Drain waits for the server's answer about the last settlement, also where that was of
+// a dead letter.
+func TestDurableDrainConfirms(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		body    string
+		outcome settle.Outcome
+	}{{"+ACK", done}, {"+TERM", settle.Outcome{Err: errFailed, Permanent: true}}} {
+		t.Run(c.body, func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t)
+			d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return c.outcome }, func(c *intake.DurableConfig) {
+				c.Bury = func(wire.Delivery) error { return nil }
+			})
+			d.Start()
+			o.send(o.pulled().inbox, 7, 1)
+			if got := o.settled(); got.seq != 7 || got.body != c.body {
+				t.Errorf("it was settled with %+v", got)
+			}
+			d.drained(t)
+			if _, more := o.all(); len(more) != 1 || more[0].seq != 7 {
+				t.Errorf("then came %+v", more)
+			}
+		})
+	}
+}
+
 // Whatever Drain meets (queued, running, failing, ripe for a retry), each message
 // ends settled, and no handler begins once it has returned.
 func TestDurableDrainAtAnyMoment(t *testing.T) {
@@ -687,6 +718,61 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// notes is a Memory of what was given back, and of nothing else.
+type notes struct {
+	given []uint64
+	while func() // is called each time
+}
+
+func (n *notes) Recall(wire.Delivery)               {}
+func (n *notes) Admit(wire.Delivery) (bool, error)  { return false, nil }
+func (n *notes) Begin(wire.Delivery) (error, error) { return nil, nil }
+func (n *notes) End(wire.Delivery)                  {}
+
+func (n *notes) GiveBack(_ context.Context, ds []wire.Delivery) {
+	for _, del := range ds {
+		n.given = append(n.given, del.Stored.Sequence)
+	}
+	n.while()
+}
+
+// What comes to the queue when that has stopped is noted like what was in it.
+func TestDurableDrainNotesWhatComesLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin(t)
+		var noted notes
+		release := make(chan struct{})
+		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { <-release; return done },
+			func(c *intake.DurableConfig) { c.Memory = &noted })
+		d.Start()
+		r := o.pulled()
+		noted.while = func() {
+			if len(noted.given) == 1 {
+				o.send(r.inbox, 3, 1)
+				synctest.Wait()
+			}
+		}
+		o.send(r.inbox, 1, 1)
+		o.send(r.inbox, 2, 1)
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := d.Drain(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if !slices.Equal(noted.given, []uint64{2, 3}) {
+			t.Errorf("noted were %v", noted.given)
+		}
+		for _, seq := range noted.given {
+			if got := o.settled(); got.seq != seq || got.body != "-NAK 0s" {
+				t.Errorf("message %d was settled with %+v", seq, got)
+			}
+		}
+		close(release)
+	})
 }
 
 func TestDurableDrainBeforeStart(t *testing.T) {

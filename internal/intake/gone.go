@@ -70,6 +70,7 @@ func (s *source) learn(m *nats.Msg) {
 	default:
 		next = s.noteLagLocked(&i)
 		if i.Type == infoType {
+			s.foundLocked()
 			begin = s.answeredLocked(time.Now(), &i)
 		}
 	}
@@ -100,9 +101,17 @@ func (s *source) goneLocked() {
 	}
 	now := time.Now()
 	s.begin(now, now.Add(askGone))
+	s.lastEnd = "" // nobody is there to confirm it
 	if !s.d.draining {
 		s.stalled = ErrSourceGone
 		s.d.tellLocked(ErrSourceGone)
+	}
+}
+
+// foundLocked heeds that the consumer of s exists.
+func (s *source) foundLocked() {
+	if errors.Is(s.stalled, ErrSourceGone) {
+		s.stalled = nil
 	}
 }
 

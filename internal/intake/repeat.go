@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -13,33 +15,41 @@ import (
 // it is asked whether there can be one.
 const repeatFor = 500 * time.Millisecond
 
-// repeat sends the last acknowledgement again until it is answered. Nobody answers
-// for a message that the consumer, which was sent back, has not sent yet: then all of
-// them are of no account.
-func (d *Durable) repeat(ctx context.Context, last string) error {
+// repeatLast acknowledges what was settled last again until that is answered. Nobody
+// answers for a message that the consumer, which was sent back, has not sent yet, nor
+// where the consumer is gone: then all of them are of no account.
+func (s *source) repeatLast(ctx context.Context) error {
+	s.d.mu.Lock()
+	last, at := s.lastEnd, s.lastAt
+	if s.index == 0 && s.d.err != nil { // it was deleted
+		last = ""
+	}
+	s.d.mu.Unlock()
+	if last == "" {
+		return nil
+	}
 	for {
 		try, cancel := context.WithTimeout(ctx, repeatFor)
-		_, err := d.link.Request(try, &wire.Out{Subject: last, Data: ackBody})
+		_, err := s.d.link.Request(try, &wire.Out{Subject: last, Data: ackBody})
 		cancel()
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		silent := errors.Is(err, context.DeadlineExceeded)
+		switch {
+		case ctx.Err() != nil || !silent && !errors.Is(err, nats.ErrNoResponders):
 			return err
-		}
-		if d.sentBack(ctx) {
+		case s.cannotAnswer(ctx, at):
 			return nil
+		case !silent:
+			return err
 		}
 	}
 }
 
-// sentBack reports whether the consumer of the last acknowledgement is before its
-// message.
-func (d *Durable) sentBack(ctx context.Context) bool {
-	d.mu.Lock()
-	at := d.lastAt
-	d.mu.Unlock()
-	reply, err := d.link.Request(ctx, &wire.Out{Subject: d.sources[at.source].Info})
+// cannotAnswer reports whether the consumer is gone, or before a message.
+func (s *source) cannotAnswer(ctx context.Context, sequence uint64) bool {
+	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
 	if err != nil {
 		return false
 	}
 	var i info
-	return json.Unmarshal(reply.Data, &i) == nil && i.Type == infoType && !i.gone() && i.Delivered.Stream < at.sequence
+	return json.Unmarshal(reply.Data, &i) == nil && (i.gone() || i.Type == infoType && i.Delivered.Stream < sequence)
 }

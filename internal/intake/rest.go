@@ -54,7 +54,7 @@ func (d *Durable) Forget(ctx context.Context) error {
 			d.sources[0].letGo(h)
 		}
 	}
-	d.lastAck = "" // the server has seen it: it had none of ours left to wait for
+	d.sources[0].lastEnd = "" // the server has seen it: it had none of ours left to wait for
 	d.mu.Unlock()
 	return d.Drain(ctx)
 }

@@ -46,7 +46,7 @@ type source struct {
 	waiting   int       // of the Durable's waiting
 	asked     int       // messages requested and not come yet
 	heard     time.Time // when the server last said something
-	stalled   error     // why no messages can be had; nil when some came since
+	stalled   error     // why no messages can be had; nil when some came since, or can come
 	pullAfter time.Time // no pull before
 	lag       lag
 	gate      gate      // with keys: whether all that is out is here
@@ -54,6 +54,7 @@ type source struct {
 	created   time.Time // when the consumer was made, as far as that was said
 	repeat    bool      // the connection was lost; say again what may not have arrived
 	lastEnd   string    // where the last message was settled, unless that was confirmed
+	lastAt    uint64    // the sequence of that one
 	stale     int       // words of a server that is no more, which are not heard yet
 	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
 }
@@ -96,6 +97,12 @@ func (s *source) take(m *nats.Msg) {
 		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
+	if s.Restore != nil {
+		if err := s.Restore(del); err != nil {
+			s.reject(del, m.Reply, err)
+			return
+		}
+	}
 	if s.settledBefore(del, m.Reply) {
 		s.pull()
 		return
@@ -130,10 +137,26 @@ func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
 	}
 	come.stored.Attempt, come.stored.Source, come.stored.Position = 1, s.index, come.stored.Sequence
 	come.del = wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &come.stored}
-	if s.Restore == nil {
-		return &come.del, nil
+	return &come.del, nil
+}
+
+// reject terminates del, which somebody else has put where ours come back. It counts as
+// one that came: else the gate would wait for it for ever.
+func (s *source) reject(del *wire.Delivery, reply string, why error) {
+	d, now := s.d, time.Now()
+	d.mu.Lock()
+	s.arrivedLocked(del, now)
+	if del.Stored.Deliveries > 1 && s.gate.arrived(now) {
+		d.nudge()
 	}
-	return &come.del, s.Restore(&come.del)
+	s.lastEnd, s.lastAt = reply, del.Stored.Position
+	abandoned := d.abandoned
+	d.mu.Unlock()
+	if !abandoned {
+		_ = d.link.Publish(&wire.Out{Subject: reply, Data: termBody}) // else it comes again
+	}
+	d.tell(fmt.Errorf("a message on the inbox is not from the stream, and is removed: %w", why))
+	s.pull()
 }
 
 // hold notes that del, which m brought, is this process's to settle. It is not fresh
@@ -211,7 +234,8 @@ func (s *source) heed(m *nats.Msg) {
 	}
 	s.d.mu.Lock()
 	s.heard = time.Now()
-	if status == "100" {
+	if status == "100" { // a pull waits at the consumer
+		s.stalled = nil
 		s.d.mu.Unlock()
 		return
 	}
@@ -221,7 +245,7 @@ func (s *source) heed(m *nats.Msg) {
 	case description == "Consumer Deleted":
 		s.goneLocked()
 	case err == nil: // the end of a pull, with what it still had to deliver
-		s.asked = max(s.asked-left, 0)
+		s.asked, s.stalled = max(s.asked-left, 0), nil
 	default: // nobody there, or a refusal: begin afresh after a while
 		s.begin(s.heard, s.heard.Add(retryPull))
 		s.doubt = status == noResponders

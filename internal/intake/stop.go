@@ -62,11 +62,41 @@ func (d *Durable) drain(ctx context.Context) error {
 	return d.confirm(ctx)
 }
 
+// lastWord is how long messages may be parked, and then how long what is given back may
+// be noted, when there is no time left: without that their attempts would be forgotten.
+// Both together are less than the 100 ms in which a bus must end.
+const lastWord = 40 * time.Millisecond
+
+// outliving is ctx that ends a little later.
+func outliving(ctx context.Context) (later context.Context, end func()) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWord, cancel) })
+	return later, func() { stop(); cancel() }
+}
+
 // giveBack returns messages for others, or for later, with a note of that. What failed
 // before is parked instead where that is possible, so that its attempts are not
 // forgotten; but not what has a key, whose order that would break.
 func (d *Durable) giveBack(ctx context.Context, all []due) {
-	var back []wire.Delivery
+	back := d.parkAll(ctx, all)
+	if d.cfg.Memory != nil && len(back) > 0 {
+		noting, end := outliving(ctx)
+		d.cfg.Memory.GiveBack(noting, back)
+		end()
+	}
+	for i := range back {
+		if back[i].Stored.Context != nil { // its settlement belongs to the trace of the handler call
+			d.settle(back[i], telemetry.OpNak, nakBody)
+		} else {
+			_, _ = d.release(&back[i], nakBody)
+		}
+	}
+}
+
+// parkAll parks what giveBack says, and returns the rest.
+func (d *Durable) parkAll(ctx context.Context, all []due) (back []wire.Delivery) {
+	ctx, end := outliving(ctx)
+	defer end()
 	for i := range all {
 		del := all[i].d
 		if !d.isOurs(&del) {
@@ -76,16 +106,7 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 			back = append(back, del)
 		}
 	}
-	if d.cfg.Memory != nil && len(back) > 0 {
-		d.cfg.Memory.GiveBack(ctx, back)
-	}
-	for i := range back {
-		if back[i].Stored.Context != nil { // its settlement belongs to the trace of the handler call
-			d.settle(back[i], telemetry.OpNak, nakBody)
-		} else {
-			_, _ = d.release(&back[i], nakBody)
-		}
-	}
+	return back
 }
 
 // notBegun stops what lets messages begin and returns those that have not.
@@ -124,23 +145,15 @@ func (d *Durable) takeWaiting() []due {
 	return all
 }
 
-// confirm waits until the server has processed the acknowledgements. It takes
-// them in order, so repeating the last one and asking for an answer tells.
+// confirm waits until the server has processed what was settled. Of each consumer it
+// takes that in order, so repeating the last one and asking for an answer tells.
 func (d *Durable) confirm(ctx context.Context) error {
-	d.mu.Lock()
-	last, deleted := d.lastAck, d.err != nil
-	d.mu.Unlock()
-	if last == "" || deleted {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	err := d.repeat(ctx, last)
-	if errors.Is(err, nats.ErrNoResponders) && d.isGone(ctx) {
-		return nil // then nothing comes again
-	}
-	if err != nil {
-		return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+	for _, s := range d.sources {
+		if err := s.repeatLast(ctx); err != nil {
+			return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+		}
 	}
 	return nil
 }
