@@ -75,7 +75,10 @@ func (p *storeBatch) find(ctx context.Context, i int) (ack outlet.Ack, known *It
 		return outlet.Ack{}, nil, err
 	}
 	last := ack.Sequence + uint64(len(p.messages)-1-i)
-	if !p.isAt(ctx, i, ack.Sequence, last) {
+	switch is, err := p.isAt(ctx, i, ack.Sequence, last); {
+	case err != nil:
+		return outlet.Ack{}, nil, err
+	case !is:
 		return outlet.Ack{}, &ItemError{i, &DuplicateError{Stream: p.stream.name, MsgID: m.ID, Sequence: ack.Sequence}}, nil
 	}
 	ack.Sequence = last
@@ -89,11 +92,13 @@ func (p *storeBatch) named() int {
 
 // isAt reports whether the messages at two sequences are item i and the last one of
 // the same batch, with as many items as this one has.
-func (p *storeBatch) isAt(ctx context.Context, i int, sequence, last uint64) bool {
+func (p *storeBatch) isAt(ctx context.Context, i int, sequence, last uint64) (bool, error) {
 	one, _, err := p.stored(ctx, outlet.Query{Sequence: sequence})
-	end, ends, lastErr := p.stored(ctx, outlet.Query{Sequence: last})
-	return err == nil && lastErr == nil && one.batch != "" && one.batch == end.batch &&
-		one.number == i+1 && end.number == len(p.messages) && ends
+	if err != nil {
+		return false, err
+	}
+	end, ends, err := p.stored(ctx, outlet.Query{Sequence: last})
+	return one.batch != "" && one.batch == end.batch && one.number == i+1 && end.number == len(p.messages) && ends, err
 }
 
 // part is which part of a batch a stored message was.

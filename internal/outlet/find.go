@@ -54,7 +54,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 	if err != nil {
 		return Stored{}, false, err
 	}
-	reply, err := o.link.Request(ctx, &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + stream, Data: ask})
+	reply, err := o.ask(ctx, &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + stream, Data: ask})
 	if err != nil {
 		return Stored{}, false, err
 	}
@@ -83,4 +83,20 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 		s.Header = wire.Header(h)
 	}
 	return s, true, nil
+}
+
+// ask sends a question that may be put again, and does so where the answer does not
+// come: with a connection that is lost the question may be lost as well.
+func (o *Outlet) ask(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, oneTry)
+		reply, err := o.link.Request(try, question)
+		cancel()
+		if !lost(err) && !unsent(err) || o.link.Conn().IsClosed() || ctx.Err() != nil {
+			return reply, err
+		}
+		if ended := o.awaitTry(ctx); ended != nil {
+			return nil, err
+		}
+	}
 }
