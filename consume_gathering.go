@@ -195,7 +195,8 @@ func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
 		}
 		defer all.Wait() // also where the handler ends the goroutine
 		defer g.end()
-		for g.await(); g.handle(c.receiver.ctx, b); g.await() {
+		for again := true; again; again = g.handle(c.receiver.ctx, b) {
+			g.await()
 		}
 		all.Wait()
 		return outcomes

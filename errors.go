@@ -269,7 +269,7 @@ func (e *DrainError) Is(target error) bool { return isTimeout(target, e.Err) }
 
 // isTimeout reports whether target is ErrTimeout and why is the end of a context's time.
 func isTimeout(target, why error) bool {
-	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded)
+	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded) //nolint:errorlint // the very one
 }
 
 // ConnectError reports a server that could not be reached or refused the

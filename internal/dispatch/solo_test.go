@@ -49,7 +49,7 @@ func TestSoloBesideASlowOne(t *testing.T) {
 		if next := s.Overdue(time.Now()); len(next) != 0 {
 			t.Errorf("%v comes too early", sequences(next))
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if next := s.Overdue(time.Now()); len(next) != 1 || !s.Enter(other, false) {
 			t.Fatalf("%v comes beside a slow one", sequences(next))
 		}

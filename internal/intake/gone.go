@@ -115,12 +115,6 @@ func (s *source) foundLocked() {
 	}
 }
 
-// isGone asks and waits for the answer. Without one it is false.
-func (d *Durable) isGone(ctx context.Context) bool {
-	i := d.sources[0].state(ctx)
-	return i != nil && i.gone()
-}
-
 // state asks about the consumer and waits for the answer, nil where there is none.
 func (s *source) state(ctx context.Context) *info {
 	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
