@@ -140,6 +140,9 @@ var ErrDisconnected = errors.New("the connection was lost")
 // Flush waits until the server has processed everything sent before the call.
 // Without a deadline in ctx it gives up after fallback.
 func (l *Link) Flush(ctx context.Context, fallback time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err // nats.go might hear the answer first
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, fallback)
