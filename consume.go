@@ -13,6 +13,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -178,7 +179,7 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 			Next: nextSubject(c.stream, c.durable),
 			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
 
-			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: covering(c.filters),
+			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
 		},
 		More:        []intake.Source{c.aside.source()},
 		Concurrency: o.concurrency,
@@ -195,6 +196,11 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Settling:    c.settling,
 		Park:        c.park(),
 	}
+}
+
+// nextSubject is the API subject that takes requests for messages of a consumer.
+func nextSubject(stream, durable string) string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
 }
 
 // settling traces a settlement; the function it returns ends the span.

@@ -102,11 +102,6 @@ func (c *Consumer) wakeOn(stream string) error {
 	return c.bus.link.Publish(&wire.Out{Subject: nextSubject(stream, c.durable), Reply: c.bus.link.Conn().NewInbox(), Data: []byte(`{"batch":1,"expires":1}`)})
 }
 
-// nextSubject is the API subject that takes requests for messages of a consumer.
-func nextSubject(stream, durable string) string {
-	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
-}
-
 // pausedUntil is until when a consumer sends nothing; the zero time if it does.
 func pausedUntil(info *jetstream.ConsumerInfo) time.Time {
 	if until := info.Config.PauseUntil; until != nil && until.After(time.Now()) {

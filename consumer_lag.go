@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -50,26 +49,6 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 		}
 	}
 	return l, nil
-}
-
-// covering is one pattern for all that filters match. It may match more.
-func covering(filters []string) string {
-	all := strings.Split(filters[0], ".")
-	for _, filter := range filters[1:] {
-		tokens := strings.Split(filter, ".")
-		if n := min(len(tokens), len(all)); len(tokens) != len(all) || all[n-1] == ">" || tokens[n-1] == ">" {
-			all = append(all[:n-1:n-1], ">")
-		}
-		for i, token := range tokens[:len(all)-1] {
-			if all[i] != token {
-				all[i] = "*"
-			}
-		}
-		if last := len(all) - 1; all[last] != ">" && all[last] != tokens[last] {
-			all[last] = "*"
-		}
-	}
-	return strings.Join(all, ".")
 }
 
 // observeConsumers tells metrics how far the consumers of b are behind.

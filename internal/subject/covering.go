@@ -1,0 +1,24 @@
+package subject
+
+import "strings"
+
+// Covering is one pattern for all that the patterns match, of which there is at least
+// one. It may match more.
+func Covering(filters []string) string {
+	all := strings.Split(filters[0], ".")
+	for _, filter := range filters[1:] {
+		tokens := strings.Split(filter, ".")
+		if n := min(len(tokens), len(all)); len(tokens) != len(all) || all[n-1] == ">" || tokens[n-1] == ">" {
+			all = append(all[:n-1:n-1], ">")
+		}
+		for i, token := range tokens[:len(all)-1] {
+			if all[i] != token {
+				all[i] = "*"
+			}
+		}
+		if last := len(all) - 1; all[last] != ">" && all[last] != tokens[last] {
+			all[last] = "*"
+		}
+	}
+	return strings.Join(all, ".")
+}

@@ -1,0 +1,37 @@
+package subject_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/omnibus-go/bus/internal/subject"
+)
+
+func TestCovering(t *testing.T) {
+	t.Parallel()
+	for patterns, want := range map[string]string{
+		"a":             "a",
+		"a.b a.b":       "a.b",
+		"a.b a.c":       "a.*",
+		"a.b c.b":       "*.b",
+		"a.b a.b.c":     "a.>",
+		"a.b.c a.d":     "a.>",
+		"a a.b":         ">",
+		"a.> a.b":       "a.>",
+		"a.b.> a.c.d":   "a.*.>",
+		"a.b a.>":       "a.>",
+		"a.*.c a.b.d":   "a.*.*",
+		"a.b x.y p.q.r": "*.>",
+		"> a.b":         ">",
+	} {
+		got := subject.Covering(strings.Fields(patterns))
+		if got != want {
+			t.Errorf("%s: got %s, want %s", patterns, got, want)
+		}
+		for _, p := range strings.Fields(patterns) {
+			if !subject.Covers(got, p) {
+				t.Errorf("%s: %s does not cover %s", patterns, got, p)
+			}
+		}
+	}
+}
