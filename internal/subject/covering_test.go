@@ -28,7 +28,7 @@ func TestCovering(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: got %s, want %s", patterns, got, want)
 		}
-		for _, p := range strings.FieldsSeq(patterns) {
+		for p := range strings.FieldsSeq(patterns) {
 			if !subject.Covers(got, p) {
 				t.Errorf("%s: %s does not cover %s", patterns, got, p)
 			}
