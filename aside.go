@@ -130,7 +130,7 @@ func (a *aside) source() intake.Source {
 	stream := dead.RetryStreamOf(a.stream)
 	return intake.Source{
 		Next:    nextSubject(stream, a.durable),
-		Info:    "$JS.API.CONSUMER.INFO." + stream + "." + a.durable,
+		Info:    infoSubject(stream, a.durable),
 		Restore: restore,
 	}
 }

@@ -177,7 +177,7 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 	return intake.DurableConfig{
 		Source: intake.Source{
 			Next: nextSubject(c.stream, c.durable),
-			Info: "$JS.API.CONSUMER.INFO." + c.stream + "." + c.durable,
+			Info: infoSubject(c.stream, c.durable),
 
 			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
 		},
@@ -201,6 +201,11 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 // nextSubject is the API subject that takes requests for messages of a consumer.
 func nextSubject(stream, durable string) string {
 	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
+}
+
+// infoSubject is the API subject that takes questions about a consumer.
+func infoSubject(stream, durable string) string {
+	return "$JS.API.CONSUMER.INFO." + stream + "." + durable
 }
 
 // settling traces a settlement; the function it returns ends the span.

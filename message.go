@@ -43,8 +43,6 @@ type Msg[T any] struct {
 	// message. Messages that were fetched and never handled count too. It starts again
 	// at 1 when the message was parked for a later try, or redriven.
 	Deliveries int
-
-	reply string
 }
 
 // RawMsg is a message as it is on the wire: Data may be compressed and is not
@@ -53,7 +51,7 @@ type RawMsg = Msg[[]byte]
 
 // newRaw makes the message that middleware and handlers see.
 func newRaw(d *wire.Delivery) *RawMsg {
-	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Attempt: 1, reply: d.Reply}
+	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Attempt: 1}
 	if len(d.Header) > 0 {
 		m.ID = messageID(d.Header)
 	}
@@ -77,7 +75,7 @@ func messageID(h wire.Header) string {
 // retyped returns m with data of another type.
 func retyped[New, Old any](m *Msg[Old], data New) *Msg[New] {
 	return &Msg[New]{Data: data, Subject: m.Subject, Header: m.Header, ID: m.ID, Time: m.Time, Stream: m.Stream,
-		Sequence: m.Sequence, Attempt: m.Attempt, Deliveries: m.Deliveries, reply: m.reply}
+		Sequence: m.Sequence, Attempt: m.Attempt, Deliveries: m.Deliveries}
 }
 
 // PublishOption changes one Publish.

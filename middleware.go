@@ -24,8 +24,9 @@ type RawHandler func(ctx context.Context, m *RawMsg) error
 // a bus, Use for one. Panics of the handler and of inner middleware pass through
 // it as panics and are caught outside all of it, unless a middleware catches
 // them. What it returns is what settles the message: to swallow an error is to
-// acknowledge. It is called once for each subscription, responder and consumer, and
-// must return a handler.
+// acknowledge. The context it hands on is the one it got, or derived from that, and the
+// message may be one of its own making. It is called once for each subscription,
+// responder and consumer, and must return a handler.
 type Middleware func(next RawHandler) RawHandler
 
 // chain wraps h so that the first of mws is the outermost. option is where they

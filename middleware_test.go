@@ -136,6 +136,33 @@ func TestMiddlewareSeesTheWire(t *testing.T) {
 	}
 }
 
+// The answer finds its way also where a middleware makes the message, and the context,
+// anew; a context that has nothing to do with the request's is an error.
+func TestMiddlewareMakesARequestAnew(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	record, events := recordEvents()
+	mw := func(next bus.RawHandler) bus.RawHandler {
+		return func(ctx context.Context, m *bus.RawMsg) error {
+			if string(m.Data) == "13" {
+				return next(context.Background(), m)
+			}
+			ctx, cancel := context.WithTimeout(context.WithValue(ctx, key{}, 1), time.Minute)
+			defer cancel()
+			return next(ctx, &bus.RawMsg{Data: []byte("7"), Subject: m.Subject})
+		}
+	}
+	b := bustest.New(t, record)
+	double := func(_ context.Context, m *bus.Msg[int]) (int, error) { return 2 * m.Data, nil }
+	must(t, second(bus.Respond[int, int](b, "q", double, bus.Use(mw))))
+	if n, err := bus.Request[int](t.Context(), b, "q", 1); n != 14 || err != nil {
+		t.Errorf("the answer is %d, %v", n, err)
+	}
+	_, err := bus.Request[int](t.Context(), b, "q", 13)
+	asError[*bus.RemoteError](t, err, "internal error")
+	hasText(t, nextEvent(t, events, bus.EventHandlerFailed).Err, "derive")
+}
+
 // Errors and panics pass through a middleware, which may deal with either; what
 // it returns is the outcome.
 func TestMiddlewareDealsWithFailures(t *testing.T) {

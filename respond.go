@@ -52,7 +52,7 @@ func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
 				return badRequest(err)
 			}
 			resp, err := fn(ctx, m)
-			if err != nil || raw.reply == "" {
+			if err != nil {
 				return err
 			}
 			return reply(ctx, b, raw, resp, o.codec)
@@ -60,10 +60,37 @@ func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
 	}
 }
 
-// reply sends v to whoever sent m, in m's codec; assumed is the one that m was
-// read with where it names none, or nil.
+// asked is the context in which a request is handled. It knows where the answer goes,
+// which a message of a middleware's own making would not, and for which a message has
+// no room: with it each would take 144 bytes instead of 128.
+type asked struct {
+	context.Context
+	reply string // the subject of the answer; "" where none is wanted
+}
+
+type replyKey struct{}
+
+func (a *asked) Value(key any) any {
+	if key == (replyKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// errNoRequest is the error of a request whose answer has nowhere to go.
+var errNoRequest = errors.New("bus: a middleware has replaced the context of the request; derive the new one from it")
+
+// reply sends v to whoever asks in ctx, if an answer is wanted, in the codec of the
+// request m; assumed is the one that m was read with where it names none, or nil.
 func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Codec) error {
-	out, err := encodeReply(b.format, m, v, assumed)
+	a, ok := ctx.Value(replyKey{}).(*asked)
+	if !ok {
+		return errNoRequest
+	}
+	if a.reply == "" {
+		return nil
+	}
+	out, err := encodeReply(b.format, a.reply, m, v, assumed)
 	if err != nil {
 		return err
 	}
@@ -75,8 +102,8 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 
 // encodeReply makes v the answer to m, in m's codec where v's type leaves a
 // choice, compressed as m accepts.
-func encodeReply[T any](f *format, m *RawMsg, v T, assumed codec.Codec) (outlet.Message, error) {
-	out := outlet.Message{Out: wire.Out{Subject: m.reply}}
+func encodeReply[T any](f *format, to string, m *RawMsg, v T, assumed codec.Codec) (outlet.Message, error) {
+	out := outlet.Message{Out: wire.Out{Subject: to}}
 	var asked codec.Codec
 	if typeOf[T](f).implied == nil {
 		var err error
@@ -108,7 +135,7 @@ func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription
 	if err := b.services.start(); err != nil {
 		return nil, b.of("Respond", pattern, err)
 	}
-	if err := s.open(pattern, o, mk, s.refuse); err != nil {
+	if err := s.open(pattern, o, mk, s.answer); err != nil {
 		return nil, err
 	}
 	b.services.add(s)
@@ -130,8 +157,22 @@ func badRequest(err error) error {
 	return &PublicError{Code: "400", Message: "malformed request", cause: err}
 }
 
-// refuse reports err and tells the requester what may be told.
-func (s *Subscription) refuse(m *RawMsg, err error) {
+// answer handles a request.
+func (s *Subscription) answer(d wire.Delivery) {
+	m := newRaw(&d)
+	var err error
+	defer s.tellRefused(m, d.Reply, &err) // also where the handler ends the goroutine
+	s.receiver.callIn(&asked{s.receiver.ctx, d.Reply}, m, d.Number, &err)
+}
+
+func (s *Subscription) tellRefused(m *RawMsg, reply string, err *error) {
+	if *err != nil {
+		s.refuse(m, reply, *err)
+	}
+}
+
+// refuse reports err and tells the requester, at the subject reply, what may be told.
+func (s *Subscription) refuse(m *RawMsg, reply string, err error) {
 	public, ok := errors.AsType[*PublicError](err)
 	switch {
 	case !ok || public == nil:
@@ -143,10 +184,10 @@ func (s *Subscription) refuse(m *RawMsg, err error) {
 	public = public.cleaned()
 	text := public.Error()
 	s.receiver.lastError.Store(&text)
-	if m.reply == "" {
+	if reply == "" {
 		return
 	}
-	out := outlet.Message{Out: wire.Out{Subject: m.reply}}
+	out := outlet.Message{Out: wire.Out{Subject: reply}}
 	out.SetHeader(wire.HeaderNatsServiceError, public.Message)
 	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.Code)
 	if err := s.bus.outlet.Reply(context.Background(), &out); err != nil {

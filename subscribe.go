@@ -65,14 +65,14 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 		return nil, err
 	}
 	s := &Subscription{bus: b, stage: stageSubscribers}
-	if err := s.open(pattern, o, mk, s.failed); err != nil {
+	if err := s.open(pattern, o, mk, s.handle); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// open subscribes and registers. failed is told of each message that is not handled.
-func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed func(*RawMsg, error)) error {
+// open subscribes and registers. handle handles each message.
+func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle func(wire.Delivery)) error {
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed f
 		PendingMsgs:  o.pendingMsgs,
 		PendingBytes: o.pendingBytes,
 		Timeout:      s.bus.cfg.timeout,
-		Run:          func(d wire.Delivery) { s.handle(newRaw(&d), d.Number, failed) },
+		Run:          handle,
 		Failed:       s.troubled,
 		Lost:         s.goroutineLost,
 	})
@@ -103,16 +103,17 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, failed f
 	return nil
 }
 
-// handle handles m, the n-th message.
-func (s *Subscription) handle(m *RawMsg, n int64, failed func(*RawMsg, error)) {
+// handle handles a message.
+func (s *Subscription) handle(d wire.Delivery) {
+	m := newRaw(&d)
 	var err error
-	defer tellFailed(failed, m, &err) // also where the handler ends the goroutine
-	s.receiver.call(m, n, &err)
+	defer s.tellFailed(m, &err) // also where the handler ends the goroutine
+	s.receiver.call(m, d.Number, &err)
 }
 
-func tellFailed(failed func(*RawMsg, error), m *RawMsg, err *error) {
+func (s *Subscription) tellFailed(m *RawMsg, err *error) {
 	if *err != nil {
-		failed(m, *err)
+		s.failed(m, *err)
 	}
 }
 
