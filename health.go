@@ -39,7 +39,8 @@ type Problem struct {
 	Reason string
 }
 
-// Report is what Health found.
+// Report is what Health found. In JSON a time.Duration is a number of nanoseconds, and a
+// Status its word.
 type Report struct {
 	Status   Status        // the worst of the problems'
 	Problems []Problem     // empty when healthy

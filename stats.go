@@ -50,7 +50,8 @@ type SubscriptionStats struct {
 
 // Stats is what a bus has done since it began. Its sums include subscriptions
 // that have ended; Subscriptions lists the live ones, those without a stream
-// first, sorted by stream, durable, subject and queue.
+// first, sorted by stream, durable, subject and queue. In JSON a time.Duration is a
+// number of nanoseconds.
 type Stats struct {
 	Published      int64 // messages sent, stored or not, without requests
 	PublishedBytes int64 // their payloads as sent
