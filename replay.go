@@ -70,7 +70,7 @@ func ReplayFromTime(t time.Time) ReplayOption {
 }
 
 // ReplayFromLast begins with the last n messages that match. Where others are stored or
-// removed at the same moment it may be a few less. The stream must allow direct get,
+// removed at the same moment it may be a few more or less. The stream must allow direct get,
 // as those of Bus.Stream do.
 func ReplayFromLast(n int) ReplayOption {
 	return replayOption(func(o *replayOptions) {

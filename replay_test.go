@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -241,6 +242,29 @@ func TestReplayBegins(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is stored while the beginning is looked for does not make it the stream's.
+func TestReplayFromLastOfABusyStream(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	storeRange(t, st, "S", 0, 1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := 1000; ctx.Err() == nil; i++ {
+			_ = second(bus.PublishToAsync(ctx, st, "S", i)) // until ctx ends
+		}
+	})
+	for range 100 {
+		if n := len(replayed(t, st, bus.Subject[int]("S"), bus.ReplayFromLast(3))); n != 3 {
+			t.Errorf("got %d messages", n)
+			break
+		}
+	}
+	cancel()
+	publishing.Wait()
 }
 
 // A message that cannot be read does not end the loop.

@@ -35,33 +35,35 @@ func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
 }
 
 // SeekLast goes to where the last n messages before the end begin that the filter
-// matches. Where messages are stored or removed at the same time there may be fewer.
+// matches. Where messages are stored or removed at the same time there may be a few
+// more or fewer.
 func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
 	low, high := max(r.first, 1), r.last+1 // it lies between, if there are so many
-	r.next = low
-	for guess := high - min(n, high-low); low < high; guess = low + (high-low)/2 {
-		have, err := r.countToEnd(ctx, guess)
-		switch {
-		case err != nil:
-			return err
-		case have == n:
+	beyond, err := r.Count(ctx, r.last+1)
+	for guess := high - min(n, high-low); err == nil && low < high; guess = low + (high-low)/2 {
+		var least, most uint64
+		switch least, most, err = r.countToEnd(ctx, guess, &beyond); {
+		case least <= n && n <= most:
 			r.next = guess
-			return nil
-		case have > n:
+			return err
+		case least > n:
 			low = guess + 1
 		default:
 			high = guess
 		}
 	}
-	return nil
+	r.next = low
+	return err
 }
 
-// countToEnd is Count without what lies beyond the end.
-func (r *Reader) countToEnd(ctx context.Context, from uint64) (uint64, error) {
-	beyond, err := r.Count(ctx, r.last+1)
-	if err != nil {
-		return 0, err
-	}
+// countToEnd is Count without what lies beyond the end, which was *beyond a moment ago:
+// it is counted by itself, so what is stored meanwhile makes of the number two.
+func (r *Reader) countToEnd(ctx context.Context, from uint64, beyond *uint64) (least, most uint64, err error) {
 	all, err := r.Count(ctx, from)
-	return all - min(beyond, all), err
+	if err != nil {
+		return 0, 0, err
+	}
+	most = all - min(*beyond, all)
+	*beyond, err = r.Count(ctx, r.last+1)
+	return all - min(*beyond, all), most, err
 }
