@@ -202,10 +202,10 @@ func TestStreamConsumeUnrouted(t *testing.T) {
 		storeRange(t, st, "s.b", 1, 2)
 		synctest.Wait()
 		must(t, con.Drain(t.Context()))
-		// A durable of the same name for s.a alone, as after somebody removed the old one.
-		must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		_, err := st.Redrive(t.Context(), bus.DeadFilter{})
 		must(t, err)
+		// A durable of the same name for s.a alone, as after somebody removed the old one.
+		must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		consumeMux(t, st, "d", fillMux("s.a"))
 		pass(time.Minute)
 		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseUnrouted || ls[0].Subject != "s.b" || string(ls[0].Data) != "1" {

@@ -119,15 +119,16 @@ func (s *Stream) inOrder(ctx context.Context, f DeadFilter) (all []whereabouts, 
 // takesBack returns an error unless a durable has somebody to take what is given back:
 // else that would lie in S-retry for ever, and be no dead letter any more.
 func (s *Stream) takesBack(ctx context.Context, durable string) error {
-	name := dead.RetryStreamOf(s.name)
 	ctx, cancel := s.bus.cfg.withTimeout(ctx)
 	defer cancel()
-	_, err := s.bus.js.Consumer(ctx, name, durable)
-	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		return &ConsumerNotFoundError{Stream: s.name, Durable: durable}
-	case err != nil:
-		return streamError(name, "redrive", err)
+	for _, stream := range []string{s.name, dead.RetryStreamOf(s.name)} { // whoever deletes the first may not know of the other
+		_, err := s.bus.js.Consumer(ctx, stream, durable)
+		switch {
+		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+			return &ConsumerNotFoundError{Stream: s.name, Durable: durable}
+		case err != nil:
+			return streamError(stream, "redrive", err)
+		}
 	}
 	return nil
 }

@@ -359,9 +359,9 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		storeRange(t, st, "s", 0, 3)
 		pass(time.Minute)
 		must(t, old.Drain(t.Context()))
-		for _, stream := range []string{"S", "S-retry"} {
-			must(t, b.JetStream().DeleteConsumer(t.Context(), stream, "old"))
-		}
+		must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "old"))
+		asError[*bus.ConsumerNotFoundError](t, second(st.Redrive(t.Context(), bus.DeadFilter{})), `"old"`)
+		must(t, b.JetStream().DeleteConsumer(t.Context(), "S-retry", "old"))
 		n, err := st.Redrive(t.Context(), bus.DeadFilter{})
 		if e := asError[*bus.ConsumerNotFoundError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
 			t.Errorf("%d were given back, %+v", n, e)
