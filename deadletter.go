@@ -62,6 +62,9 @@ func (f *DeadFilter) check() error {
 	if f.Cause != "" && !slices.Contains(causes, f.Cause) {
 		m.mistake(&OptionError{Option: "DeadFilter Cause", Value: fmt.Sprintf("%q", string(f.Cause)), Reason: fmt.Sprintf("is none; there are %q", causes)})
 	}
+	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
+		m.mistake(&OptionError{Option: "DeadFilter To", Value: f.To.Format(time.RFC3339Nano), Reason: "is before From, " + f.From.Format(time.RFC3339Nano) + ": no letter fits"})
+	}
 	return m.mistaken()
 }
 

@@ -398,6 +398,8 @@ func TestRedriveMistakes(t *testing.T) {
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Durable: "a b"})))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Cause: "nope"})), "DeadFilter Cause", `"nope"`, `"error"`, `"crash loop"`)
 		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Cause: "nope"})))
+		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now().Add(-1)})), "DeadFilter To", "before From")
+		must(t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now()})))
 		hasText(t, second(st.Discard(t.Context(), bus.DeadFilter{Durable: "a b", Subject: "a b", Cause: "nope"})), "durable", `subject "a b"`, "nope")
 		asError[*bus.ArgumentError](t, second((*bus.Stream)(nil).DeadCount(t.Context(), bus.DeadFilter{})))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
