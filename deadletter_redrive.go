@@ -174,10 +174,34 @@ func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
 		}
 		c.Header, c.Data = d.Header, d.Data
 	}
-	if err := l.aside().put(ctx, dead.Retry, c.Out(l.place.Subject(dead.Retry))); err != nil {
-		return streamError(dead.RetryStreamOf(s.name), "redrive", err)
+	if _, err := s.putBack(ctx, l, c); err != nil {
+		return err
 	}
 	return s.discard(ctx, l)
+}
+
+// putBack puts c, of l, before its consumer, unless an earlier call has put a copy of l
+// there, which lies at the position it returns. Any other copy in that place is what
+// died, and is about to be removed from there: c goes after it.
+func (s *Stream) putBack(ctx context.Context, l *DeadLetter, c *dead.Copy) (at uint64, err error) {
+	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
+	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	defer cancel()
+	for out := c.Out(subject); ; {
+		if err := l.aside().store(ctx, dead.Retry, out); err == nil {
+			return 0, nil
+		} else if !isThere(err) {
+			return 0, streamError(name, "redrive", err)
+		}
+		last, _, err := s.bus.outlet.LookUp(ctx, name, outlet.Query{Last: subject})
+		if err != nil {
+			return 0, streamError(name, "redrive", err)
+		}
+		if there, err := dead.Parse(last.Header, nil); err == nil && there.Letter == l.position {
+			return last.Sequence, nil
+		}
+		dead.After(&out, last.Sequence)
+	}
 }
 
 func (l *DeadLetter) aside() *aside {
@@ -256,13 +280,13 @@ func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy)
 	if err := s.stillLies(ctx, l); err != nil {
 		return err
 	}
-	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
-	err := l.aside().store(ctx, dead.Retry, c.Out(subject))
-	if err != nil && !isThere(err) {
-		return streamError(name, "redrive", err)
-	}
+	at, err := s.putBack(ctx, l, c)
 	if err != nil {
-		d, ok, err := s.one(ctx, name, subject, 1)
+		return err
+	}
+	if at > 0 {
+		name := dead.RetryStreamOf(s.name)
+		d, ok, err := s.one(ctx, name, l.place.Subject(dead.Retry), at)
 		if err != nil {
 			return err
 		}

@@ -2,11 +2,13 @@ package bus_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -225,8 +227,15 @@ func TestRedriveAsAfterACrash(t *testing.T) {
 		kept, err := js.GetLastMsgForSubject(t.Context(), "$OMNIBUS.dead.>")
 		must(t, err)
 		must(t, bus.RedriveAs(t.Context(), l, 7))
-		_, err = b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: kept.Subject, Header: kept.Header, Data: kept.Data}) // as if it had not been removed
+		again, err := b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: kept.Subject, Header: kept.Header, Data: kept.Data}) // as if it had not been removed
 		must(t, err)
+		retries, err := b.JetStream().Stream(t.Context(), "S-retry")
+		must(t, err)
+		given, err := retries.GetLastMsgForSubject(t.Context(), "$OMNIBUS.retry.>")
+		must(t, err)
+		must(t, retries.DeleteMsg(t.Context(), given.Sequence))
+		given.Header.Set("Bus-Dead-Letter", strconv.FormatUint(again.Sequence, 10)) // the letter would be where it was
+		must(t, second(b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: given.Subject, Header: given.Header, Data: given.Data})))
 		l = letters(t, st, bus.DeadFilter{})[0]
 		asError[*bus.StreamError](t, bus.RedriveAs(t.Context(), l, 8), "waits for its consumer")
 		pass(24 * time.Hour)
@@ -385,6 +394,56 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 			t.Errorf("%d letters are left, %v", left, err)
 		}
 	})
+}
+
+// A letter is written before what died is removed from where it was. Who gives it back
+// in between, as when told of it, must not take that for what was given back.
+func TestRedriveAsSoonAsItIsDead(t *testing.T) {
+	t.Parallel()
+	for name, redrive := range map[string]func(context.Context, *bus.Stream) error{
+		"Redrive": func(ctx context.Context, st *bus.Stream) error { return second(st.Redrive(ctx, bus.DeadFilter{})) },
+		"RedriveAs": func(ctx context.Context, st *bus.Stream) error {
+			for l, err := range st.DeadLetters(ctx, bus.DeadFilter{}) {
+				return cmp.Or(err, bus.RedriveAs(ctx, l, 7))
+			}
+			return errNo
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var st *bus.Stream
+			told := bus.WithEvents(func(e bus.Event) {
+				if e.Kind == bus.EventDeadLetter {
+					if err := redrive(context.Background(), st); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st = declare(t, b, bus.StreamConfig{Name: "S"})
+				var got ledger
+				var calls atomic.Int32
+				consume(t, st, "d", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+					switch calls.Add(1) {
+					case 1:
+						return bus.RetryAfter(time.Hour, errNo) // so it waits in S-retry
+					case 2:
+						return bus.Permanent(errNo)
+					}
+					return got.handle(ctx, m)
+				})
+				storeRange(t, st, "S", 0, 1)
+				pass(3 * time.Hour)
+				got.mustBeOnce(t, 1)
+				if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
+					t.Errorf("%d letters are left, %v", n, err)
+				}
+				if n := streamInfo(t, b, "S-retry").State.Msgs; n != 0 {
+					t.Errorf("%d messages are left in S-retry", n)
+				}
+			}, told)
+		})
+	}
 }
 
 func TestRedriveMistakes(t *testing.T) {
