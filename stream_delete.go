@@ -132,7 +132,8 @@ func (b *Bus) purge(ctx context.Context, stream string, f PurgeFilter) (int, err
 }
 
 // DeleteConsumer removes a durable consumer from the server, with its position and
-// with the messages that wait in S-retry for another attempt of it. Its dead letters
+// with the messages that wait in S-retry for another attempt of it, and forgets which
+// ended its process. Its dead letters
 // stay. Who consumes with it ends: see Consumer.Err. Who consumes with the name later
 // begins anew. Called again after an error it goes on where it was.
 //
@@ -166,7 +167,7 @@ func (s *Stream) deleteRetries(ctx context.Context, durable string) (found bool,
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		err = nil
 	}
-	for _, kind := range []string{dead.Later, dead.Retry} { // in this order: one becomes the other
+	for _, kind := range []string{dead.Later, dead.Retry, dead.Note} { // in this order: the first becomes the second
 		if err == nil {
 			_, err = s.bus.purge(ctx, name, PurgeFilter{Subject: dead.SubjectsOfDurable(kind, s.name, durable)})
 		}

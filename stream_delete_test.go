@@ -3,6 +3,8 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -211,5 +213,28 @@ func TestStreamDeleteConsumer(t *testing.T) {
 				t.Errorf("got %d, want %d", n, i)
 			}
 		}
+	})
+}
+
+// Marks of messages that ended the process of a durable are not those of the next one
+// with its name.
+func TestStreamDeleteConsumerForgetsCrashes(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		must(t, consume(t, st, "d", "S", ignore[int]).Drain(t.Context()))
+		storeRange(t, st, "S", 0, 2)
+		made := strconv.FormatInt(streamInfo(t, b, "S").Created.UnixNano(), 36)
+		for life := range 5 {
+			must(t, second(b.JetStream().Publish(t.Context(), fmt.Sprintf("$OMNIBUS.note.S.d.%s.began.1.%d", made, life), nil)))
+		}
+		must(t, st.DeleteConsumer(t.Context(), "d"))
+		if n := streamInfo(t, b, "S-retry").State.Msgs; n != 0 {
+			t.Errorf("%d messages are left in S-retry", n)
+		}
+		var got ledger
+		consume(t, st, "d", "S", got.handle)
+		pass(time.Minute)
+		got.mustBeOnce(t, 2)
 	})
 }
