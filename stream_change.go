@@ -105,7 +105,7 @@ func (c *StreamConfig) layOver(js *jetstream.StreamConfig) error {
 		js.Duplicates = min(js.Duplicates, js.MaxAge) // the server demands it
 	}
 	if c.Raw == nil {
-		return nil
+		return checkWindow(js.Duplicates, js.MaxAge)
 	}
 	if err := c.applyRaw(js); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (c *StreamConfig) layOver(js *jetstream.StreamConfig) error {
 	if js.Name != c.Name {
 		return badStreamField("Raw", quoted(js.Name), "must leave Name as it is, "+quoted(c.Name))
 	}
-	return nil
+	return checkWindow(js.Duplicates, js.MaxAge)
 }
 
 // applyRaw calls Raw, which may panic.

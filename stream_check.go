@@ -73,10 +73,19 @@ func (c *StreamConfig) checkLimits() error {
 	if c.Duplicates < 0 || c.Duplicates > 0 && c.Duplicates < 100*time.Millisecond {
 		errs = append(errs, badStreamField("Duplicates", c.Duplicates, "must be at least 100ms"))
 	}
+	errs = append(errs, checkWindow(c.Duplicates, c.MaxAge))
 	if c.SubjectDeleteMarkerTTL < 0 || c.SubjectDeleteMarkerTTL > 0 && c.SubjectDeleteMarkerTTL < time.Second {
 		errs = append(errs, badStreamField("SubjectDeleteMarkerTTL", c.SubjectDeleteMarkerTTL, "must be at least 1s"))
 	}
 	return errors.Join(errs...)
+}
+
+// checkWindow compares the window for duplicates with the age at which messages go.
+func checkWindow(window, age time.Duration) error {
+	if age > 0 && window > age {
+		return badStreamField("Duplicates", window, fmt.Sprintf("must not be longer than MaxAge, %v", age))
+	}
+	return nil
 }
 
 // checkCopies is check for what has to do with other streams and subjects.

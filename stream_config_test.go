@@ -218,3 +218,19 @@ func TestRawIsHeldToTheSameRules(t *testing.T) {
 	isError(t, err, bus.ErrStreamNotFound)
 	mustHold(t, b, "S", 1, 100)
 }
+
+// A window for duplicates that is longer than messages live is refused, wherever the two
+// come from.
+func TestStreamWindowBeyondAge(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	declare(t, b, bus.StreamConfig{Name: "S", MaxAge: time.Minute})
+	for _, c := range []bus.StreamConfig{
+		{Name: "T", MaxAge: time.Minute, Duplicates: time.Hour},
+		{Name: "T", MaxAge: time.Minute, Raw: func(c *jetstream.StreamConfig) { c.Duplicates = time.Hour }},
+		{Name: "S", Duplicates: time.Hour},
+	} {
+		asError[*bus.OptionError](t, second(b.Stream(t.Context(), c)), "StreamConfig.Duplicates", "1h0m0s", "MaxAge, 1m0s")
+	}
+	hasStreams(t, b, "S")
+}

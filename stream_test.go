@@ -284,8 +284,6 @@ func TestStreamRefusedByTheServer(t *testing.T) {
 		{"the same twice", bus.StreamConfig{Name: "N", Subjects: []string{"n", "n"}}, "create", nil},
 		{"the server's own subjects", bus.StreamConfig{Name: "N", Subjects: []string{"$JS.API.>"}}, "create", nil},
 		{"everything", bus.StreamConfig{Name: "N", Subjects: []string{">"}}, "create", nil},
-		{"a window beyond the age", bus.StreamConfig{Name: "N", MaxAge: time.Minute, Duplicates: time.Hour}, "create", []string{"window"}},
-		{"extended to a window beyond the age", bus.StreamConfig{Name: "S", Duplicates: time.Hour}, "update", []string{"window"}},
 		{"copies without a cluster", bus.StreamConfig{Name: "N", Replicas: 3}, "create", []string{"replicas"}},
 		{"extended by copies", bus.StreamConfig{Name: "S", Replicas: 3}, "update", []string{"replicas"}},
 		{"more than the memory", bus.StreamConfig{Name: "N", MaxBytes: 1 << 40}, "create", []string{"memory"}},
