@@ -119,8 +119,9 @@ func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (j
 		}
 	}
 	if len(missing(c.Subjects, have.Subjects)) > 0 || have.Retention != c.Retention {
-		return nil, &StreamConflictError{Stream: c.Name, Fields: []FieldChange{{Field: "Subjects",
+		conflict := &StreamConflictError{Stream: c.Name, Fields: []FieldChange{{Field: "Subjects",
 			Have: fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), Want: fmt.Sprintf("%v (%s)", c.Subjects, c.Retention)}}}
+		return nil, &StreamError{Stream: s.name, Op: "consume", Err: fmt.Errorf("%w; what consumers of %q cannot handle is kept in a stream with that name, and this one is somebody else's: rename one of the two", conflict, s.name)}
 	}
 	return st, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -486,5 +487,22 @@ func TestDeadLetterWithHeadersOfOthers(t *testing.T) {
 	must(t, second(st.Redrive(t.Context(), bus.DeadFilter{})))
 	if m := receive(t, h.got); !reflect.DeepEqual(m.Header, want) {
 		t.Errorf("got %v", m.Header)
+	}
+}
+
+// A stream of somebody else that has the name of one beside a stream is named, with
+// what to do, and stays as it is.
+func TestConsumeBesideAStreamOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	for name, beside := range map[string]string{"A": "A-dead", "B": "B-retry"} {
+		st := declare(t, b, bus.StreamConfig{Name: name})
+		declare(t, b, bus.StreamConfig{Name: beside, Subjects: []string{"of." + name}})
+		_, err := bus.Consume(t.Context(), st, "d", bus.Subject[int](name), ignore[int])
+		asError[*bus.StreamConflictError](t, err)
+		hasText(t, err, strconv.Quote(name), "consume", strconv.Quote(beside), "of."+name, "somebody else's: rename one of the two")
+		if got := streamInfo(t, b, beside).Config.Subjects; !slices.Equal(got, []string{"of." + name}) {
+			t.Errorf("it stores %v", got)
+		}
 	}
 }
