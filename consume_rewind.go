@@ -22,7 +22,8 @@ import (
 // waits for the handlers that run here, and until the other members have finished what
 // they hold; then it goes back, and the pause ends. When ctx ends first (the bus's
 // drain timeout, if it has no deadline) nothing has changed and the error is an
-// *UnfinishedError. A pause that was there before stays.
+// *UnfinishedError. A pause that was there before stays, and what
+// others say with Pause or Resume meanwhile holds.
 //
 // Dead letters, and messages that wait in S-retry for their next attempt, stay where
 // they are; those at or after to are handled for both reasons. One that died before
@@ -91,13 +92,24 @@ func (c *Consumer) rewind(ctx context.Context, to start) error {
 	}
 	deadline, _ := ctx.Deadline()
 	before := pausedUntil(info)
-	if err := c.pauseSelf(ctx, later(before, deadline.Add(time.Second))); err != nil {
+	own := later(before, deadline.Add(time.Second))
+	if err := c.pauseSelf(ctx, own); err != nil {
 		return err // should this process die, the pause ends soon
 	}
 	err = c.goBack(ctx, target)
 	rest, cancel := c.bus.cfg.withTimeout(context.WithoutCancel(ctx))
 	defer cancel()
-	return errors.Join(err, c.pauseSelf(rest, before))
+	return errors.Join(err, c.unpause(rest, own, before))
+}
+
+// unpause puts the pause that was there before in the place of Rewind's own, unless
+// somebody has called Pause or Resume meanwhile.
+func (c *Consumer) unpause(ctx context.Context, own, before time.Time) error {
+	info, err := c.info(ctx)
+	if err != nil || !pausedUntil(info).Equal(own) {
+		return err
+	}
+	return c.pauseSelf(ctx, before)
 }
 
 func later(a, b time.Time) time.Time {

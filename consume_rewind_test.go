@@ -268,3 +268,47 @@ func TestRewindMistakes(t *testing.T) {
 		isError(t, con.Rewind(ctx, bus.StartAtFirst()), bus.ErrClosed, "Rewind")
 	})
 }
+
+// What others say of the pause while Rewind waits is not undone by its end.
+func TestPauseDuringARewind(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		before bool // it was paused
+		change func(context.Context, *bus.Consumer) error
+	}{
+		{"Pause", false, func(ctx context.Context, c *bus.Consumer) error { return c.Pause(ctx, time.Time{}) }},
+		{"Resume", true, func(ctx context.Context, c *bus.Consumer) error { return c.Resume(ctx) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				var got ledger
+				con := consume(t, st, "d", "S", func(ctx context.Context, m *bus.Msg[int]) error {
+					time.Sleep(3 * time.Second) // in the bubble: virtual time
+					return got.handle(ctx, m)
+				})
+				storeRange(t, st, "S", 0, 1)
+				synctest.Wait()
+				if tc.before {
+					must(t, con.Pause(t.Context(), time.Time{}))
+				}
+				rewound := make(chan error, 1)
+				go func() { rewound <- con.Rewind(t.Context(), bus.StartAtFirst()) }()
+				time.Sleep(time.Second)
+				must(t, tc.change(t.Context(), con))
+				must(t, receive(t, rewound))
+				l, err := con.Lag(t.Context())
+				if must(t, err); l.PausedUntil.IsZero() != tc.before {
+					t.Errorf("it is paused until %v", l.PausedUntil)
+				}
+				must(t, con.Resume(t.Context()))
+				pass(time.Minute)
+				if n := len(got.sequences()); n != 2 {
+					t.Errorf("handled %d times", n)
+				}
+			})
+		})
+	}
+}
