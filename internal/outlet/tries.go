@@ -19,6 +19,9 @@ const (
 	DuplicateInBatch         = 10201 // a message of the batch has an ID that is known
 	BatchIncomplete          = 10176 // a part of it was lost or refused
 
+	accountLimits     = 10002 // of the account
+	serverLimits      = 10023 // of the server
+	sealed            = 10109 // the stream takes nothing any more
 	duplicateUnderWay = 10158 // a message with this ID is under way in the cluster
 	batchesTooMany    = 10210 // open at once
 )
@@ -26,9 +29,10 @@ const (
 // busyCodes are refusals that may be otherwise in a moment. Nothing was stored.
 var busyCodes = []int{duplicateUnderWay, WrongLastSequenceUnnamed, BatchIncomplete, batchesTooMany}
 
-// ambiguousCodes are refusals that an earlier try of the same message brings about,
-// if it was stored. A single server compares sequences before it looks for the ID.
-var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch}
+// ambiguousCodes are refusals that say nothing of an earlier try of the same message: it
+// brings them about, if it was stored, since a single server compares sequences before it
+// looks for the ID; or the server gives them without looking for that.
+var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch, accountLimits, serverLimits, sealed}
 
 // leaderless is how long a stream may have no responder before it is taken for
 // absent, and may be busy before that is the answer: leader elections and server
