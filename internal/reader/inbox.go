@@ -75,9 +75,12 @@ func (r *Reader) ask() error {
 	if err != nil {
 		return err
 	}
+	if err := r.link.Publish(&wire.Out{Subject: directGet + r.cfg.Stream, Reply: r.inbox.sub.Subject, Data: body}); err != nil {
+		return err
+	}
 	r.inbox.open = true
 	r.batch = min(2*r.batch, largestBatch)
-	return r.link.Publish(&wire.Out{Subject: directGet + r.cfg.Stream, Reply: r.inbox.sub.Subject, Data: body})
+	return nil
 }
 
 var (
@@ -93,8 +96,14 @@ func (r *Reader) fetchBatch(ctx context.Context) (more bool, err error) {
 		if !r.inbox.open {
 			err = r.ask()
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			more, err = r.takeBatch(ctx)
+		case passing(err):
+			if err := r.Pause(ctx, betweenTries); err != nil {
+				return false, err
+			}
+			err = errSilent // nobody was asked
 		}
 		if !errors.Is(err, errGap) && !errors.Is(err, errSilent) {
 			return more, err

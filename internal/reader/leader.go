@@ -124,7 +124,7 @@ func (r *Reader) try(ctx context.Context, o *wire.Out) (*nats.Msg, error) {
 
 // passing reports whether err may be over with the next try.
 func passing(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) ||
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, link.ErrDisconnected) ||
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 

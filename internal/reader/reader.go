@@ -94,7 +94,10 @@ func (r *Reader) fill(ctx context.Context) error {
 	case err != nil:
 		return err
 	case more:
-		return r.ask() // it comes while these are read
+		if err := r.ask(); !passing(err) { // it comes while these are read
+			return err
+		}
+		return nil // they are here, and it is asked for when they have been read
 	case r.next > r.last:
 		return nil
 	}

@@ -1,6 +1,7 @@
 package reader_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/reader"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // stream answers as a server would for a stream with messages 1 to last, and as the
@@ -180,6 +182,37 @@ func TestReaderOfAnotherStream(t *testing.T) {
 		s.mu.Unlock()
 		if err := r.Look(t.Context()); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// While the connection's buffer is full no request can be made; that ends nothing before
+// its time.
+func TestReaderWaitsWhileTheBufferIsFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := dial(t)
+		newStream(t, l, 100, func(*stream) {})
+		r := reader.New(l, reader.Config{Stream: "S", Filter: ">"})
+		defer r.Close()
+		if err := r.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, ok, err := r.Next(ctx)
+		if !ok || err != nil {
+			t.Fatalf("the first message: %v, %v", ok, err)
+		}
+		l.Abort() // for good
+		for full := false; !full; time.Sleep(time.Millisecond) {
+			full = errors.Is(l.Publish(&wire.Out{Subject: "x", Data: make([]byte, 1<<20)}), nats.ErrReconnectBufExceeded)
+		}
+		for ok && err == nil {
+			_, ok, err = r.Next(ctx)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, %v", ok, err)
 		}
 	})
 }
