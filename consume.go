@@ -118,29 +118,33 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.declareConsumer(ctx, durable, filters, o)
-	if err != nil {
-		return nil, err
-	}
-	beside, err := s.openAside(ctx, durable, info.Config.AckWait)
-	if err != nil {
-		return nil, err
-	}
-	if o.shares(s.bus) {
-		if err := s.openClaims(ctx); err != nil {
-			return nil, err
-		}
-	}
-	c := &Consumer{bus: s.bus, aside: beside, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, ending: newEnding()}
+	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, ending: newEnding()}
 	c.life, c.end = context.WithCancelCause(context.Background())
-	if err := c.takeKeys(o); err != nil {
+	if err := c.takeKeys(o); err != nil { // before anything is written for it
 		return nil, err
 	}
-	if err := c.open(ctx, o, info.Config); err != nil {
+	if err := s.begin(ctx, c, o); err != nil {
 		c.leaveKeys()
 		return nil, err
 	}
 	return c, nil
+}
+
+// begin declares what c needs on the server, and has it take messages.
+func (s *Stream) begin(ctx context.Context, c *Consumer, o *handleOptions) error {
+	info, err := s.declareConsumer(ctx, c.durable, c.filters, o)
+	if err != nil {
+		return err
+	}
+	if c.aside, err = s.openAside(ctx, c.durable, info.Config.AckWait); err != nil {
+		return err
+	}
+	if o.shares(s.bus) {
+		if err := s.openClaims(ctx); err != nil {
+			return err
+		}
+	}
+	return c.open(ctx, o, info.Config)
 }
 
 func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) (err error) {

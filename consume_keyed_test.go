@@ -1,6 +1,8 @@
 package bus_test
 
 import (
+	"context"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +39,31 @@ func stopped(c *bus.Consumer, err error) error {
 	return err
 }
 
+// One that is refused has changed nothing, also while the first one asks for nothing.
+func TestSecondConsumerWithKeysChangesNothing(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		free := make(chan struct{})
+		consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+			<-free
+			return nil
+		}, bus.KeyBySubject())
+		storeKeys(t, st, 1, 1000) // as many as there may be
+		pass(time.Minute)
+		before := consumerInfo(t, b, "S", "d")
+		if before.NumWaiting > 0 {
+			t.Fatal("the first one asks for messages")
+		}
+		_, err := bus.Consume(t.Context(), st, "d", bus.Subject[int]("s.*"), ignore[int], bus.KeyByToken(2), bus.AckWait(time.Minute))
+		asError[*bus.OptionError](t, err, "WithListen")
+		if after := consumerInfo(t, b, "S", "d"); !reflect.DeepEqual(after.Config, before.Config) {
+			t.Errorf("the durable is\n%+v, was\n%+v", after.Config, before.Config)
+		}
+		close(free)
+	})
+}
+
 // Members of a durable that name keys otherwise would break the order that the rest
 // keeps, so they are refused while the rest is there.
 func TestMembersWithAnotherKey(t *testing.T) {
@@ -63,7 +90,11 @@ func TestMembersWithAnotherKey(t *testing.T) {
 					return bus.Consume(t.Context(), st, "d", bus.Subject[int]("s.*"), ignore[int], tc.want...)
 				}
 				_, err := again()
-				asError[*bus.ConsumerConflictError](t, err, tc.text, "stop those")
+				if tc.have != nil && tc.want != nil && opts == nil { // nobody would keep their order together, however they name keys
+					asError[*bus.OptionError](t, err, "WithListen")
+				} else {
+					asError[*bus.ConsumerConflictError](t, err, tc.text, "stop those")
+				}
 				must(t, first.Drain(t.Context()))
 				c, err := again()
 				must(t, err)
