@@ -48,6 +48,7 @@ type mate struct {
 type job struct {
 	mate   *mate
 	task   Task
+	sent   time.Time
 	missed int // beats that did not name it
 	done   chan settle.Outcome
 }
@@ -130,7 +131,7 @@ func (c *crew) give(to *mate, key string, d wire.Delivery) settle.Outcome {
 
 // send gives d to another process and waits for the outcome.
 func (c *crew) send(to *mate, t Task, d wire.Delivery) settle.Outcome {
-	j := &job{mate: to, task: t, done: make(chan settle.Outcome, 1)}
+	j := &job{mate: to, task: t, sent: time.Now(), done: make(chan settle.Outcome, 1)}
 	c.mu.Lock()
 	if to.dropped || c.mates[to.name] != to { // since it was chosen
 		c.mu.Unlock()
@@ -354,13 +355,14 @@ func (c *crew) compareLocked(m *mate, running []Task) {
 		if j.missed++; named[number] {
 			j.missed = 0
 		}
-		if j.missed == mostMissed {
+		if j.missed >= mostMissed && time.Since(j.sent) >= m.ttl {
 			c.endLocked(number, settle.Outcome{Returned: true})
 		}
 	}
 }
 
-// mostMissed is how many beats may not name a job: one may have crossed it.
+// mostMissed is how many beats may not name a job before it is lost, when a TTL has passed
+// as well: one may have crossed it, and a busy member may beat again before it reads it.
 const mostMissed = 2
 
 // noteResult takes the outcome of a task. It returns whether that counts.

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/omnibus-go/bus/internal/claim"
 )
 
@@ -323,5 +325,41 @@ func TestTextOfAFailureThatDoesNotPass(t *testing.T) {
 		if heard == 0 {
 			t.Errorf("the owner hears of none of the member's %d failures", b.Begun())
 		}
+	})
+}
+
+// A message on its way to a busy member is not lost because the member beats twice before
+// it has read that: then two would be at one key.
+func TestJobThatIsReadLate(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		l := w.dial(nil)
+		defer l.Close()
+		w.publish(2, 1)
+		a := w.join("a", 1)
+		synctest.Wait() // it has one of the two
+		given := 0
+		late, err := l.Conn().Subscribe("$OMNIBUS.crew.S.d.run.late", func(*nats.Msg) { given++ })
+		must(t, err)
+		beat := func() {
+			_, err := l.Conn().RequestWithContext(t.Context(), "$OMNIBUS.crew.S.d.lead.1", []byte(`{"beat":{"member":"late","hands":1,"running":[]}}`))
+			must(t, err)
+			synctest.Wait()
+		}
+		for range 4 { // as a member does that hears news, or that a message was refused
+			beat()
+		}
+		if given != 1 || a.Begun() != 1 {
+			t.Errorf("the member was given %d messages, and the owner has begun %d, want 1 and 1", given, a.Begun())
+		}
+		for range 8 {
+			time.Sleep(ttl / 4)
+			beat()
+		}
+		if given+int(a.Begun()) != 3 {
+			t.Errorf("the lost message was not given out once more: %d, %d", given, a.Begun())
+		}
+		must(t, late.Unsubscribe())
+		w.await()
+		a.leave()
 	})
 }
