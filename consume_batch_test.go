@@ -370,3 +370,35 @@ func TestConsumeBatchMistakes(t *testing.T) {
 	var none *bus.BatchError
 	must(t, none.Err())
 }
+
+// Those that may have ended a process run one after the other; none of them waits for a
+// batch that nothing else can fill.
+func TestConsumeBatchOfSuspects(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 40)
+		var got ledger
+		handle := func(ctx context.Context, ms []*bus.Msg[int]) error {
+			time.Sleep(time.Second) // in the bubble: virtual time
+			for _, m := range ms {
+				must(t, got.handle(ctx, m))
+			}
+			return nil
+		}
+		opts := []bus.ConsumeOption{bus.BatchSize(10), bus.BatchWait(time.Hour), bus.Concurrency(2), bus.AckWait(2 * time.Second)}
+		must(t, consumeBatch(t, st, "d", "S", handle, opts...).Drain(t.Context())) // it has made the durable
+		pass(time.Second)
+		other, err := b.JetStream().Consumer(t.Context(), "S", "d")
+		must(t, err)
+		_, err = other.FetchNoWait(40) // it has them, and dies
+		must(t, err)
+		pass(5 * time.Second)
+		before := got.distinct()
+		consumeBatch(t, st, "d", "S", handle, opts...)
+		pass(2 * time.Minute)
+		if n := got.distinct() - before; n != 40-before {
+			t.Errorf("%d of %d messages were handled", n, 40-before)
+		}
+	})
+}

@@ -19,6 +19,7 @@ type door struct {
 
 	size int           // messages that make a batch; 1 without batches
 	wait time.Duration // how long one that is not whole waits for more
+	late int           // so many of those in the queue have waited before, and begin as they are
 	run  func([]wire.Delivery)
 }
 
@@ -43,6 +44,16 @@ func NewBatches(concurrency, size int, wait time.Duration, run func([]wire.Deliv
 	d := q.needDoor()
 	d.size, d.wait, d.run = size, wait, run
 	return q
+}
+
+// Hurry has what is in the queue begin without a wait for a whole batch.
+func (q *Queue) Hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.door != nil {
+		q.door.late = q.backlog.n
+		q.door.lookLocked()
+	}
 }
 
 // lookLocked has the one who waits look again.
@@ -82,7 +93,7 @@ func (d *door) awaitLocked(q *Queue) {
 	whole := time.Now().Add(d.wait)
 	for q.runsLocked() {
 		open := d.next
-		if q.backlog.n < d.size && whole.After(open) {
+		if q.backlog.n < d.size && d.late == 0 && whole.After(open) {
 			open = whole
 		}
 		left := time.Until(open)
@@ -112,6 +123,7 @@ func (d *door) takeLocked(q *Queue, first wire.Delivery) (batch []wire.Delivery)
 			batch = append(batch, q.backlog.pop())
 		}
 		n = len(batch)
+		d.late = max(d.late-n, 0)
 	}
 	if now := time.Now(); d.next.Before(now) {
 		d.next = now

@@ -101,10 +101,15 @@ func (d *Durable) call(del wire.Delivery) settle.Outcome {
 
 func (d *Durable) leaveSolo(del wire.Delivery) { d.pushAll(d.solo.Leave(del)) }
 
+// pushAll queues again what was in the queue before: it has waited for a batch then.
 func (d *Durable) pushAll(ds []wire.Delivery) {
+	if len(ds) == 0 {
+		return
+	}
 	for _, del := range ds {
 		d.push(del)
 	}
+	d.queue.Hurry()
 }
 
 // neverTried is the outcome of a message whose handler will not be called (again).
