@@ -242,9 +242,9 @@ func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) (outcome settle
 
 // judge says what follows of the error that the handler of d ended with.
 func (c *Consumer) judge(d *wire.Delivery, err error) settle.Outcome {
-	d.Stored.Failure = err
+	d.Stored.Failure = err // in case that the user's Permanent ends the goroutine
 	outcome := c.outcome(err)
-	d.Stored.Failure = outcome.Err
+	d.Stored.Failure = outcome.Note()
 	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Wait {
 		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 			Attempt: d.Stored.Attempt, Err: outcome.Err})

@@ -185,7 +185,7 @@ func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
 				returned := false
 				defer func() {
 					if !returned { // a middleware ends the goroutine
-						outcomes[i].Err = ds[i].Stored.Failure
+						outcomes[i] = settle.Noted(ds[i].Stored.Failure)
 					}
 					p.leave()
 				}()

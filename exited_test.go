@@ -120,6 +120,96 @@ func TestHandlerThatAlwaysExits(t *testing.T) {
 	})
 }
 
+// What an error means for its message holds as well: one that is permanent is not tried
+// again, and one that the end of the bus cut off was no attempt.
+func TestHandlerThatExitsIsJudged(t *testing.T) {
+	t.Parallel()
+	permanent := bus.Retry(bus.RetryPolicy{Permanent: func(err error) bool { return errors.Is(err, bus.ErrExited) }})
+	for name, start := range map[string]func(*testing.T, *bus.Stream, func(context.Context), ...bus.ConsumeOption){
+		"Consume": func(t *testing.T, st *bus.Stream, h func(context.Context), opts ...bus.ConsumeOption) {
+			consume(t, st, "d", "S", func(ctx context.Context, _ *bus.Msg[int]) error {
+				h(ctx)
+				return nil
+			}, opts...)
+		},
+		"ConsumeBatch": func(t *testing.T, st *bus.Stream, h func(context.Context), opts ...bus.ConsumeOption) {
+			_, err := bus.ConsumeBatch(t.Context(), st, "d", "S", func(ctx context.Context, _ []*bus.Msg[int]) error {
+				h(ctx)
+				return nil
+			}, opts...)
+			must(t, err)
+		},
+	} {
+		t.Run(name+" permanent", func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				start(t, st, func(context.Context) { runtime.Goexit() }, permanent)
+				storeRange(t, st, "S", 0, 1)
+				pass(time.Hour)
+				if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Attempt != 1 {
+					t.Errorf("the dead letters are %+v", dead)
+				}
+				must(t, b.Close())
+			})
+		})
+		t.Run(name+" cut off", func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			once := bus.Retry(bus.RetryPolicy{MaxAttempts: 1})
+			b := openOn(t, dir, bus.WithLogger(silent()), bus.WithDrainTimeout(10*time.Millisecond))
+			st := declare(t, b, bus.StreamConfig{Name: "S"})
+			began := make(chan struct{}, 1)
+			start(t, st, func(ctx context.Context) {
+				began <- struct{}{}
+				<-ctx.Done()
+				runtime.Goexit()
+			}, once)
+			storeRange(t, st, "S", 0, 1)
+			wait(t, began, "the handler")
+			_ = b.Close() // in vain
+			b = openOn(t, dir)
+			st, err := b.LookupStream(t.Context(), "S")
+			must(t, err)
+			if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 0 {
+				t.Errorf("the dead letters are %+v", dead)
+			}
+			must(t, b.Close())
+		})
+	}
+}
+
+// In a batch whose handler ends its goroutine, what was said of others by themselves
+// holds.
+func TestBatchThatExitsBesideOthers(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 3)
+		refuse := func(next bus.RawHandler) bus.RawHandler {
+			return func(ctx context.Context, m *bus.RawMsg) error {
+				if m.Sequence == 2 {
+					return bus.Permanent(errNo)
+				}
+				return next(ctx, m)
+			}
+		}
+		calls := 0
+		_, err := bus.ConsumeBatch(t.Context(), st, "d", bus.Subject[int]("S"), func(context.Context, []*bus.Msg[int]) error {
+			if calls++; calls == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		}, bus.Use(refuse))
+		must(t, err)
+		pass(time.Minute)
+		if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Sequence != 2 || dead[0].Attempt != 1 {
+			t.Errorf("the dead letters are %+v", dead)
+		}
+		must(t, b.Close())
+	})
+}
+
 // Processes that keep the order of keys together: of the owner and of a member.
 func TestHandlerThatExitsInSeveralProcesses(t *testing.T) {
 	t.Parallel()

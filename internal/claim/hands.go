@@ -63,7 +63,7 @@ func (h *hands) serve(d wire.Delivery) {
 	o, returned := settle.Outcome{Returned: true}, !may
 	defer func() {
 		if !returned { // the handler ends the goroutine
-			o = settle.Outcome{Err: d.Stored.Failure}
+			o = settle.Noted(d.Stored.Failure)
 		}
 		h.answer(d, t, o, may)
 	}()

@@ -69,7 +69,7 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 	var outcomes []settle.Outcome
 	defer func() {
 		for i := range batch {
-			outcome := settle.Outcome{Err: batch[i].Stored.Failure} // the goroutine ends
+			outcome := settle.Noted(batch[i].Stored.Failure) // the goroutine ends
 			if outcomes != nil {
 				outcome = outcomes[i]
 			}

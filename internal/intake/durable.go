@@ -223,7 +223,7 @@ func (d *Durable) run(del wire.Delivery) {
 	returned := false
 	defer func() {
 		if !returned {
-			d.conclude(del, settle.Outcome{Err: del.Stored.Failure})
+			d.conclude(del, settle.Noted(del.Stored.Failure))
 		}
 	}()
 	outcome, called := d.attempt(del)

@@ -3,6 +3,8 @@
 package settle
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -23,6 +25,27 @@ type Outcome struct {
 	Postponed bool          // the message was not tried, and comes again after After: that was no attempt
 	Returned  bool          // there was no call, or it was cut off: somebody else may make it
 }
+
+// Note returns o as an error that can be noted with a message, nil where that is done:
+// a handler that ends its goroutine lets nobody return anything.
+func (o Outcome) Note() error {
+	if o == (Outcome{}) {
+		return nil
+	}
+	return &noted{o}
+}
+
+// Noted is the reverse of Note. Another error is one that says no more than that.
+func Noted(err error) Outcome {
+	if n, ok := errors.AsType[*noted](err); ok {
+		return n.Outcome
+	}
+	return Outcome{Err: err}
+}
+
+type noted struct{ Outcome }
+
+func (n *noted) Error() string { return fmt.Sprintf("outcome: %v", n.Err) }
 
 // Action is what to do with a message.
 type Action int

@@ -52,7 +52,7 @@ type Stored struct {
 	Recalled bool   // Trial and Deaths are set
 	Admitted bool   // no earlier message of its key stands in its way
 
-	Failure error           // what the latest handler call failed with, if it did, for when it ends its goroutine and nothing can be returned
+	Failure error           // how the latest handler call failed, if it did (see package settle), for when it ends its goroutine and nothing can be returned
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }
 
