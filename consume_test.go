@@ -1082,3 +1082,21 @@ func TestConsumerStalls(t *testing.T) {
 	receive(t, con.Done())
 	asError[*bus.StreamError](t, con.Err(), "deleted on the server")
 }
+
+// One option may be given to several calls at once.
+func TestAnOptionOfSeveralCalls(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	retry := bus.Retry(bus.RetryPolicy{MaxAttempts: 3})
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			_, err := bus.Consume(t.Context(), st, fmt.Sprint("d", i), bus.Subject[int]("S"), ignore[int], retry)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}

@@ -40,7 +40,7 @@ var defaultRetry = RetryPolicy{MaxAttempts: 25, MinBackoff: 100 * time.Milliseco
 // Retry sets when, and how often, a failed message is tried again.
 func Retry(p RetryPolicy) ConsumeOption {
 	return consumeOption(func(o *handleOptions) {
-		p = p.withDefaults()
+		p := p.withDefaults() // an option may be used by several calls at once
 		switch {
 		case p.MaxAttempts < Unlimited:
 			o.fail("Retry", fmt.Sprintf("MaxAttempts %d", p.MaxAttempts), "must be more than zero, or bus.Unlimited")
