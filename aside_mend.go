@@ -33,7 +33,7 @@ func (a *aside) keep(ctx context.Context, kind string, d *wire.Delivery, out fun
 }
 
 // yield leaves the place to the copy that is there, if that is not of d but of another
-// message: then a.place is another one from now on.
+// message: then a.placeOf is another one from now on.
 func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place dead.Place) error {
 	ctx, cancel := a.bus.cfg.withTimeout(ctx)
 	defer cancel()
@@ -62,6 +62,7 @@ func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place 
 	if age == place.Incarnation {
 		return &StreamError{Stream: name, Op: "put aside", Err: fmt.Errorf("%s has another message's copy", place.Subject(kind))}
 	}
+	d.Stored.Age = "" // it was parked there before that was known
 	a.newer.Store(&age)
 	return nil
 }

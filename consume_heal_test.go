@@ -259,3 +259,38 @@ func TestDrainWithoutTheRetries(t *testing.T) {
 		must(t, con.Drain(t.Context()))
 	}, bus.WithLogger(silent()))
 }
+
+// A message of a stream that was made anew, which was parked in the place of an older
+// one, finds the letter of that one there and is kept beside it.
+func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		config := bus.StreamConfig{Name: "S"}
+		st := declare(t, b, config)
+		consume(t, st, "d", "S", func(_ context.Context, m *bus.Msg[int]) error {
+			if m.Data == 100 && m.Attempt == 1 {
+				return bus.RetryAfter(time.Hour, errNo) // parked
+			}
+			if m.Data < 100 {
+				time.Sleep(time.Minute) // in the bubble: virtual time
+			}
+			return bus.Permanent(errNo)
+		}, bus.Concurrency(10))
+		storeRange(t, st, "S", 0, 20) // its window is full
+		pass(10 * time.Second)
+		durable := consumerInfo(t, b, "S", "d").Config
+		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		st = declare(t, b, config)
+		storeRange(t, st, "S", 100, 101)
+		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
+		must(t, err)
+		pass(5 * time.Hour)
+		dead := map[string]int{}
+		for _, l := range letters(t, st, bus.DeadFilter{}) {
+			dead[string(l.Data)]++
+		}
+		if dead["100"] != 1 {
+			t.Errorf("message 100 is a dead letter %d times: %v", dead["100"], dead)
+		}
+	}, bus.WithLogger(silent()))
+}
