@@ -89,10 +89,6 @@ const (
 	pingsOut  = 2
 )
 
-// writeBuffer is how many bytes wait at most until a publisher writes them itself. With
-// nats.go's own 32 KiB a quick publisher and the server wait for each other more often.
-const writeBuffer = 128 << 10
-
 func (l *Link) options(c Config) []nats.Option {
 	return []nats.Option{
 		nats.Name(c.Name),
@@ -100,7 +96,6 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.SkipHostLookup(), // the dialer does it, and can be told to stop
 		nats.Timeout(c.Timeout),
 		nats.FlusherTimeout(0), // conn bounds each write by itself
-		nats.WriteBufferSize(writeBuffer),
 		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(pingsOut),
 		nats.MaxReconnects(-1),
