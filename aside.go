@@ -256,15 +256,7 @@ func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error 
 	})
 }
 
-// put stores a copy of a kind unless it is there already.
-func (a *aside) put(ctx context.Context, kind string, out wire.Out) error {
-	if err := a.store(ctx, kind, out); !isThere(err) {
-		return err
-	}
-	return nil
-}
-
-// store is put that says so when it is there already.
+// store stores a copy of a kind. Where its place has one already it says so.
 func (a *aside) store(ctx context.Context, kind string, out wire.Out) error {
 	ctx, done := a.bus.bound(ctx)
 	defer done()

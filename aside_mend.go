@@ -11,29 +11,33 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// keep stores the copy of d of a kind that out makes for its place. It mends what
-// somebody took away: the streams beside the stream; and the stream itself, which,
-// made anew, repeats sequences whose places others have.
+// keep stores the copy of d of a kind that out makes for its place, unless it is there.
+// It mends what somebody took away: the streams beside the stream; and the stream
+// itself, which, made anew, repeats sequences whose places others have.
 func (a *aside) keep(ctx context.Context, kind string, d *wire.Delivery, out func(dead.Place) wire.Out) error {
-	place := a.placeOf(d)
-	err := a.store(ctx, kind, out(place))
-	switch {
-	case isThere(err):
-		if err = a.yield(ctx, kind, d, place); err != nil || a.placeOf(d) == place {
+	for mended := false; ; {
+		place := a.placeOf(d)
+		err := a.store(ctx, kind, out(place))
+		switch {
+		case isThere(err):
+			if err = a.yield(ctx, kind, d, place); err != nil || a.placeOf(d) == place {
+				return err
+			}
+		case errors.Is(err, ErrNoResponders) && !mended:
+			if err = a.mend(ctx); err != nil {
+				return err
+			}
+			mended = true
+		default:
 			return err
 		}
-	case errors.Is(err, ErrNoResponders):
-		if err = a.mend(ctx); err != nil {
-			return err
-		}
-	default:
-		return err
 	}
-	return a.put(ctx, kind, out(a.placeOf(d)))
 }
 
 // yield leaves the place to the copy that is there, if that is not of d but of another
-// message: then a.placeOf is another one from now on.
+// message: then a.placeOf is another one from now on. It is that of the stream as it is
+// now, or else, where d is of an earlier one, or a message of that has it, one that bears
+// d's own time.
 func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place dead.Place) error {
 	ctx, cancel := a.bus.cfg.withTimeout(ctx)
 	defer cancel()
@@ -59,11 +63,15 @@ func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place 
 	if err != nil {
 		return err
 	}
-	if age == place.Incarnation {
+	switch own := dead.Incarnation(d.Stored.Time); place.Incarnation {
+	case own:
 		return &StreamError{Stream: name, Op: "put aside", Err: fmt.Errorf("%s has another message's copy", place.Subject(kind))}
+	case age:
+		d.Stored.Age = own
+	default:
+		d.Stored.Age = "" // it was parked there before that was known
+		a.newer.Store(&age)
 	}
-	d.Stored.Age = "" // it was parked there before that was known
-	a.newer.Store(&age)
 	return nil
 }
 

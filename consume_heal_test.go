@@ -294,3 +294,45 @@ func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
 		}
 	}, bus.WithLogger(silent()))
 }
+
+// Also where yet another message has the place that it would get instead, since the
+// stream was made anew twice.
+func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		config := bus.StreamConfig{Name: "S"}
+		st := declare(t, b, config)
+		handle := func(_ context.Context, m *bus.Msg[int]) error {
+			if m.Data == 100 && m.Attempt == 1 {
+				return bus.RetryAfter(time.Hour, errNo) // parked in the place of 0
+			}
+			if m.Data < 100 {
+				time.Sleep(time.Minute) // in the bubble: virtual time
+			}
+			return bus.Permanent(errNo)
+		}
+		con := consume(t, st, "d", "S", handle, bus.Concurrency(10))
+		storeRange(t, st, "S", 0, 20) // its window is full
+		pass(10 * time.Second)
+		durable := consumerInfo(t, b, "S", "d").Config
+		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		st = declare(t, b, config)
+		storeRange(t, st, "S", 100, 101)
+		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
+		must(t, err)
+		pass(10 * time.Minute)
+		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		receive(t, con.Done())
+		st = declare(t, b, config)
+		storeRange(t, st, "S", 200, 201)
+		consume(t, st, "d", "S", handle)
+		pass(5 * time.Hour)
+		dead := map[string]int{}
+		for _, l := range letters(t, st, bus.DeadFilter{}) {
+			dead[string(l.Data)]++
+		}
+		if dead["0"] != 1 || dead["100"] != 1 || dead["200"] != 1 {
+			t.Errorf("dead letters: %v", dead)
+		}
+	}, bus.WithLogger(silent()))
+}
