@@ -61,9 +61,10 @@ func newGathering(n int) *gathering {
 	return &gathering{coming: n, guests: make([]guest, n), now: newRound(), ready: make(chan struct{})}
 }
 
-// errTooLate is for a middleware that calls next after it has returned, or after the
-// handler has ended its goroutine.
-var errTooLate = errors.New("bus: the batch of this message was handled without it")
+// errTooLate is for a middleware that calls next after it has returned, and for messages
+// that no handler sees, as that has ended its goroutine before: for those it was no
+// attempt.
+var errTooLate = Postpone(0, errors.New("bus: the batch of this message was handled without it"))
 
 // joinBatch has m handled with the other messages of its batch. Called again for the
 // same message it returns the same.
