@@ -28,6 +28,7 @@ type aside struct {
 	newer   atomic.Pointer[string] // a later one, if the stream was made anew
 	parks   bool                   // the server can hold messages until a time
 	ackWait time.Duration          // of the consumer of what comes back
+	most    int                    // how many messages that one may have out
 
 	letters, retries jetstream.Stream
 }
@@ -56,27 +57,27 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 	}
 	have := a.retries.CachedInfo().Config
 	a.parks = have.AllowMsgSchedules
-	return a, s.declareRetries(ctx, have.Name, durable, ackWait)
+	a.most, err = s.declareRetries(ctx, have.Name, durable, ackWait)
+	return a, err
 }
 
-// declareRetries makes sure that the consumer of a durable's retries exists. It may
-// be paused, and stays so.
-func (s *Stream) declareRetries(ctx context.Context, name, durable string, ackWait time.Duration) error {
-	_, err := s.bus.js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
+// declareRetries makes sure that the consumer of a durable's retries exists, and returns
+// how many messages it may have out. It may be paused, and stays so.
+func (s *Stream) declareRetries(ctx context.Context, name, durable string, ackWait time.Duration) (mostOut int, err error) {
+	con, err := s.bus.js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it
 	if errors.Is(err, jetstream.ErrConsumerExists) {
-		var con jetstream.Consumer
 		if con, err = s.bus.js.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
 			have := con.CachedInfo().Config
 			have.AckWait = ackWait
-			_, err = s.bus.js.UpdateConsumer(ctx, name, have)
+			con, err = s.bus.js.UpdateConsumer(ctx, name, have)
 		}
 	}
 	if err != nil {
-		return streamError(name, "consume", err)
+		return 0, streamError(name, "consume", err)
 	}
-	return nil
+	return most(con.CachedInfo().Config), nil
 }
 
 // declareDead makes sure of the stream of the dead letters.
@@ -132,6 +133,7 @@ func (a *aside) source() intake.Source {
 	return intake.Source{
 		Next:    nextSubject(stream, a.durable),
 		Info:    infoSubject(stream, a.durable),
+		Most:    a.most,
 		Restore: restore,
 	}
 }

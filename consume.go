@@ -182,6 +182,7 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Source: intake.Source{
 			Next: nextSubject(c.stream, c.durable),
 			Info: infoSubject(c.stream, c.durable),
+			Most: most(config),
 
 			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
 		},
@@ -190,7 +191,6 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Window:      8,
 		AckWait:     config.AckWait,
 		Key:         o.keyFunc(c.bus.format),
-		Most:        most(config),
 		GiveUpStuck: o.stuckKey == ParkKey,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,

@@ -247,6 +247,50 @@ func TestParkKeyOfASmallDurable(t *testing.T) {
 	})
 }
 
+// A key may also be stuck among what comes back, of which fewer may be out than of the
+// stream itself.
+func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
+	t.Parallel()
+	for policy, name := range map[bus.StuckKey]string{bus.ParkKey: "ParkKey", bus.BlockKey: "BlockKey"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			record, events := stuckEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				storeRange(t, st, "s.stuck", 0, 100)
+				storeRange(t, st, "s.other", 0, 1)
+				opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.OnStuckKey(policy)}
+				con := consume(t, st, "c", "s.*", giveUp, opts...)
+				pass(time.Minute)
+				must(t, con.Drain(t.Context()))
+				few := consumerInfo(t, b, "S-retry", "c").Config
+				few.MaxAckPending = 20
+				must(t, second(b.JetStream().UpdateConsumer(t.Context(), "S-retry", few)))
+				var other ledger
+				consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+					if m.Subject == "s.stuck" {
+						return bus.RetryAfter(time.Hour, errNo)
+					}
+					return other.handle(ctx, m)
+				}, opts...)
+				must(t, second(st.Redrive(t.Context(), bus.DeadFilter{})))
+				pass(time.Minute)
+				if len(events) == 0 {
+					t.Fatal("nothing is told of it")
+				}
+				if e := receive(t, events); e.Subject != "s.stuck" || e.Sequence != 1 {
+					t.Errorf("the event is %+v", e)
+				}
+				if policy == bus.BlockKey {
+					unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "c of stream S", "wait behind message 1")
+				} else if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 1 || !slices.Equal(dead, upTo(100)) {
+					t.Errorf("%d messages of another key were handled, dead are %v", other.distinct(), dead)
+				}
+			}, record)
+		})
+	}
+}
+
 // With BlockKey all keys wait when nothing more fits. That is told, and ends with the
 // message that fails.
 func TestAStuckKeyBlocks(t *testing.T) {

@@ -28,11 +28,9 @@ type DurableConfig struct {
 	// them. An error means that the message is not handled. It is called by nats.go's
 	// goroutines and must not panic. Nil where no order is kept.
 	Key func(*wire.Delivery) (string, error)
-	// Most is how many messages of a source may be here at once, with keys: then those
-	// that wait behind another do not count for the window.
-	Most int
 	// GiveUpStuck has a message with a key buried before its last attempt when too many
-	// others wait behind it: it fails, and they fill a quarter of Most or all there is.
+	// others wait behind it: it fails, and they fill a quarter of its source's Most, or all
+	// there is.
 	GiveUpStuck bool
 
 	Memory Memory // nil for none

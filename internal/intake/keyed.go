@@ -30,7 +30,7 @@ func (d *Durable) enter(del wire.Delivery) {
 	if !hasKey(&del) || d.lanes.Enter(del) {
 		d.push(del)
 	} else {
-		d.crowd(del.Stored.Key)
+		d.crowd(&del)
 	}
 }
 

@@ -17,6 +17,10 @@ type Source struct {
 	Next string // the API subject that takes pull requests
 	Info string // the API subject that tells about the consumer
 
+	// Most is how many of its messages may be here at once, with keys: then those that
+	// wait behind another do not count for the window.
+	Most int
+
 	// Of the stream's own messages, whose lag is asked for: the API subject that returns
 	// a stored message, and the consumer's filter. Empty elsewhere.
 	Get, Filter string
@@ -330,7 +334,7 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 		return messages, bytes
 	}
 	wanted := s.window.hasRoom(s.here(), s.asked)
-	if room := s.d.cfg.Most - s.held - s.asked; room < min(messages, max(s.d.cfg.Most/8, 1)) {
+	if room := s.Most - s.held - s.asked; room < min(messages, max(s.Most/8, 1)) {
 		messages = 0 // not one at a time
 	} else {
 		messages = min(messages, room)

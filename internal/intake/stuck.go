@@ -43,12 +43,13 @@ func (d *Durable) unstick(del *wire.Delivery) {
 	d.mu.Unlock()
 }
 
-// manyBehind is how many messages of a key must wait for it to be stuck.
-func (d *Durable) manyBehind() int { return max(d.cfg.Most/4, 1) }
+// manyBehind is how many messages of a key must wait for it to be stuck, as far as a
+// source is concerned.
+func (d *Durable) manyBehind(source int) int { return max(d.sources[source].Most/4, 1) }
 
-// crowd notes that one more message waits behind another.
-func (d *Durable) crowd(key string) {
-	if d.lanes.Behind(key) < d.manyBehind() {
+// crowd notes that del waits behind another.
+func (d *Durable) crowd(del *wire.Delivery) {
+	if d.lanes.Behind(del.Stored.Key) < d.manyBehind(del.Stored.Source) {
 		return
 	}
 	d.mu.Lock()
@@ -75,7 +76,7 @@ func (d *Durable) lookAtStuck() {
 		if behind > longest {
 			most, longest = k, behind
 		}
-		if behind >= d.manyBehind() || k.giveUp {
+		if behind >= d.manyBehind(k.head.Stored.Source) || k.giveUp {
 			givenUp = d.declareStuckLocked(givenUp, k, behind)
 		}
 	}
