@@ -174,18 +174,24 @@ func (f fenced) Settled(d *wire.Delivery) bool {
 }
 
 func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
-	f.Lead.Settle(claim.IDOf(d), f.verdict(d), func(ok bool) {
+	f.Lead.Settle(claim.IDOf(d), f.reported(d, then))
+}
+
+func (f fenced) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
+	return f.Lead.Condemn(claim.IDOf(d), f.verdict(d), f.reported(d, then))
+}
+
+// reported is then, and tells when the outcome of d does not count.
+func (f fenced) reported(d *wire.Delivery, then func(ok bool)) func(ok bool) {
+	return func(ok bool) {
 		if !ok {
 			f.s.refused(d)
 		}
 		then(ok)
-	})
+	}
 }
 
 func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
-	if d.Stored.Dead == nil {
-		return nil
-	}
 	return &claim.Verdict{Cause: string(f.s.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
 		Attempts: d.Stored.Attempt}
 }

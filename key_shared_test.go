@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -258,4 +259,42 @@ func TestStopWithAHandlerOfAnOwner(t *testing.T) {
 		return nil
 	}, opts...)
 	receive(t, again)
+}
+
+// While no dead letter can be written, what is to become one waits with its key, however
+// much that is; other keys are settled. Once letters can be written again, all are.
+func TestManyDeadLettersThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := bustest.New(t, bus.WithListen("127.0.0.1:0"), bus.WithMaxPayload(16<<10), bus.WithLogger(silent()), record)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	var calls, done atomic.Int64
+	consume(t, st, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+		if m.Data == 0 {
+			calls.Add(1)
+			return bus.Permanent(errors.New(strings.Repeat("no", 1000)))
+		}
+		done.Add(1)
+		return nil
+	}, bus.KeyBySubject())
+	allow := refuseAll(t, b, "S-dead")
+	const bad, good = 100, 100 // a record has room for fewer verdicts than that
+	store := func(kind string, value, n int) {
+		for i := range n {
+			must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%s%d", kind, i)), value)))
+		}
+	}
+	store("bad", 0, bad)
+	eventually(t, "all bad ones have failed", func() bool { return calls.Load() == bad })
+	hasText(t, awaitEvent(t, events, bus.EventDeadLetterFailed).Err, "message size exceeds maximum allowed")
+	store("good", 1, good)
+	eventually(t, "the others are settled", func() bool {
+		i := consumerInfo(t, b, "S", "d")
+		return done.Load() == good && i.NumPending == 0 && i.NumAckPending == bad
+	})
+	allow()
+	awaitAll(t, b, "S", "d")
+	if ls := letters(t, st, bus.DeadFilter{}); len(ls) != bad || calls.Load() != bad {
+		t.Errorf("%d letters after %d calls, want %d", len(ls), calls.Load(), bad)
+	}
 }

@@ -39,6 +39,7 @@ type Fence struct {
 // it is forgotten.
 type entry struct {
 	Entry
+	bytes   int           // at most, in a record
 	then    func(ok bool) // called once it is recorded, or cannot be
 	written bool          // a record has it, or may have
 	sent    bool          // its acknowledgement is on its way
@@ -52,7 +53,7 @@ func NewFence(s *Store, epoch uint64, before Record, timeout time.Duration, conf
 	f := &Fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, tell: lost, entries: make(map[ID]*entry),
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, e := range before.Entries {
-		f.entries[e.ID] = &entry{Entry: e, written: true}
+		f.entries[e.ID] = &entry{Entry: e, bytes: mostBytes(e), written: true}
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
 	go f.commit()
@@ -73,22 +74,35 @@ func (f *Fence) Settled(id ID) (dead *Verdict, settled bool) {
 // Settle has then called, on another goroutine, once a record has the message; with
 // false when this process is not the owner any more. then must not block. One that is
 // settled already is as good as recorded.
-func (f *Fence) Settle(id ID, dead *Verdict, then func(ok bool)) {
+func (f *Fence) Settle(id ID, then func(ok bool)) { f.note(Entry{ID: id}, then) }
+
+// Condemn is Settle for a message whose dead letter is still to be written. It returns
+// false, and calls nothing, while the records have no room for its verdict: it is to be
+// called again once other letters were written.
+func (f *Fence) Condemn(id ID, dead *Verdict, then func(ok bool)) (room bool) {
+	return f.note(Entry{ID: id, Dead: dead}, then)
+}
+
+func (f *Fence) note(settled Entry, then func(ok bool)) (room bool) {
 	f.mu.Lock()
-	if f.lost {
-		f.mu.Unlock()
-		then(false)
-		return
-	}
-	e := f.entries[id]
+	e := f.entries[settled.ID]
 	if e == nil {
-		e = &entry{Entry: Entry{ID: id, Dead: dead}}
-		f.entries[id] = e
+		e = &entry{Entry: settled, bytes: mostBytes(settled)}
 	}
-	e.then = then
-	f.noted = append(f.noted, e)
+	lost, room := f.lost, f.hasRoomLocked(e)
+	if !lost && room {
+		e.then = then
+		f.entries[e.ID] = e
+		f.noted = append(f.noted, e)
+	}
 	f.mu.Unlock()
-	f.nudge()
+	switch {
+	case lost:
+		then(false)
+	case room:
+		f.nudge()
+	}
+	return lost || room
 }
 
 // Sent notes that the acknowledgement of a message is on its way.
@@ -281,24 +295,25 @@ func (f *Fence) batch() ([]*entry, Record) {
 	return batch, r
 }
 
-// fitLocked is how many of those noted fill half a message, which leaves the other half
-// for those that wait for a confirmation; at least one.
+// fitLocked is how many of those noted fit into one message with all that has been
+// recorded and must stay; at least one, unless a confirmation makes room.
 func (f *Fence) fitLocked() (n int) {
-	room := f.store.link.MaxPayload() / 2
-	for n < len(f.noted) && room > 0 {
-		room -= f.noted[n].mostBytes()
+	room := f.largest()
+	for _, e := range f.entries {
+		if e.written {
+			room -= e.bytes
+		}
+	}
+	for _, e := range f.noted {
+		if !e.written {
+			room -= e.bytes
+		}
+		if room < 0 && (n > 0 || f.sent > 0) {
+			break
+		}
 		n++
 	}
 	return n
-}
-
-// mostBytes is at most how long e is in a record. An escaped character takes six bytes.
-func (e *entry) mostBytes() int {
-	const numbers = 128
-	if e.Dead == nil {
-		return numbers
-	}
-	return 2*numbers + 6*len(e.Dead.Error)
 }
 
 // putBack notes once more what could not be recorded; after a loss it is refused.

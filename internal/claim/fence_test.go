@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,14 +98,14 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 		one, two, three := claim.ID{Position: 1}, claim.ID{Position: 2}, claim.ID{Position: 3, Source: 1}
 		verdict := &claim.Verdict{Cause: "error", Error: "no", Attempts: 3}
 		sent := func(id claim.ID) func(bool) { return func(bool) { f.Sent(id) } }
-		f.Settle(one, nil, sent(one))
-		f.Settle(two, verdict, func(bool) {}) // its letter is not written yet
+		f.Settle(one, sent(one))
+		f.Condemn(two, verdict, func(bool) {}) // its letter is not written yet
 		synctest.Wait()
 		mustRecord(t, b, one, two)
 		confirm <- errors.New("no connection")
 		time.Sleep(time.Second)
 		confirm <- nil
-		f.Settle(three, nil, sent(three))
+		f.Settle(three, sent(three))
 		synctest.Wait()
 		mustRecord(t, b, two, three)
 		if dead, settled := f.Settled(two); !settled || dead != verdict {
@@ -158,12 +159,12 @@ func TestFenceOfAStaleOwner(t *testing.T) {
 		_, err = b.Take(t.Context(), claim.Holder{Member: "b"}, epoch)
 		must(t, err)
 		results := make(chan bool, 2)
-		f.Settle(claim.ID{Position: 1}, nil, func(ok bool) { results <- ok })
+		f.Settle(claim.ID{Position: 1}, func(ok bool) { results <- ok })
 		if <-results {
 			t.Error("the settlement of a stale owner is recorded")
 		}
 		<-told
-		f.Settle(claim.ID{Position: 2}, nil, func(ok bool) { results <- ok })
+		f.Settle(claim.ID{Position: 2}, func(ok bool) { results <- ok })
 		if <-results {
 			t.Error("one after it is")
 		}
@@ -174,18 +175,96 @@ func TestFenceOfAStaleOwner(t *testing.T) {
 	})
 }
 
-// More dead letters at once than one record has room for are in several.
+// Verdicts whose letters cannot be written fill half of a record at most: what is done is
+// recorded beside them, and the next owner knows them. When letters are written there is
+// room for others.
+func TestVerdictsLeaveRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		maxPayload int32
+		text       string
+		most       int // verdicts at once
+	}{
+		"many":                {1 << 20, strings.Repeat("x", 1024), 500},
+		"escaped":             {1 << 20, strings.Repeat("\x01", 1024), 90},
+		"less room than most": {16 << 10, strings.Repeat("<", 1024), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorldWith(t, c.maxPayload, func(t *testing.T, w *world) { leavesRoom(t, w, c.text, c.most) })
+		})
+	}
+}
+
+func leavesRoom(t *testing.T, w *world, text string, most int) {
+	a, b, end := w.stores()
+	defer end()
+	epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+	must(t, err)
+	f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() {})
+	verdict := &claim.Verdict{Cause: "error", Error: text, Attempts: 3}
+	condemned := condemnAll(t, f, 1, 600, verdict)
+	if n := len(condemned); n == 0 || n > most || n < most*8/10 {
+		t.Errorf("there is room for %d verdicts, want about %d", n, most)
+	}
+	for i := range uint64(1000) {
+		id := claim.ID{Position: 10_000 + i}
+		f.Settle(id, func(bool) { f.Sent(id) })
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, f.Flush(ctx))
+	if again := condemnAll(t, f, 1, 600, verdict); !slices.Equal(again, condemned) {
+		t.Errorf("%d verdicts are taken again, want the %d before", len(again), len(condemned))
+	}
+	f.Settle(condemned[0], func(bool) { f.Sent(condemned[0]) })
+	must(t, f.Flush(ctx))
+	if others := condemnAll(t, f, 2, 600, verdict); len(others) != len(condemned) || slices.Equal(others, condemned) {
+		t.Errorf("%d verdicts after a letter was written, want %d with another one", len(others), len(condemned))
+	}
+	f.Close()
+	before, err := b.Settled(t.Context())
+	must(t, err)
+	if len(before.Entries) != len(condemned) {
+		t.Errorf("the next owner finds %d verdicts, want %d", len(before.Entries), len(condemned))
+	}
+}
+
+// condemnAll returns for which of the messages there is room, once that is recorded.
+func condemnAll(t *testing.T, f *claim.Fence, first, last uint64, v *claim.Verdict) (condemned []claim.ID) {
+	t.Helper()
+	for position := first; position <= last; position++ {
+		id := claim.ID{Position: position}
+		if f.Condemn(id, v, func(ok bool) {
+			if !ok {
+				t.Errorf("the verdict on %d is refused", id.Position)
+			}
+		}) {
+			condemned = append(condemned, id)
+		}
+	}
+	synctest.Wait()
+	return condemned
+}
+
+// What waits for a confirmation that does not come leaves as much room as there is.
 func TestRecordsFitAMessage(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
+	inWorldWith(t, 16<<10, func(t *testing.T, w *world) {
 		a, _, end := w.stores()
 		defer end()
 		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
 		must(t, err)
-		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() {})
-		for i := range uint64(500) {
+		var up atomic.Bool
+		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error {
+			if up.Load() {
+				return nil
+			}
+			return errors.New("no connection")
+		}, func() {})
+		for i := range uint64(1000) {
 			id := claim.ID{Position: i + 1}
-			f.Settle(id, &claim.Verdict{Cause: "error", Error: strings.Repeat("\x01", 1024)}, func(ok bool) { f.Sent(id) })
+			f.Settle(id, func(bool) { f.Sent(id) })
 		}
+		time.Sleep(time.Minute)
+		up.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		must(t, f.Flush(ctx))

@@ -339,7 +339,7 @@ func (f *fake) one(d *wire.Delivery) bool {
 		return false
 	}
 	f.p.w.fail(o.Err)
-	f.lead.Settle(id, nil, func(ok bool) {
+	f.lead.Settle(id, func(ok bool) {
 		if !ok {
 			f.p.w.count(f.p.w.refused, f.p.name)
 			return

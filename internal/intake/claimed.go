@@ -17,6 +17,9 @@ type Claim interface {
 	// Settle has then called once this process may settle a message for good, or
 	// never may. then must not block.
 	Settle(d *wire.Delivery, then func(ok bool))
+	// Condemn is Settle for a message that is to become a dead letter. It returns false,
+	// and calls nothing, while too many others are.
+	Condemn(d *wire.Delivery, then func(ok bool)) (room bool)
 	// Sent notes that the server was told.
 	Sent(*wire.Delivery)
 	// Forget drops what was settled by owners before, but for what is here.
@@ -39,15 +42,17 @@ func (d *Durable) agreed(del wire.Delivery, name string, body []byte) {
 	})
 }
 
-// condemned waits until it is noted that del is a dead letter. It returns false where
-// this process may not say so.
-func (d *Durable) condemned(del wire.Delivery) bool {
+// condemned waits until it is noted that del is a dead letter. full is that there is no
+// room for that now; without either this process may not say so.
+func (d *Durable) condemned(del wire.Delivery) (noted, full bool) {
 	if d.cfg.Claim == nil {
-		return true
+		return true, false
 	}
-	noted := make(chan bool, 1)
-	d.cfg.Claim.Settle(&del, func(ok bool) { noted <- ok })
-	return <-noted
+	answer := make(chan bool, 1)
+	if !d.cfg.Claim.Condemn(&del, func(ok bool) { answer <- ok }) {
+		return false, true
+	}
+	return <-answer, false
 }
 
 // pullExpiry is how long the server may keep a request for messages. What it gives to

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ type claims struct {
 	mu      sync.Mutex
 	before  map[uint64]error // settled by an owner before, by position; nil: as done
 	refuses bool
+	full    int // so many times there is no room for a dead letter
 	sent    []uint64
 	settled []uint64
 	thens   sync.WaitGroup
@@ -41,6 +43,18 @@ func (c *claims) Settle(d *wire.Delivery, then func(ok bool)) {
 	refuses := c.refuses
 	c.mu.Unlock()
 	c.thens.Go(func() { then(!refuses) })
+}
+
+func (c *claims) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
+	c.mu.Lock()
+	full := c.full > 0
+	c.full--
+	c.mu.Unlock()
+	if full {
+		return false
+	}
+	c.Settle(d, then)
+	return true
 }
 
 func (c *claims) Sent(d *wire.Delivery) {
@@ -144,6 +158,35 @@ func TestSettlementsThatAreRefused(t *testing.T) {
 	if !closed(d.Done()) {
 		t.Error("Done is open")
 	}
+}
+
+// What cannot be noted as a dead letter for now is tried again, without a handler.
+func TestDeadLettersThatWaitForRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin(t)
+		c := &claims{full: 3, halted: make(chan struct{})}
+		var handled, buried atomic.Int64
+		d := openClaimed(t, o, c, func(wire.Delivery) settle.Outcome {
+			handled.Add(1)
+			return failed
+		}, func(wire.Delivery) error {
+			buried.Add(1)
+			return nil
+		})
+		o.send(o.pulled().inbox, 1, 1)
+		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
+		if handled.Load() != 1 || buried.Load() != 0 {
+			t.Errorf("handled %d times, buried %d times without room", handled.Load(), buried.Load())
+		}
+		if s := o.settled(); s.seq != 1 || s.body != "+TERM" || buried.Load() != 1 || handled.Load() != 1 {
+			t.Errorf("settlement %+v after %d letters and %d calls", s, buried.Load(), handled.Load())
+		}
+		if err := d.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What nobody has begun is given back, and is no failure.

@@ -311,17 +311,16 @@ func (d *Durable) again(del wire.Delivery, after time.Duration) {
 // buryAgain is when a message that could not be buried is tried again.
 const buryAgain = time.Second
 
-// bury puts del where it is kept and terminates it. While that fails the message
-// stays where it is.
+// bury puts del where it is kept and terminates it. While that fails, or too many others
+// wait for it, the message stays where it is.
 func (d *Durable) bury(del wire.Delivery) {
-	if !d.condemned(del) {
-		return
-	}
-	if err := d.cfg.Bury(del); err != nil {
+	noted, full := d.condemned(del)
+	switch {
+	case full, noted && d.cfg.Bury(del) != nil:
 		d.again(del, buryAgain)
-		return
+	case noted:
+		d.finish(del, telemetry.OpTerm, termBody)
 	}
-	d.finish(del, telemetry.OpTerm, termBody)
 }
 
 // finish settles del for good, and lets the next one of its key run.
