@@ -9,7 +9,6 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/internal/claim"
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -168,7 +167,7 @@ type fenced struct {
 func (f fenced) Settled(d *wire.Delivery) bool {
 	v, settled := f.Lead.Settled(claim.IDOf(d))
 	if v != nil {
-		d.Stored.Dead, d.Stored.Attempt = &claim.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
+		condemn(d, v)
 	}
 	return settled
 }
@@ -178,7 +177,7 @@ func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
 }
 
 func (f fenced) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
-	return f.Lead.Condemn(claim.IDOf(d), f.verdict(d), f.reported(d, then))
+	return f.Lead.Condemn(claim.IDOf(d), f.s.c.retry.verdictOn(d), f.reported(d, then))
 }
 
 // reported is then, and tells when the outcome of d does not count.
@@ -189,11 +188,6 @@ func (f fenced) reported(d *wire.Delivery, then func(ok bool)) func(ok bool) {
 		}
 		then(ok)
 	}
-}
-
-func (f fenced) verdict(d *wire.Delivery) *claim.Verdict {
-	return &claim.Verdict{Cause: string(f.s.c.retry.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
-		Attempts: d.Stored.Attempt}
 }
 
 func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(claim.IDOf(d)) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"reflect"
@@ -282,6 +283,50 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 			t.Errorf("%d letters after %d calls", n, calls.Load())
 		}
 	}, record)
+}
+
+// A message whose dead letter cannot be written, and which its process gave back for that,
+// becomes one where it comes next: its attempts are used up.
+func TestGivenBackWithoutItsDeadLetter(t *testing.T) {
+	t.Parallel()
+	const n = 150 // more than one message has room for
+	long := strings.Repeat(" again", 200)
+	for name, opts := range map[string][]bus.ConsumeOption{"with keys": {bus.KeyBySubject()}, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				var calls atomic.Int64
+				fails := func(_ context.Context, m *bus.Msg[int]) error {
+					calls.Add(1)
+					if m.Data%2 == 0 {
+						return bus.Permanent(errors.New("never" + long))
+					}
+					return errors.New("no luck" + long)
+				}
+				opts := append(opts, bus.Retry(bus.RetryPolicy{MaxAttempts: 3}))
+				first := consume(t, st, "d", "s.*", fails, opts...)
+				allow := refuseAll(t, b, "S-dead")
+				storeKeys(t, st, n, n)
+				time.Sleep(5 * time.Second)
+				must(t, first.Drain(t.Context()))
+				second := consume(t, st, "d", "s.*", fails, opts...)
+				time.Sleep(5 * time.Second)
+				must(t, second.Drain(t.Context()))
+				allow()
+				consume(t, st, "d", "s.*", fails, opts...)
+				time.Sleep(5 * time.Second)
+				got := make(map[string]int)
+				for _, l := range letters(t, st, bus.DeadFilter{}) {
+					got[fmt.Sprintf("%s, %d: %.5s", l.Cause, l.Attempt, l.Error)]++
+				}
+				want := map[string]int{"error, 3: no lu": n / 2, "permanent, 1: never": n / 2}
+				if !maps.Equal(got, want) || calls.Load() != n/2*(1+3) {
+					t.Errorf("letters %v after %d calls, want %v after %d", got, calls.Load(), want, n/2*(1+3))
+				}
+			}, bus.WithLogger(silent()), bus.WithMaxPayload(16<<10))
+		})
+	}
 }
 
 // A stream of dead letters that somebody deleted is made anew when there is one.

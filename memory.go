@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -31,6 +32,7 @@ type memory struct {
 	began map[uint64]int // by sequence: so many earlier lives began it and have not ended it
 	notes map[place]givenBack
 	heard uint64 // the position of the latest note that was read
+	wrote int    // notes
 }
 
 // place is where a message lies: in the stream itself, or in S-retry.
@@ -45,11 +47,13 @@ type givenBack struct {
 	Position   uint64 `json:"position"`
 	Deliveries int    `json:"deliveries"`         // until then
 	Attempts   int    `json:"attempts,omitempty"` // that had failed
+
+	Dead *claim.Verdict `json:"dead,omitempty"` // it was to become a dead letter, which could not be written
 }
 
 const (
-	mostInNote = 5000 // messages
-	mostNotes  = 8    // older ones are removed
+	mostNotes  = 8       // older ones are removed, but for those of this life
+	besideNote = 1 << 10 // at most so many bytes of a message are not of its note
 )
 
 // openMemory reads what earlier lives of the consumer left.
@@ -136,7 +140,10 @@ func (m *memory) Recall(d wire.Delivery) {
 		}
 		done()
 	}
-	if noted {
+	switch {
+	case noted && g.Dead != nil:
+		condemn(&d, g.Dead)
+	case noted:
 		d.Stored.Attempt = max(d.Stored.Attempt, g.Attempts+1)
 	}
 	m.mu.Lock()
@@ -199,25 +206,53 @@ func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
 	}
 	all = append(all, m.unheeded()...)
 	subject := m.place(0).GivenBack()
-	for len(all) > 0 {
-		n := min(len(all), mostInNote)
-		data, err := json.Marshal(all[:n])
-		if err == nil {
-			_, err = m.bus.js.Publish(ctx, subject, data)
-		}
-		if err != nil {
+	bodies := notesOf(all, m.bus.link.MaxPayload()-besideNote)
+	for _, body := range bodies {
+		if _, err := m.bus.js.Publish(ctx, subject, body); err != nil {
 			return
 		}
-		all = all[n:]
 	}
-	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(mostNotes))
+	m.mu.Lock()
+	m.wrote += len(bodies)
+	keep := max(mostNotes, m.wrote)
+	m.mu.Unlock()
+	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(uint64(keep)))
+}
+
+// notesOf is all in as few notes as have no more than so many bytes each.
+func notesOf(all []givenBack, largest int) (bodies [][]byte) {
+	var note []byte
+	end := func() {
+		if len(note) > 0 {
+			bodies, note = append(bodies, append(note, ']')), nil
+		}
+	}
+	for _, g := range all {
+		one, err := json.Marshal(g)
+		if err != nil {
+			continue // no givenBack can fail
+		}
+		if len(note)+len(one)+len(",]") > largest {
+			end()
+		}
+		separator := byte(',')
+		if len(note) == 0 {
+			separator = '['
+		}
+		note = append(append(note, separator), one...)
+	}
+	end()
+	return bodies
 }
 
 // noteOf is what the next one is to know of d, with what is known of a message that has
 // waited here without a handler.
 func (m *memory) noteOf(d *wire.Delivery) givenBack {
 	s := d.Stored
-	g := givenBack{s.Source, s.Position, s.Deliveries, max(s.Attempt-1, 0)}
+	g := givenBack{Source: s.Source, Position: s.Position, Deliveries: s.Deliveries, Attempts: max(s.Attempt-1, 0)}
+	if p := m.consumer.retry; s.Dead != nil && p.causeOf(s.Dead) != CauseBehind { // what that one is behind may be gone by then
+		g.Dead, g.Attempts = p.verdictOn(d), s.Attempt
+	}
 	suspect := s.Trial == wire.Alone
 	if !s.Recalled {
 		before, noted := m.note(d)

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/claim"
+	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // RetryPolicy says how often a message whose handler failed is tried, and when:
@@ -204,4 +206,15 @@ func (p RetryPolicy) causeOf(err error) Cause {
 		return CauseDeadline
 	}
 	return CauseError
+}
+
+// verdictOn says why d, which will not be handled, is to become a dead letter.
+func (p RetryPolicy) verdictOn(d *wire.Delivery) *claim.Verdict {
+	return &claim.Verdict{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+		Attempts: d.Stored.Attempt}
+}
+
+// condemn has d become the dead letter that it was to be elsewhere.
+func condemn(d *wire.Delivery, v *claim.Verdict) {
+	d.Stored.Dead, d.Stored.Attempt = &claim.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
 }

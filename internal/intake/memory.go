@@ -14,7 +14,7 @@ import (
 // message's Stored, which is shared.
 type Memory interface {
 	// Recall sets what is known of a message that has not run here yet: the attempts
-	// that failed elsewhere, and how it must run.
+	// that failed elsewhere, and how it must run, or why it will not.
 	Recall(d wire.Delivery)
 
 	// Admit is asked about a message with a key before it runs. wait means that
@@ -53,6 +53,9 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	if !del.Stored.Recalled {
 		mem.Recall(del)
 		del.Stored.Recalled = true
+	}
+	if dead := del.Stored.Dead; dead != nil {
+		return settle.Outcome{Err: dead, Permanent: true}, true
 	}
 	if hasKey(&del) && !del.Stored.Admitted {
 		wait, dead := mem.Admit(del)
