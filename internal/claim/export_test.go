@@ -12,3 +12,6 @@ func (m *Member) Kill() {
 	m.hands.queue.Stop()
 	m.unsubscribe()
 }
+
+// JobOut is a message on its way to a member.
+var JobOut = jobOut

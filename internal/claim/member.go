@@ -333,7 +333,7 @@ var errNoRequest = errors.New("not a request that a member makes")
 // must have given this member up. It returns whether the outcome counts.
 func (m *Member) tell(t Task, r report) (counts bool) {
 	for {
-		epoch := m.hands.owner()
+		epoch := max(m.hands.owner(), t.Epoch) // it may know the member before that knows it
 		ctx, cancel := patience(m.ctx, m.every())
 		a, err := m.ask(ctx, epoch, request{Result: &result{Member: m.cfg.ID, Task: t, Outcome: r}})
 		cancel()

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/claim"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 func owner(ps ...*process) (who *process) {
@@ -361,5 +362,44 @@ func TestJobThatIsReadLate(t *testing.T) {
 		must(t, late.Unsubscribe())
 		w.await()
 		a.leave()
+	})
+}
+
+// An owner may give a message to a member that has not read the answer to its first beat.
+// The member refuses it, and says so at once: the owner would wait a TTL for it.
+func TestJobThatComesBeforeTheAnswer(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		l := w.dial(nil)
+		defer l.Close()
+		epoch, err := claim.NewStore(l, names).Take(t.Context(), claim.Holder{Member: "owner", TTL: ttl}, 0)
+		must(t, err)
+		given, refused := false, make(chan time.Time, 1)
+		owner, err := l.Conn().Subscribe("$OMNIBUS.crew.S.d.lead.1", func(m *nats.Msg) {
+			switch {
+			case strings.Contains(string(m.Data), `"returned":true`):
+				refused <- time.Now()
+			case !given:
+				given = true
+				d := &wire.Delivery{Subject: "a", Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1}}
+				job := claim.JobOut(d, "$OMNIBUS.crew.S.d.run.b", "inbox", claim.Task{Epoch: epoch, Job: 1, Key: "a"})
+				w.fail(l.Publish(&job))
+				time.Sleep(time.Second) // it has it now
+			}
+			w.fail(m.Respond([]byte(`{"ok":true}`)))
+		})
+		must(t, err)
+		began := time.Now()
+		b := w.join("b", 1)
+		time.Sleep(3 * time.Second)
+		select {
+		case at := <-refused:
+			if took := at.Sub(began); took > 2*time.Second {
+				t.Errorf("it was refused after %v", took)
+			}
+		default:
+			t.Error("it was not refused")
+		}
+		must(t, errors.Join(append(w.failures, owner.Unsubscribe())...))
+		b.leave()
 	})
 }
