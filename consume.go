@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -56,6 +57,8 @@ type Consumer struct {
 	in     taking // the present one: Rewind begins another
 	past   tally  // of those before
 	ended  bool   // there will be no other
+
+	unburied atomic.Pointer[error] // why the latest dead letter could not be written; nil where it was
 
 	rewinds turns
 	life    context.Context // until the end begins
@@ -269,8 +272,10 @@ func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 	cause := c.retry.causeOf(d.Stored.Dead)
 	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {
+		c.unburied.Store(&err)
 		e.Kind, e.Err = EventDeadLetterFailed, err
 	} else {
+		c.unburied.Store(nil)
 		m.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))

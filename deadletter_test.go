@@ -275,12 +275,16 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 1 || i.NumRedelivered != 0 {
 			t.Errorf("the message did not stay: %+v", i)
 		}
+		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "d of stream S", "a dead letter could not be written", "maximum messages exceeded")
 		full.MaxMsgs = -1
 		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)
 		time.Sleep(time.Minute)
 		if n := len(letters(t, st, bus.DeadFilter{})); n != 2 || calls.Load() != 2 {
 			t.Errorf("%d letters after %d calls", n, calls.Load())
+		}
+		if r := b.Health(t.Context()); r.Status != bus.Healthy {
+			t.Errorf("when all are written it is %+v", r)
 		}
 	}, record)
 }

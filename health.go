@@ -87,7 +87,8 @@ func (t HealthThresholds) withDefaults() HealthThresholds {
 // subscriptions, responders and consumers, and makes one round trip to the server,
 // which ctx or the bus's timeout bounds. It is meant for readiness probes: Failed
 // means that messages cannot be sent now, or will not be for long since the bus
-// is stopping. Degraded may mean that a consumer gets no messages.
+// is stopping. Degraded may mean that a consumer gets no messages, or cannot write a
+// dead letter.
 func (b *Bus) Health(ctx context.Context) Report {
 	if ctx == nil {
 		ctx = context.Background()
@@ -161,6 +162,7 @@ type load struct {
 	used          float64 // of its pending limits
 	failed, calls int64   // of the latest handler calls
 	stalled       error   // why it gets no messages; nil where it does
+	unburied      error   // why its latest dead letter could not be written; nil where it was
 }
 
 // loads returns the live ones, in the order of Stats.
@@ -201,5 +203,8 @@ func (r *Report) check(t HealthThresholds, l load) {
 	}
 	if l.stalled != nil {
 		r.add(Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
+	}
+	if l.unburied != nil {
+		r.add(Degraded, part, "%s: a dead letter could not be written, which is tried again: %s", name, inner(l.unburied))
 	}
 }
