@@ -22,8 +22,8 @@ import (
 // waits for the handlers that run here, and until the other members have finished what
 // they hold; then it goes back, and the pause ends. When ctx ends first (the bus's
 // drain timeout, if it has no deadline) nothing has changed and the error is an
-// *UnfinishedError. A pause that was there before stays, and what
-// others say with Pause or Resume meanwhile holds.
+// *UnfinishedError. A pause that was there before stays, and what others say with Pause
+// or Resume meanwhile holds.
 //
 // Dead letters, and messages that wait in S-retry for their next attempt, stay where
 // they are; those at or after to are handled for both reasons. One that died before

@@ -100,18 +100,18 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 	return translate(b.outlet.Reply(ctx, &out))
 }
 
-// encodeReply makes v the answer to m, in m's codec where v's type leaves a
-// choice, compressed as m accepts.
+// encodeReply makes v the answer to m, which goes to the subject to, in m's codec where
+// v's type leaves a choice, compressed as m accepts.
 func encodeReply[T any](f *format, to string, m *RawMsg, v T, assumed codec.Codec) (outlet.Message, error) {
 	out := outlet.Message{Out: wire.Out{Subject: to}}
-	var asked codec.Codec
+	var call codec.Codec
 	if typeOf[T](f).implied == nil {
 		var err error
-		if asked, err = f.replyCodec(m, assumed); err != nil {
+		if call, err = f.replyCodec(m, assumed); err != nil {
 			return out, err
 		}
 	}
-	if err := marshal(f, &out, m.Subject, v, asked); err != nil {
+	if err := marshal(f, &out, m.Subject, v, call); err != nil {
 		return out, err
 	}
 	return out, f.compress(&out, wire.Acceptable(m.Header.Get(wire.HeaderAcceptEncoding)))

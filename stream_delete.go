@@ -132,9 +132,8 @@ func (b *Bus) purge(ctx context.Context, stream string, f PurgeFilter) (int, err
 }
 
 // DeleteConsumer removes a durable consumer from the server, with its position and
-// with the messages that wait in S-retry for another attempt of it, and forgets which
-// ended its process. Its dead letters
-// stay. Who consumes with it ends: see Consumer.Err. Who consumes with the name later
+// with the messages that wait in S-retry for another attempt of it, and what is noted
+// there of its messages, as which of them ended its process. Its dead letters stay. Who consumes with it ends: see Consumer.Err. Who consumes with the name later
 // begins anew. Called again after an error it goes on where it was.
 //
 // Errors: *OptionError about the name, *StreamError (Code 404 where there is no such
