@@ -23,14 +23,14 @@ func TestRewind(t *testing.T) {
 		{"to the first", func(time.Time) bus.StartOption { return bus.StartAtFirst() }, upTo(20)},
 		{"to a sequence", func(time.Time) bus.StartOption { return bus.StartAtSequence(18) }, []uint64{18, 19, 20}},
 		{"to where it is", func(time.Time) bus.StartOption { return bus.StartAtSequence(20) }, []uint64{20}},
-		{"to a time", func(began time.Time) bus.StartOption { return bus.StartAtTime(began.Add(14*time.Hour + time.Minute)) }, []uint64{16, 17, 18, 19, 20}},
-		{"to the time of a message", func(began time.Time) bus.StartOption { return bus.StartAtTime(began.Add(15 * time.Hour)) }, []uint64{16, 17, 18, 19, 20}},
+		{"to a time", func(began time.Time) bus.StartOption { return bus.StartAtTime(began.Add(14*time.Minute + time.Second)) }, []uint64{16, 17, 18, 19, 20}},
+		{"to the time of a message", func(began time.Time) bus.StartOption { return bus.StartAtTime(began.Add(15 * time.Minute)) }, []uint64{16, 17, 18, 19, 20}},
 		{"to a time before all", func(began time.Time) bus.StartOption { return bus.StartAtTime(began.Add(-time.Hour)) }, upTo(20)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				st, began := filledHourly(t, b, 20)
+				st, began := filledByMinute(t, b, 20)
 				var got ledger
 				con := consume(t, st, "d", "s.*", got.handle)
 				synctest.Wait()
@@ -99,7 +99,7 @@ func TestRewindOfWhatIsUnfinished(t *testing.T) {
 func TestRewindWaitsForOtherMembers(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st, _ := filledHourly(t, b, 6)
+		st, _ := filledByMinute(t, b, 6)
 		var got ledger
 		slow := func(ctx context.Context, m *bus.Msg[int]) error {
 			time.Sleep(10 * time.Second) // in the bubble: virtual time
@@ -134,7 +134,7 @@ func TestRewindWaitsForOtherMembers(t *testing.T) {
 func TestRewindWhileAHandlerDoesNotReturn(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st, _ := filledHourly(t, b, 3)
+		st, _ := filledByMinute(t, b, 3)
 		var got ledger
 		release := make(chan struct{})
 		con := consume(t, st, "d", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
@@ -160,7 +160,7 @@ func TestRewindWhileAHandlerDoesNotReturn(t *testing.T) {
 func TestRewindOfAPausedConsumer(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st, _ := filledHourly(t, b, 3)
+		st, _ := filledByMinute(t, b, 3)
 		var got ledger
 		con := consume(t, st, "d", "s.*", got.handle)
 		synctest.Wait()
@@ -188,7 +188,7 @@ func TestDrainDuringARewind(t *testing.T) {
 			t.Run(name+after.String(), func(t *testing.T) {
 				t.Parallel()
 				bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-					st, _ := filledHourly(t, b, 5)
+					st, _ := filledByMinute(t, b, 5)
 					other := consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
 						if after == time.Second {
 							time.Sleep(4 * time.Second) // in the bubble: virtual time
@@ -219,7 +219,7 @@ func TestDrainDuringARewind(t *testing.T) {
 func TestRewindMistakes(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st, _ := filledHourly(t, b, 10)
+		st, _ := filledByMinute(t, b, 10)
 		ctx := t.Context()
 		con := consume(t, st, "d", "s.*", ignore[int])
 		late := consume(t, st, "late", "s.*", ignore[int], bus.StartAtSequence(4))

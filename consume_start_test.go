@@ -10,15 +10,15 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 )
 
-// filledHourly declares S and stores message i, on s.a and s.b in turn, i hours after
+// filledByMinute declares S and stores message i, on s.a and s.b in turn, i minutes after
 // the beginning.
-func filledHourly(t *testing.T, b *bus.Bus, n int) (st *bus.Stream, began time.Time) {
+func filledByMinute(t *testing.T, b *bus.Bus, n int) (st *bus.Stream, began time.Time) {
 	t.Helper()
 	st = declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	began = time.Now()
 	for i := range n {
 		storeRange(t, st, bus.Subject[int]([]string{"s.a", "s.b"}[i%2]), i, i+1)
-		time.Sleep(time.Hour)
+		time.Sleep(time.Minute)
 	}
 	return st, began
 }
@@ -38,13 +38,13 @@ func TestStartAt(t *testing.T) {
 		{"sequence", func(time.Time) []bus.ConsumeOption { return []bus.ConsumeOption{bus.StartAtSequence(4)} }, []uint64{4, 5, 6, 7, 8}},
 		{"sequence to come", func(time.Time) []bus.ConsumeOption { return []bus.ConsumeOption{bus.StartAtSequence(7)} }, []uint64{7, 8}},
 		{"time", func(began time.Time) []bus.ConsumeOption {
-			return []bus.ConsumeOption{bus.StartAtTime(began.Add(2*time.Hour + time.Minute))}
+			return []bus.ConsumeOption{bus.StartAtTime(began.Add(2*time.Minute + time.Second))}
 		}, []uint64{4, 5, 6, 7, 8}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				st, began := filledHourly(t, b, 6)
+				st, began := filledByMinute(t, b, 6)
 				var got ledger
 				opts := tc.start(began)
 				must(t, consume(t, st, "d", "s.*", got.handle, opts...).Drain(t.Context()))

@@ -152,7 +152,7 @@ func TestKilledPublishers(t *testing.T) {
 			}
 			dir := t.TempDir()
 			told := make(map[uint64]string)
-			for round := range 8 {
+			for round := range underRace(4, 8) {
 				v := startVictim(t, dir)
 				pid, enough, count := v.cmd.Process.Pid, rand.IntN(300), 0
 				if round == 0 {
@@ -227,7 +227,7 @@ func TestKilledConsumers(t *testing.T) {
 	dir := t.TempDir()
 	handled := make(map[uint64]int)
 	last := uint64(0)
-	for range 8 {
+	for range underRace(4, 8) {
 		v := startVictim(t, dir)
 		enough, count := 1+rand.IntN(300), 0
 		v.kill(t, func(line string) bool {
@@ -294,7 +294,7 @@ func TestKilledWhileStreamsChange(t *testing.T) {
 				}
 			}
 			dir := filled(t)
-			for round := range 10 {
+			for round := range underRace(4, 10) {
 				v := startVictim(t, dir)
 				enough, count := 1+rand.IntN(20), 0
 				v.kill(t, func(string) bool {
@@ -322,11 +322,7 @@ func TestCloseUnderPublishers(t *testing.T) {
 	dir := t.TempDir()
 	filesBefore := openFiles(t)
 	told := make(map[uint64]string)
-	rounds := 30
-	if raceDetector {
-		rounds = 10
-	}
-	for round := range rounds {
+	for round := range underRace(10, 30) {
 		b, err := quietBus(bus.WithStoreDir(dir), bus.WithSync(bus.SyncEvery(time.Second)))
 		must(t, err)
 		if round > 0 {

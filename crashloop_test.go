@@ -151,8 +151,8 @@ func TestKilledConsumersKeepTheOrder(t *testing.T) {
 	dir := t.TempDir()
 	var got keyLog
 	got.keys = make(map[string][]uint64)
-	for range 8 {
-		enough, count := 1+rand.IntN(1000), 0
+	for range underRace(4, 8) {
+		enough, count := 1+rand.IntN(underRace(500, 1000)), 0
 		startVictim(t, dir).kill(t, func(line string) bool {
 			var key string
 			var seq uint64

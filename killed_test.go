@@ -151,7 +151,7 @@ func (l *lives) mustRepeatLittle(t *testing.T) {
 // BUS_TEST_MESSAGES say how much.
 func TestKilledThirtyTimes(t *testing.T) {
 	t.Parallel()
-	kills, messages := numberFromEnv(t, "BUS_TEST_KILLS", 6), numberFromEnv(t, "BUS_TEST_MESSAGES", 3000)
+	kills, messages := numberFromEnv(t, "BUS_TEST_KILLS", underRace(3, 6)), numberFromEnv(t, "BUS_TEST_MESSAGES", underRace(1000, 3000))
 	for name, opts := range map[string][]bus.ConsumeOption{"with keys": {bus.KeyByToken(2)}, "without keys": nil} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -49,7 +49,7 @@ func TestKilledWhileStreamsComeAndGo(t *testing.T) {
 				makeAndRemove(t, dir, sync)
 			}
 			dir := filled(t)
-			for range 10 {
+			for range underRace(4, 10) {
 				v := startVictim(t, dir)
 				enough, count := 1+rand.IntN(10), 0
 				v.kill(t, func(string) bool {

@@ -2,4 +2,5 @@
 
 package bus_test
 
-const raceDetector = false
+// underRace is how much of something a test does: all, without the race detector.
+func underRace(_, all int) int { return all }

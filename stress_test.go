@@ -117,7 +117,7 @@ func openFiles(t *testing.T) int {
 
 func TestManyBuses(t *testing.T) {
 	before := runtime.NumGoroutine()
-	buses := startMany(t, 200)
+	buses := startMany(t, underRace(50, 200))
 	t.Logf("%d goroutines for a bus", (runtime.NumGoroutine()-before)/len(buses))
 	useMany(t, buses)
 	closeMany(t, buses)
@@ -225,7 +225,7 @@ func TestManyBusesInLittleMemory(t *testing.T) {
 	if runAsChild(t, "GOMEMLIMIT=256MiB") {
 		return
 	}
-	buses := make([]*bus.Bus, 200)
+	buses := make([]*bus.Bus, underRace(50, 200))
 	eachOf(len(buses), func(i int) {
 		b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()))
 		if err != nil {
