@@ -122,7 +122,7 @@ func handleKeysUntilKilled(t *testing.T, dir string) {
 	fail := failAtRandom(0.05)
 	room := make(chan struct{}, 300)
 	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
-		spin(time.Duration(rand.IntN(500)) * time.Microsecond)
+		time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond)
 		if fail() {
 			return errNo
 		}

@@ -63,6 +63,7 @@ type handling struct {
 type keyTrace struct {
 	mu      sync.Mutex
 	calls   []*handling
+	begun   map[string]int       // calls, by child
 	open    map[string]*handling // by child and sequence
 	events  map[string]int       // by child and kind
 	said    map[string]int       // other lines, by child and text
@@ -70,7 +71,7 @@ type keyTrace struct {
 }
 
 func newKeyTrace() *keyTrace {
-	return &keyTrace{open: make(map[string]*handling), events: make(map[string]int), said: make(map[string]int), changed: make(chan struct{}, 1)}
+	return &keyTrace{begun: make(map[string]int), open: make(map[string]*handling), events: make(map[string]int), said: make(map[string]int), changed: make(chan struct{}, 1)}
 }
 
 func (tr *keyTrace) note(by, line string) {
@@ -84,6 +85,7 @@ func (tr *keyTrace) note(by, line string) {
 	case scanned(line, "begin %d %d", &seq, &at):
 		h := &handling{by: by, sequence: seq, begin: at}
 		tr.calls = append(tr.calls, h)
+		tr.begun[by]++
 		tr.open[id()] = h
 	case scanned(line, "end %d %d", &seq, &at):
 		tr.open[id()].end = at
@@ -120,21 +122,11 @@ func (tr *keyTrace) await(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// begun is how many calls a child has begun.
-func (tr *keyTrace) begun(by string) (n int) {
-	for _, h := range tr.calls {
-		if h.by == by {
-			n++
-		}
-	}
-	return n
-}
-
 // count is how many calls a child has begun, and how many all have.
 func (tr *keyTrace) count(by string) (own, all int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	return tr.begun(by), len(tr.calls)
+	return tr.begun[by], len(tr.calls)
 }
 
 // takenOver reports whether another child has begun what the one was at.
@@ -155,7 +147,7 @@ func (tr *keyTrace) stall(t *testing.T, c *child) time.Duration {
 	t.Helper()
 	for {
 		before, _ := tr.count(c.name)
-		tr.await(t, c.name+" has work", func() bool { return tr.begun(c.name) > before })
+		tr.await(t, c.name+" has work", func() bool { return tr.begun[c.name] > before })
 		c.signal(t, syscall.SIGSTOP)
 		if took, was := tr.replaced(t, c); was {
 			return took
@@ -245,11 +237,11 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	tr := newKeyTrace()
 	stop := publishAhead(t, st, tr)
 	a := startChild(t, tr, "a", b.ClientURL())
-	tr.await(t, "a handles", func() bool { return tr.begun("a") > 50 }) // so it is the owner
+	tr.await(t, "a handles", func() bool { return tr.begun["a"] > 50 }) // so it is the owner
 	cs := []*child{a, startChild(t, tr, "b", b.ClientURL())}
-	tr.await(t, "b handles", func() bool { return tr.begun("b") > 50 })
+	tr.await(t, "b handles", func() bool { return tr.begun["b"] > 50 })
 	cs = append(cs, startChild(t, tr, "c", b.ClientURL()))
-	tr.await(t, "c handles", func() bool { return tr.begun("c") > 50 })
+	tr.await(t, "c handles", func() bool { return tr.begun["c"] > 50 })
 
 	cs[killed].end(t, syscall.SIGKILL)
 	if took, was := tr.replaced(t, cs[killed]); was {
@@ -260,7 +252,7 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	t.Logf("what the stalled one had was taken over after %v", took)
 	tr.await(t, "it hears that its outcomes do not count", func() bool { return tr.events[cs[stalled].name+" settlement-refused"] > 0 })
 	before, _ := tr.count(cs[stalled].name)
-	tr.await(t, "it takes part again", func() bool { return tr.begun(cs[stalled].name) > before+20 })
+	tr.await(t, "it takes part again", func() bool { return tr.begun[cs[stalled].name] > before+20 })
 
 	last := stop()
 	awaitAll(t, b, "S", "c")

@@ -80,7 +80,7 @@ func (o *keyOrder) count(who string) int {
 func TestKeysOnTwoBuses(t *testing.T) {
 	t.Parallel()
 	a, b, sa, sb := two(t)
-	const keys, each = 20, 100
+	keys, each := 20, underRace(20, 100)
 	storeKeys(t, sa, keys, keys*each/2)
 	var o keyOrder
 	both := make(chan struct{})
