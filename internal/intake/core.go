@@ -5,6 +5,7 @@ package intake
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -139,6 +140,27 @@ func (s *Core) Pending() (msgs, bytes int) {
 	return msgs + waiting, bytes + waitingBytes
 }
 
+// atRest is Pending and InFlight of one moment in which nats.go's goroutine is not
+// between two messages. There it has no handler running, and still counts as waiting
+// what its handler has returned from. That moment is short, and waited for.
+func (s *Core) atRest() (pending, running int) {
+	for look := range 1100 {
+		begun, ended := s.Begun(), s.Ended()
+		pending, _ = s.Pending()
+		running = s.InFlight()
+		same := begun == s.Begun() && ended == s.Ended()
+		if same && (pending == 0 || running > 0 || s.queue.Concurrency() > 1 || s.IsLost() || !s.sub.IsValid()) {
+			break
+		}
+		if look < 1000 {
+			runtime.Gosched()
+		} else {
+			time.Sleep(time.Millisecond) // others keep its goroutine from running
+		}
+	}
+	return pending, running
+}
+
 // IsLost reports whether the handler has ended the goroutine on which messages come.
 func (s *Core) IsLost() bool {
 	select {
@@ -187,9 +209,11 @@ func (s *Core) Drain(ctx context.Context) error {
 // leftBehind adds to err, why the drain did not wait longer, what is there at this
 // moment. It returns nil where nothing is: the last handler may return just then.
 func (s *Core) leftBehind(err error) error {
-	pending, _ := s.Pending()
-	running := s.InFlight()
-	if err == nil || pending+running == 0 {
+	if err == nil {
+		return nil
+	}
+	pending, running := s.atRest()
+	if pending+running == 0 {
 		return nil
 	}
 	return &LeftBehind{Pending: pending, Running: running, Err: err}
@@ -205,7 +229,7 @@ func (s *Core) Close(ctx context.Context) error {
 // end takes no more messages and begins none.
 func (s *Core) end() {
 	s.Dropped() // keep the last count
-	left, _ := s.Pending()
+	left, _ := s.atRest()
 	s.left.Store(int64(left))
 	_ = s.sub.Unsubscribe()
 	s.unwatch()
