@@ -134,7 +134,11 @@ func TestDurableNeverHasMoreThanItsWindow(t *testing.T) {
 				if most := c.window + c.concurrency; credit+len(out) > most {
 					t.Fatalf("seed %d: %d asked for and %d in flight, more than %d", seed, credit, len(out), most)
 				}
-				for n := rnd.IntN(credit + 1); n > 0 && sent < total; n-- {
+				n := rnd.IntN(credit + 1)
+				if n == 0 && len(out) == 0 {
+					n = credit // nothing is under way that would bring us here again
+				}
+				for ; n > 0 && sent < total; n-- {
 					sent++
 					credit--
 					out[sent] = true
