@@ -133,12 +133,8 @@ func (m *memory) note(d *wire.Delivery) (g givenBack, ok bool) {
 // Recall is of intake.Memory.
 func (m *memory) Recall(d wire.Delivery) {
 	g, noted := m.note(&d)
-	if !noted && d.Stored.Deliveries > 1 {
-		ctx, done := m.bus.bound(m.consumer.receiver.ctx)
-		if m.readNotes(ctx) == nil { // without it d is a suspect, which is the safe side
-			g, noted = m.note(&d)
-		}
-		done()
+	if !noted && d.Stored.Deliveries > 1 && m.ask(m.readNotes) == nil { // without it d is a suspect, which is the safe side
+		g, noted = m.note(&d)
 	}
 	switch {
 	case noted && g.Dead != nil:
@@ -159,28 +155,49 @@ func (m *memory) Recall(d wire.Delivery) {
 	}
 }
 
-// Begin is of intake.Memory.
-func (m *memory) Begin(d wire.Delivery) (fatal, err error) {
+// ask calls fn, which asks the server and must do no harm twice, until it has an answer.
+func (m *memory) ask(fn func(context.Context) error) error {
 	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
 	defer done()
-	p := m.place(d.Stored.Sequence)
+	return m.bus.link.Repeat(ctx, fn)
+}
+
+// Begin is of intake.Memory.
+func (m *memory) Begin(d wire.Delivery) (fatal, err error) {
 	if d.Stored.Trial == wire.Alone && m.keys == nil { // other members may have died since
-		marks, err := subjectsOf(ctx, m.retries, p.Began("*"))
-		if err != nil {
+		if err := m.ask(func(ctx context.Context) error { return m.countDeaths(ctx, d.Stored) }); err != nil {
 			return nil, fmt.Errorf("cannot see whether a message has ended a process: %w", err)
 		}
-		d.Stored.Deaths = len(marks)
 	}
 	if d.Stored.Deaths >= m.maxCrashes {
 		m.End(d)
 		return &crashLoop{d.Stored.Deaths}, nil
 	}
-	_, err = m.bus.js.Publish(ctx, p.Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
-	refused, ok := errors.AsType[*jetstream.APIError](err)
-	if err != nil && (!ok || !slices.Contains(wrongLastSequence, int(refused.ErrorCode))) { // those mean that it is there
+	if err := m.ask(func(ctx context.Context) error { return m.mark(ctx, d.Stored) }); err != nil {
 		return nil, fmt.Errorf("cannot mark a message that may end the process: %w", err)
 	}
 	return nil, nil
+}
+
+// countDeaths sets how many other lives have begun a message and not ended it.
+func (m *memory) countDeaths(ctx context.Context, s *wire.Stored) error {
+	p := m.place(s.Sequence)
+	marks, err := subjectsOf(ctx, m.retries, p.Began("*"))
+	if err != nil {
+		return err
+	}
+	delete(marks, p.Began(m.life)) // of an earlier try here, whose answer was lost
+	s.Deaths = len(marks)
+	return nil
+}
+
+// mark notes that this life begins a message, if it is not noted yet.
+func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
+	_, err := m.bus.js.Publish(ctx, m.place(s.Sequence).Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && slices.Contains(wrongLastSequence, int(refused.ErrorCode)) {
+		return nil // it is there
+	}
+	return err
 }
 
 // End is of intake.Memory. It does not wait for the server: a mark that stays does
@@ -288,9 +305,13 @@ func (m *memory) Admit(d wire.Delivery) (wait bool, barred error) {
 	if !m.keys.any() {
 		return false, nil
 	}
-	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
-	defer done()
-	return m.keys.admit(ctx, &d)
+	if m.ask(func(ctx context.Context) (err error) {
+		wait, barred, err = m.keys.admit(ctx, &d)
+		return err
+	}) != nil {
+		return true, nil
+	}
+	return wait, barred
 }
 
 // crashLoop is why a message is given up that has ended the process again and again.

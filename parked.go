@@ -126,23 +126,24 @@ func (k *parked) buried(d *wire.Delivery) {
 
 // admit returns what is in d's way: a letter of its key that was before it, or copies
 // that come back first.
-func (k *parked) admit(ctx context.Context, d *wire.Delivery) (wait bool, barred error) {
+func (k *parked) admit(ctx context.Context, d *wire.Delivery) (wait bool, barred, err error) {
 	p := k.placeOf(d)
 	if !k.knows(p.Key) {
-		return false, nil
+		return false, nil, nil
 	}
 	lowest, found, err := k.lowestLetter(ctx, p)
 	switch {
 	case err != nil:
-		return true, nil
+		return false, nil, err
 	case found && lowest < p.Sequence:
-		return false, &behind{lowest}
+		return false, &behind{lowest}, nil
 	case found && lowest == p.Sequence && d.Stored.Source == 0:
-		return false, errDeadAlready
+		return false, errDeadAlready, nil
 	case d.Stored.Source != 0: // it is one of those that come back
-		return false, nil
+		return false, nil, nil
 	}
-	return k.isReturning(ctx, p, found), nil
+	wait, err = k.isReturning(ctx, p, found)
+	return wait, nil, err
 }
 
 func (k *parked) knows(token string) bool {
@@ -189,7 +190,7 @@ func (k *parked) gone(letter dead.Place) {
 
 // isReturning is whether copies of p's key, not after p, are still to be handled.
 // When there are none, nor letters, the key is free.
-func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) bool {
+func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) (bool, error) {
 	m, err := k.retries.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(p.OfKey(dead.Retry)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		k.mu.Lock()
@@ -197,13 +198,13 @@ func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) bo
 		if key := k.keys[p.Key]; key != nil && len(key.letters) == 0 && !letters {
 			delete(k.keys, p.Key)
 		}
-		return false
+		return false, nil
 	}
 	if err != nil {
-		return true
+		return false, err
 	}
 	_, copied, ok := dead.ParseSubject(m.Subject)
-	return ok && copied.Sequence <= p.Sequence
+	return ok && copied.Sequence <= p.Sequence, nil
 }
 
 // behind is why a message is given up whose key has a dead letter.

@@ -21,6 +21,7 @@ type gate struct {
 	from    uint64    // the first of the unbroken row of deliveries that ends with last
 	missing int       // messages that are out and not here, by the latest answer
 	extra   int       // so many of them have not been asked for since
+	more    int       // to ask for besides, as others came instead of those
 	since   time.Time // when it was shut
 	ask     time.Time // when to ask the server again
 	pause   time.Duration
@@ -40,7 +41,7 @@ func (g *gate) shut(now time.Time) {
 	if g.open || g.since.IsZero() {
 		g.open, g.since = false, now
 	}
-	g.missing, g.extra, g.ask, g.pause = 0, 0, now, firstAsk
+	g.missing, g.extra, g.more, g.ask, g.pause = 0, 0, 0, now, firstAsk
 }
 
 // delivered notes the delivery with a number. It returns false when that is not the
@@ -70,7 +71,7 @@ func (g *gate) answer(now time.Time, delivered uint64, out, here int) bool {
 	if g.last <= delivered {
 		g.last, g.from = delivered, delivered+1
 	}
-	g.open, g.since, g.told = true, time.Time{}, nil
+	g.open, g.more, g.since, g.told = true, 0, time.Time{}, nil
 	return true
 }
 
@@ -82,10 +83,34 @@ func (g *gate) arrived(now time.Time) bool {
 	}
 	g.missing--
 	if g.missing == 0 {
-		g.ask, g.pause = now, firstAsk
+		g.more, g.ask, g.pause = 0, now, firstAsk
 		return true
 	}
 	return false
+}
+
+// cameAgain notes that a message has come which is here already. After a while without
+// signals the server gives out again all that is out, in order, whatever it hears
+// then: those that are here as well as those that are missing. So two are asked for in
+// the place of each, and what is asked for doubles with each round.
+func (g *gate) cameAgain() {
+	if !g.open && g.missing > 0 {
+		g.more += 2
+	}
+}
+
+// wants is how many messages to ask for, when so many have been asked for and not come
+// yet, and forgets it: it counts on being heeded. It does not ask for a few beside many.
+func (g *gate) wants(asked int) int {
+	wants := max(g.extra-asked, 0)
+	if g.more > asked/2 {
+		wants += g.more
+		g.more = 0
+	}
+	if wants > 0 {
+		g.extra = 0
+	}
+	return wants
 }
 
 // mustAsk is whether it is time to ask the server. It is asked again after a while

@@ -177,6 +177,7 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	if there && old.stored.Equal(h.stored) {
 		h.hold = old.hold
 		s.d.held[p] = h
+		s.gate.cameAgain()
 		return false, s.hasRoom()
 	}
 	if there { // the stream was made anew: the old message is not ours any more
@@ -214,7 +215,7 @@ func (s *source) here() int {
 
 // hasRoom tells cheaply whether it is worth while to ask for messages.
 func (s *source) hasRoom() bool {
-	return s.window.hasRoom(s.here(), s.asked) || s.gate.extra > s.asked
+	return s.window.hasRoom(s.here(), s.asked) || s.gate.extra > s.asked || s.gate.more > s.asked/2
 }
 
 // letGo forgets h, which is out of the Durable's held.
@@ -343,9 +344,8 @@ func (s *source) credit(now time.Time) (messages, bytes int) {
 		s.full, s.d.crowded = full, true
 		s.d.nudge()
 	}
-	if extra := s.gate.extra - s.asked; extra > messages {
-		s.gate.extra = 0
-		return extra, max(bytes, 2*largest)
+	if wants := s.gate.wants(s.asked); wants > messages {
+		return wants, max(bytes, 2*largest)
 	}
 	return messages, bytes
 }

@@ -49,10 +49,11 @@ type Link struct {
 	refusals   refusals
 	maxPayload atomic.Int64
 	watchers   sync.Map // *nats.Subscription → func(error)
-	hooks      hooks
+	reconnects hooks
+	losses     hooks
 }
 
-// hooks are the functions to call after each reconnect.
+// hooks are the functions to call after each change of the connection.
 type hooks struct {
 	mu   sync.Mutex
 	next int
@@ -102,11 +103,14 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(50*time.Millisecond, 250*time.Millisecond),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.Disconnected(err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.Disconnected(err)
+			l.losses.run()
+		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			l.maxPayload.Store(nc.MaxPayload())
 			c.Reconnected()
-			l.hooks.run()
+			l.reconnects.run()
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { c.Closed() }),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { l.asyncError(c, s, err) }),
@@ -183,7 +187,7 @@ func (l *Link) Watch(s *nats.Subscription, fn func(error)) (stop func()) {
 
 // OnReconnect has fn called after each reconnect, on a goroutine of the
 // connection; it must not block. The function it returns ends that.
-func (l *Link) OnReconnect(fn func()) (stop func()) { return l.hooks.add(fn) }
+func (l *Link) OnReconnect(fn func()) (stop func()) { return l.reconnects.add(fn) }
 
 func (h *hooks) add(fn func()) (remove func()) {
 	h.mu.Lock()
