@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,33 +35,50 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-const patience = 5 * time.Second
+const (
+	patience = 5 * time.Second
+
+	// slowPatience is for goroutines of the server that wait for an answer of its own
+	// for up to 30 s, and do not heed that it ends meanwhile.
+	slowPatience = 35 * time.Second
+)
+
+// slowEnds are those: it sets up a stream that copies another.
+var slowEnds = []string{"server.(*stream).trySetupSourceConsumer.func", "server.(*stream).setupMirrorConsumer.func"}
 
 // leaked returns the stacks of goroutines that are not in before and do not end.
 func leaked(before map[string]string) []string {
-	deadline := time.Now().Add(patience)
+	begun := time.Now()
 	for {
 		var left []string
+		wait := time.Duration(0)
 		for id, stack := range goroutines() {
 			if _, old := before[id]; !old && !ignored(stack) {
 				left = append(left, stack)
+				wait = max(wait, patienceFor(stack))
 			}
 		}
-		if len(left) == 0 || time.Now().After(deadline) {
+		if time.Since(begun) >= wait {
 			return left
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
+func patienceFor(stack string) time.Duration {
+	if containsAny(stack, slowEnds) {
+		return slowPatience
+	}
+	return patience
+}
+
 // ignored are goroutines of the runtime and the testing package.
 func ignored(stack string) bool {
-	for _, mark := range []string{"leakcheck.goroutines(", "testing.(*M)", "runtime.goparkunlock", "os/signal.loop", "runtime/pprof", "internal/fuzz."} {
-		if strings.Contains(stack, mark) {
-			return true
-		}
-	}
-	return false
+	return containsAny(stack, []string{"leakcheck.goroutines(", "testing.(*M)", "runtime.goparkunlock", "os/signal.loop", "runtime/pprof", "internal/fuzz."})
+}
+
+func containsAny(stack string, marks []string) bool {
+	return slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(stack, mark) })
 }
 
 // goroutines returns the stacks of all goroutines by their number.
