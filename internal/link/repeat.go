@@ -1,6 +1,9 @@
 package link
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Repeat calls ask, and again each time it failed and the connection was lost meanwhile,
 // until ctx ends: an answer that was lost with its connection does not come, and whoever
@@ -21,5 +24,5 @@ func (l *Link) whileConnected(ctx context.Context, ask func(context.Context) err
 	defer cancel(nil)
 	defer l.losses.add(func() { cancel(ErrDisconnected) })()
 	err = ask(ctx)
-	return context.Cause(ctx) == ErrDisconnected, err
+	return errors.Is(context.Cause(ctx), ErrDisconnected), err
 }
