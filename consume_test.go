@@ -325,8 +325,8 @@ func TestConsumeGoesOnWhileMessagesWait(t *testing.T) {
 	}{
 		{"a moment", 300, 10 * time.Second},
 		{"long", 300, time.Hour},
-		{"a moment, too many to stay here", 1500, 10 * time.Second},
-		{"long, more than the server lets be unfinished", 1500, time.Hour},
+		{"a moment, too many to stay here", 1100, 10 * time.Second},
+		{"long, more than the server lets be unfinished", 1100, time.Hour},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

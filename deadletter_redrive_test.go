@@ -50,7 +50,7 @@ func (h *mendable[T]) received() (all []*bus.Msg[T]) {
 func TestRedriveToSeveralConsumers(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		const n = 200
+		n := underRace(60, 200)
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		handlers := map[string]*mendable[int]{"a": newMendable[int](), "b": newMendable[int](), "c": newMendable[int]()}
 		for name, h := range handlers {
@@ -332,7 +332,7 @@ func TestMessageThatIsTooLargeForADeadLetterInAWorkQueue(t *testing.T) {
 		must(t, err)
 		h := newMendable[[]byte]()
 		consume(t, st, "d", "s", h.handle)
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		asError[*bus.PayloadError](t, awaitEvent(t, events, bus.EventDeadLetterFailed).Err)
 		mustHold(t, b, "S", 1, 1)
 	}, record, bus.WithMaxPayload(64<<10))

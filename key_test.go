@@ -103,6 +103,7 @@ var always = bus.Retry(bus.RetryPolicy{MaxAttempts: bus.Unlimited, MinBackoff: 1
 
 func TestKeysKeepTheirOrder(t *testing.T) {
 	t.Parallel()
+	n := underRace(700, 1500)
 	for name, c := range map[string]struct {
 		share float64
 		key   bus.ConsumeOption
@@ -116,11 +117,11 @@ func TestKeysKeepTheirOrder(t *testing.T) {
 			t.Parallel()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-				storeKeys(t, st, 20, 1500)
+				storeKeys(t, st, 20, n)
 				var got keyLog
 				consume(t, st, "c", "s.*", got.failing(t, c.share, time.Millisecond), c.key, bus.Concurrency(8), always)
 				pass(time.Hour)
-				got.mustBeOnce(t, 1500)
+				got.mustBeOnce(t, n)
 				got.mustBeInOrder(t)
 				mustBeDone(t, b, "S", "c")
 				if got.most < 6 {
@@ -164,16 +165,17 @@ func TestKeysAfterADrain(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-		storeKeys(t, st, 5, 2000)
+		n, rounds := underRace(1000, 2000), underRace(10, 20)
+		storeKeys(t, st, 5, n)
 		var got keyLog
-		for range 20 {
+		for range rounds {
 			con := consume(t, st, "c", "s.*", got.failing(t, 0.1, 5*time.Millisecond), bus.KeyBySubject(), bus.Concurrency(4), always)
 			time.Sleep(50 * time.Millisecond)
 			must(t, con.Drain(t.Context()))
 		}
 		consume(t, st, "c", "s.*", got.failing(t, 0.1, 5*time.Millisecond), bus.KeyBySubject(), bus.Concurrency(4), always)
 		pass(time.Hour)
-		got.mustBeOnce(t, 2000)
+		got.mustBeOnce(t, n)
 		got.mustBeInOrder(t)
 	})
 }

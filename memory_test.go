@@ -49,7 +49,7 @@ func TestManyMessagesThatWaitLong(t *testing.T) {
 	if runAsChild(t) {
 		return
 	}
-	n := int64(underRace(10_000, 50_000))
+	n := int64(underRace(4000, 50_000))
 	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)), bus.WithLogger(silent()))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	fill(t, b, "s.bad", int(n))
@@ -106,7 +106,7 @@ func TestManyMessagesThatWaitForAConsumer(t *testing.T) {
 	if runAsChild(t) {
 		return
 	}
-	n := underRace(50_000, 1_000_000)
+	n := underRace(20_000, 1_000_000)
 	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)), bus.WithMaxStore(4<<30), bus.WithLogger(silent()))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	idle := heapInUse()

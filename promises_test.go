@@ -377,7 +377,7 @@ func (r *promiseRun) checkOne(name string, id int, l *account, letter *bus.DeadL
 // promisedRuns is how many seeds are run, and with how many messages: few by
 // default, or as BUS_TEST_SEEDS and BUS_TEST_MESSAGES say.
 func promisedRuns(t *testing.T) (seeds, messages int) {
-	return numberFromEnv(t, "BUS_TEST_SEEDS", 1), numberFromEnv(t, "BUS_TEST_MESSAGES", underRace(400, 1000))
+	return numberFromEnv(t, "BUS_TEST_SEEDS", 1), numberFromEnv(t, "BUS_TEST_MESSAGES", underRace(200, 1000))
 }
 
 // numberFromEnv is how much of something a long run asks for, otherwise by default.

@@ -70,41 +70,43 @@ func TestStreamFields(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			open := func() *bus.Bus {
-				b := bustest.New(t, bus.WithStoreDir(t.TempDir()), bus.WithLogger(silent()))
-				declare(t, b, bus.StreamConfig{Name: "O", Subjects: []string{"o.>"}})
-				return b
+			onFile := func() []bus.Option {
+				return []bus.Option{bus.WithStoreDir(t.TempDir()), bus.WithLogger(silent())}
 			}
-			bare := bus.StreamConfig{Name: "S", Subjects: []string{"s"}}
-			if tc.config.Mirror.Stream != "" {
-				bare.Subjects = nil
-			}
-			b := open()
-			declare(t, b, bare)
-			want := configOf(t, b, "S")
-			tc.want(&want)
-			tc.config.Name, tc.config.Subjects = "S", bare.Subjects
-			check := func(b *bus.Bus) {
-				t.Helper()
-				declare(t, b, tc.config)
-				got := configOf(t, b, "S")
-				if len(want.Sources) > 0 {
-					want.Duplicates = got.Duplicates // a new stream with sources has none
+			// In virtual time, as the server looks for streams elsewhere for 30 s.
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				origin, bare := bus.StreamConfig{Name: "O", Subjects: []string{"o.>"}}, bus.StreamConfig{Name: "S", Subjects: []string{"s"}}
+				if tc.config.Mirror.Stream != "" {
+					bare.Subjects = nil
 				}
-				want.Metadata["_nats.req.level"] = got.Metadata["_nats.req.level"]
-				if !reflect.DeepEqual(got, want) {
-					t.Errorf("got  %+v\nwant %+v", got, want)
+				declare(t, b, origin)
+				declare(t, b, bare)
+				want := configOf(t, b, "S")
+				tc.want(&want)
+				tc.config.Name, tc.config.Subjects = "S", bare.Subjects
+				check := func(b *bus.Bus) {
+					t.Helper()
+					declare(t, b, tc.config)
+					got := configOf(t, b, "S")
+					if len(want.Sources) > 0 {
+						want.Duplicates = got.Duplicates // a new stream with sources has none
+					}
+					want.Metadata["_nats.req.level"] = got.Metadata["_nats.req.level"]
+					if !reflect.DeepEqual(got, want) {
+						t.Errorf("got  %+v\nwant %+v", got, want)
+					}
 				}
-			}
-			if tc.new {
-				_, err := b.Stream(t.Context(), tc.config)
-				asError[*bus.StreamConflictError](t, err)
-			} else {
-				check(b)
-			}
-			fresh := open()
-			check(fresh)
-			check(fresh) // nothing of it is a change now
+				if tc.new {
+					_, err := b.Stream(t.Context(), tc.config)
+					asError[*bus.StreamConflictError](t, err)
+				} else {
+					check(b)
+				}
+				fresh := bustest.New(t, onFile()...)
+				declare(t, fresh, origin)
+				check(fresh)
+				check(fresh) // nothing of it is a change now
+			}, onFile()...)
 		})
 	}
 }
