@@ -100,7 +100,7 @@ func (tr *keyTrace) note(by, line string) {
 	case scanned(line, "begin %d %d", &seq, &at):
 		tr.begin(&handling{by: by, sequence: seq, begin: at})
 	case scanned(line, "end %d %d", &seq, &at):
-		tr.open[by][seq].end = at
+		tr.latest[seq][by].end = at
 		delete(tr.open[by], seq)
 	case scanned(line, "event %d %s", &seq, &kind):
 		tr.events[by+" "+kind]++
