@@ -49,7 +49,7 @@ func TestStreamsBesideAreMadeAnew(t *testing.T) {
 				pass(30 * time.Second)
 				must(t, con.Err())
 				nothing(t, con.Done())
-				pass(2 * time.Hour)
+				pass(70 * time.Minute)
 				if n, dead := got.distinct(), len(letters(t, st, bus.DeadFilter{})); n != 6 || dead != 3 {
 					t.Errorf("%d messages were handled, %d are dead", n, dead)
 				}
@@ -88,7 +88,7 @@ func TestDeadLettersOfAStreamThatIsMadeAnew(t *testing.T) {
 		// The next one has the Stream that was declared before.
 		now := consume(t, st, "d", "S", fail, bus.Retry(bus.RetryPolicy{MaxAttempts: 2}))
 		storeRange(t, st, "S", 100, 104)
-		pass(3 * time.Hour)
+		pass(90 * time.Minute)
 		dead := map[string]bool{}
 		for _, l := range letters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)] = true
@@ -120,7 +120,7 @@ func TestDeadLettersOfAStreamThatIsMadeAnewUnnoticed(t *testing.T) {
 		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
 		must(t, err)
 		storeRange(t, st, "S", 100, 104)
-		pass(3 * time.Hour)
+		pass(time.Hour)
 		dead := map[string]int{}
 		for _, l := range letters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++
@@ -284,7 +284,7 @@ func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
 		storeRange(t, st, "S", 100, 101)
 		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
 		must(t, err)
-		pass(5 * time.Hour)
+		pass(90 * time.Minute)
 		dead := map[string]int{}
 		for _, l := range letters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++
@@ -326,7 +326,7 @@ func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
 		st = declare(t, b, config)
 		storeRange(t, st, "S", 200, 201)
 		consume(t, st, "d", "S", handle)
-		pass(5 * time.Hour)
+		pass(90 * time.Minute)
 		dead := map[string]int{}
 		for _, l := range letters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++

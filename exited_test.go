@@ -80,7 +80,7 @@ func TestHandlerThatExits(t *testing.T) {
 				for i := range 10 {
 					must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", i%4)), i)))
 				}
-				pass(time.Hour)
+				pass(10 * time.Minute)
 				if handled.Load() < 10 {
 					t.Errorf("%d of 10 messages were handled", handled.Load())
 				}
@@ -146,7 +146,7 @@ func TestHandlerThatExitsIsJudged(t *testing.T) {
 				st := declare(t, b, bus.StreamConfig{Name: "S"})
 				start(t, st, func(context.Context) { runtime.Goexit() }, permanent)
 				storeRange(t, st, "S", 0, 1)
-				pass(time.Hour)
+				pass(10 * time.Minute)
 				if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Attempt != 1 {
 					t.Errorf("the dead letters are %+v", dead)
 				}
@@ -243,7 +243,7 @@ func TestBatchThatExitsBeforeOthersHaveCome(t *testing.T) {
 					return nil
 				}, bus.Use(wait))
 				must(t, err)
-				pass(time.Hour)
+				pass(10 * time.Minute)
 				if attempt != 1 {
 					t.Errorf("the first handler call of message 2 is attempt %d", attempt)
 				}

@@ -220,7 +220,7 @@ var traceCases = []struct {
 			return nil
 		})
 		must(t, second(bus.PublishTo(ctx, st, obsStore.At("x"), 1)))
-		time.Sleep(2 * time.Hour)
+		time.Sleep(61 * time.Minute)
 	}, `
 			root (internal)
 				store obs.store.* (producer send)

@@ -114,9 +114,9 @@ func TestPostponeKeepsTheOrder(t *testing.T) {
 		}, bus.KeyBySubject(), bus.Concurrency(4), bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
 		storeRange(t, st, "s.a", 0, 3)
 		storeRange(t, st, "s.b", 0, 1)
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		open.Store(true)
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		close(got)
 		var all []string
 		for s := range got {
@@ -145,13 +145,13 @@ func TestPostponedCallsAreNotPartOfTheFailures(t *testing.T) {
 			return nil
 		}, bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
 		storeRange(t, st, "s", 0, 30)
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		if r := b.Health(t.Context()); r.Status != bus.Healthy {
 			t.Errorf("500 calls were postponed: %+v", r)
 		}
 		failing = true
 		storeRange(t, st, "s", 0, 40)
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		r := b.Health(t.Context())
 		if r.Status != bus.Degraded {
 			t.Fatalf("of 70 messages 40 failed: %+v", r)

@@ -759,7 +759,7 @@ func TestStreamLimits(t *testing.T) {
 			if s := streamInfo(t, b, "S").State; s.FirstSeq < 5 || s.FirstSeq > 6 || s.LastSeq != 10 {
 				t.Errorf("got %+v", s)
 			}
-			time.Sleep(2 * time.Hour)
+			time.Sleep(time.Hour)
 			synctest.Wait()
 			if s := streamInfo(t, b, "S").State; s.Msgs != 0 || s.LastSeq != 10 {
 				t.Errorf("got %+v", s)
