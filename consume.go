@@ -239,7 +239,7 @@ func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) (outcome settle
 	}
 	var err error
 	defer func() { outcome = c.judge(&d, err) }() // also where the handler ends the goroutine
-	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d), d.Number, &err)
+	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, &err)
 	return outcome
 }
 

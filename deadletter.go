@@ -204,8 +204,8 @@ func (s *Stream) letterOf(d *wire.Delivery) *DeadLetter {
 	if err != nil {
 		return nil
 	}
-	raw := newRaw(&wire.Delivery{Subject: c.Subject, Header: c.Header, Data: c.Data,
-		Stored: &wire.Stored{Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Attempt: c.Attempts}})
+	raw := newRaw(&wire.In{Subject: c.Subject, Header: c.Header, Data: c.Data},
+		&wire.Stored{Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Attempt: c.Attempts})
 	return &DeadLetter{RawMsg: *raw, Durable: place.Durable, Cause: Cause(c.Cause), Error: c.Error, Died: d.Stored.Time,
 		Reference: c.Reference, stream: s, position: d.Stored.Sequence, place: place}
 }

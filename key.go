@@ -136,7 +136,7 @@ func keyed[T any](f *format, o *handleOptions, key func(*Msg[T]) string) keyFunc
 			}
 			name = key(m)
 			return nil
-		}, newRaw(d), &err)
+		}, newRaw(&d.In, d.Stored), &err)
 		return name, err
 	}
 }

@@ -49,13 +49,14 @@ type Msg[T any] struct {
 // decoded. Middleware sees messages in this form.
 type RawMsg = Msg[[]byte]
 
-// newRaw makes the message that middleware and handlers see.
-func newRaw(d *wire.Delivery) *RawMsg {
-	m := &RawMsg{Data: d.Data, Subject: d.Subject, Header: d.Header, Attempt: 1}
-	if len(d.Header) > 0 {
-		m.ID = messageID(d.Header)
+// newRaw makes the message that middleware and handlers see. s is nil for a core
+// message.
+func newRaw(in *wire.In, s *wire.Stored) *RawMsg {
+	m := &RawMsg{Data: in.Data, Subject: in.Subject, Header: in.Header, Attempt: 1}
+	if len(in.Header) > 0 {
+		m.ID = messageID(in.Header)
 	}
-	if s := d.Stored; s != nil {
+	if s != nil {
 		m.Time, m.Stream, m.Sequence, m.Attempt, m.Deliveries = s.Time, s.Stream, s.Sequence, s.Attempt, s.Deliveries
 		if m.ID == "" {
 			var digits [20]byte

@@ -182,7 +182,7 @@ func (r *replay) each(ctx context.Context, do func(*RawMsg) bool) error {
 	for pause := followSoonest; ; pause = min(2*pause, followLatest) {
 		more, err := r.toEnd(ctx, func(d *wire.Delivery) bool {
 			pause = followSoonest
-			return do(newRaw(d))
+			return do(newRaw(&d.In, d.Stored))
 		})
 		if err == nil && more {
 			err = r.further(ctx, pause)

@@ -66,7 +66,7 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 		*data = reply.Data // plain bytes: there is nothing to decode
 		return none, nil
 	}
-	raw := newRaw(&wire.Delivery{Subject: subj, Header: reply.Header, Data: reply.Data})
+	raw := newRaw(&wire.In{Subject: subj, Header: reply.Header, Data: reply.Data}, nil)
 	if err := remoteError(raw); err != nil {
 		b.counters.RequestErrors.Add(1)
 		return none, err

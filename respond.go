@@ -158,11 +158,11 @@ func badRequest(err error) error {
 }
 
 // answer handles a request.
-func (s *Subscription) answer(d wire.Delivery) {
-	m := newRaw(&d)
+func (s *Subscription) answer(in wire.In, number int64) {
+	m := newRaw(&in, nil)
 	var err error
-	defer s.tellRefused(m, d.Reply, &err) // also where the handler ends the goroutine
-	s.receiver.callIn(&asked{s.receiver.ctx, d.Reply}, m, d.Number, &err)
+	defer s.tellRefused(m, in.Reply, &err) // also where the handler ends the goroutine
+	s.receiver.callIn(&asked{s.receiver.ctx, in.Reply}, m, number, &err)
 }
 
 func (s *Subscription) tellRefused(m *RawMsg, reply string, err *error) {

@@ -72,7 +72,7 @@ func (s *services) listen(verb micro.Verb, name, id string) error {
 	core := intake.NewCore(s.bus.link, intake.CoreConfig{
 		Subject: subj, Concurrency: 1, PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
 		Timeout: s.bus.cfg.timeout,
-		Run:     func(d wire.Delivery) { s.answer(verb, d) },
+		Run:     func(in wire.In, _ int64) { s.answer(verb, in) },
 		Failed:  func(err error) { s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err}) },
 	})
 	var refused *link.RefusedError
@@ -107,8 +107,8 @@ func (s *services) list() []*Subscription {
 	return slices.Clone(s.endpoints)
 }
 
-func (s *services) answer(verb micro.Verb, d wire.Delivery) {
-	if d.Reply == "" {
+func (s *services) answer(verb micro.Verb, in wire.In) {
+	if in.Reply == "" {
 		return
 	}
 	var v any
@@ -122,11 +122,11 @@ func (s *services) answer(verb micro.Verb, d wire.Delivery) {
 	}
 	data, err := json.Marshal(v)
 	if err == nil {
-		out := outlet.Message{Out: wire.Out{Subject: d.Reply, Data: data}}
+		out := outlet.Message{Out: wire.Out{Subject: in.Reply, Data: data}}
 		err = s.bus.outlet.Reply(context.Background(), &out)
 	}
 	if err != nil {
-		s.bus.report(Event{Kind: EventHandlerFailed, Subject: d.Subject, Err: err})
+		s.bus.report(Event{Kind: EventHandlerFailed, Subject: in.Subject, Err: err})
 	}
 }
 

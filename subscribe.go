@@ -72,7 +72,7 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 }
 
 // open subscribes and registers. handle handles each message.
-func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle func(wire.Delivery)) error {
+func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle func(in wire.In, number int64)) error {
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
@@ -104,11 +104,11 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle f
 }
 
 // handle handles a message.
-func (s *Subscription) handle(d wire.Delivery) {
-	m := newRaw(&d)
+func (s *Subscription) handle(in wire.In, number int64) {
+	m := newRaw(&in, nil)
 	var err error
 	defer s.tellFailed(m, &err) // also where the handler ends the goroutine
-	s.receiver.call(m, d.Number, &err)
+	s.receiver.call(m, number, &err)
 }
 
 func (s *Subscription) tellFailed(m *RawMsg, err *error) {

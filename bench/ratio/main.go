@@ -1,5 +1,8 @@
-// Ratio reads the output of `go test -bench` and prints, for each benchmark with
-// two variants that belong together, the median of both and their ratio.
+// Ratio reads the output of `go test -bench`, run several times, and prints for each
+// benchmark with two variants that belong together the medians of both and the ratio of
+// their times. That is the median of the ratios of the single rounds: in a round the two
+// are measured one right after the other, so that what else the machine does at the time
+// slows both. Behind it is where the middle half of those ratios lies.
 package main
 
 import (
@@ -84,11 +87,13 @@ func (t *table) add(name, variant string, ns, allocs float64) {
 
 func (t *table) print(w io.Writer) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(out, "benchmark\t%[1]s µs\t%[2]s µs\ttime ratio\t%[1]s allocs\t%[2]s allocs\t\n", t.pair[0], t.pair[1])
+	fmt.Fprintf(out, "benchmark\trounds\t%[1]s µs\t%[2]s µs\ttime ratio\tmiddle half\t%[1]s allocs\t%[2]s allocs\t\n", t.pair[0], t.pair[1])
 	for _, name := range t.order {
 		a, b := t.found[name+"/"+t.pair[0]], t.found[name+"/"+t.pair[1]]
-		fmt.Fprintf(out, "%s\t%.2f\t%.2f\t%.3f\t%.0f\t%.0f\t\n", name, median(a.ns)/1000, median(b.ns)/1000,
-			median(b.ns)/median(a.ns), median(a.allocs), median(b.allocs))
+		r := ratios(a.ns, b.ns)
+		fmt.Fprintf(out, "%s\t%d\t%.2f\t%.2f\t%.3f\t%.3f–%.3f\t%.0f\t%.0f\t\n", name, len(r),
+			quantile(a.ns, 0.5)/1000, quantile(b.ns, 0.5)/1000, quantile(r, 0.5), quantile(r, 0.25), quantile(r, 0.75),
+			quantile(a.allocs, 0.5), quantile(b.allocs, 0.5))
 	}
 	return out.Flush()
 }
@@ -101,13 +106,23 @@ func number(s string) float64 {
 	return n
 }
 
-func median(xs []float64) float64 {
+// ratios returns b/a for each round that has both.
+func ratios(a, b []float64) []float64 {
+	r := make([]float64, min(len(a), len(b)))
+	for i := range r {
+		r[i] = b[i] / a[i]
+	}
+	return r
+}
+
+// quantile returns the value below which the share q of xs lies.
+func quantile(xs []float64, q float64) float64 {
 	if len(xs) == 0 {
 		return 0
 	}
 	xs = slices.Sorted(slices.Values(xs))
-	if n := len(xs); n%2 == 0 {
-		return (xs[n/2-1] + xs[n/2]) / 2
-	}
-	return xs[len(xs)/2]
+	at := q * float64(len(xs)-1)
+	below := int(at)
+	above := min(below+1, len(xs)-1)
+	return xs[below] + (at-float64(below))*(xs[above]-xs[below])
 }

@@ -380,7 +380,7 @@ func TestJobThatComesBeforeTheAnswer(t *testing.T) {
 				refused <- time.Now()
 			case !given:
 				given = true
-				d := &wire.Delivery{Subject: "a", Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1}}
+				d := &wire.Delivery{In: wire.In{Subject: "a"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1}}
 				job := claim.JobOut(d, "$OMNIBUS.crew.S.d.run.b", "inbox", claim.Task{Epoch: epoch, Job: 1, Key: "a"})
 				w.fail(l.Publish(&job))
 				time.Sleep(time.Second) // it has it now

@@ -124,8 +124,8 @@ func jobOf(m *nats.Msg) (wire.Delivery, Task, error) {
 	if !ok || err != nil {
 		return wire.Delivery{}, t, errors.Join(errNoJob, err)
 	}
-	return wire.Delivery{Subject: c.Subject, Header: c.Header, Data: c.Data, Stored: &wire.Stored{Stream: c.Stream,
-		Sequence: c.Sequence, Time: c.Time, Deliveries: deliveries, Attempt: c.Attempts + 1}}, t, nil
+	return wire.Delivery{In: wire.In{Subject: c.Subject, Header: c.Header, Data: c.Data}, Stored: &wire.Stored{
+		Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Deliveries: deliveries, Attempt: c.Attempts + 1}}, t, nil
 }
 
 // taskOf parses a reply subject that jobOut made.

@@ -17,7 +17,7 @@ import (
 // A message comes out at a member as it went in at the owner.
 func TestJobsTravel(t *testing.T) {
 	t.Parallel()
-	d := wire.Delivery{Subject: "s.a", Header: wire.Header{"Nats-Msg-Id": {"x"}, "Tenant": {"y"}}, Data: []byte("body"),
+	d := wire.Delivery{In: wire.In{Subject: "s.a", Header: wire.Header{"Nats-Msg-Id": {"x"}, "Tenant": {"y"}}, Data: []byte("body")},
 		Stored: &wire.Stored{Stream: "S", Sequence: 7, Time: time.Unix(1, 2).UTC(), Deliveries: 3, Attempt: 4}}
 	want := Task{Epoch: 1 << 40, Job: 5, Key: keyOf("k")}
 	out := jobOut(&d, "to", "_INBOX.x", want)
@@ -32,7 +32,7 @@ func TestJobsTravel(t *testing.T) {
 
 func TestWhatIsNoJob(t *testing.T) {
 	t.Parallel()
-	good := jobOut(&wire.Delivery{Subject: "s", Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", Task{})
+	good := jobOut(&wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", Task{})
 	for name, m := range map[string]*nats.Msg{
 		"no headers":      {Reply: good.Reply},
 		"no reply":        {Header: nats.Header(good.Header)},

@@ -13,7 +13,7 @@ import (
 
 func pushN(q *dispatch.Queue, n int) {
 	for i := range n {
-		q.Push(wire.Delivery{Subject: "s", Stored: &wire.Stored{Sequence: uint64(i + 1)}})
+		q.Push(wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Sequence: uint64(i + 1)}})
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // keyed is a message of a key.
 func keyed(key string, n uint64) wire.Delivery {
-	return wire.Delivery{Stored: &wire.Stored{Key: key, Sequence: n}, Data: make([]byte, 10)}
+	return wire.Delivery{Stored: &wire.Stored{Key: key, Sequence: n}, In: wire.In{Data: make([]byte, 10)}}
 }
 
 func TestLanesLetOutOneOfEachKey(t *testing.T) {

@@ -53,13 +53,30 @@ func newQueue(t *testing.T, n int, run func(wire.Delivery)) *dispatch.Queue {
 	return q
 }
 
-func TestDoWithConcurrencyOneRunsOnTheCallersGoroutine(t *testing.T) {
+// inline has run called between Enter and Leave.
+func inline(q *dispatch.Queue, run func(number int64)) bool {
+	number, ok := q.Enter()
+	if !ok {
+		return false
+	}
+	returned := false
+	defer q.Leave(&returned)
+	run(number)
+	returned = true
+	return true
+}
+
+func TestRunsOfTheSourcesOwnAreCounted(t *testing.T) {
 	t.Parallel()
-	ran := 0 // without a lock: the race detector would see another goroutine
-	q := newQueue(t, 1, func(wire.Delivery) { ran++ })
-	for i := range 3 {
-		if !q.Do(numbered(1)) || ran != i+1 {
-			t.Fatalf("after %d calls %d messages have run", i+1, ran)
+	q := newQueue(t, 1, func(wire.Delivery) { t.Error("a worker has run something") })
+	for i := range int64(3) {
+		ran := inline(q, func(number int64) {
+			if begun, ended := q.Begun(), q.Ended(); number != i+1 || begun != i+1 || ended != i || q.InFlight() != 1 {
+				t.Errorf("run %d has number %d, %d have begun and %d ended", i+1, number, begun, ended)
+			}
+		})
+		if !ran || q.Ended() != i+1 || q.InFlight() != 0 {
+			t.Fatalf("after %d runs %d have ended", i+1, q.Ended())
 		}
 	}
 }
@@ -184,6 +201,9 @@ func TestAStoppedQueueRefuses(t *testing.T) {
 			if q.Push(numbered(2)) {
 				t.Error("Push took a message after Stop")
 			}
+			if n == 1 && inline(q, func(int64) { t.Error("it ran") }) {
+				t.Error("Enter let a message run after Stop")
+			}
 			if left := q.Stop(); len(left) != 0 {
 				t.Errorf("a second Stop returned %d messages", len(left))
 			}
@@ -201,17 +221,18 @@ func TestAStoppedQueueRefuses(t *testing.T) {
 // does at that moment: this is what Unsubscribe promises.
 func TestNothingRunsAfterStopAndWait(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{1, 3} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+	for name, n := range map[string]int{"the source's goroutine": 0, "one worker": 1, "three workers": 3} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for range 300 {
 				var over atomic.Bool
 				var late atomic.Int64
-				q := newQueue(t, n, func(wire.Delivery) {
+				run := func() {
 					if over.Load() {
 						late.Add(1)
 					}
-				})
+				}
+				q := newQueue(t, max(n, 1), func(wire.Delivery) { run() })
 				ended := make(chan struct{})
 				begun := make(chan struct{})
 				go func() {
@@ -220,7 +241,11 @@ func TestNothingRunsAfterStopAndWait(t *testing.T) {
 						if i == 20 {
 							close(begun)
 						}
-						q.Do(numbered(i))
+						if n == 0 {
+							inline(q, func(int64) { run() })
+						} else {
+							q.Do(numbered(i))
+						}
 					}
 				}()
 				<-begun
@@ -306,7 +331,7 @@ func TestBacklogCountsMessagesAndBytes(t *testing.T) {
 		release := make(chan struct{})
 		q := newQueue(t, 1, func(wire.Delivery) { <-release })
 		for range 3 {
-			q.Push(wire.Delivery{Subject: "abc", Data: make([]byte, 100)})
+			q.Push(wire.Delivery{In: wire.In{Subject: "abc", Data: make([]byte, 100)}})
 		}
 		synctest.Wait()
 		if msgs, bytes := q.Backlog(); msgs != 2 || bytes != 206 {
@@ -412,7 +437,7 @@ func TestWaitFromAHandlerDoesNotWaitForItself(t *testing.T) {
 				errs := make(chan error, 1)
 				var othersEnded atomic.Int64
 				var q *dispatch.Queue
-				q = newQueue(t, c.n, func(d wire.Delivery) {
+				run := func(d wire.Delivery) {
 					if d.Stored.Sequence > 0 {
 						time.Sleep(time.Minute)
 						othersEnded.Add(1)
@@ -426,12 +451,13 @@ func TestWaitFromAHandlerDoesNotWaitForItself(t *testing.T) {
 					if got := othersEnded.Load(); got != int64(c.others) {
 						t.Errorf("Wait returned when %d of %d others had ended", got, c.others)
 					}
-				})
+				}
+				q = newQueue(t, c.n, run)
 				for i := range c.others {
 					q.Push(numbered(uint64(i + 1)))
 				}
 				if c.inline {
-					q.Do(numbered(0))
+					inline(q, func(int64) { run(numbered(0)) })
 				} else {
 					q.Push(numbered(0))
 				}
@@ -448,13 +474,13 @@ func TestWaitFromAHandlerDoesNotWaitForItself(t *testing.T) {
 
 func TestRunsCaller(t *testing.T) {
 	t.Parallel()
-	for _, inline := range []bool{true, false} {
-		t.Run(fmt.Sprintf("inline=%v", inline), func(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the source's own goroutine: %v", own), func(t *testing.T) {
 			t.Parallel()
 			var inside context.Context
 			var q *dispatch.Queue
 			other := newQueue(t, 1, func(wire.Delivery) {})
-			q = newQueue(t, 1, func(wire.Delivery) {
+			run := func() {
 				if q.RunsCaller(t.Context()) {
 					t.Error("a context that notes no caller is a handler's")
 				}
@@ -475,10 +501,11 @@ func TestRunsCaller(t *testing.T) {
 				if !q.RunsCaller(<-again) {
 					t.Error("a caller that was noted already was forgotten")
 				}
-			})
+			}
+			q = newQueue(t, 1, func(wire.Delivery) { run() })
 			outside := dispatch.FromCaller(t.Context())
-			if inline {
-				q.Do(numbered(1))
+			if own {
+				inline(q, func(int64) { run() })
 			} else {
 				q.Push(numbered(1))
 				if q.RunsCaller(outside) {

@@ -18,7 +18,7 @@ func TestRingIsAQueue(t *testing.T) {
 		// Long phases of growth and of shrinking, so that it wraps at every size.
 		growing := (i/5000)%2 == 0
 		if rnd.IntN(10) < 6 == growing || len(model) == 0 {
-			d := wire.Delivery{Number: int64(i), Data: make([]byte, rnd.IntN(9))}
+			d := wire.Delivery{Number: int64(i), In: wire.In{Data: make([]byte, rnd.IntN(9))}}
 			r.push(d)
 			model = append(model, d)
 			bytes += d.Size()
@@ -40,7 +40,7 @@ func TestRingLetsGoOfPayloads(t *testing.T) {
 	t.Parallel()
 	var r ring
 	for range 20 {
-		r.push(wire.Delivery{Data: []byte("payload"), Subject: "s"})
+		r.push(wire.Delivery{In: wire.In{Data: []byte("payload"), Subject: "s"}})
 	}
 	for range 13 {
 		r.pop()

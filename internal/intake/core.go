@@ -24,9 +24,9 @@ type CoreConfig struct {
 	PendingMsgs  int // messages that may wait; more are dropped and reported. Negative means no limit
 	PendingBytes int // their bytes, likewise
 	Timeout      time.Duration
-	Run          func(wire.Delivery)
-	Failed       func(err error) // a slow consumer
-	Lost         func()          // the handler has ended the goroutine on which messages come: there will be none; nil where it cannot
+	Run          func(in wire.In, number int64) // number counts the messages that were run, from 1
+	Failed       func(err error)                // a slow consumer
+	Lost         func()                         // the handler has ended the goroutine on which messages come: there will be none; nil where it cannot
 }
 
 // Core is one core subscription. Messages wait in nats.go's list, where the
@@ -77,7 +77,8 @@ var errLostGoroutine = errors.New("its handler has ended the goroutine on which 
 
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {
-	s := &Core{cfg: c, link: l, queue: dispatch.New(c.Concurrency, c.Run), lost: make(chan struct{}), done: make(chan struct{})}
+	queue := dispatch.New(c.Concurrency, func(d wire.Delivery) { c.Run(d.In, d.Number) })
+	s := &Core{cfg: c, link: l, queue: queue, lost: make(chan struct{}), done: make(chan struct{})}
 	if c.Lost != nil {
 		s.queue.OnExit(s.exited)
 	}
@@ -90,7 +91,11 @@ func NewCore(l *link.Link, c CoreConfig) *Core {
 func (s *Core) Open() error {
 	opening := s.link.Opening(s.cfg.Subject, s.cfg.Group)
 	defer opening.End()
-	sub, err := s.link.Conn().QueueSubscribe(s.cfg.Subject, s.cfg.Group, s.take)
+	take := s.run
+	if s.cfg.Concurrency > 1 {
+		take = s.enqueue
+	}
+	sub, err := s.link.Conn().QueueSubscribe(s.cfg.Subject, s.cfg.Group, take)
 	if err != nil {
 		return err
 	}
@@ -110,9 +115,23 @@ func (s *Core) Open() error {
 	return err
 }
 
-// take is nats.go's callback.
-func (s *Core) take(m *nats.Msg) {
-	s.queue.Do(wire.Delivery{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+// run is nats.go's callback where messages run on its goroutine.
+func (s *Core) run(m *nats.Msg) {
+	number, ok := s.queue.Enter()
+	if !ok {
+		return
+	}
+	returned := false
+	defer s.queue.Leave(&returned)
+	s.cfg.Run(in(m), number)
+	returned = true
+}
+
+// enqueue is nats.go's callback where they run on others.
+func (s *Core) enqueue(m *nats.Msg) { s.queue.Do(wire.Delivery{In: in(m)}) }
+
+func in(m *nats.Msg) wire.In {
+	return wire.In{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}
 }
 
 // exited is told that a handler has ended the goroutine it ran on, which is nats.go's

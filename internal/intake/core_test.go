@@ -72,10 +72,10 @@ func TestCoreDrainHandlesAllThatWasSentBefore(t *testing.T) {
 			const n = 5000
 			var mu sync.Mutex
 			var got []string
-			core := openCore(t, to, intake.CoreConfig{Concurrency: concurrency, Run: func(d wire.Delivery) {
+			core := openCore(t, to, intake.CoreConfig{Concurrency: concurrency, Run: func(in wire.In, _ int64) {
 				mu.Lock()
 				defer mu.Unlock()
-				got = append(got, string(d.Data))
+				got = append(got, string(in.Data))
 			}})
 			sent(t, from, n)
 			if err := core.Drain(t.Context()); err != nil {
@@ -117,7 +117,7 @@ func TestCoreBeginsNothingAfterItsEnd(t *testing.T) {
 				from, to := dial(t, s), dial(t, s)
 				release, begun := make(chan struct{}), make(chan struct{}, 1000)
 				var begin, ended atomic.Int64
-				core := openCore(t, to, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.Delivery) {
+				core := openCore(t, to, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 					begin.Add(1)
 					begun <- struct{}{}
 					<-release
@@ -176,7 +176,7 @@ func TestCoreCloseDropsWhatWaitsAndWaitsForTheRest(t *testing.T) {
 		s := newServer(t)
 		from, to := dial(t, s), dial(t, s)
 		var begun, ended atomic.Int64
-		core := openCore(t, to, intake.CoreConfig{Concurrency: 2, Run: func(wire.Delivery) {
+		core := openCore(t, to, intake.CoreConfig{Concurrency: 2, Run: func(wire.In, int64) {
 			begun.Add(1)
 			time.Sleep(time.Minute)
 			ended.Add(1)
@@ -206,7 +206,7 @@ func TestCoreEndsFromItsOwnHandler(t *testing.T) {
 					returned := make(chan error, 1)
 					ready := make(chan struct{})
 					var core *intake.Core
-					core = openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.Delivery) {
+					core = openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 						<-ready
 						ctx, cancel := context.WithTimeout(dispatch.FromCaller(t.Context()), time.Hour)
 						defer cancel()
@@ -236,7 +236,7 @@ func TestCoreDrainFromTheOnlyHandlerSaysWhatItLeaves(t *testing.T) {
 		returned := make(chan error, 1)
 		ready := make(chan struct{})
 		var core *intake.Core
-		core = openCore(t, l, intake.CoreConfig{Run: func(wire.Delivery) {
+		core = openCore(t, l, intake.CoreConfig{Run: func(wire.In, int64) {
 			<-ready
 			returned <- core.Drain(dispatch.FromCaller(t.Context()))
 		}})
@@ -258,7 +258,7 @@ func TestCoreDrainWaitsForHandlersThoughTheConnectionIsClosed(t *testing.T) {
 				s := newServer(t)
 				l := dial(t, s)
 				var running atomic.Int64
-				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.Delivery) {
+				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 					running.Add(1)
 					time.Sleep(time.Minute)
 					running.Add(-1)
@@ -283,7 +283,7 @@ func TestCoreOnAClosedConnection(t *testing.T) {
 	l := dial(t, s)
 	l.Close()
 	core := intake.NewCore(l, intake.CoreConfig{Subject: "s", Concurrency: 1, PendingMsgs: -1, PendingBytes: -1,
-		Timeout: time.Second, Run: func(wire.Delivery) {}, Failed: func(error) {}})
+		Timeout: time.Second, Run: func(wire.In, int64) {}, Failed: func(error) {}})
 	if err := core.Open(); !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("Open returned %v", err)
 	}
@@ -299,7 +299,7 @@ func TestCoreCountsAndReportsWhatItDrops(t *testing.T) {
 		var mu sync.Mutex
 		var reports []error
 		core := openCore(t, to, intake.CoreConfig{PendingMsgs: 10, PendingBytes: -1,
-			Run: func(wire.Delivery) { <-release; handled.Add(1) },
+			Run: func(wire.In, int64) { <-release; handled.Add(1) },
 			Failed: func(err error) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -338,7 +338,7 @@ func TestCoreSurvivesAReconnect(t *testing.T) {
 	again := make(chan struct{}, 1)
 	defer to.OnReconnect(func() { again <- struct{}{} })()
 	got := make(chan string, 100)
-	core := openCore(t, to, intake.CoreConfig{Run: func(d wire.Delivery) { got <- string(d.Data) }})
+	core := openCore(t, to, intake.CoreConfig{Run: func(in wire.In, _ int64) { got <- string(in.Data) }})
 	for range 5 {
 		if err := to.Conn().ForceReconnect(); err != nil {
 			t.Fatal(err)
@@ -380,7 +380,7 @@ func TestCoreOpenRefused(t *testing.T) {
 	l := dial(t, s)
 	for _, group := range []string{"", "g"} {
 		core := intake.NewCore(l, intake.CoreConfig{Subject: "s", Group: group, Concurrency: 1, PendingMsgs: -1, PendingBytes: -1,
-			Timeout: 5 * time.Second, Run: func(wire.Delivery) {}, Failed: func(err error) { t.Errorf("the subscription failed: %v", err) }})
+			Timeout: 5 * time.Second, Run: func(wire.In, int64) {}, Failed: func(err error) { t.Errorf("the subscription failed: %v", err) }})
 		if err := core.Open(); !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Errorf("group %q: Open returned %v", group, err)
 		} else if _, ok := errors.AsType[*link.RefusedError](err); !ok {
@@ -403,7 +403,7 @@ func TestCoreIsDoneAfterItsHandlers(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						l := dial(t, newServer(t))
-						core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.Delivery) { time.Sleep(time.Minute) }})
+						core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) { time.Sleep(time.Minute) }})
 						sent(t, l, concurrency)
 						synctest.Wait()
 						began := time.Now()
@@ -437,7 +437,7 @@ func TestCoreDrainWhenTheConnectionIsClosedMeanwhile(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := dial(t, newServer(t))
 				var handled atomic.Int64
-				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.Delivery) {
+				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 					time.Sleep(time.Minute)
 					handled.Add(1)
 				}})

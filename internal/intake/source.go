@@ -140,7 +140,7 @@ func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
 		return nil, err
 	}
 	come.stored.Attempt, come.stored.Source, come.stored.Position = 1, s.index, come.stored.Sequence
-	come.del = wire.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Stored: &come.stored}
+	come.del = wire.Delivery{In: wire.In{Subject: m.Subject, Header: m.Header, Data: m.Data}, Stored: &come.stored}
 	return &come.del, nil
 }
 

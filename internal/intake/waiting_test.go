@@ -116,7 +116,7 @@ func TestWaitingLetsGoOfPayloads(t *testing.T) {
 	t.Parallel()
 	var w waiting
 	for i := range 64 {
-		w.add(at(i), wire.Delivery{Data: []byte("payload")})
+		w.add(at(i), wire.Delivery{In: wire.In{Data: []byte("payload")}})
 	}
 	w.ripe(at(60))
 	for _, d := range w.h[len(w.h):cap(w.h)] {

@@ -64,7 +64,7 @@ func (r *Reader) fetchOne(ctx context.Context) error {
 		return err
 	}
 	m := &reply.Message
-	d := wire.Delivery{Subject: m.Subject, Data: m.Data,
+	d := wire.Delivery{In: wire.In{Subject: m.Subject, Data: m.Data},
 		Stored: &wire.Stored{Attempt: 1, Stream: r.cfg.Stream, Sequence: m.Sequence, Time: m.Time}}
 	if len(m.Header) > 0 {
 		h, err := nats.DecodeHeadersMsg(m.Header)

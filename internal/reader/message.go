@@ -33,7 +33,7 @@ func delivery(m *nats.Msg) (d wire.Delivery, before uint64, err error) {
 		return d, 0, errNoMessage
 	}
 	s := &wire.Stored{Attempt: 1, Stream: cut(h, headerStream)}
-	d = wire.Delivery{Subject: cut(h, headerSubject), Data: m.Data, Stored: s}
+	d = wire.Delivery{In: wire.In{Subject: cut(h, headerSubject), Data: m.Data}, Stored: s}
 	if s.Sequence, err = strconv.ParseUint(cut(h, headerSequence), 10, 64); err != nil {
 		return d, 0, errNoMessage
 	}

@@ -19,12 +19,18 @@ type Out struct {
 	Data           []byte
 }
 
-// Delivery is one encoded message on its way in. It is passed by value: that is
-// cheaper than an allocation for each.
-type Delivery struct {
+// In is one encoded message on its way in. It is passed by value, since that is cheaper
+// than an allocation for each: it fits into the registers of a call.
+type In struct {
 	Subject, Reply string
 	Header         Header
 	Data           []byte
+}
+
+// Delivery is a message that is queued, or comes from a stream. It is passed by value,
+// too.
+type Delivery struct {
+	In
 
 	Number int64   // which run of its queue this is, from 1; set by the queue
 	Stored *Stored // nil for core messages
