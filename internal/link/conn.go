@@ -24,11 +24,26 @@ const (
 //
 // nats.go may write where it publishes: what it has in its buffer, that message last.
 // So where a publish returns ErrDisconnected its message was not sent as a whole.
+//
+// The time is kept by one timer, since to set a deadline for each write of a pipe takes
+// three allocations and two of its timers.
 type conn struct {
 	net.Conn
-	stall time.Duration
-	ended atomic.Bool // somebody has closed it
+	stall   time.Duration
+	stalled *time.Timer // runs while something is written, and then ends that
+	ended   atomic.Bool // somebody has closed it
 }
+
+// guarded returns nc as a conn.
+func guarded(nc net.Conn, stall time.Duration) *conn {
+	c := &conn{Conn: nc, stall: stall}
+	c.stalled = time.AfterFunc(stall, c.giveUp)
+	c.stalled.Stop()
+	return c
+}
+
+// giveUp ends the write that goes on, or where that has just ended the next one.
+func (c *conn) giveUp() { _ = c.SetWriteDeadline(time.Unix(1, 0)) }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
@@ -39,15 +54,15 @@ func (c *conn) Close() error {
 // Write implements net.Conn.
 func (c *conn) Write(p []byte) (n int, err error) {
 	for {
-		_ = c.SetWriteDeadline(time.Now().Add(c.stall))
+		c.stalled.Reset(c.stall)
 		m, err := c.Conn.Write(p[n:min(len(p), n+stallChunk)])
+		c.stalled.Stop()
 		n += m
 		if err != nil {
 			_ = c.Close()
 			return n, fmt.Errorf("%w: %w", ErrDisconnected, err)
 		}
 		if n == len(p) {
-			_ = c.SetWriteDeadline(time.Time{})
 			return n, nil
 		}
 	}

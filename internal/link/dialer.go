@@ -54,10 +54,11 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 		d.failed = err
 		return nil, err
 	}
-	c := &conn{Conn: nc, stall: max(d.timeout, leastStall)}
+	least := leastStall
 	if addr == embeddedAddr {
-		c.stall = max(d.timeout, embeddedStall)
+		least = embeddedStall
 	}
+	c := guarded(nc, max(d.timeout, least))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.alive.Err() != nil {

@@ -6,4 +6,4 @@ import (
 )
 
 // Guarded is nc as the dialer hands it out, for tests.
-func Guarded(nc net.Conn, stall time.Duration) net.Conn { return &conn{Conn: nc, stall: stall} }
+func Guarded(nc net.Conn, stall time.Duration) net.Conn { return guarded(nc, stall) }
