@@ -402,7 +402,7 @@ func TestLongRetries(t *testing.T) {
 	t.Parallel()
 	dir, sync := bus.WithStoreDir(t.TempDir()+"/store"), bus.WithSync(bus.SyncEvery(time.Second))
 	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
-		failing := underRace(700, 1200) // more than may be unfinished at a time
+		failing := underRace(1001, 1200) // more than may be unfinished at a time
 		failed := func(context.Context, *bus.Msg[int]) error {
 			return bus.RetryAfter(time.Hour, errors.New("closed until later"))
 		}

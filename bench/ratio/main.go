@@ -1,8 +1,8 @@
-// Ratio reads the output of `go test -bench`, run several times, and prints for each
-// benchmark with two variants that belong together the medians of both and the ratio of
-// their times. That is the median of the ratios of the single rounds: in a round the two
-// are measured one right after the other, so that what else the machine does at the time
-// slows both. Behind it is where the middle half of those ratios lies.
+// Ratio reads the output of `go test -bench`, called several times (not with -count), and
+// prints for each benchmark with two variants that belong together the medians of both and
+// the ratio of their times. That is the median of the ratios of the single rounds: in a
+// round the two are measured one right after the other, so that what else the machine does
+// at the time slows both. Behind it is where the middle half of those ratios lies.
 package main
 
 import (
@@ -30,6 +30,10 @@ var pairs = [][2]string{{"raw", "bus"}, {"one", "eight"}}
 // sample is the results of one variant, one number per run.
 type sample struct{ ns, allocs []float64 }
 
+func (s *sample) add(ns, allocs float64) {
+	s.ns, s.allocs = append(s.ns, ns), append(s.allocs, allocs)
+}
+
 // table is the benchmarks that have a pair of variants.
 type table struct {
 	pair  [2]string
@@ -48,7 +52,9 @@ func run(r io.Reader, w io.Writer) error {
 	for scan.Scan() {
 		if m := line.FindStringSubmatch(strings.TrimSpace(scan.Text())); m != nil {
 			for _, t := range tables {
-				t.add(m[1], m[2], number(m[3]), number(m[4]))
+				if err := t.add(m[1], m[2], number(m[3]), number(m[4])); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -72,17 +78,26 @@ func run(r io.Reader, w io.Writer) error {
 	return nil
 }
 
-// add notes the result of a run, if it is one of the table's.
-func (t *table) add(name, variant string, ns, allocs float64) {
+// add notes the result of a run, if it is one of the table's. In each round the first
+// variant comes before the second.
+func (t *table) add(name, variant string, ns, allocs float64) error {
 	if !slices.Contains(t.pair[:], variant) {
-		return
+		return nil
 	}
 	if !slices.Contains(t.order, name) {
 		t.order = append(t.order, name)
 		t.found[name+"/"+t.pair[0]], t.found[name+"/"+t.pair[1]] = &sample{}, &sample{}
 	}
-	s := t.found[name+"/"+variant]
-	s.ns, s.allocs = append(s.ns, ns), append(s.allocs, allocs)
+	first, second := t.found[name+"/"+t.pair[0]], t.found[name+"/"+t.pair[1]]
+	switch ahead := len(first.ns) - len(second.ns); {
+	case variant == t.pair[0] && ahead == 0:
+		first.add(ns, allocs)
+	case variant == t.pair[1] && ahead == 1:
+		second.add(ns, allocs)
+	default:
+		return fmt.Errorf("%s/%s: each round needs %s and then %s; call go test again and again, without -count", name, variant, t.pair[0], t.pair[1])
+	}
+	return nil
 }
 
 func (t *table) print(w io.Writer) error {
@@ -106,7 +121,7 @@ func number(s string) float64 {
 	return n
 }
 
-// ratios returns b/a for each round that has both.
+// ratios returns b/a for each round; the last one may have no b.
 func ratios(a, b []float64) []float64 {
 	r := make([]float64, min(len(a), len(b)))
 	for i := range r {

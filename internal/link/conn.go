@@ -25,25 +25,40 @@ const (
 // nats.go may write where it publishes: what it has in its buffer, that message last.
 // So where a publish returns ErrDisconnected its message was not sent as a whole.
 //
-// The time is kept by one timer, since to set a deadline for each write of a pipe takes
-// three allocations and two of its timers.
+// The time is kept by one timer, since a deadline for each write of a pipe takes two
+// allocations. So there is one write at a time: nats.go writes under a lock.
 type conn struct {
 	net.Conn
 	stall   time.Duration
-	stalled *time.Timer // runs while something is written, and then ends that
-	ended   atomic.Bool // somebody has closed it
+	stalled *time.Timer   // runs while something is written, and then ends that
+	gaveUp  chan struct{} // holds one when the timer has ended
+	ended   atomic.Bool   // somebody has closed it
 }
 
 // guarded returns nc as a conn.
 func guarded(nc net.Conn, stall time.Duration) *conn {
-	c := &conn{Conn: nc, stall: stall}
+	c := &conn{Conn: nc, stall: stall, gaveUp: make(chan struct{}, 1)}
 	c.stalled = time.AfterFunc(stall, c.giveUp)
 	c.stalled.Stop()
 	return c
 }
 
-// giveUp ends the write that goes on, or where that has just ended the next one.
-func (c *conn) giveUp() { _ = c.SetWriteDeadline(time.Unix(1, 0)) }
+// giveUp ends the write that goes on.
+func (c *conn) giveUp() {
+	_ = c.SetWriteDeadline(time.Unix(1, 0))
+	c.gaveUp <- struct{}{}
+}
+
+// write is Write for what must get through within stall.
+func (c *conn) write(p []byte) (n int, err error) {
+	c.stalled.Reset(c.stall)
+	n, err = c.Conn.Write(p)
+	if !c.stalled.Stop() { // too late, or just in time
+		<-c.gaveUp
+		_ = c.SetWriteDeadline(time.Time{}) // the next one has its own time
+	}
+	return n, err
+}
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
@@ -54,9 +69,7 @@ func (c *conn) Close() error {
 // Write implements net.Conn.
 func (c *conn) Write(p []byte) (n int, err error) {
 	for {
-		c.stalled.Reset(c.stall)
-		m, err := c.Conn.Write(p[n:min(len(p), n+stallChunk)])
-		c.stalled.Stop()
+		m, err := c.write(p[n:min(len(p), n+stallChunk)])
 		n += m
 		if err != nil {
 			_ = c.Close()

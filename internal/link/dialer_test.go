@@ -254,6 +254,46 @@ func TestWriteToASlowPeer(t *testing.T) {
 	}
 }
 
+// lateConn is a connection on which a write gets through after a time, whatever its
+// deadline.
+type lateConn struct {
+	net.Conn
+	takes time.Duration
+	over  atomic.Bool // a deadline has been set and not lifted
+}
+
+func (c *lateConn) SetWriteDeadline(t time.Time) error {
+	c.over.Store(!t.IsZero())
+	return nil
+}
+
+func (c *lateConn) Write(p []byte) (int, error) {
+	if c.over.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	time.Sleep(c.takes)
+	return len(p), nil
+}
+
+// A write that got through, if only after its time, as in a process that was frozen
+// meanwhile, is not held against the next one.
+func TestWriteThatWasDoneTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		late := &lateConn{takes: time.Minute}
+		c := link.Guarded(late, 5*time.Second)
+		for range 3 {
+			if n, err := c.Write([]byte("x")); n != 1 || err != nil {
+				t.Fatalf("wrote %d bytes: %v", n, err)
+			}
+		}
+		late.takes = time.Second
+		if _, err := c.Write([]byte("x")); err != nil || late.over.Load() {
+			t.Errorf("in time: %v, with a deadline: %v", err, late.over.Load())
+		}
+	})
+}
+
 // stuckPeer listens, lets clients in, and then reads nothing any more. It counts
 // its clients.
 func stuckPeer(t *testing.T) (url string, clients *atomic.Int64) {
