@@ -144,8 +144,7 @@ var house = map[string]room{
 		"": "what it shows",
 	}},
 	"examples/ingest": {floor: 6, imports: map[string]string{
-		"":     "what it shows",
-		natsGo: "asks the server what a consumer has left to do, which the bus does not tell",
+		"": "what it shows",
 	}},
 
 	// For tests only; TestHouse sees to that.

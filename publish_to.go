@@ -13,7 +13,7 @@ type Ack struct {
 	Stream    string
 	Sequence  uint64 // from 1; of a batch that of its last message
 	First     uint64 // of a batch the sequence of its first message, which the others follow without gaps; else 0
-	Duplicate bool   // a message with this MsgID was there already, at Sequence
+	Duplicate bool   // a message with this MsgID was there already, at Sequence: one of an earlier call, or of an earlier try of this one whose answer was lost or took more than 2s
 }
 
 // PublishTo stores v in the stream st and waits until that is done: nil means

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
 )
@@ -88,81 +85,39 @@ func (c *payloads) add(m *bus.Msg[[]byte]) {
 }
 
 // consume starts the consumers. Their names stay the same from run to run, so
-// each goes on where it was.
-func (s *summary) consume(ctx context.Context, b *bus.Bus, st *bus.Stream) ([]*consumer, error) {
-	counts, err1 := start(ctx, b, st, "count-events", s.events.add)
-	sums, err2 := start(ctx, b, st, "sum-repositories", s.repositories.add)
-	measures, err3 := start(ctx, b, st, "measure-payloads", s.payloads.add)
-	return []*consumer{counts, sums, measures}, errors.Join(err1, err2, err3)
+// each goes on where it was. The type of add says how the payload is decoded: as
+// bytes, as a struct.
+func (s *summary) consume(ctx context.Context, st *bus.Stream) ([]*bus.Consumer, error) {
+	counts, err1 := bus.Consume(ctx, st, "count-events", bus.Subject[[]byte](events), handler(s.events.add))
+	sums, err2 := bus.Consume(ctx, st, "sum-repositories", bus.Subject[webhook](events), handler(s.repositories.add))
+	measures, err3 := bus.Consume(ctx, st, "measure-payloads", bus.Subject[[]byte](events), handler(s.payloads.add))
+	return []*bus.Consumer{counts, sums, measures}, errors.Join(err1, err2, err3)
 }
 
-// consumer is one durable consumer of the stream and how far it is.
-type consumer struct {
-	bus     *bus.Bus
-	name    string
-	backlog int // messages that earlier runs left to it
-	handled atomic.Int64
-	moved   chan struct{} // handled has grown
-	*bus.Consumer
-}
-
-// start starts the durable consumer name, which calls add for each message. The
-// type of add says how the payload is decoded: as bytes, as a struct.
-func start[T any](ctx context.Context, b *bus.Bus, st *bus.Stream, name string, add func(*bus.Msg[T])) (*consumer, error) {
-	c := &consumer{bus: b, name: name, moved: make(chan struct{}, 1)}
-	var err error
-	if c.backlog, err = c.left(ctx); err != nil {
-		return nil, err
-	}
-	c.Consumer, err = bus.Consume(ctx, st, name, bus.Subject[T](events), func(_ context.Context, m *bus.Msg[T]) error {
+func handler[T any](add func(*bus.Msg[T])) bus.Handler[T] {
+	return func(_ context.Context, m *bus.Msg[T]) error {
 		add(m)
-		c.handled.Add(1)
-		select {
-		case c.moved <- struct{}{}:
-		default:
-		}
 		return nil
-	})
-	return c, err
+	}
 }
 
-// left is how many messages of the stream the consumer has not acknowledged. The
-// library does not tell, so this asks the server.
-func (c *consumer) left(ctx context.Context) (int, error) {
-	con, err := c.bus.JetStream().Consumer(ctx, streamName, c.name)
-	if err == nil {
-		info := con.CachedInfo()
-		return int(info.NumPending) + info.NumAckPending, nil
-	}
-	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0, err
-	}
-	st, err := c.bus.JetStream().Stream(ctx, streamName)
-	if err != nil {
-		return 0, err
-	}
-	return int(st.CachedInfo().State.Msgs), nil
-}
-
-// wait waits until the consumer has handled its backlog and the messages that
-// this run stored.
-func (c *consumer) wait(ctx context.Context, stored int) error {
-	ask := time.NewTicker(time.Second)
+// wait waits until the consumer has handled all that is in the stream. Only the
+// server knows: another process may consume under the same name, and earlier runs
+// may have left something.
+func wait(ctx context.Context, c *bus.Consumer) error {
+	ask := time.NewTicker(20 * time.Millisecond)
 	defer ask.Stop()
-	for int(c.handled.Load()) < c.backlog+stored {
+	for {
+		lag, err := c.Lag(ctx)
+		if err != nil || lag.Waiting+lag.Unfinished == 0 {
+			return err
+		}
 		select {
-		case <-c.moved:
 		case <-ask.C:
-			// Another process may consume under the same name: then some of
-			// the messages never come here, and only the server knows.
-			if left, err := c.left(ctx); err != nil || left == 0 {
-				return err
-			}
 		case <-c.Done():
-			return fmt.Errorf("consumer %s ended: %w", c.name, c.Err())
+			return fmt.Errorf("a consumer ended: %w", c.Err())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	return nil
 }

@@ -24,7 +24,7 @@ const remember = 24 * time.Hour
 type result struct {
 	lines      int // that were not empty
 	stored     int
-	duplicates int // lines that the stream had already
+	duplicates int // lines that the stream had already; or this run stored them, and the answer was lost
 	malformed  int
 	summary
 }
@@ -57,7 +57,7 @@ func (r *result) work(ctx context.Context, b *bus.Bus, in io.Reader, bar *bar) e
 	if err != nil {
 		return err
 	}
-	consumers, err := r.consume(ctx, b, st)
+	consumers, err := r.consume(ctx, st)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (r *result) work(ctx context.Context, b *bus.Bus, in io.Reader, bar *bar) e
 		return err
 	}
 	for _, c := range consumers {
-		if err := c.wait(ctx, r.stored); err != nil {
+		if err := wait(ctx, c); err != nil {
 			return err
 		}
 	}

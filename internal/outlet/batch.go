@@ -80,9 +80,9 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 // server may have a part.
 func (o *Outlet) tryBatch(ctx context.Context, name string, repeatable bool, ms []Message) (Ack, error) {
 	if repeatable {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, oneTry)
-		defer cancel()
+		var end func()
+		ctx, end = o.oneTry(ctx)
+		defer end()
 	}
 	last := len(ms) - 1
 	for i := range ms {

@@ -86,12 +86,12 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 }
 
 // ask sends a question that may be put again, and does so where the answer does not
-// come: with a connection that is lost the question may be lost as well.
+// come.
 func (o *Outlet) ask(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
 	for {
-		try, cancel := context.WithTimeout(ctx, oneTry)
+		try, end := o.oneTry(ctx)
 		reply, err := o.link.Request(try, question)
-		cancel()
+		end()
 		if !lost(err) && !unsent(err) || o.link.Conn().IsClosed() || ctx.Err() != nil {
 			return reply, err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -66,11 +67,13 @@ type Outlet struct {
 	tel      *telemetry.Telemetry
 	counters *telemetry.Bus
 	batches  chan struct{} // has one for each that is under way
+
+	longestTry time.Duration // always the constant, but in tests
 }
 
 // New returns the outlet of a bus.
 func New(l *link.Link, t *telemetry.Telemetry, c *telemetry.Bus) *Outlet {
-	return &Outlet{link: l, tel: t, counters: c, batches: make(chan struct{}, mostBatches)}
+	return &Outlet{link: l, tel: t, counters: c, batches: make(chan struct{}, mostBatches), longestTry: longestTry}
 }
 
 // Send hands m to the connection: accepted, but at most once.

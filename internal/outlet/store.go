@@ -38,8 +38,9 @@ func (e *StoreError) Error() string {
 var ErrUnknown = errors.New("no acknowledgement came, the message may be stored or not")
 
 const (
-	// oneTry bounds how long a try with an ID waits before it repeats itself.
-	oneTry = 2 * time.Second
+	// longestTry is how long an answer may take over a connection that is in order, before
+	// what may be repeated is.
+	longestTry = 2 * time.Second
 	// betweenTries is the pause after a try that found nobody or lost the
 	// connection, and between looks whether that is back.
 	betweenTries = 100 * time.Millisecond
@@ -88,12 +89,23 @@ func (o *Outlet) awaitTry(ctx context.Context) error {
 	}
 }
 
-// try sends m once. With an ID it waits no longer than oneTry.
+// oneTry returns a context that ends with ctx, and when the answer to what is sent now
+// is not to be expected any more.
+func (o *Outlet) oneTry(ctx context.Context) (_ context.Context, end func()) {
+	ctx, connected := o.link.WhileConnected(ctx)
+	ctx, cancel := context.WithTimeout(ctx, o.longestTry)
+	return ctx, func() {
+		cancel()
+		connected()
+	}
+}
+
+// try sends m once. What may be repeated waits for its answer no longer than one try may.
 func (o *Outlet) try(ctx context.Context, m *Message) (Ack, error) {
 	if m.repeatable() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, oneTry)
-		defer cancel()
+		var end func()
+		ctx, end = o.oneTry(ctx)
+		defer end()
 	}
 	reply, err := o.request(ctx, m)
 	if err != nil {

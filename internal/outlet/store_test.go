@@ -362,6 +362,38 @@ func TestStoreTriesOnlyWhileConnected(t *testing.T) {
 	})
 }
 
+// What was sent over a connection that is lost is sent again when there is another one,
+// and not only when its answer is late.
+func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
+	t.Parallel()
+	for name, store := range map[string]func(context.Context, *outlet.Outlet) (outlet.Ack, error){
+		"Store": func(ctx context.Context, o *outlet.Outlet) (outlet.Ack, error) { return o.Store(ctx, message("x")) },
+		"StoreBatch": func(ctx context.Context, o *outlet.Outlet) (outlet.Ack, error) {
+			return o.StoreBatch(ctx, "b", []outlet.Message{*message("x")})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			l, latest, _ := bent(t, s, 0)
+			stream(t, s, func(n int, _ *nats.Msg) string {
+				if n == 1 {
+					_ = latest().Close()
+					return ""
+				}
+				return ackText
+			})
+			o := outlet.New(l, nil, new(telemetry.Bus))
+			o.SetLongestTry(time.Hour)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if _, err := store(ctx, o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // The first try may wait there, and is in doubt from then on.
 func TestStoreBeginsWithoutAConnection(t *testing.T) {
 	t.Parallel()

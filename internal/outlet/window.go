@@ -42,6 +42,7 @@ type Window struct {
 	prefix   string             // of reply subjects
 	sub      *nats.Subscription // to them; nil before the first Add
 	states   chan nats.Status
+	lost     bool // a write has found so, and nats.go has not said it yet
 	numbers  uint64
 	list     receipts
 	byNumber map[uint64]*Receipt
@@ -171,10 +172,11 @@ func (w *Window) sendLocked(r *Receipt) error {
 	}
 	r.again = time.Time{}
 	if m.repeatable() {
-		r.again = time.Now().Add(oneTry)
+		r.again = time.Now().Add(w.out.longestTry)
 	}
 	err := w.out.publish(m)
 	if unsent(err) {
+		w.lost = true
 		w.holdLocked(r)
 		return nil
 	}

@@ -104,13 +104,13 @@ func (r *Receipt) unanswered(why error) error {
 // became of the ones before: nats.go tells of a state in the moment in which it has
 // it. So what is sent then is not taken for lost with an earlier connection.
 func (w *Window) catchUpLocked() (connected bool) {
-	connected = w.out.link.Conn().IsConnected()
 	for {
+		connected = w.out.link.Conn().IsConnected()
 		select {
 		case s := <-w.states:
 			w.noteLocked(s)
 		default:
-			return connected
+			return connected && !w.lost
 		}
 	}
 }
@@ -122,6 +122,7 @@ func (w *Window) noteLocked(s nats.Status) {
 	if s == nats.CONNECTED {
 		return
 	}
+	w.lost = false
 	for r := w.list.first; r != nil; {
 		next := r.next
 		switch {
