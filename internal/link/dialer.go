@@ -79,7 +79,11 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if d.inProcess == nil {
 		return nil, errors.New("no server is embedded in this process")
 	}
-	return d.inProcess()
+	nc, err := d.inProcess()
+	if err != nil {
+		return nil, err
+	}
+	return readAhead(nc), nil
 }
 
 // why returns err, of a first connect, with the reason that nats.go keeps to itself
