@@ -157,7 +157,7 @@ func TestConsumerThatIsMadeAnew(t *testing.T) {
 				must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 				_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
 				must(t, err)
-				pass(time.Hour)
+				pass(20 * time.Minute)
 				select {
 				case <-con.Done():
 					asError[*bus.StreamError](t, con.Err(), "deleted on the server")

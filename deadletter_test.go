@@ -124,7 +124,7 @@ func TestRedrive(t *testing.T) {
 			_, err := bus.PublishTo(t.Context(), st, "s.a", i, bus.MsgID(fmt.Sprint(i)))
 			must(t, err)
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		if n := len(letters(t, st, bus.DeadFilter{})); n != 5 || len(got) != 5 || others.Load() != 10 {
 			t.Fatalf("%d dead letters, %d handled, %d by the other", n, len(got), others.Load())
 		}
@@ -133,7 +133,7 @@ func TestRedrive(t *testing.T) {
 		}
 		n, err := st.Redrive(t.Context(), bus.DeadFilter{}) // still broken
 		must(t, err)
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		if m := len(letters(t, st, bus.DeadFilter{})); n != 5 || m != 5 {
 			t.Fatalf("redrove %d, %d are dead again", n, m)
 		}
@@ -225,7 +225,7 @@ func TestDeadLetterIsWrittenOnce(t *testing.T) {
 		giveUp := func(context.Context, *bus.Msg[int]) error { return bus.Permanent(errors.New("no")) }
 		for range 3 { // each time as if the terminations had been lost
 			c := consume(t, st, "d", "s", giveUp)
-			pass(time.Hour) // longer than any window for duplicates
+			pass(10 * time.Minute) // longer than any window for duplicates
 			must(t, c.Drain(t.Context()))
 			must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		}

@@ -98,7 +98,7 @@ func TestFatalLinesAreLogged(t *testing.T) {
 // The bus does not lose its own server by asking it for many large messages.
 func TestManyLargeMessagesAtOnce(t *testing.T) {
 	t.Parallel()
-	const count, size = 100, 1_000_000 // more than the server lets wait by default
+	const count, size = 70, 1_000_000 // more than the server lets wait by default
 	b := bustest.New(t, bus.WithMaxMemory(2*count*size))
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
 	for range count {
@@ -109,7 +109,7 @@ func TestManyLargeMessagesAtOnce(t *testing.T) {
 	got := make(chan int, count)
 	inbox := b.Conn().NewInbox()
 	must(t, second(b.Conn().Subscribe(inbox, func(m *nats.Msg) { got <- len(m.Data) })))
-	must(t, b.Conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S.c", inbox, []byte(`{"batch":100,"expires":60000000000}`)))
+	must(t, b.Conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S.c", inbox, []byte(`{"batch":70,"expires":60000000000}`)))
 	for n := range count {
 		if v := receive(t, got); v != size {
 			t.Fatalf("message %d has %d bytes", n, v)

@@ -102,7 +102,7 @@ func TestDurableNeverHasMoreThanItsWindow(t *testing.T) {
 	for _, c := range []struct{ concurrency, window int }{{1, window}, {7, window}, {100, 400}} {
 		t.Run(fmt.Sprint(c.concurrency), func(t *testing.T) {
 			t.Parallel()
-			const total = 20_000
+			const total = 10_000
 			seed := uint64(c.concurrency)
 			rnd := rand.New(rand.NewPCG(seed, 5))
 			o := newOrigin(t)
