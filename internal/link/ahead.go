@@ -77,7 +77,7 @@ func (a *ahead) Close() error {
 
 // Read implements net.Conn.
 func (a *ahead) Read(p []byte) (int, error) {
-	if n, err, taken := a.take(p); taken {
+	if n, taken, err := a.take(p); taken {
 		return n, err
 	}
 	n, err := a.Conn.Read(p)
@@ -88,7 +88,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 }
 
 // take reads what was read ahead. During a session it waits for that.
-func (a *ahead) take(p []byte) (n int, err error, taken bool) {
+func (a *ahead) take(p []byte) (n int, taken bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.held == 0 && a.session && !a.closed {
@@ -98,14 +98,14 @@ func (a *ahead) take(p []byte) (n int, err error, taken bool) {
 	}
 	switch {
 	case a.closed:
-		return 0, io.ErrClosedPipe, true
+		return 0, true, io.ErrClosedPipe
 	case a.held > 0:
 		n = copy(p, a.buf[a.first:min(a.first+a.held, len(a.buf))])
 		a.first, a.held = (a.first+n)%len(a.buf), a.held-n
 		a.taken.Signal()
-		return n, nil, true
+		return n, true, nil
 	}
-	return 0, a.err, a.err != nil
+	return 0, a.err != nil, a.err
 }
 
 // look begins a session after enough full pieces in a row.
