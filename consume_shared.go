@@ -8,9 +8,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
-	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -41,7 +41,7 @@ func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.alone() 
 // sharing is a consumer's part in a durable whose order by key several processes keep
 // together. While this one is the owner it has an intake, a new one each time.
 type sharing struct {
-	*claim.Member
+	*ownership.Member
 	c    *Consumer
 	o    *handleOptions
 	conf intake.DurableConfig
@@ -57,9 +57,9 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	hands := s.conf.Concurrency
 	s.conf.Concurrency, s.conf.Park = max(mostOut, hands), nil
 	var err error
-	s.Member, err = claim.NewMember(claim.Config{
-		Link: c.bus.link, Names: claim.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
-		TTL: claim.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.cfg.timeout,
+	s.Member, err = ownership.NewMember(ownership.Config{
+		Link: c.bus.link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
+		TTL: ownership.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.cfg.timeout,
 		Run:     c.run,
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
@@ -86,7 +86,7 @@ func (c *Consumer) superseded(err error) error {
 }
 
 // open begins to take messages in, as the owner.
-func (s *sharing) open(lead *claim.Lead) (claim.Intake, error) {
+func (s *sharing) open(lead *ownership.Lead) (ownership.Intake, error) {
 	ctx, done := s.c.bus.bound(context.Background())
 	defer done()
 	conf := s.conf
@@ -160,12 +160,12 @@ func (s *sharing) Lag() (messages int, oldest time.Time) {
 
 // fenced is the claim of an owner, for its intake.
 type fenced struct {
-	*claim.Lead
+	*ownership.Lead
 	s *sharing
 }
 
 func (f fenced) Settled(d *wire.Delivery) bool {
-	v, settled := f.Lead.Settled(claim.IDOf(d))
+	v, settled := f.Lead.Settled(ownership.IDOf(d))
 	if v != nil {
 		condemn(d, v)
 	}
@@ -173,11 +173,11 @@ func (f fenced) Settled(d *wire.Delivery) bool {
 }
 
 func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
-	f.Lead.Settle(claim.IDOf(d), f.reported(d, then))
+	f.Lead.Settle(ownership.IDOf(d), f.reported(d, then))
 }
 
 func (f fenced) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
-	return f.Lead.Condemn(claim.IDOf(d), f.s.c.retry.verdictOn(d), f.reported(d, then))
+	return f.Lead.Condemn(ownership.IDOf(d), f.s.c.retry.verdictOn(d), f.reported(d, then))
 }
 
 // reported is then, and tells when the outcome of d does not count.
@@ -190,15 +190,15 @@ func (f fenced) reported(d *wire.Delivery, then func(ok bool)) func(ok bool) {
 	}
 }
 
-func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(claim.IDOf(d)) }
+func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(ownership.IDOf(d)) }
 
 func (f fenced) Forget(here func(source int, position uint64) bool) {
-	f.Lead.Forget(func(id claim.ID) bool { return here(id.Source, id.Position) })
+	f.Lead.Forget(func(id ownership.ID) bool { return here(id.Source, id.Position) })
 }
 
 // openClaims declares where the claims on durables of the stream are.
 func (s *Stream) openClaims(ctx context.Context) error {
-	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: claim.StreamOf(s.name),
-		Subjects: []string{claim.SubjectsOf(s.name)}, MaxMsgsPerSubject: 1})
+	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: ownership.StreamOf(s.name),
+		Subjects: []string{ownership.SubjectsOf(s.name)}, MaxMsgsPerSubject: 1})
 	return err
 }

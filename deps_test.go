@@ -68,7 +68,7 @@ var house = map[string]room{
 		natsGo:          "the connection it owns",
 	}},
 
-	"internal/claim": {floor: 3, imports: map[string]string{
+	"internal/ownership": {floor: 3, imports: map[string]string{
 		"internal/dead":     "how a message travels with what is known of it",
 		"internal/dispatch": "runs what other processes give",
 		"internal/link":     "the connection it speaks over",
@@ -101,7 +101,7 @@ var house = map[string]room{
 
 	"": {floor: 4, imports: map[string]string{
 		"codec":                         "WithCodec and As take one",
-		"internal/claim":                "who keeps the order of a durable with keys",
+		"internal/ownership":            "who keeps the order of a durable with keys",
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",

@@ -13,8 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -48,7 +48,7 @@ type givenBack struct {
 	Deliveries int    `json:"deliveries"`         // until then
 	Attempts   int    `json:"attempts,omitempty"` // that had failed
 
-	Dead *claim.Verdict `json:"dead,omitempty"` // it was to become a dead letter, which could not be written
+	Dead *ownership.Verdict `json:"dead,omitempty"` // it was to become a dead letter, which could not be written
 }
 
 const (

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -180,7 +180,7 @@ var causes = []Cause{CauseError, CausePanic, CauseDeadline, CausePermanent, Caus
 
 // causeOf is the kind of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {
-	if f, ok := errors.AsType[*claim.Failure](err); ok { // it was judged where it ran
+	if f, ok := errors.AsType[*ownership.Failure](err); ok { // it was judged where it ran
 		return Cause(f.Cause)
 	}
 	if _, ok := errors.AsType[*behind](err); ok {
@@ -209,12 +209,12 @@ func (p RetryPolicy) causeOf(err error) Cause {
 }
 
 // verdictOn says why d, which will not be handled, is to become a dead letter.
-func (p RetryPolicy) verdictOn(d *wire.Delivery) *claim.Verdict {
-	return &claim.Verdict{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+func (p RetryPolicy) verdictOn(d *wire.Delivery) *ownership.Verdict {
+	return &ownership.Verdict{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
 		Attempts: d.Stored.Attempt}
 }
 
 // condemn has d become the dead letter that it was to be elsewhere.
-func condemn(d *wire.Delivery, v *claim.Verdict) {
-	d.Stored.Dead, d.Stored.Attempt = &claim.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
+func condemn(d *wire.Delivery, v *ownership.Verdict) {
+	d.Stored.Dead, d.Stored.Attempt = &ownership.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
 }

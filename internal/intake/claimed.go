@@ -9,7 +9,7 @@ import (
 )
 
 // Claim is what makes sure that only the owner of a durable settles its messages,
-// where several processes keep an order together. See package claim.
+// where several processes keep an order together. See package ownership.
 type Claim interface {
 	// Settled reports whether a message that comes was settled by an owner before. If
 	// that was as a dead letter it sets what the message died of.

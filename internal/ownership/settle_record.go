@@ -1,4 +1,4 @@
-package claim
+package ownership
 
 import (
 	"encoding/json"
@@ -74,7 +74,7 @@ type Record struct {
 func encode(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {
-		panic("claim: " + err.Error()) // none of our types can fail
+		panic("ownership: " + err.Error()) // none of our types can fail
 	}
 	return data
 }

@@ -1,4 +1,4 @@
-// Package claim lets several processes work on one durable whose messages keep an
+// Package ownership lets several processes work on one durable whose messages keep an
 // order by key. One of them owns the durable at a time: it takes the messages in and
 // settles them. The others lend hands: the owner gives them messages to handle.
 //
@@ -19,4 +19,4 @@
 //   - $OMNIBUS.crew.S.<durable>.news says that the claim has changed.
 //
 // ADR 19 says why.
-package claim
+package ownership

@@ -1,4 +1,4 @@
-package claim
+package ownership
 
 // A record is one message, so what is in it has to fit. What is done is in it until that
 // is confirmed, which is soon. A verdict is in it until its letter is written, and that

@@ -1,4 +1,4 @@
-package claim_test
+package ownership_test
 
 import (
 	"context"
@@ -10,13 +10,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/claim"
+	"github.com/omnibus-go/bus/internal/ownership"
 )
 
 // stores are two processes that look at one claim, without members.
-func (w *world) stores() (a, b *claim.Store, end func()) {
+func (w *world) stores() (a, b *ownership.Store, end func()) {
 	la, lb := w.dial(nil), w.dial(nil)
-	return claim.NewStore(la, names), claim.NewStore(lb, names), func() {
+	return ownership.NewStore(la, names), ownership.NewStore(lb, names), func() {
 		la.Close()
 		lb.Close()
 	}
@@ -27,15 +27,15 @@ func TestClaimIsTakenByOne(t *testing.T) {
 		a, b, end := w.stores()
 		defer end()
 		ctx := t.Context()
-		if h, epoch, err := a.Look(ctx); err != nil || epoch != 0 || h != (claim.Holder{}) {
+		if h, epoch, err := a.Look(ctx); err != nil || epoch != 0 || h != (ownership.Holder{}) {
 			t.Fatalf("the claim that never was is %v, epoch %d, %v", h, epoch, err)
 		}
-		epoch, err := a.Take(ctx, claim.Holder{Member: "a"}, 0)
+		epoch, err := a.Take(ctx, ownership.Holder{Member: "a"}, 0)
 		must(t, err)
-		if _, err := b.Take(ctx, claim.Holder{Member: "b"}, 0); !errors.Is(err, claim.ErrLost) {
+		if _, err := b.Take(ctx, ownership.Holder{Member: "b"}, 0); !errors.Is(err, ownership.ErrLost) {
 			t.Errorf("the second one got %v", err)
 		}
-		if again, err := a.Take(ctx, claim.Holder{Member: "a"}, 0); err != nil || again != epoch {
+		if again, err := a.Take(ctx, ownership.Holder{Member: "a"}, 0); err != nil || again != epoch {
 			t.Errorf("who repeats its claim gets epoch %d, %v", again, err)
 		}
 		must(t, a.Free(ctx, "a", epoch))
@@ -43,9 +43,9 @@ func TestClaimIsTakenByOne(t *testing.T) {
 		if err != nil || !h.Free {
 			t.Errorf("the freed claim is %v, %v", h, err)
 		}
-		_, err = b.Take(ctx, claim.Holder{Member: "b"}, freed)
+		_, err = b.Take(ctx, ownership.Holder{Member: "b"}, freed)
 		must(t, err)
-		if err := a.Free(ctx, "a", epoch); !errors.Is(err, claim.ErrLost) {
+		if err := a.Free(ctx, "a", epoch); !errors.Is(err, ownership.ErrLost) {
 			t.Errorf("who has it no more can free it: %v", err)
 		}
 	})
@@ -56,27 +56,27 @@ func TestRecordOfAStaleOwnerIsRefused(t *testing.T) {
 		a, b, end := w.stores()
 		defer end()
 		ctx := t.Context()
-		first, err := a.Take(ctx, claim.Holder{Member: "a"}, 0)
+		first, err := a.Take(ctx, ownership.Holder{Member: "a"}, 0)
 		must(t, err)
-		one := claim.Record{Entries: []claim.Entry{{ID: claim.ID{Position: 1, Time: 5}}}}
+		one := ownership.Record{Entries: []ownership.Entry{{ID: ownership.ID{Position: 1, Time: 5}}}}
 		must(t, a.Settle(ctx, one, first))
-		second, err := b.Take(ctx, claim.Holder{Member: "b"}, first)
+		second, err := b.Take(ctx, ownership.Holder{Member: "b"}, first)
 		must(t, err)
-		if err := a.Settle(ctx, claim.Record{}, first); !errors.Is(err, claim.ErrLost) {
+		if err := a.Settle(ctx, ownership.Record{}, first); !errors.Is(err, ownership.ErrLost) {
 			t.Errorf("the old owner's record: %v", err)
 		}
 		r, err := b.Settled(ctx)
 		if err != nil || !slices.Equal(r.Entries, one.Entries) {
 			t.Errorf("the record is %v, %v", r, err)
 		}
-		must(t, b.Settle(ctx, claim.Record{}, second))
+		must(t, b.Settle(ctx, ownership.Record{}, second))
 	})
 }
 
 // fenced is a fence whose confirmations wait for a word.
-func fenced(t *testing.T, s *claim.Store, epoch uint64, before claim.Record) (f *claim.Fence, confirm chan error) {
+func fenced(t *testing.T, s *ownership.Store, epoch uint64, before ownership.Record) (f *ownership.Fence, confirm chan error) {
 	confirm = make(chan error)
-	f = claim.NewFence(s, epoch, before, time.Second, func(ctx context.Context) error {
+	f = ownership.NewFence(s, epoch, before, time.Second, func(ctx context.Context) error {
 		select {
 		case err := <-confirm:
 			return err
@@ -92,12 +92,12 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, end := w.stores()
 		defer end()
-		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+		epoch, err := a.Take(t.Context(), ownership.Holder{Member: "a"}, 0)
 		must(t, err)
-		f, confirm := fenced(t, a, epoch, claim.Record{})
-		one, two, three := claim.ID{Position: 1}, claim.ID{Position: 2}, claim.ID{Position: 3, Source: 1}
-		verdict := &claim.Verdict{Cause: "error", Error: "no", Attempts: 3}
-		sent := func(id claim.ID) func(bool) { return func(bool) { f.Sent(id) } }
+		f, confirm := fenced(t, a, epoch, ownership.Record{})
+		one, two, three := ownership.ID{Position: 1}, ownership.ID{Position: 2}, ownership.ID{Position: 3, Source: 1}
+		verdict := &ownership.Verdict{Cause: "error", Error: "no", Attempts: 3}
+		sent := func(id ownership.ID) func(bool) { return func(bool) { f.Sent(id) } }
 		f.Settle(one, sent(one))
 		f.Condemn(two, verdict, func(bool) {}) // its letter is not written yet
 		synctest.Wait()
@@ -112,7 +112,7 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 			t.Errorf("the dead letter is %v, %v", dead, settled)
 		}
 		f.Close()
-		epoch, err = b.Take(t.Context(), claim.Holder{Member: "b"}, epoch)
+		epoch, err = b.Take(t.Context(), ownership.Holder{Member: "b"}, epoch)
 		must(t, err)
 		before, err := b.Settled(t.Context())
 		must(t, err)
@@ -125,7 +125,7 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 		}
 		next.Sent(two)
 		confirm <- nil
-		next.Forget(func(id claim.ID) bool { return id == one })
+		next.Forget(func(id ownership.ID) bool { return id == one })
 		if _, settled := next.Settled(three); settled {
 			t.Error("what has not come again is not forgotten")
 		}
@@ -134,15 +134,15 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 	})
 }
 
-func mustRecord(t *testing.T, s *claim.Store, want ...claim.ID) {
+func mustRecord(t *testing.T, s *ownership.Store, want ...ownership.ID) {
 	t.Helper()
 	r, err := s.Settled(t.Context())
 	must(t, err)
-	var have []claim.ID
+	var have []ownership.ID
 	for _, e := range r.Entries {
 		have = append(have, e.ID)
 	}
-	slices.SortFunc(have, func(a, b claim.ID) int { return int(a.Position) - int(b.Position) })
+	slices.SortFunc(have, func(a, b ownership.ID) int { return int(a.Position) - int(b.Position) })
 	if !slices.Equal(have, want) {
 		t.Errorf("the record has %v, want %v", have, want)
 	}
@@ -152,23 +152,23 @@ func TestFenceOfAStaleOwner(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, end := w.stores()
 		defer end()
-		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+		epoch, err := a.Take(t.Context(), ownership.Holder{Member: "a"}, 0)
 		must(t, err)
 		told := make(chan struct{}, 1)
-		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() { told <- struct{}{} })
-		_, err = b.Take(t.Context(), claim.Holder{Member: "b"}, epoch)
+		f := ownership.NewFence(a, epoch, ownership.Record{}, time.Second, func(context.Context) error { return nil }, func() { told <- struct{}{} })
+		_, err = b.Take(t.Context(), ownership.Holder{Member: "b"}, epoch)
 		must(t, err)
 		results := make(chan bool, 2)
-		f.Settle(claim.ID{Position: 1}, func(ok bool) { results <- ok })
+		f.Settle(ownership.ID{Position: 1}, func(ok bool) { results <- ok })
 		if <-results {
 			t.Error("the settlement of a stale owner is recorded")
 		}
 		<-told
-		f.Settle(claim.ID{Position: 2}, func(ok bool) { results <- ok })
+		f.Settle(ownership.ID{Position: 2}, func(ok bool) { results <- ok })
 		if <-results {
 			t.Error("one after it is")
 		}
-		if err := f.Flush(t.Context()); !errors.Is(err, claim.ErrLost) {
+		if err := f.Flush(t.Context()); !errors.Is(err, ownership.ErrLost) {
 			t.Errorf("Flush returns %v", err)
 		}
 		f.Close()
@@ -197,16 +197,16 @@ func TestVerdictsLeaveRoom(t *testing.T) {
 func leavesRoom(t *testing.T, w *world, text string, most int) {
 	a, b, end := w.stores()
 	defer end()
-	epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+	epoch, err := a.Take(t.Context(), ownership.Holder{Member: "a"}, 0)
 	must(t, err)
-	f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error { return nil }, func() {})
-	verdict := &claim.Verdict{Cause: "error", Error: text, Attempts: 3}
+	f := ownership.NewFence(a, epoch, ownership.Record{}, time.Second, func(context.Context) error { return nil }, func() {})
+	verdict := &ownership.Verdict{Cause: "error", Error: text, Attempts: 3}
 	condemned := condemnAll(t, f, 1, 600, verdict)
 	if n := len(condemned); n == 0 || n > most || n < most*8/10 {
 		t.Errorf("there is room for %d verdicts, want about %d", n, most)
 	}
 	for i := range uint64(1000) {
-		id := claim.ID{Position: 10_000 + i}
+		id := ownership.ID{Position: 10_000 + i}
 		f.Settle(id, func(bool) { f.Sent(id) })
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -229,10 +229,10 @@ func leavesRoom(t *testing.T, w *world, text string, most int) {
 }
 
 // condemnAll returns for which of the messages there is room, once that is recorded.
-func condemnAll(t *testing.T, f *claim.Fence, first, last uint64, v *claim.Verdict) (condemned []claim.ID) {
+func condemnAll(t *testing.T, f *ownership.Fence, first, last uint64, v *ownership.Verdict) (condemned []ownership.ID) {
 	t.Helper()
 	for position := first; position <= last; position++ {
-		id := claim.ID{Position: position}
+		id := ownership.ID{Position: position}
 		if f.Condemn(id, v, func(ok bool) {
 			if !ok {
 				t.Errorf("the verdict on %d is refused", id.Position)
@@ -250,17 +250,17 @@ func TestRecordsFitAMessage(t *testing.T) {
 	inWorldWith(t, 16<<10, func(t *testing.T, w *world) {
 		a, _, end := w.stores()
 		defer end()
-		epoch, err := a.Take(t.Context(), claim.Holder{Member: "a"}, 0)
+		epoch, err := a.Take(t.Context(), ownership.Holder{Member: "a"}, 0)
 		must(t, err)
 		var up atomic.Bool
-		f := claim.NewFence(a, epoch, claim.Record{}, time.Second, func(context.Context) error {
+		f := ownership.NewFence(a, epoch, ownership.Record{}, time.Second, func(context.Context) error {
 			if up.Load() {
 				return nil
 			}
 			return errors.New("no connection")
 		}, func() {})
 		for i := range uint64(1000) {
-			id := claim.ID{Position: i + 1}
+			id := ownership.ID{Position: i + 1}
 			f.Settle(id, func(bool) { f.Sent(id) })
 		}
 		time.Sleep(time.Minute)

@@ -1,4 +1,4 @@
-package claim
+package ownership
 
 // Kill ends m as the death of its process would: nobody is told, nothing is settled.
 // What its handlers do meanwhile is theirs.

@@ -1,4 +1,4 @@
-package claim_test
+package ownership_test
 
 import (
 	"context"
@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/claim"
 	"github.com/omnibus-go/bus/internal/leakcheck"
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -29,7 +29,7 @@ const (
 	handler = 50 * time.Millisecond
 )
 
-var names = claim.Names{Stream: "S", Durable: "d"}
+var names = ownership.Names{Stream: "S", Durable: "d"}
 
 // world is a real server with a stream of claims, and a made-up durable: messages
 // with keys, and who handled, settled and acknowledged them.
@@ -95,8 +95,8 @@ func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world))
 
 // declare makes the stream of the claims.
 func (w *world) declare() {
-	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: claim.StreamOf("S"),
-		Subjects: []string{claim.SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
+	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: ownership.StreamOf("S"),
+		Subjects: []string{ownership.SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
 	must(w.t, err)
 }
 
@@ -192,7 +192,7 @@ func (w *world) await() {
 
 // process is a member with a connection of its own.
 type process struct {
-	*claim.Member
+	*ownership.Member
 	w    *world
 	name string
 	link *link.Link
@@ -205,10 +205,12 @@ func (w *world) join(name string, hands int) *process { return w.joinWith(name, 
 func (w *world) joinWith(name string, hands int, ttl time.Duration) *process {
 	p := &process{w: w, name: name, ice: &ice{}, dead: make(chan struct{})}
 	p.link = w.dial(p.ice.wrap)
-	m, err := claim.NewMember(claim.Config{Link: p.link, Names: names, ID: name, TTL: ttl, Hands: hands, Wait: 5 * time.Second,
-		Run:     p.handle,
-		Cause:   func(error) string { return "error" },
-		Open:    func(l *claim.Lead) (claim.Intake, error) { return &fake{p: p, lead: l, stop: make(chan struct{})}, nil },
+	m, err := ownership.NewMember(ownership.Config{Link: p.link, Names: names, ID: name, TTL: ttl, Hands: hands, Wait: 5 * time.Second,
+		Run:   p.handle,
+		Cause: func(error) string { return "error" },
+		Open: func(l *ownership.Lead) (ownership.Intake, error) {
+			return &fake{p: p, lead: l, stop: make(chan struct{})}, nil
+		},
 		Refused: func(*wire.Delivery) { w.count(w.refused, name) },
 		Lost:    func(error) { w.count(w.lost, name) },
 		Trouble: w.troubled,
@@ -280,7 +282,7 @@ func (p *process) kill() {
 // owner that died had only when the server gives that back.
 type fake struct {
 	p    *process
-	lead *claim.Lead
+	lead *ownership.Lead
 	stop chan struct{}
 	once sync.Once
 	wg   sync.WaitGroup
@@ -328,7 +330,7 @@ func (f *fake) lane(key string) {
 }
 
 func (f *fake) one(d *wire.Delivery) bool {
-	id := claim.IDOf(d)
+	id := ownership.IDOf(d)
 	if _, settled := f.lead.Settled(id); settled {
 		f.ack(d)
 		f.lead.Sent(id)
