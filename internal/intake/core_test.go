@@ -18,6 +18,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -67,8 +68,8 @@ func TestCoreDrainHandlesAllThatWasSentBefore(t *testing.T) {
 	for _, concurrency := range []int{1, 8} {
 		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
-			from, to := dial(t, s), dial(t, s)
+			s := testserver.New(t)
+			from, to := s.Link(t), s.Link(t)
 			const n = 5000
 			var mu sync.Mutex
 			var got []string
@@ -113,8 +114,8 @@ func TestCoreBeginsNothingAfterItsEnd(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s/%d", name, concurrency), func(t *testing.T) {
 				t.Parallel()
-				s := newServer(t)
-				from, to := dial(t, s), dial(t, s)
+				s := testserver.New(t)
+				from, to := s.Link(t), s.Link(t)
 				release, begun := make(chan struct{}), make(chan struct{}, 1000)
 				var begin, ended atomic.Int64
 				core := openCore(t, to, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
@@ -173,8 +174,8 @@ func waitFor(t *testing.T, done func() bool) error {
 func TestCoreCloseDropsWhatWaitsAndWaitsForTheRest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		from, to := dial(t, s), dial(t, s)
+		s := testserver.New(t)
+		from, to := s.Link(t), s.Link(t)
 		var begun, ended atomic.Int64
 		core := openCore(t, to, intake.CoreConfig{Concurrency: 2, Run: func(wire.In, int64) {
 			begun.Add(1)
@@ -201,8 +202,8 @@ func TestCoreEndsFromItsOwnHandler(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", name, concurrency), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					s := newServer(t)
-					l := dial(t, s)
+					s := testserver.New(t)
+					l := s.Link(t)
 					returned := make(chan error, 1)
 					ready := make(chan struct{})
 					var core *intake.Core
@@ -231,8 +232,8 @@ func TestCoreEndsFromItsOwnHandler(t *testing.T) {
 func TestCoreDrainFromTheOnlyHandlerSaysWhatItLeaves(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		l := dial(t, s)
+		s := testserver.New(t)
+		l := s.Link(t)
 		returned := make(chan error, 1)
 		ready := make(chan struct{})
 		var core *intake.Core
@@ -255,8 +256,8 @@ func TestCoreDrainWaitsForHandlersThoughTheConnectionIsClosed(t *testing.T) {
 		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
-				l := dial(t, s)
+				s := testserver.New(t)
+				l := s.Link(t)
 				var running atomic.Int64
 				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 					running.Add(1)
@@ -279,8 +280,8 @@ func TestCoreDrainWaitsForHandlersThoughTheConnectionIsClosed(t *testing.T) {
 
 func TestCoreOnAClosedConnection(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	l := dial(t, s)
+	s := testserver.New(t)
+	l := s.Link(t)
 	l.Close()
 	core := intake.NewCore(l, intake.CoreConfig{Subject: "s", Concurrency: 1, PendingMsgs: -1, PendingBytes: -1,
 		Timeout: time.Second, Run: func(wire.In, int64) {}, Failed: func(error) {}})
@@ -292,8 +293,8 @@ func TestCoreOnAClosedConnection(t *testing.T) {
 func TestCoreCountsAndReportsWhatItDrops(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		from, to := dial(t, s), dial(t, s)
+		s := testserver.New(t)
+		from, to := s.Link(t), s.Link(t)
 		release := make(chan struct{})
 		var handled atomic.Int64
 		var mu sync.Mutex
@@ -333,8 +334,8 @@ func TestCoreCountsAndReportsWhatItDrops(t *testing.T) {
 
 func TestCoreSurvivesAReconnect(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	from, to := dial(t, s), dial(t, s)
+	s := testserver.New(t)
+	from, to := s.Link(t), s.Link(t)
 	again := make(chan struct{}, 1)
 	defer to.OnReconnect(func() { again <- struct{}{} })()
 	got := make(chan string, 100)
@@ -366,18 +367,12 @@ func isLeftBehind(err error) bool {
 // A server that refuses the subscription fails the call, and nobody else is told.
 func TestCoreOpenRefused(t *testing.T) {
 	t.Parallel()
-	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true, NoAuthUser: "u",
-		Users: []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
-			Subscribe: &server.SubjectPermission{Deny: []string{"s"}}}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
+	s := testserver.New(t, func(o *server.Options) {
+		o.NoAuthUser = "u"
+		o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
+			Subscribe: &server.SubjectPermission{Deny: []string{"s"}}}}}
 	})
-	l := dial(t, s)
+	l := s.Link(t)
 	for _, group := range []string{"", "g"} {
 		core := intake.NewCore(l, intake.CoreConfig{Subject: "s", Group: group, Concurrency: 1, PendingMsgs: -1, PendingBytes: -1,
 			Timeout: 5 * time.Second, Run: func(wire.In, int64) {}, Failed: func(err error) { t.Errorf("the subscription failed: %v", err) }})
@@ -402,7 +397,7 @@ func TestCoreIsDoneAfterItsHandlers(t *testing.T) {
 				t.Run(fmt.Sprint(name, ", concurrency ", concurrency, ", within ", limit), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
-						l := dial(t, newServer(t))
+						l := testserver.New(t).Link(t)
 						core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) { time.Sleep(time.Minute) }})
 						sent(t, l, concurrency)
 						synctest.Wait()
@@ -435,7 +430,7 @@ func TestCoreDrainWhenTheConnectionIsClosedMeanwhile(t *testing.T) {
 		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := dial(t, newServer(t))
+				l := testserver.New(t).Link(t)
 				var handled atomic.Int64
 				core := openCore(t, l, intake.CoreConfig{Concurrency: concurrency, Run: func(wire.In, int64) {
 					time.Sleep(time.Minute)

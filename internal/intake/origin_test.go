@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 const nextSubject = "next.S.C"
@@ -49,7 +50,7 @@ func newOrigin(t *testing.T) *origin {
 	t.Helper()
 	o := &origin{t: t, events: make(chan event, 1<<17)}
 	var wg sync.WaitGroup
-	o.link = dialWith(t, func() (net.Conn, error) {
+	o.link = testserver.Dial(t, func() (net.Conn, error) {
 		client, server := net.Pipe()
 		c := &originConn{Conn: server, out: make(chan string, 1<<17), sids: make(map[string]string)}
 		c.out <- `INFO {"server_id":"origin","headers":true,"max_payload":1048576,"proto":1}` + "\r\n"

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -42,7 +43,7 @@ func listen(t *testing.T) net.Listener {
 
 func TestDialErrors(t *testing.T) {
 	t.Parallel()
-	guarded := newServer(t, func(o *server.Options) { withPort(o); o.Authorization = "s3cret" })
+	guarded := testserver.New(t, testserver.WithPort, func(o *server.Options) { o.Authorization = "s3cret" })
 	for _, tc := range []struct {
 		name string
 		url  string
@@ -79,15 +80,15 @@ func TestDialErrors(t *testing.T) {
 // One of several servers is enough.
 func TestDialTriesEachServer(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, withPort)
+	s := testserver.New(t, testserver.WithPort)
 	l, _ := open(t, nil, func(c *link.Config) {
 		c.URL = "nats://" + closedPort(t) + "," + s.ClientURL() + ",nats://" + closedPort(t)
 	})
 	if err := l.Flush(t.Context(), patience); err != nil {
 		t.Fatal(err)
 	}
-	if got := l.Conn().ConnectedServerId(); got != s.ID() {
-		t.Errorf("connected to %q, want %q", got, s.ID())
+	if got := l.Conn().ConnectedServerId(); got != s.NATS().ID() {
+		t.Errorf("connected to %q, want %q", got, s.NATS().ID())
 	}
 }
 
@@ -176,7 +177,7 @@ func TestDialTimeout(t *testing.T) {
 func TestLinkOutlivesTheContextOfDial(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t, nil)
+		s := testserver.New(t)
 		var l *link.Link
 		c, to := config(&l, s.InProcessConn)
 		ctx, cancel := context.WithCancel(t.Context())

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // valve is a connection whose incoming side a test can hold up.
@@ -56,9 +57,9 @@ func through(dial func() (net.Conn, error)) (*valve, func() (net.Conn, error)) {
 }
 
 // interest is the number of subscriptions to subject that s knows.
-func interest(t *testing.T, s *server.Server, subject string) int {
+func interest(t *testing.T, s *testserver.Server, subject string) int {
 	t.Helper()
-	z, err := s.Subsz(&server.SubszOptions{Subscriptions: true, Test: subject})
+	z, err := s.NATS().Subsz(&server.SubszOptions{Subscriptions: true, Test: subject})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,18 +115,18 @@ func TestEndInterest(t *testing.T) {
 	t.Parallel()
 	for _, way := range []struct {
 		name string
-		dial func(*server.Server) func() (net.Conn, error)
+		dial func(*testserver.Server) func() (net.Conn, error)
 	}{
-		{"in process", func(s *server.Server) func() (net.Conn, error) { return s.InProcessConn }},
-		{"over TCP", overTCP},
+		{"in process", func(s *testserver.Server) func() (net.Conn, error) { return s.InProcessConn }},
+		{"over TCP", func(s *testserver.Server) func() (net.Conn, error) { return s.DialTCP }},
 	} {
 		for name, group := range map[string]string{"": "", ", in a group": "g"} {
 			t.Run(way.name+name, func(t *testing.T) {
 				t.Parallel()
-				s := newServer(t, withPort)
+				s := testserver.New(t, testserver.WithPort)
 				v, dial := through(way.dial(s))
 				l, _ := open(t, dial)
-				nc := raw(t, s)
+				nc := s.Conn(t)
 				sub, got, release := blocked(t, l, "a", group)
 
 				publish(t, nc, "a", 0, 10)
@@ -161,7 +162,7 @@ func TestEndInterest(t *testing.T) {
 }
 
 // awaitNoInterest fails the test unless s soon forgets the subscriptions to subject.
-func awaitNoInterest(t *testing.T, s *server.Server, subject string) {
+func awaitNoInterest(t *testing.T, s *testserver.Server, subject string) {
 	t.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
@@ -182,12 +183,12 @@ func TestEndInterestWhileDisconnected(t *testing.T) {
 	for _, when := range []string{"before the loss", "after the loss"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()
-			s, later := newServer(t, nil), newServer(t, nil)
+			s, later := testserver.New(t), testserver.New(t)
 			var r route
 			r.to(s.InProcessConn)
 			l, to := open(t, r.Dial)
 			sub, got, release := blocked(t, l, "a", "")
-			publish(t, raw(t, s), "a", 0, 10)
+			publish(t, s.Conn(t), "a", 0, 10)
 			if err := l.Flush(t.Context(), patience); err != nil {
 				t.Fatal(err)
 			}
@@ -200,7 +201,7 @@ func TestEndInterestWhileDisconnected(t *testing.T) {
 				end()
 			}
 			r.to(nowhere)
-			stop(s)
+			s.Stop()
 			next(t, to.disconnected, "the loss of the connection")
 			if when == "after the loss" {
 				began := time.Now()
@@ -215,7 +216,7 @@ func TestEndInterestWhileDisconnected(t *testing.T) {
 				t.Fatal(err)
 			}
 			awaitNoInterest(t, later, "a")
-			publish(t, raw(t, later), "a", 10, 20)
+			publish(t, later.Conn(t), "a", 10, 20)
 			release()
 			expect(t, got, 10)
 		})
@@ -290,9 +291,9 @@ func TestEndInterestOfABusySubscription(t *testing.T) {
 	for _, delivered := range counts {
 		t.Run(fmt.Sprint(delivered), func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, nil)
+			s := testserver.New(t)
 			l, _ := open(t, s.InProcessConn)
-			nc := raw(t, s)
+			nc := s.Conn(t)
 			sub, got, release := blocked(t, l, "a", "")
 			pretendDelivered(t, sub, delivered)
 			publish(t, nc, "a", 0, 20)
@@ -313,7 +314,7 @@ func TestEndInterestOfABusySubscription(t *testing.T) {
 // the connection comes back, which must still be one that the server cannot read.
 func TestEndInterestOfABusySubscriptionWhileDisconnected(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := testserver.New(t)
 	l, to := open(t, s.InProcessConn)
 	sub, _, _ := blocked(t, l, "a", "")
 	had := uint64(1_500_000_000)

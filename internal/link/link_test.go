@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -122,8 +123,8 @@ func TestFlushWaitsForTheServer(t *testing.T) {
 // with its subscriptions, and learns the other's limit before it tells anyone.
 func TestRedialInProcess(t *testing.T) {
 	t.Parallel()
-	small := newServer(t, func(o *server.Options) { o.MaxPayload = 1000 })
-	large := newServer(t, func(o *server.Options) { o.MaxPayload = 2000 })
+	small := testserver.New(t, func(o *server.Options) { o.MaxPayload = 1000 })
+	large := testserver.New(t, func(o *server.Options) { o.MaxPayload = 2000 })
 	var r route
 	r.to(small.InProcessConn)
 	l, to := open(t, r.Dial)
@@ -136,9 +137,9 @@ func TestRedialInProcess(t *testing.T) {
 	if n := l.MaxPayload(); n != 1000 {
 		t.Errorf("the limit is %d, want 1000", n)
 	}
-	publish := func(s *server.Server, text string) {
+	publish := func(s *testserver.Server, text string) {
 		t.Helper()
-		nc := raw(t, s)
+		nc := s.Conn(t)
 		if err := errors.Join(l.Flush(t.Context(), patience), nc.Publish("a", []byte(text))); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +151,7 @@ func TestRedialInProcess(t *testing.T) {
 	publish(small, "one")
 
 	r.to(large.InProcessConn)
-	stop(small) // the connection notices by itself
+	small.Stop() // the connection notices by itself
 	next(t, to.disconnected, "the loss of the connection")
 	if n := next(t, to.reconnected, "the connection"); n != 2000 {
 		t.Errorf("the owner saw the limit %d, want 2000", n)
@@ -160,7 +161,7 @@ func TestRedialInProcess(t *testing.T) {
 	}
 	publish(large, "two")
 
-	again := newServer(t, func(o *server.Options) { o.MaxPayload = 500 })
+	again := testserver.New(t, func(o *server.Options) { o.MaxPayload = 500 })
 	r.to(again.InProcessConn)
 	if n := reconnect(t, l, to); n != 500 || l.MaxPayload() != 500 {
 		t.Errorf("the owner saw the limit %d, then %d, want 500", n, l.MaxPayload())
@@ -173,12 +174,12 @@ func TestRedialInProcess(t *testing.T) {
 // refusals in a row would end another connection for good.
 func TestLinkSurvivesRefusals(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
-	guarded := newServer(t, func(o *server.Options) { withPort(o); o.Authorization = "s3cret" })
+	s := testserver.New(t)
+	guarded := testserver.New(t, testserver.WithPort, func(o *server.Options) { o.Authorization = "s3cret" })
 	var r route
 	r.to(s.InProcessConn)
 	l, to := open(t, r.Dial)
-	r.to(overTCP(guarded))
+	r.to(guarded.DialTCP)
 	if err := l.Conn().ForceReconnect(); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +229,7 @@ func TestLinkTellsOfLossAndEnd(t *testing.T) {
 
 func TestOnReconnect(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := testserver.New(t)
 	l, to := open(t, s.InProcessConn)
 	var calls [3]atomic.Int64
 	ran := make(chan struct{}, 100)
@@ -281,7 +282,7 @@ func eventually(t *testing.T, cond func() bool) {
 // comes and goes.
 func TestHooksUnderLoad(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := testserver.New(t)
 	l, to := open(t, s.InProcessConn)
 	var wg sync.WaitGroup
 	var stopped atomic.Bool
@@ -334,7 +335,7 @@ func overflow(t *testing.T, l *link.Link, subject string) (sub *nats.Subscriptio
 // could return it: the watcher of the subscription, or else the owner.
 func TestAsyncErrors(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(o *server.Options) {
+	s := testserver.New(t, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
 			Subscribe: &server.SubjectPermission{Deny: []string{"secret.>"}},
 			Publish:   &server.SubjectPermission{Deny: []string{"closed.>"}},
@@ -390,9 +391,9 @@ func TestAsyncErrors(t *testing.T) {
 func TestPublishAndRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t, nil)
+		s := testserver.New(t)
 		l, _ := open(t, s.InProcessConn)
-		nc := raw(t, s)
+		nc := s.Conn(t)
 		got := make(chan *nats.Msg, 10)
 		if _, err := nc.Subscribe("a", func(m *nats.Msg) {
 			got <- m
@@ -435,8 +436,8 @@ func TestPublishAndRequest(t *testing.T) {
 // What a user reads of the server never shows how the bus identified itself.
 func TestURLOfALink(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(o *server.Options) { withPort(o); o.ServerName, o.Username, o.Password = "srv", "ann", "x@s3cret" })
-	addr := s.Addr().String()
+	s := testserver.New(t, testserver.WithPort, func(o *server.Options) { o.ServerName, o.Username, o.Password = "srv", "ann", "x@s3cret" })
+	addr := s.NATS().Addr().String()
 	l, _ := open(t, nil, func(c *link.Config) { c.URL = "nats://ann:x%40s3cret@" + addr })
 	if got, want := l.URL(), "nats://"+addr; got != want {
 		t.Errorf("the URL is %q, want %q", got, want)
@@ -448,7 +449,7 @@ func TestURLOfALink(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(o *server.Options) { o.ServerName = "srv" })
+	s := testserver.New(t, func(o *server.Options) { o.ServerName = "srv" })
 	var r route
 	r.to(s.InProcessConn)
 	l, to := open(t, r.Dial)
@@ -505,7 +506,7 @@ func denying(o *server.Options) {
 // Who subscribes hears of the refusal, and nobody else does.
 func TestOpening(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, denying)
+	s := testserver.New(t, denying)
 	for name, group := range map[string]string{"alone": "", "in a group": "g"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -575,7 +576,7 @@ func awaitCallbacks(t *testing.T, l *link.Link, to *told) {
 // A server that takes no more subscriptions refuses each further one.
 func TestOpeningBeyondTheLimit(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(o *server.Options) { o.MaxSubs = 3 })
+	s := testserver.New(t, func(o *server.Options) { o.MaxSubs = 3 })
 	l, to := open(t, s.InProcessConn)
 	for i := range 3 {
 		if err := subscribe(t, l, fmt.Sprint("s.", i), ""); err != nil {
@@ -592,7 +593,7 @@ func TestOpeningBeyondTheLimit(t *testing.T) {
 // nats.go passes the server's words on late where its owner is slow to hear.
 func TestOpeningWhileTheOwnerIsSlow(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, denying)
+	s := testserver.New(t, denying)
 	gate, inside := make(chan struct{}), make(chan struct{}, 1)
 	l, to := open(t, s.InProcessConn, func(c *link.Config) {
 		tell := c.Failed

@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // What waits for an answer is asked again as soon as the connection was lost. Repeat ends
 // with its context, and with an error that has nothing to do with the connection.
 func TestRepeat(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := testserver.New(t)
 	l, to := open(t, s.InProcessConn)
 	errOther := errors.New("something else")
 	if err := l.Repeat(t.Context(), func(context.Context) error { return errOther }); !errors.Is(err, errOther) {

@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/propagation"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -81,8 +81,8 @@ func receive(t *testing.T, l *link.Link) func() []string {
 func TestAsyncSendsAllInOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		got := receive(t, dial(t, s))
+		s := testserver.New(t)
+		got := receive(t, s.Link(t))
 		o := newSender(t, s)
 		var f failures
 		a := outlet.NewAsync(o.Outlet, f.config(64, true))
@@ -110,8 +110,8 @@ func TestAsyncSendsAllInOrder(t *testing.T) {
 func TestAsyncSendsASingleMessageAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		got := receive(t, dial(t, s))
+		s := testserver.New(t)
+		got := receive(t, s.Link(t))
 		a := outlet.NewAsync(newSender(t, s).Outlet, new(failures).config(64, true))
 		began := time.Now()
 		for i := range 3 {
@@ -134,7 +134,7 @@ func TestAsyncSendsASingleMessageAtOnce(t *testing.T) {
 func TestAsyncFlush(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o, turnstile := newHeldSender(t, newServer(t))
+		o, turnstile := newHeldSender(t, testserver.New(t))
 		a := outlet.NewAsync(o.Outlet, new(failures).config(2, true))
 		if err := a.Flush(t.Context()); err != nil {
 			t.Errorf("an unused one: %v", err)
@@ -173,8 +173,8 @@ func TestAsyncFlush(t *testing.T) {
 
 func TestAsyncConcurrently(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	to := dial(t, s)
+	s := testserver.New(t)
+	to := s.Link(t)
 	got := receive(t, to)
 	a := outlet.NewAsync(newSender(t, s).Outlet, new(failures).config(16, true))
 	const publishers, each = 8, 500
@@ -220,7 +220,7 @@ func TestAsyncWhenFull(t *testing.T) {
 	// full returns an Async whose buffer is full and whose goroutine is held up.
 	// When it is released it cannot send anything.
 	full := func(t *testing.T, wait bool) (a *outlet.Async, release func()) {
-		o, turnstile := newHeldSender(t, newServer(t))
+		o, turnstile := newHeldSender(t, testserver.New(t))
 		turnstile.stop()
 		a = outlet.NewAsync(o.Outlet, new(failures).config(size, wait))
 		for i := range size + 1 { // one is out of the buffer
@@ -299,7 +299,7 @@ func TestAsyncAfterItsEnd(t *testing.T) {
 	for _, used := range []bool{true, false} {
 		t.Run(fmt.Sprintf("used=%v", used), func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
+			s := testserver.New(t)
 			a := outlet.NewAsync(newSender(t, s).Outlet, new(failures).config(4, true))
 			if used {
 				if err := a.Add(t.Context(), numbered(1)); err != nil {
@@ -324,7 +324,7 @@ func TestAsyncAfterItsEnd(t *testing.T) {
 
 func TestAsyncReportsWhatItCannotSend(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	o := newSender(t, s)
 	var f failures
 	a := outlet.NewAsync(o.Outlet, f.config(10, true))
@@ -394,14 +394,14 @@ func (h *turnstile) Inject(context.Context, propagation.TextMapCarrier) {
 }
 
 // newHeldSender returns a sender with a turnstile, which is open.
-func newHeldSender(t *testing.T, s *server.Server) (*sender, *turnstile) {
+func newHeldSender(t *testing.T, s *testserver.Server) (*sender, *turnstile) {
 	t.Helper()
 	h := &turnstile{turned: make(chan struct{})}
 	tel, err := telemetry.New(telemetry.Config{TracerProvider: oteltest.New().TracerProvider(), Propagator: h})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &sender{link: dial(t, s)}
+	o := &sender{link: s.Link(t)}
 	o.Outlet = outlet.New(o.link, tel, &o.counters)
 	return o, h
 }
@@ -415,7 +415,7 @@ type deaf struct {
 func newDeaf(t *testing.T) *deaf {
 	t.Helper()
 	d := new(deaf)
-	s := newServer(t)
+	s := testserver.New(t)
 	l, err := link.Dial(t.Context(), link.Config{
 		URL: link.EmbeddedURL, Timeout: 5 * time.Second,
 		InProcess: func() (net.Conn, error) {
@@ -478,7 +478,7 @@ func (w *way) Read(p []byte) (int, error) {
 
 // bent returns a link over a way, which is the latest one. Where blocked it dials
 // no more.
-func bent(t *testing.T, s *server.Server, late time.Duration) (l *link.Link, latest func() *way, blocked *atomic.Bool) {
+func bent(t *testing.T, s *testserver.Server, late time.Duration) (l *link.Link, latest func() *way, blocked *atomic.Bool) {
 	t.Helper()
 	var last atomic.Pointer[way]
 	blocked = new(atomic.Bool)
@@ -540,7 +540,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 func TestAsyncOverALongWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		const n, trip = 20_000, 20 * time.Millisecond
 		l, _, _ := bent(t, s, trip)
 		var f failures
@@ -576,7 +576,7 @@ func TestAsyncWaitsForConfirmations(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				l, latest, blocked := bent(t, s, 0)
 				var f failures
 				a, counters := newAsync(l, size, &f)
@@ -608,8 +608,8 @@ func TestAsyncWaitsForConfirmations(t *testing.T) {
 // the next one is no proof of the contrary.
 func TestAsyncTellsWhatIsLostWithTheConnection(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	got := receive(t, dial(t, s))
+	s := testserver.New(t)
+	got := receive(t, s.Link(t))
 	l, latest, blocked := bent(t, s, 0)
 	var f failures
 	a, counters := newAsync(l, 1000, &f)
@@ -646,8 +646,8 @@ func TestAsyncTellsWhatIsLostWithTheConnection(t *testing.T) {
 // without swallowing before. Whatever did not come must have been counted.
 func TestAsyncLosesNothingSilently(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	got := receive(t, dial(t, s))
+	s := testserver.New(t)
+	got := receive(t, s.Link(t))
 	l, latest, _ := bent(t, s, 0)
 	var f failures
 	const n = 20_000
@@ -689,7 +689,7 @@ func TestAsyncLosesNothingSilently(t *testing.T) {
 func TestAsyncWhoIsToldMayEndIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o := newSender(t, newServer(t))
+		o := newSender(t, testserver.New(t))
 		o.link.Close()
 		var a *outlet.Async
 		unsent := make(chan int, 1)
@@ -720,8 +720,8 @@ func TestAsyncWhoIsToldMayEndIt(t *testing.T) {
 func TestAsyncGoesOnWhileSomebodyIsTold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		got := receive(t, dial(t, s))
+		s := testserver.New(t)
+		got := receive(t, s.Link(t))
 		const most = 1000 // are told one by one
 		release := make(chan struct{})
 		var failed, counted atomic.Int64
@@ -762,7 +762,7 @@ func TestAsyncGoesOnWhileSomebodyIsTold(t *testing.T) {
 // A peer that takes nothing holds up no Drain beyond its context.
 func TestAsyncDrainGivesUpOnAPeerThatTakesNothing(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	l, latest, _ := bent(t, s, 0)
 	var f failures
 	a, _ := newAsync(l, 100, &f)

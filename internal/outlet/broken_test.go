@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 const large = 100_000 // more than nats.go keeps in its buffer
@@ -60,7 +61,7 @@ func TestConnectionThatIsFoundLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
+			s := testserver.New(t)
 			stream(t, s, func(_ int, m *nats.Msg) string {
 				if m.Reply == "" {
 					return "" // not the last one of a batch
@@ -68,7 +69,7 @@ func TestConnectionThatIsFoundLost(t *testing.T) {
 				return ackText
 			})
 			var breaks atomic.Bool
-			l := dialBy(t, func() (net.Conn, error) {
+			l := testserver.Dial(t, func() (net.Conn, error) {
 				c, err := s.InProcessConn()
 				return &breaking{c, &breaks}, err
 			})
@@ -84,9 +85,9 @@ func TestConnectionThatIsFoundLost(t *testing.T) {
 // A message that is published when the connection is found lost is not on the next one.
 func TestSendOnAConnectionThatIsFoundLost(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	var breaks atomic.Bool
-	l := dialBy(t, func() (net.Conn, error) {
+	l := testserver.Dial(t, func() (net.Conn, error) {
 		c, err := s.InProcessConn()
 		return &breaking{c, &breaks}, err
 	})

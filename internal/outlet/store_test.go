@@ -18,6 +18,7 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 const ackText = `{"stream":"S","seq":7,"domain":"d"}`
@@ -40,7 +41,7 @@ func TestStoreReadsTheAnswer(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
+			s := testserver.New(t)
 			stream(t, s, func(int, *nats.Msg) string { return c.answer })
 			o := newSender(t, s)
 			ack, err := o.Store(t.Context(), message(""))
@@ -76,7 +77,7 @@ func TestStoreWaitsForAStreamThatComesSoon(t *testing.T) {
 		t.Run("id="+id, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				o := newSender(t, s)
 				go func() {
 					time.Sleep(300 * time.Millisecond)
@@ -107,7 +108,7 @@ func TestStoreWithoutAStream(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				o := newSender(t, newServer(t))
+				o := newSender(t, testserver.New(t))
 				ctx, cancel := context.WithTimeout(t.Context(), c.limit)
 				defer cancel()
 				began := time.Now()
@@ -136,7 +137,7 @@ func TestStoreWithoutAnAnswer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				var tries atomic.Int64
 				stream(t, s, func(int, *nats.Msg) string { tries.Add(1); return "" })
 				o := newSender(t, s)
@@ -157,7 +158,7 @@ func TestStoreWithoutAnAnswer(t *testing.T) {
 func TestStoreWithAnIDRepeatsUntilItIsAnswered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		stream(t, s, func(n int, m *nats.Msg) string {
 			if m.Header.Get("Nats-Msg-Id") != "x" {
 				t.Errorf("try %d has the header %v", n, m.Header)
@@ -181,7 +182,7 @@ func TestStoreEndsWithItsContext(t *testing.T) {
 		t.Run("id="+id, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				stream(t, s, func(int, *nats.Msg) string { return "" })
 				o := newSender(t, s)
 				ctx, cancel := context.WithCancel(t.Context())
@@ -204,8 +205,8 @@ func TestStoreEndsWithItsContext(t *testing.T) {
 func TestStoreDoubtsOnceATryWasLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		gone := dial(t, s)
+		s := testserver.New(t)
+		gone := s.Link(t)
 		_, err := gone.Conn().Subscribe("stored", func(*nats.Msg) { gone.Close() })
 		if err != nil {
 			t.Fatal(err)
@@ -231,7 +232,7 @@ func TestStoreWhenTheConnectionIsLost(t *testing.T) {
 	}{{name: "no id"}, {name: "id", id: "x", ok: true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
+			s := testserver.New(t)
 			o := newSender(t, s)
 			stream(t, s, func(n int, _ *nats.Msg) string {
 				if n == 1 {
@@ -261,7 +262,7 @@ func TestStoreWhenTheConnectionIsClosed(t *testing.T) {
 		t.Run("id="+id, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				o := newSender(t, s)
 				stream(t, s, func(int, *nats.Msg) string { o.link.Close(); return "" })
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -281,7 +282,7 @@ func TestStoreWhenTheConnectionIsClosed(t *testing.T) {
 
 func TestAShutGateStoresNothing(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	stream(t, s, func(int, *nats.Msg) string { t.Error("a message was sent"); return ackText })
 	o := newSender(t, s)
 	if err := o.link.Shut(t.Context()); err != nil {
@@ -305,7 +306,7 @@ func TestAShutGateStoresNothing(t *testing.T) {
 func TestShuttingTheGateWaitsForStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		stream(t, s, func(int, *nats.Msg) string { time.Sleep(time.Second); return ackText })
 		o := newSender(t, s)
 		stored := make(chan error, 1)
@@ -334,7 +335,7 @@ func TestShuttingTheGateWaitsForStore(t *testing.T) {
 func TestStoreTriesOnlyWhileConnected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		var tries atomic.Int64
 		stream(t, s, func(int, *nats.Msg) string { tries.Add(1); return "" })
 		l, latest, blocked := bent(t, s, 0)
@@ -374,7 +375,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t)
+			s := testserver.New(t)
 			l, latest, _ := bent(t, s, 0)
 			stream(t, s, func(n int, _ *nats.Msg) string {
 				if n == 1 {
@@ -398,7 +399,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 func TestStoreBeginsWithoutAConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l, latest, blocked := bent(t, newServer(t), 0)
+		l, latest, blocked := bent(t, testserver.New(t), 0)
 		o := outlet.New(l, nil, new(telemetry.Bus))
 		blocked.Store(true)
 		_ = latest().Close()
@@ -418,18 +419,10 @@ func TestStoreBeginsWithoutAConnection(t *testing.T) {
 // What a later try says does not undo that an earlier one may have been stored.
 func TestStoreDoubtsThoughALaterTryFails(t *testing.T) {
 	t.Parallel()
-	s, small := newServer(t), newServer(t, func(o *server.Options) { o.MaxPayload = 100 })
-	var now atomic.Pointer[server.Server]
+	s, small := testserver.New(t), testserver.New(t, func(o *server.Options) { o.MaxPayload = 100 })
+	var now atomic.Pointer[testserver.Server]
 	now.Store(s)
-	l, err := link.Dial(t.Context(), link.Config{
-		URL: link.EmbeddedURL, Timeout: 5 * time.Second,
-		InProcess:    func() (net.Conn, error) { return now.Load().InProcessConn() },
-		Disconnected: func(error) {}, Reconnected: func() {}, Closed: func() {}, Failed: func(string, error) {},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := testserver.Dial(t, func() (net.Conn, error) { return now.Load().InProcessConn() })
 	stream(t, s, func(int, *nats.Msg) string {
 		now.Store(small)
 		if err := l.Conn().ForceReconnect(); err != nil {
@@ -440,7 +433,7 @@ func TestStoreDoubtsThoughALaterTryFails(t *testing.T) {
 	o := outlet.New(l, nil, new(telemetry.Bus))
 	m := message("x")
 	m.Data = make([]byte, 200)
-	_, err = o.Store(t.Context(), m)
+	_, err := o.Store(t.Context(), m)
 	large, ok := errors.AsType[*outlet.TooLargeError](err)
 	if !errors.Is(err, outlet.ErrUnknown) || !ok || large.Limit != 100 || large.Size < 200 {
 		t.Errorf("got %v, want that nobody knows", err)
@@ -451,7 +444,7 @@ func TestStoreDoubtsThoughALaterTryFails(t *testing.T) {
 // context can tell of its end by itself.
 func TestStoreUsesAfterFunc(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	stream(t, s, func(int, *nats.Msg) string { return ackText })
 	ctx := &afterFuncContext{Context: t.Context(), done: make(chan struct{})}
 	if _, err := newSender(t, s).Store(ctx, message("x")); err != nil {
@@ -479,7 +472,7 @@ func (c *afterFuncContext) AfterFunc(func()) func() bool {
 // The trace in a header must not make a message too large that is not.
 func TestTraceThatDoesNotFit(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(o *server.Options) { o.MaxPayload = 1000 })
+	s := testserver.New(t, func(o *server.Options) { o.MaxPayload = 1000 })
 	provider := oteltest.New().TracerProvider()
 	tel, err := telemetry.New(telemetry.Config{TracerProvider: provider, Propagator: chatty{}})
 	if err != nil {
@@ -487,7 +480,7 @@ func TestTraceThatDoesNotFit(t *testing.T) {
 	}
 	handling, span := provider.Tracer("handler").Start(t.Context(), "a request")
 	defer span.End()
-	l := dial(t, s)
+	l := s.Link(t)
 	o := outlet.New(l, tel, new(telemetry.Bus))
 	got := make(chan *nats.Msg, 10)
 	stream(t, s, func(_ int, m *nats.Msg) string {

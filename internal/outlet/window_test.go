@@ -16,6 +16,7 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // refusal is how a stream refuses a message.
@@ -39,7 +40,7 @@ func stores(t *testing.T, id string, answer func(n int) string, check func(outle
 	for _, way := range []string{"Store", "Window"} {
 		t.Run(way, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				stream(t, s, func(n int, _ *nats.Msg) string { return answer(n) })
 				o := newSender(t, s)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -115,7 +116,7 @@ func TestWindowRepeats(t *testing.T) {
 		t.Run("id="+id, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t)
+				s := testserver.New(t)
 				var tries atomic.Int64
 				stream(t, s, func(int, *nats.Msg) string { tries.Add(1); return "" })
 				w := outlet.NewWindow(newSender(t, s).Outlet, 1)
@@ -138,7 +139,7 @@ func TestWindowRepeats(t *testing.T) {
 // pool of the process when it comes back.
 func TestWindowWithoutAConnection(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	got := make(chan string, 10)
 	stream(t, s, func(_ int, m *nats.Msg) string { got <- m.Header.Get("Nats-Msg-Id"); return ackText })
 	l, latest, blocked := bent(t, s, 0)
@@ -177,7 +178,7 @@ func TestWindowWithoutAConnection(t *testing.T) {
 func TestWindowWhenTheConnectionIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		stream(t, s, func(int, *nats.Msg) string { return "" })
 		o := newSender(t, s)
 		w := outlet.NewWindow(o.Outlet, 10)
@@ -200,7 +201,7 @@ func TestWindowWhenTheConnectionIsClosed(t *testing.T) {
 func TestWindowCloses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
+		s := testserver.New(t)
 		stream(t, s, func(n int, _ *nats.Msg) string {
 			if n == 1 {
 				return refusal(10077, "full")
@@ -251,7 +252,7 @@ func TestWindowCloses(t *testing.T) {
 // comes later than a reconnect is not taken for lost with what came before.
 func TestWindowUnderReconnects(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	stream(t, s, func(int, *nats.Msg) string { return ackText })
 	o := newSender(t, s)
 	w := outlet.NewWindow(o.Outlet, 64)
@@ -289,7 +290,7 @@ func TestWindowUnderReconnects(t *testing.T) {
 // A message has a span from Add to its outcome, as one of Store has.
 func TestWindowIsTraced(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := testserver.New(t)
 	stream(t, s, func(n int, m *nats.Msg) string {
 		if m.Header.Get("traceparent") == "" {
 			t.Error("there is no trace")
@@ -304,7 +305,7 @@ func TestWindowIsTraced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := dial(t, s)
+	l := s.Link(t)
 	w := outlet.NewWindow(outlet.New(l, tel, new(telemetry.Bus)), 4)
 	for range 2 {
 		add(t, w, "", time.Minute)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/reader"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -135,7 +136,7 @@ func TestReaderMissesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := dial(t)
+				l := testserver.New(t).Link(t)
 				newStream(t, l, last, change)
 				r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 30 * time.Second})
 				defer r.Close()
@@ -152,7 +153,7 @@ func TestReaderMissesNothing(t *testing.T) {
 func TestReaderIsPatient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := dial(t)
+		l := testserver.New(t).Link(t)
 		s := newStream(t, l, 10, func(s *stream) { s.deaf = 1000 })
 		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 10 * time.Second})
 		defer r.Close()
@@ -170,7 +171,7 @@ func TestReaderIsPatient(t *testing.T) {
 func TestReaderOfAnotherStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := dial(t)
+		l := testserver.New(t).Link(t)
 		s := newStream(t, l, 10, func(*stream) {})
 		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: time.Second})
 		defer r.Close()
@@ -191,7 +192,7 @@ func TestReaderOfAnotherStream(t *testing.T) {
 func TestReaderWaitsWhileTheBufferIsFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := dial(t)
+		l := testserver.New(t).Link(t)
 		newStream(t, l, 100, func(*stream) {})
 		r := reader.New(l, reader.Config{Stream: "S", Filter: ">"})
 		defer r.Close()

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/link"
@@ -18,44 +17,6 @@ import (
 
 // patience is how long a test waits for what should come at once.
 const patience = 10 * time.Second
-
-// newServer starts a server without JetStream; without a port, too, unless
-// adjust opens one, so that it also runs in a bubble.
-func newServer(t *testing.T, adjust func(*server.Options)) *server.Server {
-	t.Helper()
-	opts := &server.Options{DontListen: true, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true}
-	if adjust != nil {
-		adjust(opts)
-	}
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server is not ready")
-	}
-	t.Cleanup(func() { stop(s) })
-	return s
-}
-
-func stop(s *server.Server) {
-	s.Shutdown()
-	s.WaitForShutdown()
-}
-
-func withPort(o *server.Options) { o.DontListen = false }
-
-// raw returns a plain client of s in this process, to publish with.
-func raw(t *testing.T, s *server.Server) *nats.Conn {
-	t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
-}
 
 func flush(t *testing.T, nc *nats.Conn) {
 	t.Helper()
@@ -148,11 +109,6 @@ func (r *route) Dial() (net.Conn, error) {
 	dial := r.dial
 	r.mu.Unlock()
 	return dial()
-}
-
-// overTCP dials the port of s.
-func overTCP(s *server.Server) func() (net.Conn, error) {
-	return func() (net.Conn, error) { return net.Dial("tcp", s.Addr().String()) }
 }
 
 var errNowhere = errors.New("nobody there")
