@@ -7,17 +7,16 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/leakcheck"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -35,7 +34,7 @@ var names = ownership.Names{Stream: "S", Durable: "d"}
 // with keys, and who handled, settled and acknowledged them.
 type world struct {
 	t      *testing.T
-	server *server.Server
+	server *testserver.Server
 	js     jetstream.JetStream
 
 	mu       sync.Mutex
@@ -66,25 +65,13 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world)) {
 	t.Helper()
 	t.Parallel()
-	ats.Register()
-	defer ats.Unregister()
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir,
-			MaxPayload: maxPayload})
-		must(t, err)
-		s.Start()
-		if !s.ReadyForConnections(10 * time.Second) {
-			t.Fatal("the server is not ready")
-		}
-		defer func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}()
+	testserver.Bubble(t, func(t *testing.T) {
+		s := testserver.New(t, testserver.WithJetStream, func(o *server.Options) { o.MaxPayload = maxPayload })
 		w := &world{t: t, server: s, messages: make(map[string][]*wire.Delivery), acked: make(map[uint64]bool),
 			settled: make(map[uint64]string), order: make(map[string][]uint64), handled: make(map[uint64]int),
 			at: make(map[string][]string), refused: make(map[string]int), lost: make(map[string]int)}
 		l := w.dial(nil)
+		var err error
 		w.js, err = jetstream.New(l.Conn())
 		must(t, err)
 		w.declare()
@@ -108,18 +95,13 @@ func must(t *testing.T, err error) {
 }
 
 func (w *world) dial(wrap func(net.Conn) net.Conn) *link.Link {
-	l, err := link.Dial(w.t.Context(), link.Config{URL: link.EmbeddedURL, Timeout: 5 * time.Second,
-		InProcess: func() (net.Conn, error) {
-			c, err := w.server.InProcessConn()
-			if err == nil && wrap != nil {
-				c = wrap(c)
-			}
-			return c, err
-		},
-		Disconnected: func(error) {}, Reconnected: func() {}, Closed: func() {}, Failed: func(string, error) {},
+	return testserver.Dial(w.t, func() (net.Conn, error) {
+		c, err := w.server.InProcessConn()
+		if err == nil && wrap != nil {
+			c = wrap(c)
+		}
+		return c, err
 	})
-	must(w.t, err)
-	return l
 }
 
 // publish adds n messages of each of so many keys.
