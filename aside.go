@@ -133,7 +133,7 @@ func (a *aside) source() intake.Source {
 	return intake.Source{
 		Next:    nextSubject(stream, a.durable),
 		Info:    infoSubject(stream, a.durable),
-		Most:    a.most,
+		MaxHeld: a.most,
 		Restore: restore,
 	}
 }

@@ -175,17 +175,17 @@ func (c *Consumer) remember(ctx context.Context, o *handleOptions, conf *intake.
 	if err != nil {
 		return err
 	}
-	conf.Memory = m
-	conf.Bury = func(d wire.Delivery) error { return c.bury(d, m) }
+	conf.Recovery = m
+	conf.WriteDeadLetter = func(d wire.Delivery) error { return c.bury(d, m) }
 	return nil
 }
 
 func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
 	return intake.DurableConfig{
 		Source: intake.Source{
-			Next: nextSubject(c.stream, c.durable),
-			Info: infoSubject(c.stream, c.durable),
-			Most: most(config),
+			Next:    nextSubject(c.stream, c.durable),
+			Info:    infoSubject(c.stream, c.durable),
+			MaxHeld: most(config),
 
 			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
 		},
@@ -197,11 +197,11 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		GiveUpStuck: o.stuckKey == ParkKey,
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.cfg.timeout,
-		Every:       o.every,
+		Interval:    o.every,
 		Run:         c.run,
-		Stalled:     c.stalled,
+		Report:      c.stalled,
 		Settling:    c.settling,
-		Park:        c.park(),
+		DeferRetry:  c.park(),
 	}
 }
 
@@ -248,7 +248,7 @@ func (c *Consumer) judge(d *wire.Delivery, err error) settle.Outcome {
 	d.Stored.Failure = err // in case that the user's Permanent ends the goroutine
 	outcome := c.outcome(err)
 	d.Stored.Failure = outcome.Note()
-	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Wait {
+	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Retry {
 		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 			Attempt: d.Stored.Attempt, Err: outcome.Err})
 	}

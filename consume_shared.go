@@ -55,7 +55,7 @@ type sharing struct {
 func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
 	hands := s.conf.Concurrency
-	s.conf.Concurrency, s.conf.Park = max(mostOut, hands), nil
+	s.conf.Concurrency, s.conf.DeferRetry = max(mostOut, hands), nil
 	var err error
 	s.Member, err = ownership.NewMember(ownership.Config{
 		Link: c.bus.link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
@@ -90,7 +90,7 @@ func (s *sharing) open(lead *ownership.Lead) (ownership.Intake, error) {
 	ctx, done := s.c.bus.bound(context.Background())
 	defer done()
 	conf := s.conf
-	conf.Run, conf.Claim = lead.Run, fenced{lead, s}
+	conf.Run, conf.Owner = lead.Run, fenced{lead, s}
 	if err := s.c.remember(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ type fenced struct {
 	s *sharing
 }
 
-func (f fenced) Settled(d *wire.Delivery) bool {
+func (f fenced) SettledBefore(d *wire.Delivery) bool {
 	v, settled := f.Lead.Settled(ownership.IDOf(d))
 	if v != nil {
 		condemn(d, v)
@@ -176,7 +176,7 @@ func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
 	f.Lead.Settle(ownership.IDOf(d), f.reported(d, then))
 }
 
-func (f fenced) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
+func (f fenced) MarkDead(d *wire.Delivery, then func(ok bool)) (room bool) {
 	return f.Lead.Condemn(ownership.IDOf(d), f.s.c.retry.verdictOn(d), f.reported(d, then))
 }
 
@@ -190,7 +190,7 @@ func (f fenced) reported(d *wire.Delivery, then func(ok bool)) func(ok bool) {
 	}
 }
 
-func (f fenced) Sent(d *wire.Delivery) { f.Lead.Sent(ownership.IDOf(d)) }
+func (f fenced) SettlementSent(d *wire.Delivery) { f.Lead.Sent(ownership.IDOf(d)) }
 
 func (f fenced) Forget(here func(source int, position uint64) bool) {
 	f.Lead.Forget(func(id ownership.ID) bool { return here(id.Source, id.Position) })

@@ -130,8 +130,8 @@ func (m *memory) note(d *wire.Delivery) (g givenBack, ok bool) {
 	return g, ok
 }
 
-// Recall is of intake.Memory.
-func (m *memory) Recall(d wire.Delivery) {
+// Restore is of intake.Recovery.
+func (m *memory) Restore(d wire.Delivery) {
 	g, noted := m.note(&d)
 	if !noted && d.Stored.Deliveries > 1 && m.ask(m.readNotes) == nil { // without it d is a suspect, which is the safe side
 		g, noted = m.note(&d)
@@ -162,15 +162,15 @@ func (m *memory) ask(fn func(context.Context) error) error {
 	return m.bus.link.Repeat(ctx, fn)
 }
 
-// Begin is of intake.Memory.
-func (m *memory) Begin(d wire.Delivery) (fatal, err error) {
+// MarkStarted is of intake.Recovery.
+func (m *memory) MarkStarted(d wire.Delivery) (fatal, err error) {
 	if d.Stored.Trial == wire.Alone && m.keys == nil { // other members may have died since
 		if err := m.ask(func(ctx context.Context) error { return m.countDeaths(ctx, d.Stored) }); err != nil {
 			return nil, fmt.Errorf("cannot see whether a message has ended a process: %w", err)
 		}
 	}
 	if d.Stored.Deaths >= m.maxCrashes {
-		m.End(d)
+		m.MarkEnded(d)
 		return &crashLoop{d.Stored.Deaths}, nil
 	}
 	if err := m.ask(func(ctx context.Context) error { return m.mark(ctx, d.Stored) }); err != nil {
@@ -200,21 +200,21 @@ func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
 	return err
 }
 
-// End is of intake.Memory. It does not wait for the server: a mark that stays does
+// MarkEnded is of intake.Recovery. It does not wait for the server: a mark that stays does
 // little harm, as the message is done.
-func (m *memory) End(d wire.Delivery) {
+func (m *memory) MarkEnded(d wire.Delivery) {
 	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
 	if err == nil {
 		_ = m.bus.link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
 	}
 }
 
-// GiveBack is of intake.Memory. Without the note the messages are suspects, and
+// RecordHandback is of intake.Recovery. Without the note the messages are suspects, and
 // their attempts forgotten.
-func (m *memory) GiveBack(ctx context.Context, ds []wire.Delivery) {
+func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
 	ctx, done := m.bus.bound(ctx)
 	defer done()
-	if slices.ContainsFunc(ds, func(d wire.Delivery) bool { return !d.Stored.Recalled }) {
+	if slices.ContainsFunc(ds, func(d wire.Delivery) bool { return !d.Stored.Restored }) {
 		_ = m.readNotes(ctx) // of other members
 	}
 	var all []givenBack
@@ -271,7 +271,7 @@ func (m *memory) noteOf(d *wire.Delivery) givenBack {
 		g.Dead, g.Attempts = p.verdictOn(d), s.Attempt
 	}
 	suspect := s.Trial == wire.Alone
-	if !s.Recalled {
+	if !s.Restored {
 		before, noted := m.note(d)
 		g.Attempts = max(g.Attempts, before.Attempts)
 		suspect = s.Deliveries > 1 && (!noted || before.Deliveries+1 < s.Deliveries)
@@ -300,8 +300,8 @@ func (m *memory) unheeded() []givenBack {
 	return all[:min(len(all), mostUnheeded)]
 }
 
-// Admit is of intake.Memory.
-func (m *memory) Admit(d wire.Delivery) (wait bool, barred error) {
+// MayRun is of intake.Recovery.
+func (m *memory) MayRun(d wire.Delivery) (wait bool, barred error) {
 	if !m.keys.any() {
 		return false, nil
 	}

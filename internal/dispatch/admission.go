@@ -7,10 +7,10 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// door is where messages wait that may not begin as soon as a worker is free: until
+// admission is where messages wait that may not begin as soon as a worker is free: until
 // their turn comes, or until a batch of them is whole. One worker waits at it; whoever
-// goes in lets the next one come. Guarded by the queue's mu. A nil door is open.
-type door struct {
+// goes in lets the next one come. Guarded by the queue's mu. A nil admission is open.
+type admission struct {
 	look  sync.Cond // something to look at for the one who waits
 	taken bool      // somebody waits
 
@@ -23,17 +23,17 @@ type door struct {
 	run  func([]wire.Delivery)
 }
 
-func (q *Queue) needDoor() *door {
-	if q.door == nil {
-		q.door = &door{size: 1}
-		q.door.look.L = &q.mu
+func (q *Queue) needAdmission() *admission {
+	if q.admission == nil {
+		q.admission = &admission{size: 1}
+		q.admission.look.L = &q.mu
 	}
-	return q.door
+	return q.admission
 }
 
 // Pace lets messages that were pushed begin one by one with so much time in between.
 // To be called before there are any.
-func (q *Queue) Pace(every time.Duration) { q.needDoor().every = every }
+func (q *Queue) Pace(every time.Duration) { q.needAdmission().every = every }
 
 // NewBatches returns an open queue for Push that gives run up to size messages at
 // once, in order: as many as there are when it has waited for more of them for so
@@ -41,7 +41,7 @@ func (q *Queue) Pace(every time.Duration) { q.needDoor().every = every }
 // runs are those of messages.
 func NewBatches(concurrency, size int, wait time.Duration, run func([]wire.Delivery)) *Queue {
 	q := New(concurrency, func(wire.Delivery) {})
-	d := q.needDoor()
+	d := q.needAdmission()
 	d.size, d.wait, d.run = size, wait, run
 	return q
 }
@@ -50,21 +50,21 @@ func NewBatches(concurrency, size int, wait time.Duration, run func([]wire.Deliv
 func (q *Queue) Hurry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.door != nil {
-		q.door.late = q.backlog.n
-		q.door.lookLocked()
+	if q.admission != nil {
+		q.admission.late = q.backlog.n
+		q.admission.lookLocked()
 	}
 }
 
 // lookLocked has the one who waits look again.
-func (d *door) lookLocked() {
+func (d *admission) lookLocked() {
 	if d != nil {
 		d.look.Broadcast()
 	}
 }
 
 // busyLocked reports whether somebody waits, who is told when a batch is whole.
-func (d *door) busyLocked(waiting int) bool {
+func (d *admission) busyLocked(waiting int) bool {
 	if d == nil || !d.taken {
 		return false
 	}
@@ -76,7 +76,7 @@ func (d *door) busyLocked(waiting int) bool {
 
 // openLocked waits until messages may begin or there are none. It returns false when
 // somebody else waits already.
-func (d *door) openLocked(q *Queue) bool {
+func (d *admission) openLocked(q *Queue) bool {
 	if d == nil {
 		return true
 	}
@@ -89,7 +89,7 @@ func (d *door) openLocked(q *Queue) bool {
 	return true
 }
 
-func (d *door) awaitLocked(q *Queue) {
+func (d *admission) awaitLocked(q *Queue) {
 	whole := time.Now().Add(d.wait)
 	for q.runsLocked() {
 		open := d.next
@@ -111,8 +111,8 @@ func (d *door) awaitLocked(q *Queue) {
 }
 
 // takeLocked returns the batch that first begins, nil without batches, and lets the
-// next worker come to the door.
-func (d *door) takeLocked(q *Queue, first wire.Delivery) (batch []wire.Delivery) {
+// next worker come to the admission.
+func (d *admission) takeLocked(q *Queue, first wire.Delivery) (batch []wire.Delivery) {
 	if d == nil {
 		return nil
 	}
@@ -141,6 +141,6 @@ func (q *Queue) invokeAll(batch []wire.Delivery) {
 	for i := range batch {
 		batch[i].Number = last - int64(len(batch)-1-i)
 	}
-	defer q.noteEnd(int64(len(batch)))
-	q.door.run(batch)
+	defer q.recordEnd(int64(len(batch)))
+	q.admission.run(batch)
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// shortHold is how long others are kept at first for one that is to run alone.
-const shortHold = 10 * time.Second
+// minHold is how long others are kept at first for one that is to run alone.
+const minHold = 10 * time.Second
 
-// Solo lets some messages run with nothing beside them. While one of those runs what
+// Isolation lets some messages run with nothing beside them. While one of those runs what
 // else comes is kept. The zero value is ready. Safe for concurrent use.
 //
 // While one waits for what runs to end, others are kept for 10 s. If something runs
@@ -19,7 +19,7 @@ const shortHold = 10 * time.Second
 // again, for half as long as the one has waited, and so on. So a slow handler holds up
 // nobody for long, and under whatever load the one begins after a few times what the
 // slowest handler takes.
-type Solo struct {
+type Isolation struct {
 	mu      sync.Mutex
 	stopped bool
 	running int
@@ -36,7 +36,7 @@ type Solo struct {
 
 // Enter returns true when d may run now; Leave must follow. Otherwise it is kept until
 // Leave, Overdue or Stop returns it.
-func (s *Solo) Enter(d wire.Delivery, alone bool) bool {
+func (s *Isolation) Enter(d wire.Delivery, alone bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	idle := s.running == 0 && s.called == nil
@@ -62,13 +62,13 @@ func (s *Solo) Enter(d wire.Delivery, alone bool) bool {
 }
 
 // holdLocked begins to keep others for the first that is to run alone.
-func (s *Solo) holdLocked(now time.Time) {
-	s.until = now.Add(max(shortHold, now.Sub(s.since)/2))
+func (s *Isolation) holdLocked(now time.Time) {
+	s.until = now.Add(max(minHold, now.Sub(s.since)/2))
 	s.after = make(map[*wire.Stored]struct{})
 }
 
 // Leave ends the run of d. It returns those that come next; they must enter again.
-func (s *Solo) Leave(d wire.Delivery) (next []wire.Delivery) {
+func (s *Isolation) Leave(d wire.Delivery) (next []wire.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running--
@@ -88,7 +88,7 @@ func (s *Solo) Leave(d wire.Delivery) (next []wire.Delivery) {
 
 // Overdue returns those that have been kept long enough for one that waits. They must
 // enter again.
-func (s *Solo) Overdue(now time.Time) (next []wire.Delivery) {
+func (s *Isolation) Overdue(now time.Time) (next []wire.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.alone || s.called != nil || len(s.first) == 0 || now.Before(s.until) {
@@ -99,7 +99,7 @@ func (s *Solo) Overdue(now time.Time) (next []wire.Delivery) {
 }
 
 // Stop returns what is kept. From now on nothing is.
-func (s *Solo) Stop() []wire.Delivery {
+func (s *Isolation) Stop() []wire.Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
@@ -109,7 +109,7 @@ func (s *Solo) Stop() []wire.Delivery {
 }
 
 // Kept is the number of messages that are kept.
-func (s *Solo) Kept() int {
+func (s *Isolation) Kept() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.first) + len(s.others)

@@ -11,9 +11,9 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-func TestSolo(t *testing.T) {
+func TestIsolation(t *testing.T) {
 	t.Parallel()
-	var s dispatch.Solo
+	var s dispatch.Isolation
 	one, two := keyed("", 1), keyed("", 2)
 	if !s.Enter(one, false) || !s.Enter(two, false) || s.Enter(keyed("", 3), true) || s.Enter(keyed("", 4), false) {
 		t.Fatal("one that runs alone does not wait, or not the one after it")
@@ -37,10 +37,10 @@ func TestSolo(t *testing.T) {
 }
 
 // While one that is to run alone waits for a slow one, others go on after a while.
-func TestSoloBesideASlowOne(t *testing.T) {
+func TestIsolationBesideASlowOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var s dispatch.Solo
+		var s dispatch.Isolation
 		slow, suspect, other := keyed("", 1), keyed("", 2), keyed("", 3)
 		if !s.Enter(slow, false) || s.Enter(suspect, true) || s.Enter(other, false) {
 			t.Fatal("the first does not run, or others do")
@@ -61,10 +61,10 @@ func TestSoloBesideASlowOne(t *testing.T) {
 }
 
 // However slow they are and however many come: one that is to run alone does so.
-func TestSoloUnderLoad(t *testing.T) {
+func TestIsolationUnderLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var s dispatch.Solo
+		var s dispatch.Isolation
 		began := time.Now()
 		ends := map[*wire.Stored]time.Duration{} // of what runs, since began
 		come := []wire.Delivery{keyed("", 1), keyed("", 2)}
@@ -96,9 +96,9 @@ func TestSoloUnderLoad(t *testing.T) {
 	})
 }
 
-func TestSoloStop(t *testing.T) {
+func TestIsolationStop(t *testing.T) {
 	t.Parallel()
-	var s dispatch.Solo
+	var s dispatch.Isolation
 	one := keyed("", 1)
 	s.Enter(one, false)
 	s.Enter(keyed("", 2), true)
@@ -116,7 +116,7 @@ func TestSoloStop(t *testing.T) {
 
 // Whatever comes and ends in whatever order: nothing runs beside one that is alone, and
 // all run in the end.
-func TestSoloAtRandom(t *testing.T) {
+func TestIsolationAtRandom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, soloAtRandom)
 }
@@ -124,7 +124,7 @@ func TestSoloAtRandom(t *testing.T) {
 func soloAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
-	var s dispatch.Solo
+	var s dispatch.Isolation
 	const all = 20_000
 	running, ran, next := map[*wire.Stored]bool{}, 0, uint64(0) // whether it is alone
 	var come []wire.Delivery

@@ -15,13 +15,13 @@ import (
 //
 // Messages may come in any order: what comes late is sorted in, before those that
 // wait. So order is kept among the messages that are here; that nothing earlier is
-// still elsewhere the owner must know, and keeps the lanes shut until then.
+// still elsewhere the owner must know, and keeps the lanes closed until then.
 //
-// States: open ⇄ shut → stopped. A key that has no messages costs nothing. Safe for
+// States: open ⇄ closed → stopped. A key that has no messages costs nothing. Safe for
 // concurrent use.
 type Lanes struct {
 	mu      sync.Mutex
-	shut    bool
+	closed  bool
 	stopped bool
 	lanes   map[string]*lane
 	waiting []int // messages that wait, by their source
@@ -36,8 +36,8 @@ type lane struct {
 }
 
 // NewLanes returns lanes without messages. Shut ones let nothing out before Open.
-func NewLanes(shut bool) *Lanes {
-	return &Lanes{shut: shut, lanes: make(map[string]*lane)}
+func NewLanes(closed bool) *Lanes {
+	return &Lanes{closed: closed, lanes: make(map[string]*lane)}
 }
 
 // Enter adds d to the lane of its key. It returns true if d is out at once, as all
@@ -53,8 +53,8 @@ func (l *Lanes) Enter(d wire.Delivery) bool {
 		ln = new(lane)
 		l.lanes[d.Stored.Key] = ln
 	}
-	if !ln.out && !l.shut {
-		ln.out = true // and empty: a lane with messages has one out, unless it is shut
+	if !ln.out && !l.closed {
+		ln.out = true // and empty: a lane with messages has one out, unless it is closed
 		return true
 	}
 	l.insert(ln, d)
@@ -65,7 +65,7 @@ func (l *Lanes) Enter(d wire.Delivery) bool {
 func (l *Lanes) Open() []wire.Delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.shut = false
+	l.closed = false
 	var first []wire.Delivery
 	for _, ln := range l.lanes {
 		if !ln.out && ln.head < len(ln.wait) {
@@ -78,10 +78,10 @@ func (l *Lanes) Open() []wire.Delivery {
 }
 
 // Shut lets nothing more out until Open. What is out stays out.
-func (l *Lanes) Shut() {
+func (l *Lanes) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.shut = true
+	l.closed = true
 }
 
 // Next ends the message of key that is out, and lets out the one after it.
@@ -93,7 +93,7 @@ func (l *Lanes) Next(key string) (d wire.Delivery, ok bool) {
 	case ln == nil:
 	case ln.head == len(ln.wait):
 		delete(l.lanes, key)
-	case l.shut:
+	case l.closed:
 		ln.out = false
 	default:
 		return l.pop(ln), true
@@ -111,7 +111,7 @@ func (l *Lanes) Again(d wire.Delivery) (first wire.Delivery, ok bool) {
 	switch {
 	case l.stopped || ln == nil:
 		return d, true
-	case l.shut:
+	case l.closed:
 		ln.out = false
 		l.insert(ln, d)
 		return wire.Delivery{}, false

@@ -84,14 +84,14 @@ func TestLanesThatAreShut(t *testing.T) {
 	}
 }
 
-// Lanes that are shut again let nothing more out: what is out may end, or come back.
+// Lanes that are closed again let nothing more out: what is out may end, or come back.
 func TestLanesThatAreShutAgain(t *testing.T) {
 	t.Parallel()
 	l := dispatch.NewLanes(false)
 	for _, d := range []wire.Delivery{keyed("a", 1), keyed("a", 2), keyed("b", 3), keyed("b", 4), keyed("c", 5)} {
 		l.Enter(d)
 	}
-	l.Shut()
+	l.Close()
 	if d, ok := l.Next("a"); ok {
 		t.Errorf("%d came out", d.Stored.Sequence)
 	}

@@ -20,9 +20,9 @@ import (
 // waits.
 //
 // States: open → stopped. Workers are started when there is something to run and end
-// when there is nothing; but one, once started, is parked instead until Stop, since
+// when there is nothing; but one, once started, is idleWorker instead until Stop, since
 // to start one costs more than many a handler. Wait waits for those that run
-// something, Stop for the parked one.
+// something, Stop for the idleWorker one.
 type Queue struct {
 	run         func(wire.Delivery)
 	exited      func() // a run between Enter and Leave has ended its goroutine; may be nil
@@ -33,16 +33,16 @@ type Queue struct {
 	watched     atomic.Bool   // somebody waits in Wait
 	stopped     atomic.Bool   // written under mu
 
-	mu      sync.Mutex
-	room    sync.Cond // the backlog got shorter
-	parking sync.Cond // for the parked worker: there is something to run, or Stop; and that it has gone
-	parked  *parked   // nil while there is none
-	door    *door     // nil where messages begin one by one, as soon as they can
-	resting bool      // begin nothing for now
-	backlog ring
-	workers map[uint64]*Run // by the goroutine ids of running workers
-	started int             // workers started and not ended
-	quiet   chan struct{}   // closed when nothing runs, made by Wait
+	mu         sync.Mutex
+	room       sync.Cond   // the backlog got shorter
+	idle       sync.Cond   // for the idleWorker worker: there is something to run, or Stop; and that it has gone
+	idleWorker *idleWorker // nil while there is none
+	admission  *admission  // nil where messages begin one by one, as soon as they can
+	resting    bool        // begin nothing for now
+	backlog    ring
+	workers    map[uint64]*Run // by the goroutine ids of running workers
+	started    int             // workers started and not ended
+	quiet      chan struct{}   // closed when nothing runs, made by Wait
 }
 
 // New returns an open queue that calls run for each message, on up to
@@ -50,7 +50,7 @@ type Queue struct {
 // worker is replaced then; a goroutine that calls Enter is its owner's to replace.
 func New(concurrency int, run func(wire.Delivery)) *Queue {
 	q := &Queue{run: run, concurrency: concurrency}
-	q.room.L, q.parking.L = &q.mu, &q.mu
+	q.room.L, q.idle.L = &q.mu, &q.mu
 	return q
 }
 
@@ -74,7 +74,7 @@ func (q *Queue) Enter() (number int64, ok bool) {
 	number = q.begun.Add(1)
 	if q.stopped.Load() {
 		q.begun.Add(-1)
-		q.tell()
+		q.notify()
 		return 0, false
 	}
 	return number, true
@@ -83,7 +83,7 @@ func (q *Queue) Enter() (number int64, ok bool) {
 // Leave ends the run that Enter began. It is to be deferred: returned says whether the
 // run has returned, or has ended its goroutine.
 func (q *Queue) Leave(returned *bool) {
-	q.noteEnd(1)
+	q.recordEnd(1)
 	if !*returned && q.exited != nil {
 		q.exited()
 	}
@@ -121,16 +121,16 @@ func (q *Queue) add(d wire.Delivery) bool {
 	return true
 }
 
-// startLocked has one more worker look at the backlog, if one may: the parked one, or
+// startLocked has one more worker look at the backlog, if one may: the idleWorker one, or
 // a new one if it returns true.
 func (q *Queue) startLocked() (start bool) {
-	if q.resting || q.door.busyLocked(q.backlog.n) {
+	if q.resting || q.admission.busyLocked(q.backlog.n) {
 		return false
 	}
-	if q.parked != nil {
-		q.parked = nil
+	if q.idleWorker != nil {
+		q.idleWorker = nil
 		q.started++
-		q.parking.Broadcast()
+		q.idle.Broadcast()
 		return false
 	}
 	if start = q.started < q.concurrency; start {
@@ -140,7 +140,7 @@ func (q *Queue) startLocked() (start bool) {
 }
 
 // work runs the backlog until it is empty, again and again while it is the one that
-// is parked.
+// is idleWorker.
 func (q *Queue) work() {
 	id, done := goroutineID(), false
 	q.mu.Lock()
@@ -150,10 +150,10 @@ func (q *Queue) work() {
 	}
 	now := new(Run)
 	q.workers[id] = now
-	for again := true; again; again = q.parkLocked() {
+	for again := true; again; again = q.idleLocked() {
 		q.workLocked(now)
 		q.started--
-		q.tellLocked()
+		q.notifyLocked()
 	}
 	done = true
 }
@@ -167,40 +167,40 @@ func (q *Queue) leaveLocked(id uint64, done bool) {
 		return
 	}
 	q.started--
-	q.tellLocked()
+	q.notifyLocked()
 	if q.runsLocked() && q.startLocked() {
 		go q.work()
 	}
 }
 
-// parked identifies a worker that is parked.
-type parked struct{ _ byte }
+// idleWorker identifies a worker that is idleWorker.
+type idleWorker struct{ _ byte }
 
-// parkLocked waits until there is something to run. It returns false at once where
-// another worker is parked, and when the queue stops.
-func (q *Queue) parkLocked() bool {
-	if q.parked != nil || q.stopped.Load() {
+// idleLocked waits until there is something to run. It returns false at once where
+// another worker is idleWorker, and when the queue stops.
+func (q *Queue) idleLocked() bool {
+	if q.idleWorker != nil || q.stopped.Load() {
 		return false
 	}
-	self := new(parked)
-	q.parked = self
-	for q.parked == self && !q.stopped.Load() {
-		q.parking.Wait()
+	self := new(idleWorker)
+	q.idleWorker = self
+	for q.idleWorker == self && !q.stopped.Load() {
+		q.idle.Wait()
 	}
-	if q.parked != self {
+	if q.idleWorker != self {
 		return true // add has counted it
 	}
-	q.parked = nil
-	q.parking.Broadcast()
+	q.idleWorker = nil
+	q.idle.Broadcast()
 	return false
 }
 
 // workLocked runs what waits, as long as it may. now is what it runs.
 func (q *Queue) workLocked(now *Run) {
-	for q.door.openLocked(q) && q.runsLocked() {
+	for q.admission.openLocked(q) && q.runsLocked() {
 		d := q.backlog.pop()
 		now.begin(&d)
-		batch := q.door.takeLocked(q, d)
+		batch := q.admission.takeLocked(q, d)
 		now.more = max(len(batch)-1, 0)
 		q.room.Signal()
 		q.callLocked(d, batch)
@@ -227,27 +227,27 @@ func (q *Queue) runsLocked() bool {
 
 func (q *Queue) invoke(d wire.Delivery) {
 	d.Number = q.begun.Add(1)
-	defer q.noteEnd(1)
+	defer q.recordEnd(1)
 	q.run(d)
 }
 
-// noteEnd counts runs that ended, in whatever way.
-func (q *Queue) noteEnd(n int64) {
+// recordEnd counts runs that ended, in whatever way.
+func (q *Queue) recordEnd(n int64) {
 	q.ended.Add(n)
-	q.tell()
+	q.notify()
 }
 
-// tell is tellLocked where somebody waits.
-func (q *Queue) tell() {
+// tell is notifyLocked where somebody waits.
+func (q *Queue) notify() {
 	if q.watched.Load() {
 		q.mu.Lock()
-		q.tellLocked()
+		q.notifyLocked()
 		q.mu.Unlock()
 	}
 }
 
-// tellLocked tells a waiting Wait to look again.
-func (q *Queue) tellLocked() {
+// notifyLocked tells a waiting Wait to look again.
+func (q *Queue) notifyLocked() {
 	if q.quiet != nil {
 		close(q.quiet)
 		q.quiet = nil
@@ -280,9 +280,9 @@ func (q *Queue) Stop() []wire.Delivery {
 	defer q.mu.Unlock()
 	q.stopped.Store(true)
 	q.room.Broadcast()
-	q.door.lookLocked()
-	for q.parking.Broadcast(); q.parked != nil; {
-		q.parking.Wait()
+	q.admission.lookLocked()
+	for q.idle.Broadcast(); q.idleWorker != nil; {
+		q.idle.Wait()
 	}
 	left := make([]wire.Delivery, 0, q.backlog.n)
 	for q.backlog.n > 0 {

@@ -12,8 +12,8 @@ func (q *Queue) Rest() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.resting = true
-	q.door.lookLocked()
-	q.tellLocked()
+	q.admission.lookLocked()
+	q.notifyLocked()
 }
 
 // Wake ends Rest.

@@ -12,10 +12,10 @@ type ring struct {
 }
 
 const (
-	smallestRing = 8
-	// keepRing is the largest buffer an emptied ring keeps: a burst should not
+	minRing = 8
+	// maxKeptRing is the largest buffer an emptied ring keeps: a burst should not
 	// hold its memory for ever.
-	keepRing = 1024
+	maxKeptRing = 1024
 )
 
 func (r *ring) push(d wire.Delivery) {
@@ -34,14 +34,14 @@ func (r *ring) pop() wire.Delivery {
 	r.head = (r.head + 1) & (len(r.buf) - 1)
 	r.n--
 	r.bytes -= d.Size()
-	if r.n == 0 && len(r.buf) > keepRing {
+	if r.n == 0 && len(r.buf) > maxKeptRing {
 		*r = ring{}
 	}
 	return d
 }
 
 func (r *ring) grow() {
-	bigger := make([]wire.Delivery, max(smallestRing, 2*len(r.buf)))
+	bigger := make([]wire.Delivery, max(minRing, 2*len(r.buf)))
 	for i := range r.n {
 		bigger[i] = r.buf[(r.head+i)&(len(r.buf)-1)]
 	}

@@ -58,7 +58,7 @@ func TestRingLetsGoOfPayloads(t *testing.T) {
 
 func TestRingGivesABurstsMemoryBack(t *testing.T) {
 	t.Parallel()
-	for _, burst := range []int{keepRing, keepRing + 1, 10 * keepRing} {
+	for _, burst := range []int{maxKeptRing, maxKeptRing + 1, 10 * maxKeptRing} {
 		var r ring
 		for range burst {
 			r.push(wire.Delivery{})
@@ -66,7 +66,7 @@ func TestRingGivesABurstsMemoryBack(t *testing.T) {
 		for range burst {
 			r.pop()
 		}
-		if len(r.buf) > keepRing {
+		if len(r.buf) > maxKeptRing {
 			t.Errorf("after a burst of %d messages the empty ring keeps room for %d", burst, len(r.buf))
 		}
 		r.push(wire.Delivery{Number: 7})

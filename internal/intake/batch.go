@@ -28,8 +28,8 @@ func (d *Durable) newQueue() *dispatch.Queue {
 	if c.Batch.Run != nil {
 		q = dispatch.NewBatches(c.Concurrency, c.Batch.Size, c.Batch.Wait, d.runBatch)
 	}
-	if c.Every > 0 {
-		q.Pace(c.Every)
+	if c.Interval > 0 {
+		q.Pace(c.Interval)
 	}
 	return q
 }
@@ -42,15 +42,15 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 		switch {
 		case d.isAlone(&del):
 			alone = append(alone, del)
-		case d.solo.Enter(del, false):
+		case d.isolation.Enter(del, false):
 			batch = append(batch, del)
 		default:
-			d.voids.add()
+			d.skipped.add()
 		}
 	}
 	defer func() {
 		for _, del := range alone { // the goroutine ends before their turn
-			d.voids.add()
+			d.skipped.add()
 			d.push(del)
 		}
 	}()
@@ -73,7 +73,7 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 			if outcomes != nil {
 				outcome = outcomes[i]
 			}
-			d.leaveSolo(batch[i])
+			d.leaveIsolation(batch[i])
 			d.conclude(batch[i], outcome)
 		}
 	}()
@@ -82,9 +82,9 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.
 func (d *Durable) isAlone(del *wire.Delivery) bool {
-	if mem := d.cfg.Memory; mem != nil && del.Stored.Dead == nil && !del.Stored.Recalled {
-		mem.Recall(*del)
-		del.Stored.Recalled = true
+	if rec := d.cfg.Recovery; rec != nil && del.Stored.Dead == nil && !del.Stored.Restored {
+		rec.Restore(*del)
+		del.Stored.Restored = true
 	}
 	return del.Stored.Dead != nil || del.Stored.Trial != wire.Untried
 }

@@ -18,7 +18,7 @@ const repeatFor = 500 * time.Millisecond
 // repeatLast acknowledges what was settled last again until that is answered. Nobody
 // answers for a message that the consumer, which was sent back, has not sent yet, nor
 // where the consumer is gone: then all of them are of no account.
-func (s *source) repeatLast(ctx context.Context) error {
+func (s *puller) repeatLast(ctx context.Context) error {
 	s.d.mu.Lock()
 	last, at := s.lastEnd, s.lastAt
 	if s.index == 0 && s.d.err != nil { // it was deleted
@@ -45,7 +45,7 @@ func (s *source) repeatLast(ctx context.Context) error {
 }
 
 // cannotAnswer reports whether the consumer is gone, or before a message.
-func (s *source) cannotAnswer(ctx context.Context, sequence uint64) bool {
+func (s *puller) cannotAnswer(ctx context.Context, sequence uint64) bool {
 	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
 	if err != nil {
 		return false

@@ -50,12 +50,12 @@ type info struct {
 func (i *info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
 
 // inquire asks whether the consumer is still there. The answer comes to the inbox.
-func (s *source) inquire() error {
+func (s *puller) inquire() error {
 	return s.d.link.Publish(&wire.Out{Subject: s.Info, Reply: s.sub.Subject})
 }
 
-// learn heeds the answer to inquire.
-func (s *source) learn(m *nats.Msg) {
+// onReply heeds the answer to inquire.
+func (s *puller) onReply(m *nats.Msg) {
 	d := s.d
 	var i info
 	var begin []wire.Delivery
@@ -64,11 +64,11 @@ func (s *source) learn(m *nats.Msg) {
 	d.mu.Lock()
 	switch {
 	case err != nil || i.Type != infoType && i.Type != getType:
-		d.tellLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
+		d.reportLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
 		s.goneLocked()
 	default:
-		next = s.noteLagLocked(&i)
+		next = s.recordLagLocked(&i)
 		if i.Type == infoType {
 			s.foundLocked()
 			begin = s.answeredLocked(time.Now(), &i)
@@ -82,11 +82,11 @@ func (s *source) learn(m *nats.Msg) {
 		d.push(del)
 	}
 	s.pull()
-	d.nudge()
+	d.wakeMaintainer()
 }
 
-// ErrSourceGone is told, again and again, while the consumer of messages that come back
-// does not exist. Who is told may make it anew.
+// ErrSourceGone is reported, again and again, while the consumer of messages that come back
+// does not exist. Who is reported may make it anew.
 var ErrSourceGone = errors.New("the consumer of the retries was deleted on the server")
 
 // askGone is when a source that was gone is asked for messages once more.
@@ -94,7 +94,7 @@ const askGone = time.Second
 
 // goneLocked heeds that the consumer of s does not exist. That of the stream itself
 // ends the intake: what it had handled only the server knew.
-func (s *source) goneLocked() {
+func (s *puller) goneLocked() {
 	if s.index == 0 {
 		s.d.endLocked(ErrConsumerDeleted)
 		return
@@ -104,19 +104,19 @@ func (s *source) goneLocked() {
 	s.lastEnd = "" // nobody is there to confirm it
 	if !s.d.draining {
 		s.stalled = ErrSourceGone
-		s.d.tellLocked(ErrSourceGone)
+		s.d.reportLocked(ErrSourceGone)
 	}
 }
 
 // foundLocked heeds that the consumer of s exists.
-func (s *source) foundLocked() {
+func (s *puller) foundLocked() {
 	if errors.Is(s.stalled, ErrSourceGone) {
 		s.stalled = nil
 	}
 }
 
 // state asks about the consumer and waits for the answer, nil where there is none.
-func (s *source) state(ctx context.Context) *info {
+func (s *puller) state(ctx context.Context) *info {
 	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
 	if err != nil {
 		return nil

@@ -134,7 +134,7 @@ func in(m *nats.Msg) wire.In {
 	return wire.In{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}
 }
 
-// exited is told that a handler has ended the goroutine it ran on, which is nats.go's
+// exited is reported that a handler has ended the goroutine it ran on, which is nats.go's
 // and not replaced.
 func (s *Core) exited() {
 	close(s.lost)
@@ -258,7 +258,7 @@ func (s *Core) end() {
 func (s *Core) drain(ctx context.Context) error {
 	begun := s.queue.Begun()
 	waiting, _ := s.Pending()
-	// Where the server cannot be told, what has arrived is handled all the same.
+	// Where the server cannot be reported, what has arrived is handled all the same.
 	_ = s.link.EndInterest(ctx, s.sub, s.cfg.Timeout)
 	own := 0
 	if s.queue.Concurrency() == 1 && s.queue.RunsCaller(ctx) {

@@ -364,7 +364,7 @@ func isLeftBehind(err error) bool {
 	return ok
 }
 
-// A server that refuses the subscription fails the call, and nobody else is told.
+// A server that refuses the subscription fails the call, and nobody else is reported.
 func TestCoreOpenRefused(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t, func(o *server.Options) {

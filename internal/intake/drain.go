@@ -25,24 +25,24 @@ func (d *Durable) Drain(ctx context.Context) error {
 	}
 	err := d.drain(ctx)
 	d.end()
-	d.awaitTold(ctx)
+	d.awaitReported(ctx)
 	close(d.done)
 	return err
 }
 
 // end ends what is ours.
 func (d *Durable) end() {
-	d.closeSources()
+	d.closePullers()
 	close(d.stop)
 	if d.started.Load() {
-		<-d.kept
+		<-d.maintained
 	}
 }
 
 func (d *Durable) drain(ctx context.Context) error {
-	// Where the server cannot be told, the rest is done all the same.
+	// Where the server cannot be reported, the rest is done all the same.
 	var err error
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		_ = d.link.EndInterest(ctx, s.sub, d.cfg.Timeout)
 		err = errors.Join(err, emptied(ctx, s.sub, 0, nil))
 	}
@@ -62,15 +62,15 @@ func (d *Durable) drain(ctx context.Context) error {
 	return d.confirm(ctx)
 }
 
-// lastWord is how long messages may be parked, and then how long what is given back may
+// graceForRecords is how long messages may be parked, and then how long what is given back may
 // be noted, when there is no time left: without that their attempts would be forgotten.
 // Both together are less than the 100 ms in which a bus must end.
-const lastWord = 40 * time.Millisecond
+const graceForRecords = 40 * time.Millisecond
 
 // outliving is ctx that ends a little later.
 func outliving(ctx context.Context) (later context.Context, end func()) {
 	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWord, cancel) })
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(graceForRecords, cancel) })
 	return later, func() { stop(); cancel() }
 }
 
@@ -78,10 +78,10 @@ func outliving(ctx context.Context) (later context.Context, end func()) {
 // before is parked instead where that is possible, so that its attempts are not
 // forgotten; but not what has a key, whose order that would break.
 func (d *Durable) giveBack(ctx context.Context, all []due) {
-	back := d.parkAll(ctx, all)
-	if d.cfg.Memory != nil && len(back) > 0 {
+	back := d.deferAll(ctx, all)
+	if d.cfg.Recovery != nil && len(back) > 0 {
 		noting, end := outliving(ctx)
-		d.cfg.Memory.GiveBack(noting, back)
+		d.cfg.Recovery.RecordHandback(noting, back)
 		end()
 	}
 	for i := range back {
@@ -93,8 +93,8 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 	}
 }
 
-// parkAll parks what giveBack says, and returns the rest.
-func (d *Durable) parkAll(ctx context.Context, all []due) (back []wire.Delivery) {
+// deferAll parks what giveBack says, and returns the rest.
+func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery) {
 	ctx, end := outliving(ctx)
 	defer end()
 	for i := range all {
@@ -102,7 +102,7 @@ func (d *Durable) parkAll(ctx context.Context, all []due) (back []wire.Delivery)
 		if !d.isOurs(&del) {
 			continue
 		}
-		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.park(ctx, del, all[i].at) {
+		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.deferRetry(ctx, del, all[i].at) {
 			back = append(back, del)
 		}
 	}
@@ -111,12 +111,12 @@ func (d *Durable) parkAll(ctx context.Context, all []due) (back []wire.Delivery)
 
 // notBegun stops what lets messages begin and returns those that have not.
 func (d *Durable) notBegun() []due {
-	left := d.takeWaiting()
+	left := d.removeWaiting()
 	stopped := d.queue.Stop()
 	if d.keyed() {
 		stopped = append(stopped, d.lanes.Stop()...)
 	}
-	return append(left, dueNow(append(stopped, d.solo.Stop()...))...)
+	return append(left, dueNow(append(stopped, d.isolation.Stop()...))...)
 }
 
 // notDone returns what was tried in vain since the drain began.
@@ -135,12 +135,12 @@ func dueNow(ds []wire.Delivery) (all []due) {
 	return all
 }
 
-func (d *Durable) takeWaiting() []due {
+func (d *Durable) removeWaiting() []due {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := d.waiting.all()
 	for i := range all {
-		d.sources[all[i].d.Stored.Source].waiting--
+		d.pullers[all[i].d.Stored.Source].waiting--
 	}
 	return all
 }
@@ -150,7 +150,7 @@ func (d *Durable) takeWaiting() []due {
 func (d *Durable) confirm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		if err := s.repeatLast(ctx); err != nil {
 			return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
 		}

@@ -29,32 +29,32 @@ type DurableConfig struct {
 	// goroutines and must not panic. Nil where no order is kept.
 	Key func(*wire.Delivery) (string, error)
 	// GiveUpStuck has a message with a key buried before its last attempt when too many
-	// others wait behind it: it fails, and they fill a quarter of its source's Most, or all
+	// others wait behind it: it fails, and they fill a quarter of its source's MaxHeld, or all
 	// there is.
 	GiveUpStuck bool
 
-	Memory Memory // nil for none
+	Recovery Recovery // nil for none
 
-	Every    time.Duration                                        // between the beginnings of two handler calls; 0 for none
+	Interval time.Duration                                        // between the beginnings of two handler calls; 0 for none
 	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic. Where that ends the goroutine, the failure is in Stored
 	Batch    Batch                                                // instead of Run, if it has a Run of its own
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
-	Stalled  func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
+	Report   func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
 
-	// Bury puts a message that will not be handled where it is kept. It is called
+	// WriteDeadLetter puts a message that will not be handled where it is kept. It is called
 	// again, after a while, until it returns nil; then the message is terminated.
 	// Nil where nothing is buried: then Run asks for no such thing.
-	Bury func(wire.Delivery) error
+	WriteDeadLetter func(wire.Delivery) error
 
-	// Claim is asked before anything is settled for good, where several processes keep
+	// Owner is asked before anything is settled for good, where several processes keep
 	// an order together. Nil where this one has the consumer for itself, or no order is
-	// kept. With one nothing is parked.
-	Claim Claim
+	// maintained. With one nothing is parked.
+	Owner Owner
 
-	// Park stores a message that is to be tried again at a later time, so that it
+	// DeferRetry stores a message that is to be tried again at a later time, so that it
 	// need not wait here; it comes back by another source. Where it fails or is nil
 	// the message waits here.
-	Park func(ctx context.Context, d wire.Delivery, at time.Time) error
+	DeferRetry func(ctx context.Context, d wire.Delivery, at time.Time) error
 }
 
 var (
@@ -64,12 +64,12 @@ var (
 	progressBody = []byte("+WPI")
 )
 
-// What waits longer than parkFrom for its next attempt is parked, and what would be
-// more than mostWaiting at once. Below that the server has less work with messages
+// What waits longer than deferAfter for its next attempt is parked, and what would be
+// more than maxWaiting at once. Below that the server has less work with messages
 // that wait here.
 const (
-	parkFrom    = 30 * time.Second
-	mostWaiting = 512
+	deferAfter = 30 * time.Second
+	maxWaiting = 512
 )
 
 // ErrConsumerDeleted ends a Durable: somebody deleted the consumer.
@@ -85,16 +85,16 @@ var ErrConsumerDeleted = errors.New("the consumer was deleted on the server")
 //
 // States: open → draining → closed, or open → closed when the consumer is gone.
 // Goroutines: nats.go's for the inboxes, which never block; the queue's workers,
-// keep, and teller while there is trouble to tell. Drain waits for the latter
+// keep, and reporter while there is reports to report. Drain waits for the latter
 // three, but not for the one that called it.
 type Durable struct {
-	cfg     DurableConfig
-	link    *link.Link
-	queue   *dispatch.Queue
-	lanes   *dispatch.Lanes // nil without keys
-	solo    dispatch.Solo
-	voids   voids
-	sources []*source
+	cfg       DurableConfig
+	link      *link.Link
+	queue     *dispatch.Queue
+	lanes     *dispatch.Lanes // nil without keys
+	isolation dispatch.Isolation
+	skipped   skipped
+	pullers   []*puller
 
 	mu        sync.Mutex
 	held      map[position]hold
@@ -105,23 +105,23 @@ type Durable struct {
 	left      []wire.Delivery // to be given back at the end of the drain
 	leftGone  bool            // that has been done
 	holds     uint64          // numbers them
-	trouble   trouble
+	reports   reports
 	draining  bool
 	resting   bool // ask for nothing for now
 	ends      bool // somebody closes it
-	abandoned bool // nothing is told to the server any more
+	abandoned bool // nothing is reported to the server any more
 	err       error
 
 	started atomic.Bool
 
-	wake   chan struct{} // something for keep to look at
-	stop   chan struct{} // ends keep
-	kept   chan struct{} // keep has ended
-	done   chan struct{}
-	unhook []func()
+	wake       chan struct{} // something for keep to look at
+	stop       chan struct{} // ends keep
+	maintained chan struct{} // keep has ended
+	done       chan struct{}
+	unhook     []func()
 }
 
-// position identifies a message among those of all sources.
+// position identifies a message among those of all pullers.
 type position struct {
 	source   int
 	sequence uint64
@@ -142,18 +142,18 @@ type hold struct {
 // OpenDurable subscribes to inboxes of its own. Nothing comes before Start.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 	d := &Durable{cfg: c, link: l, held: make(map[position]hold), stuck: make(map[string]*stuckKey),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), kept: make(chan struct{}), done: make(chan struct{})}
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), maintained: make(chan struct{}), done: make(chan struct{})}
 	d.queue = d.newQueue()
 	if c.Key != nil {
 		d.lanes = dispatch.NewLanes(true)
 	}
 	for i, from := range append([]Source{c.Source}, c.More...) {
-		s, err := d.openSource(i, from)
+		s, err := d.openPuller(i, from)
 		if err != nil {
-			d.closeSources()
+			d.closePullers()
 			return nil, err
 		}
-		d.sources = append(d.sources, s)
+		d.pullers = append(d.pullers, s)
 	}
 	d.unhook = append(d.unhook, l.OnReconnect(d.restart))
 	return d, nil
@@ -162,11 +162,11 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 // Start begins to take messages; they may come before it returns.
 // After Drain it does nothing.
 func (d *Durable) Start() {
-	d.shutAll(time.Now())
+	d.shutBarriers(time.Now())
 	d.mu.Lock()
 	if !d.draining {
 		d.started.Store(true)
-		go d.keep()
+		go d.maintain()
 	}
 	d.mu.Unlock()
 	d.pull()
@@ -187,7 +187,7 @@ func (d *Durable) push(del wire.Delivery) {
 func (d *Durable) endLocked(err error) {
 	if d.err == nil && !d.draining {
 		d.err, d.draining = err, true
-		d.tellLocked(err)
+		d.reportLocked(err)
 	}
 }
 
@@ -195,11 +195,11 @@ func (d *Durable) endLocked(err error) {
 func (d *Durable) restart() {
 	d.mu.Lock()
 	now := time.Now()
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		s.begin(now, time.Time{})
 		s.stale, _, _ = s.sub.Pending() // what these say is about the server that is no more
 		s.repeat = true
-		d.shutLocked(s, now)
+		d.shutBarrierLocked(s, now)
 	}
 	d.mu.Unlock()
 	d.pull()
@@ -207,7 +207,7 @@ func (d *Durable) restart() {
 
 // pull has each source ask for what its window has room for.
 func (d *Durable) pull() {
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		s.pull()
 	}
 }
@@ -215,7 +215,7 @@ func (d *Durable) pull() {
 // run makes one attempt at a message, on a worker of the queue.
 func (d *Durable) run(del wire.Delivery) {
 	if del.Stored.Dead != nil {
-		d.bury(del)
+		d.writeDeadLetter(del)
 		return
 	}
 	returned := false
@@ -227,7 +227,7 @@ func (d *Durable) run(del wire.Delivery) {
 	outcome, called := d.attempt(del)
 	returned = true
 	if !called {
-		d.voids.add()
+		d.skipped.add()
 		return
 	}
 	d.conclude(del, outcome)
@@ -236,29 +236,29 @@ func (d *Durable) run(del wire.Delivery) {
 // conclude acts on the outcome of an attempt at del.
 func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
-	if action == settle.Wait && d.failed(del, outcome.Err) {
-		action = settle.Bury
+	if action == settle.Retry && d.failed(del, outcome.Err) {
+		action = settle.DeadLetter
 	}
 	switch action {
 	case settle.Ack:
 		d.finish(del, telemetry.OpAck, ackBody)
-	case settle.Wait:
+	case settle.Retry:
 		del.Stored.Attempt++
 		d.retry(del, after)
 	case settle.Postpone:
-		d.untried(del, after)
-	case settle.Bury:
+		d.repeatAttempt(del, after)
+	case settle.DeadLetter:
 		del.Stored.Dead = outcome.Err
-		d.bury(del)
+		d.writeDeadLetter(del)
 	case settle.Return:
-		d.untried(del, lookAgain) // should this process go on, it is not at once the same again
+		d.repeatAttempt(del, recheckAfter) // should this process go on, it is not at once the same again
 	}
 }
 
-// untried has the handler called for the same attempt at del after a while. While
+// repeatAttempt has the handler called for the same attempt at del after a while. While
 // stopping del is given back; only what has failed before is parked, so that its
 // attempts are not forgotten.
-func (d *Durable) untried(del wire.Delivery, after time.Duration) {
+func (d *Durable) repeatAttempt(del wire.Delivery, after time.Duration) {
 	if del.Stored.Attempt > 1 || !d.stopping() {
 		d.retry(del, after)
 		return
@@ -275,21 +275,21 @@ func (d *Durable) stopping() bool {
 // retry has the handler try del again after a while: here, or parked. Those with keys
 // are never parked, since those behind them wait here.
 func (d *Durable) retry(del wire.Delivery, after time.Duration) {
-	if hasKey(&del) || !d.mustPark(after) || !d.park(context.Background(), del, time.Now().Add(after)) {
+	if hasKey(&del) || !d.mustDefer(after) || !d.deferRetry(context.Background(), del, time.Now().Add(after)) {
 		d.again(del, after)
 	}
 }
 
-func (d *Durable) mustPark(after time.Duration) bool {
+func (d *Durable) mustDefer(after time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.draining || after >= parkFrom || d.waiting.len() >= mostWaiting
+	return d.draining || after >= deferAfter || d.waiting.len() >= maxWaiting
 }
 
-// park stores del until its time, and lets go of it. It returns false if it is
+// deferRetry stores del until its time, and lets go of it. It returns false if it is
 // still here.
-func (d *Durable) park(ctx context.Context, del wire.Delivery, at time.Time) bool {
-	if d.cfg.Park == nil || d.cfg.Park(ctx, del, at) != nil {
+func (d *Durable) deferRetry(ctx context.Context, del wire.Delivery, at time.Time) bool {
+	if d.cfg.DeferRetry == nil || d.cfg.DeferRetry(ctx, del, at) != nil {
 		return false
 	}
 	d.settle(del, telemetry.OpAck, ackBody)
@@ -301,23 +301,23 @@ func (d *Durable) again(del wire.Delivery, after time.Duration) {
 	waits, kept := d.wait(del, after)
 	switch {
 	case waits:
-		d.nudge()
+		d.wakeMaintainer()
 		d.pull()
 	case !kept:
 		d.giveBack(context.Background(), dueNow([]wire.Delivery{del}))
 	}
 }
 
-// buryAgain is when a message that could not be buried is tried again.
-const buryAgain = time.Second
+// deadLetterRetry is when a message that could not be buried is tried again.
+const deadLetterRetry = time.Second
 
-// bury puts del where it is kept and terminates it. While that fails, or too many others
+// writeDeadLetter puts del where it is kept and terminates it. While that fails, or too many others
 // wait for it, the message stays where it is.
-func (d *Durable) bury(del wire.Delivery) {
-	noted, full := d.condemned(del)
+func (d *Durable) writeDeadLetter(del wire.Delivery) {
+	noted, full := d.markDead(del)
 	switch {
-	case full, noted && d.cfg.Bury(del) != nil:
-		d.again(del, buryAgain)
+	case full, noted && d.cfg.WriteDeadLetter(del) != nil:
+		d.again(del, deadLetterRetry)
 	case noted:
 		d.finish(del, telemetry.OpTerm, termBody)
 	}
@@ -325,10 +325,10 @@ func (d *Durable) bury(del wire.Delivery) {
 
 // finish settles del for good, and lets the next one of its key run.
 func (d *Durable) finish(del wire.Delivery, name string, body []byte) {
-	if d.cfg.Claim == nil {
+	if d.cfg.Owner == nil {
 		d.settle(del, name, body)
 	} else {
-		d.agreed(del, name, body)
+		d.settleAsOwner(del, name, body)
 	}
 	d.unstick(&del)
 	d.leave(&del)
@@ -340,7 +340,7 @@ func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
 	room, err := d.release(&del, body)
 	end(err)
 	if room {
-		d.sources[del.Stored.Source].pull()
+		d.pullers[del.Stored.Source].pull()
 	}
 }
 
@@ -355,7 +355,7 @@ func (d *Durable) wait(del wire.Delivery, after time.Duration) (waits, kept bool
 		}
 		return false, !d.leftGone
 	}
-	d.sources[del.Stored.Source].waiting++
+	d.pullers[del.Stored.Source].waiting++
 	d.waiting.add(time.Now().Add(after), del)
 	return true, true
 }
@@ -372,7 +372,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 		return false, nil
 	}
 	delete(d.held, p)
-	s := d.sources[p.source]
+	s := d.pullers[p.source]
 	s.letGo(h)
 	room = s.hasRoom()
 	if &body[0] != &nakBody[0] {
@@ -389,7 +389,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
 }
 
-func (d *Durable) nudge() {
+func (d *Durable) wakeMaintainer() {
 	select {
 	case d.wake <- struct{}{}:
 	default:
@@ -397,10 +397,10 @@ func (d *Durable) nudge() {
 }
 
 // Begun is the number of handler calls so far.
-func (d *Durable) Begun() int64 { return d.queue.Begun() - d.voids.begun.Load() }
+func (d *Durable) Begun() int64 { return d.queue.Begun() - d.skipped.begun.Load() }
 
 // Ended is Begun for those that have returned.
-func (d *Durable) Ended() int64 { return d.queue.Ended() - d.voids.ended.Load() }
+func (d *Durable) Ended() int64 { return d.queue.Ended() - d.skipped.ended.Load() }
 
 // InFlight is the number of handlers that run.
 func (d *Durable) InFlight() int { return d.queue.InFlight() }
@@ -415,7 +415,7 @@ func (d *Durable) Pending() (msgs, bytes int) {
 		waiting, size := d.lanes.Backlog()
 		msgs, bytes = msgs+waiting, bytes+size
 	}
-	return msgs + d.waiting.len() + d.solo.Kept(), bytes
+	return msgs + d.waiting.len() + d.isolation.Kept(), bytes
 }
 
 // RunsCaller reports whether the caller that ctx notes is one of the handlers.

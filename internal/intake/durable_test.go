@@ -72,7 +72,7 @@ func open(t *testing.T, o *origin, concurrency int, run func(wire.Delivery) sett
 		Timeout:     5 * time.Second,
 		Run:         run,
 		Settling:    func(wire.Delivery, string) func(error) { return func(error) {} },
-		Stalled:     r.add,
+		Report:      r.add,
 	}
 	for _, change := range changes {
 		change(&c)
@@ -419,7 +419,7 @@ func TestDurableKeepsAliveWhatItHolds(t *testing.T) {
 				return done
 			},
 			Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
-			Stalled:  func(err error) { t.Errorf("stalled: %v", err) },
+			Report:   func(err error) { t.Errorf("stalled: %v", err) },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -604,7 +604,7 @@ func TestDurableDrainConfirms(t *testing.T) {
 			t.Parallel()
 			o := newOrigin(t)
 			d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return c.outcome }, func(c *intake.DurableConfig) {
-				c.Bury = func(wire.Delivery) error { return nil }
+				c.WriteDeadLetter = func(wire.Delivery) error { return nil }
 			})
 			d.Start()
 			o.send(o.pulled().inbox, 7, 1)
@@ -724,18 +724,18 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 	}
 }
 
-// notes is a Memory of what was given back, and of nothing else.
+// notes is a Recovery of what was given back, and of nothing else.
 type notes struct {
 	given []uint64
 	while func() // is called each time
 }
 
-func (n *notes) Recall(wire.Delivery)               {}
-func (n *notes) Admit(wire.Delivery) (bool, error)  { return false, nil }
-func (n *notes) Begin(wire.Delivery) (error, error) { return nil, nil }
-func (n *notes) End(wire.Delivery)                  {}
+func (n *notes) Restore(wire.Delivery)                    {}
+func (n *notes) MayRun(wire.Delivery) (bool, error)       { return false, nil }
+func (n *notes) MarkStarted(wire.Delivery) (error, error) { return nil, nil }
+func (n *notes) MarkEnded(wire.Delivery)                  {}
 
-func (n *notes) GiveBack(_ context.Context, ds []wire.Delivery) {
+func (n *notes) RecordHandback(_ context.Context, ds []wire.Delivery) {
 	for _, del := range ds {
 		n.given = append(n.given, del.Stored.Sequence)
 	}
@@ -750,7 +750,7 @@ func TestDurableDrainNotesWhatComesLate(t *testing.T) {
 		var noted notes
 		release := make(chan struct{})
 		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { <-release; return done },
-			func(c *intake.DurableConfig) { c.Memory = &noted })
+			func(c *intake.DurableConfig) { c.Recovery = &noted })
 		d.Start()
 		r := o.pulled()
 		noted.while = func() {
@@ -853,7 +853,7 @@ func TestDurableDrainOnAClosedConnection(t *testing.T) {
 				return done
 			},
 			Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
-			Stalled:  func(error) {},
+			Report:   func(error) {},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -883,7 +883,7 @@ func TestDurableAsksAfreshAfterAReconnect(t *testing.T) {
 		Source: intake.Source{Next: nextSubject}, Concurrency: 1, Window: window, AckWait: time.Minute, Timeout: time.Second,
 		Run:      func(wire.Delivery) settle.Outcome { return done },
 		Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
-		Stalled:  func(err error) { t.Errorf("stalled: %v", err) },
+		Report:   func(err error) { t.Errorf("stalled: %v", err) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -915,7 +915,7 @@ func TestOpenDurableOnAClosedConnection(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
 	o.link.Close()
-	_, err := intake.OpenDurable(o.link, intake.DurableConfig{Source: intake.Source{Next: nextSubject}, Concurrency: 1, Stalled: func(error) {}})
+	_, err := intake.OpenDurable(o.link, intake.DurableConfig{Source: intake.Source{Next: nextSubject}, Concurrency: 1, Report: func(error) {}})
 	if !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("got %v", err)
 	}

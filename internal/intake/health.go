@@ -6,57 +6,57 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
 
-// trouble is what a Durable has to tell and who tells it: a goroutine of its own,
-// since whoever is told may take long, or end the Durable. Guarded by the
+// reports is what a Durable has to report and who tells it: a goroutine of its own,
+// since whoever is reported may take long, or end the Durable. Guarded by the
 // Durable's mu.
-type trouble struct {
-	untold []error
-	teller dispatch.Goroutine // zero before it has begun
-	told   chan struct{}      // closed when the teller ends; nil while there is none
+type reports struct {
+	unreported []error
+	reporter   dispatch.Goroutine // zero before it has begun
+	reported   chan struct{}      // closed when the reporter ends; nil while there is none
 }
 
-// tell has err told.
-func (d *Durable) tell(err error) {
+// report has err reported.
+func (d *Durable) report(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.tellLocked(err)
+	d.reportLocked(err)
 }
 
-func (d *Durable) tellLocked(err error) {
-	d.trouble.untold = append(d.trouble.untold, err)
-	if d.trouble.told == nil {
-		d.trouble.told = make(chan struct{})
-		go d.tellAll()
+func (d *Durable) reportLocked(err error) {
+	d.reports.unreported = append(d.reports.unreported, err)
+	if d.reports.reported == nil {
+		d.reports.reported = make(chan struct{})
+		go d.reportAll()
 	}
 }
 
-// tellAll tells what there is, and ends.
-func (d *Durable) tellAll() {
+// reportAll tells what there is, and ends.
+func (d *Durable) reportAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.trouble.teller = dispatch.Here()
-	for len(d.trouble.untold) > 0 {
-		err := d.trouble.untold[0]
-		d.trouble.untold = d.trouble.untold[1:]
+	d.reports.reporter = dispatch.Here()
+	for len(d.reports.unreported) > 0 {
+		err := d.reports.unreported[0]
+		d.reports.unreported = d.reports.unreported[1:]
 		d.mu.Unlock()
-		d.cfg.Stalled(err)
+		d.cfg.Report(err)
 		d.mu.Lock()
 	}
-	close(d.trouble.told)
-	d.trouble = trouble{}
+	close(d.reports.reported)
+	d.reports = reports{}
 }
 
-// awaitTold waits until all is told or ctx ends. It does not wait for the teller
+// awaitReported waits until all is reported or ctx ends. It does not wait for the reporter
 // if that is the caller whom ctx notes.
-func (d *Durable) awaitTold(ctx context.Context) {
+func (d *Durable) awaitReported(ctx context.Context) {
 	d.mu.Lock()
-	told, teller := d.trouble.told, d.trouble.teller
+	reported, reporter := d.reports.reported, d.reports.reporter
 	d.mu.Unlock()
-	if told == nil || teller.IsCaller(ctx) {
+	if reported == nil || reporter.IsCaller(ctx) {
 		return
 	}
 	select {
-	case <-told:
+	case <-reported:
 	case <-ctx.Done():
 	}
 }
@@ -65,12 +65,12 @@ func (d *Durable) awaitTold(ctx context.Context) {
 func (d *Durable) Stalled() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		if s.stalled != nil {
 			return s.stalled
 		}
-		if s.gate.told != nil {
-			return s.gate.told
+		if s.barrier.reported != nil {
+			return s.barrier.reported
 		}
 	}
 	return d.stuckLocked()

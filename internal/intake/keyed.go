@@ -57,43 +57,43 @@ func (d *Durable) leave(del *wire.Delivery) {
 // keyed is whether the intake keeps the order of keys.
 func (d *Durable) keyed() bool { return d.lanes != nil }
 
-// shutLocked keeps messages of the lanes from beginning until s has all again that
+// shutBarrierLocked keeps messages of the lanes from beginning until s has all again that
 // the server gave out.
-func (d *Durable) shutLocked(s *source, now time.Time) {
+func (d *Durable) shutBarrierLocked(s *puller, now time.Time) {
 	if d.keyed() {
-		d.lanes.Shut()
-		s.gate.shut(now)
-		d.nudge()
+		d.lanes.Close()
+		s.barrier.shut(now)
+		d.wakeMaintainer()
 	}
 }
 
-// shutAll is shutLocked for all sources.
-func (d *Durable) shutAll(now time.Time) {
+// shutBarriers is shutBarrierLocked for all pullers.
+func (d *Durable) shutBarriers(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range d.sources {
-		d.shutLocked(s, now)
+	for _, s := range d.pullers {
+		d.shutBarrierLocked(s, now)
 	}
 }
 
 // answeredLocked heeds what the server says of a source's consumer. It returns the
 // messages that may begin when that opens the lanes.
-func (s *source) answeredLocked(now time.Time, i *info) []wire.Delivery {
+func (s *puller) answeredLocked(now time.Time, i *info) []wire.Delivery {
 	d := s.d
-	if !d.keyed() || s.stale > 0 || s.repeatLocked(i.Created) || !s.gate.answer(now, i.Delivered.Consumer, i.AckPending, s.hereBy(i.Delivered.Consumer)) {
+	if !d.keyed() || s.stale > 0 || s.repeatLocked(i.Created) || !s.barrier.answer(now, i.Delivered.Consumer, i.AckPending, s.hereBy(i.Delivered.Consumer)) {
 		return nil
 	}
-	for _, other := range d.sources {
-		if !other.gate.open {
+	for _, other := range d.pullers {
+		if !other.barrier.open {
 			return nil
 		}
 	}
-	d.forgetLocked()
+	d.forgetSettledLocked()
 	return d.lanes.Open()
 }
 
 // hereBy is how many of the deliveries up to a number are held.
-func (s *source) hereBy(number uint64) (n int) {
+func (s *puller) hereBy(number uint64) (n int) {
 	for p, h := range s.d.held {
 		if p.source == s.index && h.number <= number {
 			n++
@@ -102,16 +102,16 @@ func (s *source) hereBy(number uint64) (n int) {
 	return n
 }
 
-// watchGate asks the server about a source's consumer when that may open its gate,
+// watchBarrier asks the server about a source's consumer when that may open its barrier,
 // and tells when that takes long.
-func (s *source) watchGate(now time.Time) {
+func (s *puller) watchBarrier(now time.Time) {
 	if !s.d.keyed() {
 		return
 	}
 	s.d.mu.Lock()
-	ask := s.gate.mustAsk(now)
-	if err := s.gate.complain(now, s.d.cfg.AckWait); err != nil && !s.d.draining {
-		s.d.tellLocked(err)
+	ask := s.barrier.mustAsk(now)
+	if err := s.barrier.complain(now, s.d.cfg.AckWait); err != nil && !s.d.draining {
+		s.d.reportLocked(err)
 	}
 	s.d.mu.Unlock()
 	if ask && s.d.link.Conn().IsConnected() {

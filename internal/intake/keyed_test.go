@@ -69,7 +69,7 @@ func TestDurableAsksForAllThatMayComeBeforeAMissingMessage(t *testing.T) {
 		v := &overdue{t: t}
 		o.answer = v.answer
 		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return done }, func(c *intake.DurableConfig) {
-			c.Source = intake.Source{Next: nextSubject, Info: "info.S.C", Most: 1000}
+			c.Source = intake.Source{Next: nextSubject, Info: "info.S.C", MaxHeld: 1000}
 			c.Window = overdueMessages
 			c.Key = func(*wire.Delivery) (string, error) { return "k", nil }
 		})

@@ -31,7 +31,7 @@ type lag struct {
 }
 
 // askLag asks for it when it is time.
-func (s *source) askLag(now time.Time) {
+func (s *puller) askLag(now time.Time) {
 	if s.Get == "" || !s.d.link.Conn().IsConnected() {
 		return
 	}
@@ -50,9 +50,9 @@ func (s *source) askLag(now time.Time) {
 	}
 }
 
-// noteLagLocked notes the server's answer. It returns the request for the oldest message
+// recordLagLocked notes the server's answer. It returns the request for the oldest message
 // that is not done, where that is another one than before.
-func (s *source) noteLagLocked(i *info) *wire.Out {
+func (s *puller) recordLagLocked(i *info) *wire.Out {
 	if i.Type == getType {
 		s.lag.oldest, s.lag.known = i.Message.Time, true
 		return nil
@@ -78,7 +78,7 @@ func (s *source) noteLagLocked(i *info) *wire.Out {
 func (d *Durable) Lag() (messages int, oldest time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.sources[0]
+	s := d.pullers[0]
 	messages = int(s.lag.pending) + s.lag.others + s.held
 	if messages == 0 {
 		return 0, time.Time{}

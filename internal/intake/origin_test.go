@@ -214,7 +214,7 @@ func (o *origin) pulled() *request {
 	}
 }
 
-// settled waits for the next settlement that is no sign of life, and passes over
+// settled waits for the next settlement that is no in-progress signal, and passes over
 // pull requests.
 func (o *origin) settled() settlement {
 	o.t.Helper()

@@ -19,8 +19,8 @@ import (
 
 var errEarlier = errors.New("it failed where it was before")
 
-// claims is a Claim that a test controls.
-type claims struct {
+// ownerStub is a Owner that a test controls.
+type ownerStub struct {
 	mu      sync.Mutex
 	before  map[uint64]error // settled by an owner before, by position; nil: as done
 	refuses bool
@@ -31,13 +31,13 @@ type claims struct {
 	halted  chan struct{} // closed by Halt
 }
 
-func (c *claims) Settled(d *wire.Delivery) bool {
+func (c *ownerStub) SettledBefore(d *wire.Delivery) bool {
 	dead, settled := c.before[d.Stored.Position]
 	d.Stored.Dead = dead
 	return settled
 }
 
-func (c *claims) Settle(d *wire.Delivery, then func(ok bool)) {
+func (c *ownerStub) Settle(d *wire.Delivery, then func(ok bool)) {
 	c.mu.Lock()
 	c.settled = append(c.settled, d.Stored.Position)
 	refuses := c.refuses
@@ -45,7 +45,7 @@ func (c *claims) Settle(d *wire.Delivery, then func(ok bool)) {
 	c.thens.Go(func() { then(!refuses) })
 }
 
-func (c *claims) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
+func (c *ownerStub) MarkDead(d *wire.Delivery, then func(ok bool)) (room bool) {
 	c.mu.Lock()
 	full := c.full > 0
 	c.full--
@@ -57,29 +57,29 @@ func (c *claims) Condemn(d *wire.Delivery, then func(ok bool)) (room bool) {
 	return true
 }
 
-func (c *claims) Sent(d *wire.Delivery) {
+func (c *ownerStub) SettlementSent(d *wire.Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sent = append(c.sent, d.Stored.Position)
 }
 
-func (c *claims) Forget(func(int, uint64) bool) {}
+func (c *ownerStub) Forget(func(int, uint64) bool) {}
 
-func (c *claims) Halt() { close(c.halted) }
+func (c *ownerStub) Halt() { close(c.halted) }
 
-func (c *claims) Flush(context.Context) error {
+func (c *ownerStub) Flush(context.Context) error {
 	c.thens.Wait()
 	return nil
 }
 
-// openClaimed makes a Durable with a claim, for messages without keys.
-func openClaimed(t *testing.T, o *origin, c *claims, run func(wire.Delivery) settle.Outcome, bury func(wire.Delivery) error, more ...intake.Source) *intake.Durable {
+// openOwned makes a Durable with a claim, for messages without keys.
+func openOwned(t *testing.T, o *origin, c *ownerStub, run func(wire.Delivery) settle.Outcome, writeDeadLetter func(wire.Delivery) error, more ...intake.Source) *intake.Durable {
 	t.Helper()
 	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
 		Source: intake.Source{Next: nextSubject}, More: more, Concurrency: 4, Window: window, AckWait: 30 * time.Second,
-		Policy: settle.Policy{MaxAttempts: 1}, Timeout: 5 * time.Second, Run: run, Bury: bury, Claim: c,
+		Policy: settle.Policy{MaxAttempts: 1}, Timeout: 5 * time.Second, Run: run, WriteDeadLetter: writeDeadLetter, Owner: c,
 		Settling: func(wire.Delivery, string) func(error) { return func(error) {} },
-		Stalled:  func(error) {},
+		Report:   func(error) {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -93,9 +93,9 @@ func openClaimed(t *testing.T, o *origin, c *claims, run func(wire.Delivery) set
 func TestSettledByAnOwnerBefore(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
-	c := &claims{before: map[uint64]error{1: nil, 2: errEarlier}, halted: make(chan struct{})}
+	c := &ownerStub{before: map[uint64]error{1: nil, 2: errEarlier}, halted: make(chan struct{})}
 	var buried error
-	d := openClaimed(t, o, c, func(del wire.Delivery) settle.Outcome {
+	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
 		if del.Stored.Position != 3 {
 			t.Errorf("message %d is handled", del.Stored.Position)
 		}
@@ -126,9 +126,9 @@ func TestSettledByAnOwnerBefore(t *testing.T) {
 func TestSettlementsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
-	c := &claims{refuses: true}
+	c := &ownerStub{refuses: true}
 	ran := make(chan struct{}, 2)
-	d := openClaimed(t, o, c, func(del wire.Delivery) settle.Outcome {
+	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
 		defer func() { ran <- struct{}{} }()
 		if del.Stored.Position == 1 {
 			return done
@@ -153,7 +153,7 @@ func TestSettlementsThatAreRefused(t *testing.T) {
 	}
 	o.flush()
 	if _, settled := o.all(); len(settled) > 0 {
-		t.Errorf("the server was told %+v", settled)
+		t.Errorf("the server was reported %+v", settled)
 	}
 	if !closed(d.Done()) {
 		t.Error("Done is open")
@@ -165,9 +165,9 @@ func TestDeadLettersThatWaitForRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin(t)
-		c := &claims{full: 3, halted: make(chan struct{})}
+		c := &ownerStub{full: 3, halted: make(chan struct{})}
 		var handled, buried atomic.Int64
-		d := openClaimed(t, o, c, func(wire.Delivery) settle.Outcome {
+		d := openOwned(t, o, c, func(wire.Delivery) settle.Outcome {
 			handled.Add(1)
 			return failed
 		}, func(wire.Delivery) error {
@@ -194,8 +194,8 @@ func TestReturnedMessagesAreGivenBack(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
 	began := make(chan struct{})
-	c := &claims{halted: make(chan struct{})}
-	d := openClaimed(t, o, c, func(wire.Delivery) settle.Outcome {
+	c := &ownerStub{halted: make(chan struct{})}
+	d := openOwned(t, o, c, func(wire.Delivery) settle.Outcome {
 		close(began)
 		<-c.halted
 		return settle.Outcome{Returned: true}
@@ -242,7 +242,7 @@ func TestConfirmWhereTheConsumerIsGone(t *testing.T) {
 						conn.deliverHeader(e.reply, "", c.ack)
 					}
 				}
-				d := openClaimed(t, o, &claims{halted: make(chan struct{})}, func(wire.Delivery) settle.Outcome { return done }, nil,
+				d := openOwned(t, o, &ownerStub{halted: make(chan struct{})}, func(wire.Delivery) settle.Outcome { return done }, nil,
 					intake.Source{Next: "next.R.C", Info: "info.R.C"})
 				o.current().deliver(<-inbox, fmt.Sprintf("$JS.ACK.R.C.1.7.7.%d.0", time.Now().UnixNano()), "message")
 				synctest.Wait()

@@ -17,9 +17,9 @@ type Source struct {
 	Next string // the API subject that takes pull requests
 	Info string // the API subject that tells about the consumer
 
-	// Most is how many of its messages may be here at once, with keys: then those that
+	// MaxHeld is how many of its messages may be here at once, with keys: then those that
 	// wait behind another do not count for the window.
-	Most int
+	MaxHeld int
 
 	// Of the stream's own messages, whose lag is asked for: the API subject that returns
 	// a stored message, and the consumer's filter. Empty elsewhere.
@@ -38,7 +38,7 @@ const (
 
 // source is one Source of a Durable: its inbox, and what was asked of the server.
 // Its variables are guarded by the Durable's mu.
-type source struct {
+type puller struct {
 	Source
 	d     *Durable
 	index int
@@ -53,20 +53,20 @@ type source struct {
 	stalled   error     // why no messages can be had; nil when some came since, or can come
 	pullAfter time.Time // no pull before
 	lag       lag
-	gate      gate      // with keys: whether all that is out is here
-	full      bool      // with keys: what waits leaves no room
-	created   time.Time // when the consumer was made, as far as that was said
-	repeat    bool      // the connection was lost; say again what may not have arrived
-	lastEnd   string    // where the last message was settled, unless that was confirmed
-	lastAt    uint64    // the sequence of that one
-	stale     int       // words of a server that is no more, which are not heard yet
-	doubt     bool      // nobody took a pull; ask with the next one whether the consumer is there
+	barrier   startBarrier // with keys: whether all that is out is here
+	full      bool         // with keys: what waits leaves no room
+	created   time.Time    // when the consumer was made, as far as that was said
+	repeat    bool         // the connection was lost; say again what may not have arrived
+	lastEnd   string       // where the last message was settled, unless that was confirmed
+	lastAt    uint64       // the sequence of that one
+	stale     int          // words of a server that is no more, which are not heard yet
+	doubt     bool         // nobody took a pull; ask with the next one whether the consumer is there
 }
 
-// openSource subscribes to an inbox for the i-th source.
-func (d *Durable) openSource(i int, from Source) (*source, error) {
+// openPuller subscribes to an inbox for the i-th source.
+func (d *Durable) openPuller(i int, from Source) (*puller, error) {
 	now := time.Now()
-	s := &source{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.atOnce(), now), heard: now}
+	s := &puller{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.atOnce(), now), heard: now}
 	sub, err := d.link.Conn().Subscribe(d.link.Conn().NewInbox(), s.take)
 	if err != nil {
 		return nil, err
@@ -76,29 +76,29 @@ func (d *Durable) openSource(i int, from Source) (*source, error) {
 		_ = sub.Unsubscribe()
 		return nil, err
 	}
-	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Stalled))
+	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Report))
 	return s, nil
 }
 
-func (d *Durable) closeSources() {
+func (d *Durable) closePullers() {
 	for _, unhook := range d.unhook {
 		unhook()
 	}
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		_ = s.sub.Unsubscribe()
 	}
 }
 
 // take is nats.go's callback: a message, or a word of the server.
-func (s *source) take(m *nats.Msg) {
+func (s *puller) take(m *nats.Msg) {
 	defer s.heardOne()
 	if m.Reply == "" { // a stored message has one, and any header
-		s.heed(m)
+		s.onStatus(m)
 		return
 	}
 	del, err := s.delivery(m)
 	if err != nil {
-		s.d.tell(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
+		s.d.report(fmt.Errorf("a message on the inbox is not from the stream: %w", err))
 		return
 	}
 	if s.Restore != nil {
@@ -122,7 +122,7 @@ func (s *source) take(m *nats.Msg) {
 }
 
 // heardOne counts what was left of the last connection.
-func (s *source) heardOne() {
+func (s *puller) heardOne() {
 	if s.d.keyed() {
 		s.d.mu.Lock()
 		s.stale = max(s.stale-1, 0)
@@ -131,7 +131,7 @@ func (s *source) heardOne() {
 }
 
 // delivery is the message that m brings, in one allocation with what is known of it.
-func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
+func (s *puller) delivery(m *nats.Msg) (*wire.Delivery, error) {
 	come := &struct {
 		del    wire.Delivery
 		stored wire.Stored
@@ -145,13 +145,13 @@ func (s *source) delivery(m *nats.Msg) (*wire.Delivery, error) {
 }
 
 // reject terminates del, which somebody else has put where ours come back. It counts as
-// one that came: else the gate would wait for it for ever.
-func (s *source) reject(del *wire.Delivery, reply string, why error) {
+// one that came: else the barrier would wait for it for ever.
+func (s *puller) reject(del *wire.Delivery, reply string, why error) {
 	d, now := s.d, time.Now()
 	d.mu.Lock()
 	s.arrivedLocked(del, now)
-	if del.Stored.Deliveries > 1 && s.gate.arrived(now) {
-		d.nudge()
+	if del.Stored.Deliveries > 1 && s.barrier.arrived(now) {
+		d.wakeMaintainer()
 	}
 	s.lastEnd, s.lastAt = reply, del.Stored.Position
 	abandoned := d.abandoned
@@ -159,14 +159,14 @@ func (s *source) reject(del *wire.Delivery, reply string, why error) {
 	if !abandoned {
 		_ = d.link.Publish(&wire.Out{Subject: reply, Data: termBody}) // else it comes again
 	}
-	d.tell(fmt.Errorf("a message on the inbox is not from the stream, and is removed: %w", why))
+	d.report(fmt.Errorf("a message on the inbox is not from the stream, and is removed: %w", why))
 	s.pull()
 }
 
 // hold notes that del, which m brought, is this process's to settle. It is not fresh
 // if it is here already; then the newer delivery replaces the older one. room says
 // that there may be room for more.
-func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
+func (s *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	now, p := time.Now(), positionOf(del)
 	h := hold{number: del.Stored.Number, stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
 	s.d.mu.Lock()
@@ -177,7 +177,7 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	if there && old.stored.Equal(h.stored) {
 		h.hold = old.hold
 		s.d.held[p] = h
-		s.gate.cameAgain()
+		s.barrier.cameAgain()
 		return false, s.hasRoom()
 	}
 	if there { // the stream was made anew: the old message is not ours any more
@@ -188,53 +188,53 @@ func (s *source) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	s.d.held[p] = h
 	s.held++
 	s.heldBytes += h.size
-	if del.Stored.Deliveries > 1 && s.gate.arrived(now) {
-		s.d.nudge()
+	if del.Stored.Deliveries > 1 && s.barrier.arrived(now) {
+		s.d.wakeMaintainer()
 	}
 	return true, s.hasRoom()
 }
 
 // arrivedLocked notes that del has come.
-func (s *source) arrivedLocked(del *wire.Delivery, now time.Time) {
+func (s *puller) arrivedLocked(del *wire.Delivery, now time.Time) {
 	s.heard, s.stalled = now, nil
 	s.asked = max(s.asked-1, 0)
-	if !s.gate.delivered(del.Stored.Number) {
-		s.d.shutLocked(s, now)
+	if !s.barrier.delivered(del.Stored.Number) {
+		s.d.shutBarrierLocked(s, now)
 	}
 }
 
 // here is how many messages count for the window: not those that wait for their next
 // attempt, nor those that wait behind another of their key.
-func (s *source) here() int {
+func (s *puller) here() int {
 	here := s.held - s.waiting
-	if s.d.keyed() && s.gate.open {
+	if s.d.keyed() && s.barrier.open {
 		here -= s.d.lanes.Waiting(s.index)
 	}
 	return here
 }
 
 // hasRoom tells cheaply whether it is worth while to ask for messages.
-func (s *source) hasRoom() bool {
-	return s.window.hasRoom(s.here(), s.asked) || s.gate.extra > s.asked || s.gate.more > s.asked/2
+func (s *puller) hasRoom() bool {
+	return s.window.hasRoom(s.here(), s.asked) || s.barrier.extra > s.asked || s.barrier.more > s.asked/2
 }
 
 // letGo forgets h, which is out of the Durable's held.
-func (s *source) letGo(h hold) {
+func (s *puller) letGo(h hold) {
 	s.held--
 	s.heldBytes -= h.size
 	s.window.settled++
 }
 
 // begin forgets what was asked of the server.
-func (s *source) begin(now, pullAfter time.Time) {
+func (s *puller) begin(now, pullAfter time.Time) {
 	s.asked, s.heard, s.pullAfter = 0, now, pullAfter
 }
 
-// heed acts on a word of the server: a status about a pull, or an answer.
-func (s *source) heed(m *nats.Msg) {
+// onStatus acts on a word of the server: a status about a pull, or an answer.
+func (s *puller) onStatus(m *nats.Msg) {
 	status := m.Header.Get("Status")
 	if status == "" {
-		s.learn(m)
+		s.onReply(m)
 		return
 	}
 	s.d.mu.Lock()
@@ -258,7 +258,7 @@ func (s *source) heed(m *nats.Msg) {
 	}
 	s.d.mu.Unlock()
 	s.pull()
-	s.d.nudge()
+	s.d.wakeMaintainer()
 }
 
 // noResponders is the status of a request that nobody takes.
@@ -273,16 +273,16 @@ func refusal(status, description string) error {
 }
 
 // stallLocked tells, once, that no messages can be had.
-func (s *source) stallLocked(err error) {
+func (s *puller) stallLocked(err error) {
 	if s.stalled != nil || s.d.draining {
 		return
 	}
 	s.stalled = err
-	s.d.tellLocked(err)
+	s.d.reportLocked(err)
 }
 
 // pull asks for messages once half the window is free.
-func (s *source) pull() {
+func (s *puller) pull() {
 	messages, bytes, doubt := s.want()
 	if messages == 0 {
 		return
@@ -299,13 +299,13 @@ func (s *source) pull() {
 	s.begin(now, now.Add(retryPull))
 	s.stallLocked(err)
 	s.d.mu.Unlock()
-	s.d.nudge()
+	s.d.wakeMaintainer()
 }
 
 // want notes as asked, and returns, how many messages there is room for, in how
 // many bytes, and whether to ask about the consumer as well. Nothing is asked of a
 // server that is not there: requests would pile up until it comes back.
-func (s *source) want() (messages, bytes int, doubt bool) {
+func (s *puller) want() (messages, bytes int, doubt bool) {
 	d := s.d
 	connected := d.link.Conn().IsConnected()
 	d.mu.Lock()
@@ -327,30 +327,30 @@ func (s *source) want() (messages, bytes int, doubt bool) {
 }
 
 // credit is how many messages there is room for, in how many bytes. After each answer
-// of the server there is room for those without which the gate stays shut.
-func (s *source) credit(now time.Time) (messages, bytes int) {
+// of the server there is room for those without which the barrier stays shut.
+func (s *puller) credit(now time.Time) (messages, bytes int) {
 	largest := s.d.link.MaxPayload()
 	messages, bytes = s.window.room(now, s.here(), s.asked, s.heldBytes, largest)
 	if !s.d.keyed() {
 		return messages, bytes
 	}
 	wanted := s.window.hasRoom(s.here(), s.asked)
-	if room := s.Most - s.held - s.asked; room < min(messages, max(s.Most/8, 1)) {
+	if room := s.MaxHeld - s.held - s.asked; room < min(messages, max(s.MaxHeld/8, 1)) {
 		messages = 0 // not one at a time
 	} else {
 		messages = min(messages, room)
 	}
 	if full := wanted && messages == 0; full != s.full {
 		s.full, s.d.crowded = full, true
-		s.d.nudge()
+		s.d.wakeMaintainer()
 	}
-	if wants := s.gate.wants(s.asked); wants > messages {
+	if wants := s.barrier.wants(s.asked); wants > messages {
 		return wants, max(bytes, 2*largest)
 	}
 	return messages, bytes
 }
 
-func (s *source) ask(messages, bytes int) error {
+func (s *puller) ask(messages, bytes int) error {
 	expiry := s.d.pullExpiry()
 	body, err := json.Marshal(struct {
 		Batch     int           `json:"batch"`
@@ -366,8 +366,8 @@ func (s *source) ask(messages, bytes int) error {
 
 var errSilent = errors.New("the server has been silent for two heartbeats")
 
-// listenForLife begins afresh when the server has not said anything for long.
-func (s *source) listenForLife(now time.Time) {
+// checkSilence begins afresh when the server has not said anything for long.
+func (s *puller) checkSilence(now time.Time) {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
 	if s.asked == 0 || now.Sub(s.heard) < 2*heartbeat {
@@ -376,5 +376,5 @@ func (s *source) listenForLife(now time.Time) {
 	s.begin(now, time.Time{})
 	s.doubt = true
 	s.stallLocked(errSilent)
-	s.d.nudge()
+	s.d.wakeMaintainer()
 }

@@ -22,20 +22,20 @@ type recentEnd struct {
 	body   []byte
 }
 
-// mostRecent is about what is settled in the 100 ms that a server may forget.
-const mostRecent = 1024
+// maxRecent is about what is settled in the 100 ms that a server may forget.
+const maxRecent = 1024
 
 func (r *recent) add(p position, e recentEnd) {
 	if r.ends == nil {
 		r.ends = make(map[position]recentEnd)
 	}
 	if _, there := r.ends[p]; !there {
-		if len(r.ring) < mostRecent {
+		if len(r.ring) < maxRecent {
 			r.ring = append(r.ring, p)
 		} else {
 			delete(r.ends, r.ring[r.next])
 			r.ring[r.next] = p
-			r.next = (r.next + 1) % mostRecent
+			r.next = (r.next + 1) % maxRecent
 		}
 	}
 	r.ends[p] = e
@@ -52,7 +52,7 @@ func (r *recent) has(d *wire.Delivery) (body []byte, ok bool) {
 
 // settledBefore is whether del, which has come again, was settled here lately. Then
 // that is said again. It would count as here while it is not out.
-func (s *source) settledBefore(del *wire.Delivery, reply string) bool {
+func (s *puller) settledBefore(del *wire.Delivery, reply string) bool {
 	d := s.d
 	if !d.keyed() {
 		return false
@@ -70,9 +70,9 @@ func (s *source) settledBefore(del *wire.Delivery, reply string) bool {
 }
 
 // repeatLocked says the latest settlements once more, when the connection was lost and
-// the consumer is still the one it was; then its answer is too old to heed. A consumer
+// the consumer is still the one it was; then its answer is too old to onStatus. A consumer
 // that was made anew may have other messages under the same numbers.
-func (s *source) repeatLocked(created time.Time) bool {
+func (s *puller) repeatLocked(created time.Time) bool {
 	same, lost := s.created.Equal(created), s.repeat
 	s.created, s.repeat = created, false
 	if !lost || !same {
@@ -85,6 +85,6 @@ func (s *source) repeatLocked(created time.Time) bool {
 			_ = s.d.link.Publish(&wire.Out{Subject: e.reply, Data: e.body}) // else it is as before
 		}
 	}
-	s.gate.shut(time.Now())
+	s.barrier.shut(time.Now())
 	return said
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Rest asks for no messages and begins none until Wake, and waits for the handlers
-// that run. What is here stays, and is kept alive. When ctx ends first it goes on and
+// that run. What is here stays, and is maintained alive. When ctx ends first it goes on and
 // returns a *LeftBehind.
 func (d *Durable) Rest(ctx context.Context) error {
 	d.setResting(true)
@@ -40,10 +40,10 @@ func (d *Durable) setResting(resting bool) {
 func (d *Durable) Held() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.sources[0].held
+	return d.pullers[0].held
 }
 
-// Forget ends a Durable that rests, after the server was told to send the messages of
+// Forget ends a Durable that rests, after the server was reported to send the messages of
 // the stream itself once more: it says nothing more about those. The others are given
 // back. It is called instead of Drain.
 func (d *Durable) Forget(ctx context.Context) error {
@@ -51,10 +51,10 @@ func (d *Durable) Forget(ctx context.Context) error {
 	for p, h := range d.held {
 		if p.source == 0 {
 			delete(d.held, p)
-			d.sources[0].letGo(h)
+			d.pullers[0].letGo(h)
 		}
 	}
-	d.sources[0].lastEnd = "" // the server has seen it: it had none of ours left to wait for
+	d.pullers[0].lastEnd = "" // the server has seen it: it had none of ours left to wait for
 	d.mu.Unlock()
 	return d.Drain(ctx)
 }

@@ -14,7 +14,7 @@ var dawn = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func at(seconds int) time.Time { return dawn.Add(time.Duration(seconds) * time.Second) }
 
-// numbered is a message that can be told from others.
+// numbered is a message that can be reported from others.
 func numbered(n int) wire.Delivery { return wire.Delivery{Number: int64(n)} }
 
 func numbers(ds []wire.Delivery) []int {

@@ -5,39 +5,39 @@ import (
 	"time"
 )
 
-// gate tells whether all that a consumer has given out, to whomever, is here or done.
+// barrier tells whether all that a consumer has given out, to whomever, is here or done.
 // While it is shut no message with a key begins: an earlier one of its key may be
 // with a process that died, lost on the way, or with somebody else.
 //
 // The server numbers the deliveries of a consumer. A number out of the row means that
-// one has gone elsewhere, or that the server has forgotten some. That shuts the gate.
+// one has gone elsewhere, or that the server has forgotten some. That shuts the barrier.
 // What the server says of the consumer opens it: when no more messages are out than
 // are here. A delivery counts as here only if the server knew of it when it said so.
 //
 // States: shut ⇄ open. The zero value is shut. Pure, and not safe for concurrent use.
-type gate struct {
-	open    bool
-	last    uint64    // number of the latest delivery
-	from    uint64    // the first of the unbroken row of deliveries that ends with last
-	missing int       // messages that are out and not here, by the latest answer
-	extra   int       // so many of them have not been asked for since
-	more    int       // to ask for besides, as others came instead of those
-	since   time.Time // when it was shut
-	ask     time.Time // when to ask the server again
-	pause   time.Duration
-	told    error // why it is shut, when that has been told
+type startBarrier struct {
+	open     bool
+	last     uint64    // number of the latest delivery
+	from     uint64    // the first of the unbroken row of deliveries that ends with last
+	missing  int       // messages that are out and not here, by the latest answer
+	extra    int       // so many of them have not been asked for since
+	more     int       // to ask for besides, as others came instead of those
+	since    time.Time // when it was shut
+	ask      time.Time // when to ask the server again
+	pause    time.Duration
+	reported error // why it is shut, when that has been reported
 }
 
 const (
 	firstAsk = 10 * time.Millisecond // between two questions; it doubles from there
 	lastAsk  = time.Second
 
-	// gatePatience is how long a gate may be shut before that is told.
-	gatePatience = 5 * time.Second
+	// reportGapAfter is how long a barrier may be shut before that is reported.
+	reportGapAfter = 5 * time.Second
 )
 
-// shut shuts the gate and has the server asked at once.
-func (g *gate) shut(now time.Time) {
+// shut shuts the barrier and has the server asked at once.
+func (g *startBarrier) shut(now time.Time) {
 	if g.open || g.since.IsZero() {
 		g.open, g.since = false, now
 	}
@@ -46,7 +46,7 @@ func (g *gate) shut(now time.Time) {
 
 // delivered notes the delivery with a number. It returns false when that is not the
 // one after the last.
-func (g *gate) delivered(number uint64) (inRow bool) {
+func (g *startBarrier) delivered(number uint64) (inRow bool) {
 	inRow = number == g.last+1
 	if !inRow {
 		g.from = number
@@ -57,8 +57,8 @@ func (g *gate) delivered(number uint64) (inRow bool) {
 
 // answer heeds what the server said: the number of the last delivery it had made, and
 // how many messages were out then; here is how many of them are here. It returns
-// true when that opens the gate.
-func (g *gate) answer(now time.Time, delivered uint64, out, here int) bool {
+// true when that opens the barrier.
+func (g *startBarrier) answer(now time.Time, delivered uint64, out, here int) bool {
 	if g.open {
 		return false
 	}
@@ -71,13 +71,13 @@ func (g *gate) answer(now time.Time, delivered uint64, out, here int) bool {
 	if g.last <= delivered {
 		g.last, g.from = delivered, delivered+1
 	}
-	g.open, g.more, g.since, g.told = true, 0, time.Time{}, nil
+	g.open, g.more, g.since, g.reported = true, 0, time.Time{}, nil
 	return true
 }
 
 // arrived notes that a message has come again which was not here. It returns true
 // when that may have been the last one that was missing.
-func (g *gate) arrived(now time.Time) bool {
+func (g *startBarrier) arrived(now time.Time) bool {
 	if g.open || g.missing == 0 {
 		return false
 	}
@@ -93,7 +93,7 @@ func (g *gate) arrived(now time.Time) bool {
 // signals the server gives out again all that is out, in order, whatever it hears
 // then: those that are here as well as those that are missing. So two are asked for in
 // the place of each, and what is asked for doubles with each round.
-func (g *gate) cameAgain() {
+func (g *startBarrier) cameAgain() {
 	if !g.open && g.missing > 0 {
 		g.more += 2
 	}
@@ -101,7 +101,7 @@ func (g *gate) cameAgain() {
 
 // wants is how many messages to ask for, when so many have been asked for and not come
 // yet, and forgets it: it counts on being heeded. It does not ask for a few beside many.
-func (g *gate) wants(asked int) int {
+func (g *startBarrier) wants(asked int) int {
 	wants := max(g.extra-asked, 0)
 	if g.more > asked/2 {
 		wants += g.more
@@ -115,7 +115,7 @@ func (g *gate) wants(asked int) int {
 
 // mustAsk is whether it is time to ask the server. It is asked again after a while
 // where no answer comes.
-func (g *gate) mustAsk(now time.Time) bool {
+func (g *startBarrier) mustAsk(now time.Time) bool {
 	if g.open || now.Before(g.ask) {
 		return false
 	}
@@ -123,23 +123,23 @@ func (g *gate) mustAsk(now time.Time) bool {
 	return true
 }
 
-// complain returns why the gate is shut, once when that has lasted for long.
-func (g *gate) complain(now time.Time, ackWait time.Duration) error {
-	if g.open || g.told != nil || now.Sub(g.since) < gatePatience {
+// complain returns why the barrier is shut, once when that has lasted for long.
+func (g *startBarrier) complain(now time.Time, ackWait time.Duration) error {
+	if g.open || g.reported != nil || now.Sub(g.since) < reportGapAfter {
 		return nil
 	}
-	g.told = &GateShut{Missing: g.missing, AckWait: ackWait}
-	return g.told
+	g.reported = &DeliveryGap{Missing: g.missing, AckWait: ackWait}
+	return g.reported
 }
 
-// GateShut is why messages with keys wait: others that came before them are not here.
-type GateShut struct {
+// DeliveryGap is why messages with keys wait: others that came before them are not here.
+type DeliveryGap struct {
 	Missing int           // how many
 	AckWait time.Duration // after which the server gives them here, if they are with nobody
 }
 
 // Error says what it waits for.
-func (e *GateShut) Error() string {
+func (e *DeliveryGap) Error() string {
 	if e.Missing == 0 {
 		return "to keep the order of each key it waits for the server to say which messages are out"
 	}

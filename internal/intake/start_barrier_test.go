@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// gateModel is a consumer on a server, and a member that keeps a gate. Messages are
+// gateModel is a consumer on a server, and a member that keeps a barrier. Messages are
 // numbered as in the stream.
 type gateModel struct {
-	gate      gate
+	barrier   startBarrier
 	delivered uint64            // the last number that was given
 	next      uint64            // message to be sent for the first time
 	out       map[uint64]uint64 // messages that are out, and the number of their latest delivery
@@ -41,8 +41,8 @@ func (m *gateModel) hear() {
 	w := m.wire[0]
 	m.wire = m.wire[1:]
 	if !w.answer {
-		if !m.gate.delivered(w.number) {
-			m.gate.shut(time.Now())
+		if !m.barrier.delivered(w.number) {
+			m.barrier.shut(time.Now())
 		}
 		if m.done[w.message] { // it was sent again before that was heard; it is said again
 			delete(m.out, w.message)
@@ -57,17 +57,17 @@ func (m *gateModel) hear() {
 			here++
 		}
 	}
-	m.gate.answer(time.Now(), w.number, w.out, here)
+	m.barrier.answer(time.Now(), w.number, w.out, here)
 }
 
-// sound is whether, with an open gate, all that was delivered up to the last one that
+// sound is whether, with an open barrier, all that was delivered up to the last one that
 // arrived is here or done. What comes later makes a gap when it is lost.
 func (m *gateModel) sound() bool {
-	if !m.gate.open {
+	if !m.barrier.open {
 		return true
 	}
 	for message, number := range m.out {
-		if _, here := m.held[message]; !here && number <= m.gate.last {
+		if _, here := m.held[message]; !here && number <= m.barrier.last {
 			return false
 		}
 	}
@@ -76,7 +76,7 @@ func (m *gateModel) sound() bool {
 
 // settle has the member finish one of the messages that it may.
 func (m *gateModel) settle(r *rand.Rand) {
-	if held := slices.Collect(maps.Keys(m.held)); len(held) > 0 && m.gate.open {
+	if held := slices.Collect(maps.Keys(m.held)); len(held) > 0 && m.barrier.open {
 		message := held[r.IntN(len(held))]
 		delete(m.held, message)
 		delete(m.out, message)
@@ -84,13 +84,13 @@ func (m *gateModel) settle(r *rand.Rand) {
 	}
 }
 
-// reconnect loses what is on its way; the member shuts its gate.
+// reconnect loses what is on its way; the member shuts its barrier.
 func (m *gateModel) reconnect() {
 	m.wire = nil
-	m.gate.shut(time.Now())
+	m.barrier.shut(time.Now())
 }
 
-// Whatever is lost and whoever else takes messages: an open gate has all that was given
+// Whatever is lost and whoever else takes messages: an open barrier has all that was given
 // out before what is here. And it opens once everything comes back.
 func TestGateAtRandom(t *testing.T) {
 	t.Parallel()
@@ -99,7 +99,7 @@ func TestGateAtRandom(t *testing.T) {
 	opened := 0
 	for range 300 {
 		m := &gateModel{out: make(map[uint64]uint64), held: make(map[uint64]uint64), done: make(map[uint64]bool)}
-		m.gate.shut(time.Now())
+		m.barrier.shut(time.Now())
 		for step := range 400 {
 			switch n := r.IntN(100); {
 			case n < 30:
@@ -121,9 +121,9 @@ func TestGateAtRandom(t *testing.T) {
 				}
 			}
 			if !m.sound() {
-				t.Fatalf("seed %d, step %d: the gate is open, %v are out, %v are here, the last is %d", seed, step, m.out, m.held, m.gate.last)
+				t.Fatalf("seed %d, step %d: the barrier is open, %v are out, %v are here, the last is %d", seed, step, m.out, m.held, m.barrier.last)
 			}
-			if m.gate.open {
+			if m.barrier.open {
 				opened++
 			}
 		}
@@ -134,11 +134,11 @@ func TestGateAtRandom(t *testing.T) {
 		for len(m.wire) > 0 {
 			m.hear()
 		}
-		if !m.gate.open {
-			t.Fatalf("seed %d: all is here, and the gate is shut", seed)
+		if !m.barrier.open {
+			t.Fatalf("seed %d: all is here, and the barrier is shut", seed)
 		}
 	}
 	if opened < 3000 {
-		t.Errorf("seed %d: the gate was open after %d steps only", seed, opened)
+		t.Errorf("seed %d: the barrier was open after %d steps only", seed, opened)
 	}
 }

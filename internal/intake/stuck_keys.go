@@ -8,11 +8,11 @@ import (
 
 // stuckKey is a key whose first message has failed and will be tried again.
 type stuckKey struct {
-	head   wire.Delivery
-	err    error // of its last attempt
-	told   bool
-	giveUp bool // at its next failure, or as soon as it waits
-	taken  bool // it waited, and has been given up
+	head     wire.Delivery
+	err      error // of its last attempt
+	reported bool
+	giveUp   bool // at its next failure, or as soon as it waits
+	taken    bool // it waited, and has been given up
 }
 
 // failed notes that del, which was tried, has failed and will be tried again. It returns true when that
@@ -45,7 +45,7 @@ func (d *Durable) unstick(del *wire.Delivery) {
 
 // manyBehind is how many messages of a key must wait for it to be stuck, as far as a
 // source is concerned.
-func (d *Durable) manyBehind(source int) int { return max(d.sources[source].Most/4, 1) }
+func (d *Durable) manyBehind(source int) int { return max(d.pullers[source].MaxHeld/4, 1) }
 
 // crowd notes that del waits behind another.
 func (d *Durable) crowd(del *wire.Delivery) {
@@ -55,7 +55,7 @@ func (d *Durable) crowd(del *wire.Delivery) {
 	d.mu.Lock()
 	d.crowded = true
 	d.mu.Unlock()
-	d.nudge()
+	d.wakeMaintainer()
 }
 
 // lookAtStuck tells of keys behind whose failing message too many others wait, and
@@ -89,9 +89,9 @@ func (d *Durable) lookAtStuck() {
 
 // declareStuckLocked adds to ds the first message of k when that is given up now.
 func (d *Durable) declareStuckLocked(ds []wire.Delivery, k *stuckKey, behind int) []wire.Delivery {
-	if !k.told {
-		k.told = true
-		d.tellLocked(&KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: behind, Err: k.err})
+	if !k.reported {
+		k.reported = true
+		d.reportLocked(&KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: behind, Err: k.err})
 	}
 	if !d.cfg.GiveUpStuck || k.taken {
 		return ds
@@ -103,7 +103,7 @@ func (d *Durable) declareStuckLocked(ds []wire.Delivery, k *stuckKey, behind int
 		return ds
 	}
 	k.taken = true
-	d.sources[del.Stored.Source].waiting--
+	d.pullers[del.Stored.Source].waiting--
 	if del.Stored.Dead == nil { // else it only waits to be buried
 		del.Stored.Dead = k.err
 		del.Stored.Attempt-- // the next one, which is not made
@@ -114,7 +114,7 @@ func (d *Durable) declareStuckLocked(ds []wire.Delivery, k *stuckKey, behind int
 // fullLocked is whether a source can take in nothing more because of messages that
 // wait.
 func (d *Durable) fullLocked() bool {
-	for _, s := range d.sources {
+	for _, s := range d.pullers {
 		if s.full {
 			return true
 		}
@@ -128,7 +128,7 @@ func (d *Durable) stuckLocked() error {
 		return nil
 	}
 	for key, k := range d.stuck {
-		if k.told {
+		if k.reported {
 			return &KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: d.lanes.Behind(key), Err: k.err}
 		}
 	}

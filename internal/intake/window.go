@@ -8,8 +8,8 @@ const (
 	// process which dies leaves little behind.
 	ahead = time.Second
 
-	largestWindow = 256     // messages, unless the concurrency needs more
-	windowBytes   = 8 << 20 // unless the largest payload needs more
+	maxWindow   = 256     // messages, unless the concurrency needs more
+	windowBytes = 8 << 20 // unless the largest payload needs more
 )
 
 // window says how many messages of a source may be here or on their way: what the
@@ -22,7 +22,7 @@ type window struct {
 }
 
 func newWindow(first, concurrency int, now time.Time) window {
-	w := window{least: 2 * concurrency, most: max(largestWindow, 4*concurrency), since: now}
+	w := window{least: 2 * concurrency, most: max(maxWindow, 4*concurrency), since: now}
 	w.size = min(max(w.least, first), w.most)
 	return w
 }

@@ -52,11 +52,11 @@ type Action int
 
 // The actions.
 const (
-	Ack      Action = iota // it is done
-	Wait                   // keep it and call the handler again after a while
-	Postpone               // likewise, for the same attempt
-	Bury                   // it will not be handled
-	Return                 // let it go as it came
+	Ack        Action = iota // it is done
+	Retry                    // keep it and call the handler again after a while
+	Postpone                 // likewise, for the same attempt
+	DeadLetter               // it will not be handled
+	Return                   // let it go as it came
 )
 
 // Decide returns what to do with a message whose attempt-th handler call, from
@@ -70,11 +70,11 @@ func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 	case o.Postponed:
 		return Postpone, o.After
 	case o.Permanent, p.MaxAttempts > 0 && attempt >= p.MaxAttempts:
-		return Bury, 0
+		return DeadLetter, 0
 	case o.Asked:
-		return Wait, o.After
+		return Retry, o.After
 	default:
-		return Wait, p.backoff(attempt)
+		return Retry, p.backoff(attempt)
 	}
 }
 

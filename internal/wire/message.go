@@ -55,8 +55,8 @@ type Stored struct {
 	Letter   uint64 // the sequence of the dead letter that it was; 0 where it was none
 	Trial    Trial  // how its handler is called; what is known of it says so
 	Deaths   int    // of processes while it ran alone, as far as that is known
-	Recalled bool   // Trial and Deaths are set
-	Admitted bool   // no earlier message of its key stands in its way
+	Restored bool   // Trial and Deaths are set
+	MayRun   bool   // no earlier message of its key stands in its way
 
 	Failure error           // how the latest handler call failed, if it did (see package settle), for when it ends its goroutine and nothing can be returned
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
