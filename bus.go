@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
-	"github.com/omnibus-go/bus/internal/registry"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -29,7 +29,7 @@ type Bus struct {
 	outlet    *outlet.Outlet
 	async     *outlet.Async
 	window    *outlet.Window
-	registry  registry.Registry
+	registry  lifecycle.Registry
 	format    *format
 	js        jetstream.JetStream
 	services  *services
@@ -41,16 +41,8 @@ type Bus struct {
 	retired   retired
 	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
 	memory    sync.Once // guards the note that streams are in memory
-	life      life
+	state     busState
 }
-
-// The stages in which the members of a bus end: handlers of messages may still
-// need the responders.
-const (
-	stageSubscribers = iota
-	stageResponders
-	stageServices
-)
 
 // engine is the embedded server as the rest of the library sees it, so that only
 // New links it.
@@ -107,7 +99,7 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 // open makes the bus on a server that runs: e, or the one at c.url.
 func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 	b := &Bus{cfg: c, engine: e}
-	b.life.begin()
+	b.state.begin()
 	b.format = newFormat(c, &b.counters)
 	var err error
 	b.tel, err = telemetry.New(telemetry.Config{TracerProvider: c.tracer, MeterProvider: c.meter,
@@ -147,7 +139,7 @@ func (b *Bus) linkConfig() link.Config {
 		Access:  b.cfg.access,
 		Timeout: b.cfg.timeout,
 		Disconnected: func(err error) {
-			if b.life.closing.Load() {
+			if b.state.closing.Load() {
 				return
 			}
 			b.counters.Disconnects.Add(1)
@@ -159,7 +151,7 @@ func (b *Bus) linkConfig() link.Config {
 			b.report(Event{Kind: EventReconnected})
 		},
 		Closed: func() {
-			if !b.life.closing.Load() {
+			if !b.state.closing.Load() {
 				b.report(Event{Kind: EventConnectionClosed, Err: ErrClosed})
 			}
 		},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
@@ -22,7 +23,7 @@ type captures struct {
 	mu        sync.Mutex            // writers of known
 	reported  sync.Map              // subjects of which an event has told
 	count     atomic.Int64          // of reported
-	declaring turns                 // of Bus.Stream, which reads a configuration and writes it back
+	declaring lifecycle.Mutex       // of Bus.Stream, which reads a configuration and writes it back
 }
 
 // known is what is known at one time.
@@ -141,22 +142,4 @@ func (b *Bus) learn(ctx context.Context, name string) bool {
 
 func captureOf(info *jetstream.StreamInfo) *capture {
 	return &capture{stream: info.Config.Name, subjects: slices.Clone(info.Config.Subjects), silent: info.Config.NoAck}
-}
-
-// turns lets one at a time do something. The zero value is free.
-type turns struct {
-	once sync.Once
-	free chan struct{}
-}
-
-// take waits until it is the caller's turn, or ctx ends. The caller calls done when
-// it is over.
-func (t *turns) take(ctx context.Context) (done func(), err error) {
-	t.once.Do(func() { t.free = make(chan struct{}, 1) })
-	select {
-	case t.free <- struct{}{}:
-		return func() { <-t.free }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }

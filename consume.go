@@ -13,6 +13,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -60,10 +61,10 @@ type Consumer struct {
 
 	unburied atomic.Pointer[error] // why the latest dead letter could not be written; nil where it was
 
-	rewinds turns
-	life    context.Context // until the end begins
-	end     context.CancelCauseFunc
-	ending  ending
+	rewinds  lifecycle.Mutex
+	life     context.Context // until the end begins
+	end      context.CancelCauseFunc
+	stopOnce *lifecycle.StopOnce
 }
 
 // tally counts handler calls.
@@ -121,7 +122,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, ending: newEnding()}
+	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, stopOnce: lifecycle.NewStopOnce()}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if err := c.takeKeys(o); err != nil { // before anything is written for it
 		return nil, err
@@ -161,7 +162,7 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 	if err != nil {
 		return translate(err)
 	}
-	if err := c.bus.registry.Add(stageSubscribers, c); err != nil {
+	if err := c.bus.registry.Add(lifecycle.StageSubscribers, c); err != nil {
 		_ = c.in.Drain(ctx)
 		return translate(err)
 	}
@@ -352,22 +353,22 @@ func (c *Consumer) Stop() {
 var errStopped = errors.New("it was stopped")
 
 func (c *Consumer) finish(ctx context.Context) error {
-	return c.ending.finish(ctx, c, func() (err error) {
+	return c.stopOnce.Do(ctx, func() (err error) {
 		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
 		c.leaveKeys()
 		c.bus.retire(c)
 		return err
-	})
+	}, c.runsCaller, c.unfinished)
 }
 
 // last is the present intake, and there will be no other. It ends a Rewind and waits
 // for that.
 func (c *Consumer) last(ctx context.Context) taking {
 	c.end(ErrClosed)
-	if done, err := c.rewinds.take(ctx); err == nil {
-		defer done()
+	if unlock, err := c.rewinds.Lock(ctx); err == nil {
+		defer unlock()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -404,7 +405,7 @@ func (c *Consumer) Done() <-chan struct{} {
 	if c.none() {
 		return endedAlready
 	}
-	return c.ending.done
+	return c.stopOnce.Done()
 }
 
 // Err is why the consumer ended by itself, as a *StreamError, or nil.

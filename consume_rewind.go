@@ -58,11 +58,11 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
 	defer context.AfterFunc(c.life, func() { abort(ErrClosed) })()
-	done, err := c.rewinds.take(ctx)
+	unlock, err := c.rewinds.Lock(ctx)
 	if err != nil {
 		return c.rewound(ctx, err)
 	}
-	defer done()
+	defer unlock()
 	return c.rewound(ctx, c.rewind(ctx, to.start))
 }
 

@@ -58,8 +58,8 @@ var house = map[string]room{
 	"internal/dead": {floor: 2, imports: map[string]string{
 		"internal/wire": "the headers of what it copies",
 	}},
-	"internal/registry": {floor: 2},
-	"internal/settle":   {floor: 2},
+	"internal/lifecycle": {floor: 2},
+	"internal/settle":    {floor: 2},
 	"internal/dispatch": {floor: 2, imports: map[string]string{
 		"internal/wire": "what it queues: deliveries",
 	}},
@@ -105,11 +105,11 @@ var house = map[string]room{
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",
+		"internal/lifecycle":            "what lives on a bus, and how it stops",
 		"internal/limits":               "defaults for memory and disk (server.go)",
 		"internal/link":                 "the connection",
 		"internal/outlet":               "the way out",
 		"internal/reader":               "reads streams without a consumer",
-		"internal/registry":             "what lives on a bus",
 		"internal/settle":               "the retry policy",
 		"internal/slogsink":             "WithSlog",
 		"internal/storedir":             "the lock and the identity of a store directory",

@@ -103,7 +103,7 @@ func (b *Bus) Health(ctx context.Context) Report {
 		r.Server = b.link.Describe()
 	}
 	select {
-	case <-b.life.stopping:
+	case <-b.state.stopping:
 		r.add(Failed, "bus", "it is stopping")
 	default:
 	}

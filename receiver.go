@@ -38,7 +38,7 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 		return nil, err
 	}
 	return &receiver{
-		ctx:     b.life.handlers,
+		ctx:     b.state.handlers,
 		pattern: pattern,
 		group:   o.group,
 		handle:  handle,

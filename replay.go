@@ -161,9 +161,9 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 
 // reader returns a reader of the messages of a stream that match a pattern.
 func (b *Bus) reader(stream, pattern string, o *replayOptions) *reader.Reader {
-	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Patience: b.cfg.timeout, Ended: b.life.handlers.Done()}
+	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Patience: b.cfg.timeout, Ended: b.state.handlers.Done()}
 	if o.follow {
-		c.Patience, c.Ended = 0, b.life.stopping
+		c.Patience, c.Ended = 0, b.state.stopping
 	}
 	return reader.New(b.link, c)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -131,7 +132,7 @@ func (f *format) replyCodec(m *RawMsg, assumed codec.Codec) (codec.Codec, error)
 }
 
 func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription, error) {
-	s := &Subscription{bus: b, stage: stageResponders}
+	s := &Subscription{bus: b, stage: lifecycle.StageResponders}
 	if err := b.services.start(); err != nil {
 		return nil, b.of("Respond", pattern, err)
 	}

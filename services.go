@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -48,7 +49,7 @@ func (s *services) start() error {
 	if s.listening {
 		return nil
 	}
-	if err := s.bus.registry.Add(stageServices, s); err != nil {
+	if err := s.bus.registry.Add(lifecycle.StageDiscovery, s); err != nil {
 		return err
 	}
 	for _, verb := range []micro.Verb{micro.PingVerb, micro.InfoVerb, micro.StatsVerb} {

@@ -5,33 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
-	"github.com/omnibus-go/bus/internal/registry"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 )
 
-// life is how far a bus is with its end.
+// busState is how far a bus is with its end.
 //
 // States: open → stopping → closed. The first Shutdown does the work on its own
-// goroutine; later ones wait for done.
-type life struct {
-	once     sync.Once
+// goroutine. Later ones wait for it.
+type busState struct {
+	stopOnce *lifecycle.StopOnce
 	stopping chan struct{} // closed when the first Shutdown begins
-	done     chan struct{} // closed when it has ended
-	err      error         // its result, valid when done is closed
 	closing  atomic.Bool   // the connection is being closed by us
 	handlers context.Context
-	cancel   context.CancelCauseFunc
+	cancel   context.CancelCauseFunc // of handlers
 }
 
-func (l *life) begin() {
-	l.stopping = make(chan struct{})
-	l.done = make(chan struct{})
+// begin makes the state open. It is called once, by open.
+func (s *busState) begin() {
+	s.stopOnce = lifecycle.NewStopOnce()
+	s.stopping = make(chan struct{})
 	ctx, cancel := context.WithCancelCause(context.Background())
-	l.handlers, l.cancel = &handlerContext{Context: ctx, stopping: l.stopping}, cancel
+	s.handlers, s.cancel = &handlerContext{Context: ctx, stopping: s.stopping}, cancel
 }
 
 // Done returns a channel that is closed when the bus has ended.
@@ -39,7 +37,7 @@ func (b *Bus) Done() <-chan struct{} {
 	if b.none() {
 		return endedAlready
 	}
-	return b.life.done
+	return b.state.stopOnce.Done()
 }
 
 // Close is Shutdown with the bus's drain timeout.
@@ -74,43 +72,32 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 	}
 	ctx, cancel := b.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
-	first := false
-	b.life.once.Do(func() { first = true })
-	if first {
-		b.life.err = b.shutdown(ctx)
-		close(b.life.done)
-		return b.life.err
-	}
-	if b.runsCaller(ctx) {
-		return nil // the first call waits for this handler: waiting for it would stall both
-	}
-	select {
-	case <-b.life.done:
-		return b.life.err
-	case <-ctx.Done():
+	return b.state.stopOnce.Do(ctx, func() error { return b.shutdown(ctx) }, b.runsCaller, func(error) error {
 		return fmt.Errorf("%w: the bus is still stopping", ended(ctx))
-	}
+	})
 }
 
+// shutdown does the work of Shutdown, on the goroutine of the first call. Its order is
+// what Shutdown promises.
 func (b *Bus) shutdown(ctx context.Context) error {
-	close(b.life.stopping)
+	close(b.state.stopping)
 	defer b.unobserve()
-	l := newStopTimes(ctx)
-	defer l.release()
-	defer context.AfterFunc(l.handling, func() { b.life.cancel(whyEnded(ctx)) })() // should a peer hold up what follows
-	defer context.AfterFunc(l.sending, b.link.Abort)()
+	phases := lifecycle.NewPhases(ctx)
+	defer phases.Release()
+	defer context.AfterFunc(phases.Returning, func() { b.state.cancel(handlersEndCause(ctx)) })() // should a peer hold up what follows
+	defer context.AfterFunc(phases.Sending, b.link.Abort)()
 	if b.link.Conn().IsConnected() {
-		_ = b.async.Flush(l.taking) // for our own subscribers; Drain counts what is not sent
+		_ = b.async.Flush(phases.Handling) // for our own subscribers; Drain counts what is not sent
 	}
 	b.window.Ending()
-	errs := []error{b.drainMembers(ctx, l)}
-	unsent := b.async.Drain(l.sending)
+	errs := []error{b.drainMembers(ctx, phases)}
+	unsent := b.async.Drain(phases.Sending)
 	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed or ErrUnknownOutcome
 	if unsent += b.window.Close(); unsent > 0 {
 		errs = append(errs, &UnsentError{Messages: unsent})
 	}
-	errs = append(errs, b.lastFlush(l.sending))
-	b.life.closing.Store(true)
+	errs = append(errs, b.lastFlush(phases.Sending))
+	b.state.closing.Store(true)
 	b.link.Close()
 	<-b.async.Done()
 	if b.engine != nil {
@@ -119,70 +106,28 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stopTimes are the ends of the parts of a shutdown, each later than the one before,
-// so that what handlers do not finish costs nothing that was published.
-type stopTimes struct {
-	taking   context.Context // until then messages are handled
-	handling context.Context // until then handlers may return
-	sending  context.Context // until then what is buffered may be sent
-	release  func()
-}
-
-const (
-	mostKept = time.Second            // of the time of ctx, kept for what comes after the handlers
-	lastWord = 100 * time.Millisecond // beyond ctx, for the last flush: the server usually answers in microseconds
-)
-
-// newStopTimes divides the time that ctx, which has a deadline, leaves.
-func newStopTimes(ctx context.Context) stopTimes {
-	now := time.Now()
-	end, _ := ctx.Deadline()
-	kept := min(mostKept, max(end.Sub(now), 0)/10)
-	taking, cancelTaking := context.WithDeadline(ctx, end.Add(-kept))
-	handling, cancelHandling := context.WithDeadline(ctx, end.Add(-kept/2))
-	if end.Before(now) {
-		end = now
-	}
-	sending, cancelSending := context.WithDeadline(context.WithoutCancel(ctx), end.Add(lastWord))
-	stop := context.AfterFunc(ctx, func() {
-		late := time.NewTimer(lastWord)
-		defer late.Stop()
-		select {
-		case <-late.C:
-			cancelSending()
-		case <-sending.Done():
-		}
-	})
-	return stopTimes{taking, handling, sending, func() {
-		stop()
-		cancelTaking()
-		cancelHandling()
-		cancelSending()
-	}}
-}
-
 // drainMembers drains everything that handles messages and ends the handlers'
 // context. Those that could not return before are given time to do so.
-func (b *Bus) drainMembers(ctx context.Context, l stopTimes) error {
+func (b *Bus) drainMembers(ctx context.Context, phases lifecycle.Phases) error {
 	members := b.registry.Members()
-	err := b.registry.Close(l.taking)
-	if l.taking.Err() == nil {
-		b.life.cancel(ErrClosed)
+	err := b.registry.Close(phases.Handling)
+	if phases.Handling.Err() == nil {
+		b.state.cancel(ErrClosed)
 		return err
 	}
-	b.life.cancel(whyEnded(ctx))
+	b.state.cancel(handlersEndCause(ctx))
 	for pause := 50 * time.Microsecond; b.running(ctx, members) > 0; pause = min(2*pause, 5*time.Millisecond) {
 		select {
 		case <-time.After(pause): // nobody tells when a handler returns that nobody waits for
-		case <-l.handling.Done():
+		case <-phases.Returning.Done():
 			return err
 		}
 	}
 	return err
 }
 
-// whyEnded is the cause with which handlers' contexts end before handlers do.
-func whyEnded(ctx context.Context) error {
+// handlersEndCause is the cause with which handlers' contexts end before handlers do.
+func handlersEndCause(ctx context.Context) error {
 	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("bus: Shutdown waits no longer: %w", context.Cause(ctx))
 	}
@@ -190,7 +135,7 @@ func whyEnded(ctx context.Context) error {
 }
 
 // running is the number of handlers that run, without one that called us.
-func (b *Bus) running(ctx context.Context, members []registry.Member) (n int) {
+func (b *Bus) running(ctx context.Context, members []lifecycle.Member) (n int) {
 	for _, m := range members {
 		if s, ok := m.(statser); ok {
 			n += s.stats().InFlight
@@ -222,11 +167,11 @@ func (b *Bus) lastFlush(ctx context.Context) error {
 // runsCaller reports whether the caller that ctx notes is a handler of b, or the
 // function of WithEvents, where Shutdown waits for that.
 func (b *Bus) runsCaller(ctx context.Context) bool {
-	return b.async.TellsCaller(ctx) || slices.ContainsFunc(b.registry.Members(), func(m registry.Member) bool { return callerIn(ctx, m) })
+	return b.async.TellsCaller(ctx) || slices.ContainsFunc(b.registry.Members(), func(m lifecycle.Member) bool { return callerIn(ctx, m) })
 }
 
 // callerIn reports whether the caller that ctx notes is one of the handlers of m.
-func callerIn(ctx context.Context, m registry.Member) bool {
+func callerIn(ctx context.Context, m lifecycle.Member) bool {
 	h, ok := m.(interface{ runsCaller(context.Context) bool })
 	return ok && h.runsCaller(ctx)
 }

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/registry"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -123,7 +123,7 @@ func compareStats(a, b SubscriptionStats) int {
 
 // retire takes a member that has ended off the list and keeps its sums.
 func (b *Bus) retire(m interface {
-	registry.Member
+	lifecycle.Member
 	statser
 }) {
 	b.retired.mu.Lock()

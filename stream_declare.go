@@ -84,11 +84,11 @@ const declareTries = 5
 // other's change. So the calls of a bus take turns, and each looks whether its change
 // has lasted.
 func (b *Bus) declare(ctx context.Context, c *StreamConfig, shrink bool) (info *jetstream.StreamInfo, err error) {
-	done, err := b.captures.declaring.take(ctx)
+	unlock, err := b.captures.declaring.Lock(ctx)
 	if err != nil {
 		return nil, streamError(c.Name, "declare", err)
 	}
-	defer done()
+	defer unlock()
 	for changed, try := true, 0; changed && try < declareTries; try++ {
 		if info, changed, err = b.declareOnce(ctx, c, shrink); err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -16,12 +17,12 @@ type Subscription struct {
 	bus      *Bus
 	receiver *receiver
 	core     *intake.Core
-	stage    int
+	stage    lifecycle.Stage
 
 	pendingMsgs, pendingBytes int // limits
 
-	ending ending
-	slow   slow
+	stopOnce *lifecycle.StopOnce
+	slow     slow
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -64,7 +65,7 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 	if err := applyAll(opts, o, SubscribeOption.onSubscribe); err != nil {
 		return nil, err
 	}
-	s := &Subscription{bus: b, stage: stageSubscribers}
+	s := &Subscription{bus: b, stage: lifecycle.StageSubscribers}
 	if err := s.open(pattern, o, mk, s.handle); err != nil {
 		return nil, err
 	}
@@ -81,8 +82,8 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle f
 		return err
 	}
 	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes
-	s.ending = newEnding()
-	s.receiver.always = s.stage == stageResponders
+	s.stopOnce = lifecycle.NewStopOnce()
+	s.receiver.always = s.stage == lifecycle.StageResponders
 	s.core = intake.NewCore(s.bus.link, intake.CoreConfig{
 		Subject:      pattern,
 		Group:        o.group,
@@ -126,7 +127,7 @@ func (s *Subscription) goroutineLost() {
 
 // call is the function that made s.
 func (s *Subscription) call() string {
-	if s.stage == stageResponders {
+	if s.stage == lifecycle.StageResponders {
 		return "Respond"
 	}
 	return "Subscribe"
@@ -223,7 +224,7 @@ func (s *Subscription) Err() error {
 	select {
 	case <-s.Done():
 		return nil
-	case <-s.bus.life.stopping:
+	case <-s.bus.state.stopping:
 		return nil
 	default:
 	}
@@ -248,7 +249,7 @@ func (s *Subscription) drain(ctx context.Context) error {
 
 // finish ends the subscription by how.
 func (s *Subscription) finish(ctx context.Context, how func() error) error {
-	return s.ending.finish(ctx, s, func() (err error) {
+	return s.stopOnce.Do(ctx, func() (err error) {
 		if why := how(); why != nil && !errors.Is(why, errStopped) {
 			err = s.unfinished(why)
 		}
@@ -256,7 +257,7 @@ func (s *Subscription) finish(ctx context.Context, how func() error) error {
 		s.bus.services.remove(s)
 		s.bus.retire(s)
 		return err
-	})
+	}, s.runsCaller, s.unfinished)
 }
 
 func (s *Subscription) unfinished(why error) error {

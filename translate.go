@@ -8,9 +8,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
-	"github.com/omnibus-go/bus/internal/registry"
 )
 
 // ended is the error of a call whose ctx has ended: in which way, and its cause
@@ -61,7 +61,7 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // even if the connection is closed now
 	case isLarge:
 		return &PayloadError{Subject: large.Subject, Size: large.Size, Limit: large.Limit}
-	case errors.Is(err, link.ErrShut), errors.Is(err, outlet.ErrEnded), errors.Is(err, registry.ErrClosed),
+	case errors.Is(err, link.ErrShut), errors.Is(err, outlet.ErrEnded), errors.Is(err, lifecycle.ErrClosed),
 		errors.Is(err, nats.ErrConnectionClosed):
 		return fmt.Errorf("%w (%v)", ErrClosed, err)
 	case errors.Is(err, nats.ErrNoResponders):

@@ -1,4 +1,4 @@
-package registry_test
+package lifecycle_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/registry"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 )
 
 // member is a Member that does what a test says.
@@ -27,7 +27,7 @@ func (m *member) Drain(ctx context.Context) error {
 	return m.drain(ctx)
 }
 
-func add(t *testing.T, r *registry.Registry, stage int, m registry.Member) {
+func add(t *testing.T, r *lifecycle.Registry, stage lifecycle.Stage, m lifecycle.Member) {
 	t.Helper()
 	if err := r.Add(stage, m); err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func add(t *testing.T, r *registry.Registry, stage int, m registry.Member) {
 }
 
 // names returns the sorted names of r's members.
-func names(r *registry.Registry) []string {
+func names(r *lifecycle.Registry) []string {
 	var all []string
 	for _, m := range r.Members() {
 		all = append(all, m.(*member).name)
@@ -46,7 +46,7 @@ func names(r *registry.Registry) []string {
 
 func TestMembers(t *testing.T) {
 	t.Parallel()
-	var r registry.Registry // the zero value
+	var r lifecycle.Registry // the zero value
 	expect := func(want ...string) {
 		t.Helper()
 		if got := names(&r); !slices.Equal(got, want) {
@@ -76,12 +76,12 @@ func TestMembers(t *testing.T) {
 func TestCloseGoesByStages(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var r registry.Registry
+		var r lifecycle.Registry
 		var mu sync.Mutex
 		var trail []string
 		began := time.Now()
 		for _, m := range []struct {
-			stage int
+			stage lifecycle.Stage
 			takes time.Duration
 		}{{2, 0}, {-1, 3 * time.Second}, {0, time.Second}, {0, 2 * time.Second}, {0, 2 * time.Second}, {7, time.Second}} {
 			add(t, &r, m.stage, &member{drain: func(context.Context) error {
@@ -107,7 +107,7 @@ func TestCloseGoesByStages(t *testing.T) {
 func TestStageEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var r registry.Registry
+		var r lifecycle.Registry
 		const n = 20
 		var here atomic.Int64
 		all := make(chan struct{})
@@ -135,10 +135,10 @@ func TestStageEndsAtOnce(t *testing.T) {
 // One that fails keeps nobody else from ending, and every error is returned.
 func TestCloseJoinsErrors(t *testing.T) {
 	t.Parallel()
-	var r registry.Registry
+	var r lifecycle.Registry
 	var ended atomic.Int64
 	var errs []error
-	for stage := range 3 {
+	for stage := range lifecycle.Stage(3) {
 		for i := range 3 {
 			var err error
 			if i > 0 {
@@ -166,9 +166,9 @@ func TestCloseJoinsErrors(t *testing.T) {
 // The members get the context of Close, and are drained even if it has ended.
 func TestCloseWithAnEndedContext(t *testing.T) {
 	t.Parallel()
-	var r registry.Registry
+	var r lifecycle.Registry
 	reason := errors.New("no time")
-	for stage := range 2 {
+	for stage := range lifecycle.Stage(2) {
 		add(t, &r, stage, &member{drain: func(ctx context.Context) error { return context.Cause(ctx) }})
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -184,17 +184,17 @@ func TestAddAfterClose(t *testing.T) {
 	for _, when := range []string{"empty", "with a member", "from a member"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()
-			var r registry.Registry
+			var r lifecycle.Registry
 			late := &member{drain: func(context.Context) error {
 				t.Error("a member that was refused is drained")
 				return nil
 			}}
 			refused := func() {
 				t.Helper()
-				if err := r.Add(0, late); !errors.Is(err, registry.ErrClosed) {
+				if err := r.Add(0, late); !errors.Is(err, lifecycle.ErrClosed) {
 					t.Errorf("Add returned %v", err)
 				}
-				if slices.Contains(r.Members(), registry.Member(late)) {
+				if slices.Contains(r.Members(), lifecycle.Member(late)) {
 					t.Error("it is a member all the same")
 				}
 			}
@@ -216,7 +216,7 @@ func TestAddAfterClose(t *testing.T) {
 // stage that do so early are drained once all the same.
 func TestRemoveWhileItCloses(t *testing.T) {
 	t.Parallel()
-	var r registry.Registry
+	var r lifecycle.Registry
 	var drained [3]atomic.Int64
 	members := make([]*member, 3)
 	for i := range members {
@@ -228,7 +228,7 @@ func TestRemoveWhileItCloses(t *testing.T) {
 			}
 			return nil
 		}}
-		add(t, &r, i, members[i])
+		add(t, &r, lifecycle.Stage(i), members[i])
 	}
 	if err := r.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -253,7 +253,7 @@ func TestRemoveWhileItCloses(t *testing.T) {
 // was let in and had not left is drained, once.
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
-	var r registry.Registry
+	var r lifecycle.Registry
 	var wg sync.WaitGroup
 	const users = 8
 	var stayed, drained, refused atomic.Int64
@@ -269,8 +269,8 @@ func TestConcurrentUse(t *testing.T) {
 					drained.Add(1)
 					return nil
 				}}
-				if err := r.Add(n%3, m); err != nil {
-					if !errors.Is(err, registry.ErrClosed) {
+				if err := r.Add(lifecycle.Stage(n%3), m); err != nil {
+					if !errors.Is(err, lifecycle.ErrClosed) {
 						t.Error(err)
 					}
 					refused.Add(1)
