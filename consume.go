@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -200,6 +201,8 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Timeout:     c.bus.cfg.timeout,
 		Interval:    o.every,
 		Run:         c.run,
+		Exited:      c.exited,
+		Retrying:    c.retrying,
 		Report:      c.stalled,
 		Settling:    c.settling,
 		DeferRetry:  c.park(),
@@ -233,27 +236,26 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 func (c *Consumer) run(d wire.Delivery) settle.Outcome { return c.attempt(c.receiver.ctx, d) }
 
 // attempt has the handler run in ctx.
-func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) (outcome settle.Outcome) {
+func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
 	var err error
-	defer func() { outcome = c.judge(&d, err) }() // also where the handler ends the goroutine
 	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, &err)
-	return outcome
+	return c.outcome(err)
 }
 
-// judge says what follows of the error that the handler of d ended with.
-func (c *Consumer) judge(d *wire.Delivery, err error) settle.Outcome {
-	d.Stored.Failure = err // in case that the user's Permanent ends the goroutine
-	outcome := c.outcome(err)
-	d.Stored.Failure = outcome.Note()
-	if action, _ := settle.Decide(c.intake.Policy, d.Stored.Attempt, outcome); action == settle.Retry {
-		c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
-			Attempt: d.Stored.Attempt, Err: outcome.Err})
-	}
-	return outcome
+// exited returns the outcome of an attempt at a message whose handler ended its
+// goroutine. The goroutine that ends calls it.
+func (c *Consumer) exited(wire.Delivery) settle.Outcome {
+	return c.outcome(&PanicError{Value: ErrExited, Stack: debug.Stack()})
+}
+
+// retrying reports that d failed with err and will be tried again.
+func (c *Consumer) retrying(d wire.Delivery, err error) {
+	c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+		Attempt: d.Stored.Attempt, Err: err})
 }
 
 // outcome is what the end of a handler call means. One that the end of the bus cut off

@@ -125,7 +125,11 @@ func (c *Consumer) gather(o *handleOptions) {
 	}
 	run := o.batch.runner(c)
 	c.intake.Batch = intake.Batch{Size: o.batchSize, Wait: o.batchWait, Run: run}
-	c.intake.Run = func(d wire.Delivery) settle.Outcome { return run([]wire.Delivery{d})[0] }
+	c.intake.Run = func(d wire.Delivery) settle.Outcome {
+		outcome := []settle.Outcome{{}}
+		run([]wire.Delivery{d}, outcome)
+		return outcome[0]
+	}
 }
 
 // call handles ms, and notes in errs what became of each.

@@ -174,21 +174,21 @@ func (g *gathering) end() {
 }
 
 // runner makes an attempt at each message of a batch of c's. The batch is handled on
-// the goroutine that calls it, so that it is known whose handler ends the bus.
-func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
-	return func(ds []wire.Delivery) []settle.Outcome {
+// the goroutine that calls it, so that it is known whose handler ends the bus. Where the
+// handler ends that goroutine the outcomes are set as well.
+func (b *batch) runner(c *Consumer) func([]wire.Delivery, []settle.Outcome) {
+	return func(ds []wire.Delivery, outcomes []settle.Outcome) {
 		g := newGathering(len(ds))
-		outcomes := make([]settle.Outcome, len(ds))
 		var all sync.WaitGroup
 		for i := range ds {
 			all.Go(func() {
 				p := seat{g, i}
+				defer p.leave()
 				returned := false
 				defer func() {
 					if !returned { // a middleware ends the goroutine
-						outcomes[i] = settle.Noted(ds[i].Stored.Failure)
+						outcomes[i] = c.exited(ds[i])
 					}
-					p.leave()
 				}()
 				outcomes[i] = c.attempt(context.WithValue(c.receiver.ctx, seatKey{}, p), ds[i])
 				returned = true
@@ -199,7 +199,5 @@ func (b *batch) runner(c *Consumer) func([]wire.Delivery) []settle.Outcome {
 		for again := true; again; again = g.handle(c.receiver.ctx, b) {
 			g.await()
 		}
-		all.Wait()
-		return outcomes
 	}
 }

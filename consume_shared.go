@@ -61,6 +61,7 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 		Link: c.bus.link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
 		TTL: ownership.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.cfg.timeout,
 		Run:     c.run,
+		Exited:  c.exited,
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
 		Refused: s.refused,

@@ -13,10 +13,10 @@ type Batch struct {
 	Size int           // messages at most
 	Wait time.Duration // how long fewer of them wait for more
 
-	// Run makes one attempt at each of the messages, which are in order, and returns
-	// as many outcomes. It must not panic. Where the handler ends the goroutine, the
-	// failures are in Stored. The Run for one message does as it does.
-	Run func([]wire.Delivery) []settle.Outcome
+	// Run makes one attempt at each of the messages, which are in order, and sets as many
+	// outcomes. It must not panic. It may end its goroutine; then it sets them all the
+	// same. The Run for one message does as it does.
+	Run func(ds []wire.Delivery, outcomes []settle.Outcome)
 }
 
 // atOnce is how many messages may run at once.
@@ -66,18 +66,17 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 
 // runTogether makes one attempt at each message of a batch, and acts on the outcomes.
 func (d *Durable) runTogether(batch []wire.Delivery) {
-	var outcomes []settle.Outcome
+	outcomes := make([]settle.Outcome, len(batch))
+	for i := range outcomes {
+		outcomes[i] = errExited
+	}
 	defer func() {
 		for i := range batch {
-			outcome := settle.Noted(batch[i].Stored.Failure) // the goroutine ends
-			if outcomes != nil {
-				outcome = outcomes[i]
-			}
 			d.leaveIsolation(batch[i])
-			d.conclude(batch[i], outcome)
+			d.conclude(batch[i], outcomes[i])
 		}
 	}()
-	outcomes = d.cfg.Batch.Run(batch)
+	d.cfg.Batch.Run(batch, outcomes)
 }
 
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.

@@ -36,7 +36,9 @@ type DurableConfig struct {
 	Recovery Recovery // nil for none
 
 	Interval time.Duration                                        // between the beginnings of two handler calls; 0 for none
-	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic. Where that ends the goroutine, the failure is in Stored
+	Run      func(wire.Delivery) settle.Outcome                   // one handler call; it must not panic. It may end its goroutine
+	Exited   func(wire.Delivery) settle.Outcome                   // the outcome of a call that did; nil where none does
+	Retrying func(d wire.Delivery, err error)                     // d failed with err and will be tried again; nil for none
 	Batch    Batch                                                // instead of Run, if it has a Run of its own
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Report   func(err error)                                      // no messages can be had: for now, or never again when it is ErrConsumerDeleted
@@ -218,20 +220,26 @@ func (d *Durable) run(del wire.Delivery) {
 		d.writeDeadLetter(del)
 		return
 	}
-	returned := false
+	outcome, called, returned := errExited, true, false
 	defer func() {
-		if !returned {
-			d.conclude(del, settle.Noted(del.Stored.Failure))
+		if called {
+			d.conclude(del, outcome)
+		} else {
+			d.skipped.add()
 		}
 	}()
-	outcome, called := d.attempt(del)
+	defer func() {
+		if !returned {
+			outcome = d.cfg.Exited(del)
+		}
+	}()
+	outcome, called = d.attempt(del)
 	returned = true
-	if !called {
-		d.skipped.add()
-		return
-	}
-	d.conclude(del, outcome)
 }
+
+// errExited is the outcome of a handler call that ended its goroutine, unless Exited says
+// what that means.
+var errExited = settle.Outcome{Err: errors.New("the handler ended its goroutine")}
 
 // conclude acts on the outcome of an attempt at del.
 func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
@@ -243,6 +251,9 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	case settle.Ack:
 		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Retry:
+		if d.cfg.Retrying != nil {
+			d.cfg.Retrying(del, outcome.Err)
+		}
 		del.Stored.Attempt++
 		d.retry(del, after)
 	case settle.Postpone:

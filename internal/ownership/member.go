@@ -24,9 +24,10 @@ type Config struct {
 	Hands int           // messages handled here at once
 	Wait  time.Duration // for the answer to one request
 
-	Run   func(wire.Delivery) settle.Outcome // one handler call; it must not panic. Where that ends the goroutine, the failure is in Stored
-	Cause func(error) string                 // the kind of a failure, for Failure
-	Open  func(*Lead) (Intake, error)        // takes part as the owner
+	Run    func(wire.Delivery) settle.Outcome // one handler call; it must not panic. It may end its goroutine
+	Exited func(wire.Delivery) settle.Outcome // the outcome of a call that did
+	Cause  func(error) string                 // the kind of a failure, for Failure
+	Open   func(*Lead) (Intake, error)        // takes part as the owner
 
 	Refused func(*wire.Delivery) // an outcome does not count: another process handles the message, too
 	Lost    func(error)          // this process is not the owner any more, and did not want that

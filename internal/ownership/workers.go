@@ -61,11 +61,11 @@ func (h *hands) serve(d wire.Delivery) {
 	may := !h.leaving && t.Epoch == h.epoch && time.Now().Before(h.until)
 	h.mu.Unlock()
 	o, returned := settle.Outcome{Returned: true}, !may
+	defer func() { h.answer(d, t, o, may) }()
 	defer func() {
 		if !returned { // the handler ends the goroutine
-			o = settle.Noted(d.Stored.Failure)
+			o = h.m.cfg.Exited(d)
 		}
-		h.answer(d, t, o, may)
 	}()
 	if may {
 		o = h.call(d)

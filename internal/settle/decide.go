@@ -3,9 +3,6 @@
 package settle
 
 import (
-	"errors"
-	"fmt"
-	"math/rand/v2"
 	"time"
 )
 
@@ -25,27 +22,6 @@ type Outcome struct {
 	Postponed bool          // the message was not tried, and comes again after After: that was no attempt
 	Returned  bool          // there was no call, or it was cut off: somebody else may make it
 }
-
-// Note returns o as an error that can be noted with a message, nil where that is done:
-// a handler that ends its goroutine lets nobody return anything.
-func (o Outcome) Note() error {
-	if o == (Outcome{}) {
-		return nil
-	}
-	return &noted{o}
-}
-
-// Noted is the reverse of Note. Another error is one that says no more than that.
-func Noted(err error) Outcome {
-	if n, ok := errors.AsType[*noted](err); ok {
-		return n.Outcome
-	}
-	return Outcome{Err: err}
-}
-
-type noted struct{ Outcome }
-
-func (n *noted) Error() string { return fmt.Sprintf("outcome: %v", n.Err) }
 
 // Action is what to do with a message.
 type Action int
@@ -76,18 +52,4 @@ func Decide(p Policy, attempt int, o Outcome) (Action, time.Duration) {
 	default:
 		return Retry, p.backoff(attempt)
 	}
-}
-
-// backoff doubles from MinBackoff up to MaxBackoff, less up to a quarter at
-// random so that messages that failed together do not come back together.
-func (p Policy) backoff(attempt int) time.Duration {
-	d := p.MinBackoff
-	for i := 1; i < attempt && d < p.MaxBackoff; i++ {
-		d += min(d, p.MaxBackoff-d) // twice as much, where that does not overflow
-	}
-	d = min(d, p.MaxBackoff)
-	if quarter := int64(d) / 4; quarter > 0 {
-		d -= time.Duration(rand.Int64N(quarter))
-	}
-	return d
 }

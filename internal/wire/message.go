@@ -58,7 +58,6 @@ type Stored struct {
 	Restored bool   // Trial and Deaths are set
 	MayRun   bool   // no earlier message of its key stands in its way
 
-	Failure error           // how the latest handler call failed, if it did (see package settle), for when it ends its goroutine and nothing can be returned
 	Context context.Context // of the handler call, once there was one: the settlement belongs to its trace
 }
 
