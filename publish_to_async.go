@@ -15,7 +15,7 @@ import (
 type Future struct {
 	stream  *Stream
 	expect  *expectation
-	receipt outlet.Receipt
+	pending outlet.Future
 }
 
 // PublishToAsync is PublishTo without waiting: it hands v to the connection and
@@ -37,7 +37,7 @@ type Future struct {
 // the future's.
 func PublishToAsync[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Future, error) {
 	f := &Future{stream: st}
-	m := &f.receipt.Message
+	m := &f.pending.Message
 	var err error
 	if f.expect, err = prepareStore(ctx, st, "PublishToAsync", m, s, v, opts); err != nil {
 		return nil, err
@@ -56,12 +56,12 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	if !ok {
 		end = time.Now().Add(b.cfg.timeout)
 	}
-	f.receipt.Deadline = end
-	err := b.window.Add(ctx, &f.receipt)
-	if errors.Is(err, outlet.ErrNoRoom) {
+	f.pending.Deadline = end
+	err := b.window.Add(ctx, &f.pending)
+	if errors.Is(err, outlet.ErrWindowFull) {
 		return &callError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.window)}
 	}
-	return b.of("PublishToAsync", f.receipt.Message.Subject, err)
+	return b.of("PublishToAsync", f.pending.Message.Subject, err)
 }
 
 // Done returns a channel that is closed when the outcome is there; Wait does not wait
@@ -70,7 +70,7 @@ func (f *Future) Done() <-chan struct{} {
 	if f.none() {
 		return endedAlready
 	}
-	return f.receipt.Done()
+	return f.pending.Done()
 }
 
 // none reports whether f was not made by PublishToAsync.
@@ -85,14 +85,14 @@ func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	if ctx == nil {
 		return nil, noContext("Future.Wait")
 	}
-	ack, ok, err := f.receipt.Wait(ctx)
+	ack, ok, err := f.pending.Wait(ctx)
 	if !ok {
 		return nil, &callError{"Future.Wait", ended(ctx)}
 	}
 	if err == nil {
-		return f.stream.result(ctx, &f.receipt.Message, f.expect, ack, nil)
+		return f.stream.result(ctx, &f.pending.Message, f.expect, ack, nil)
 	}
 	ctx, done := f.stream.bus.bound(ctx)
 	defer done()
-	return f.stream.result(ctx, &f.receipt.Message, f.expect, ack, err)
+	return f.stream.result(ctx, &f.pending.Message, f.expect, ack, err)
 }

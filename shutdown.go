@@ -89,7 +89,7 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	if b.link.Conn().IsConnected() {
 		_ = b.async.Flush(phases.Handling) // for our own subscribers; Drain counts what is not sent
 	}
-	b.window.Ending()
+	b.window.StartCounting()
 	errs := []error{b.drainMembers(ctx, phases)}
 	unsent := b.async.Drain(phases.Sending)
 	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed or ErrUnknownOutcome
@@ -167,7 +167,7 @@ func (b *Bus) lastFlush(ctx context.Context) error {
 // runsCaller reports whether the caller that ctx notes is a handler of b, or the
 // function of WithEvents, where Shutdown waits for that.
 func (b *Bus) runsCaller(ctx context.Context) bool {
-	return b.async.TellsCaller(ctx) || slices.ContainsFunc(b.registry.Members(), func(m lifecycle.Member) bool { return callerIn(ctx, m) })
+	return b.async.IsReporting(ctx) || slices.ContainsFunc(b.registry.Members(), func(m lifecycle.Member) bool { return callerIn(ctx, m) })
 }
 
 // callerIn reports whether the caller that ctx notes is one of the handlers of m.

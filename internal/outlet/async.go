@@ -10,79 +10,79 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ErrFull is returned by Add when the buffer is full and the caller does not
-// want to wait.
+// ErrFull is returned by Async.Add when the buffer is full and AsyncConfig.Wait is not
+// set.
 var ErrFull = errors.New("the buffer is full")
 
-// ErrEnded is returned by Add once Drain has begun.
+// ErrEnded is returned by Async.Add after Drain, and by Window.Add after Close.
 var ErrEnded = errors.New("the asynchronous publisher has ended")
 
 const (
-	batchSize  = 100
-	batchDelay = 100 * time.Millisecond
-	flushLimit = 5 * time.Second // of one flush; later ones confirm what it did not
+	batchSize    = 100
+	batchDelay   = 100 * time.Millisecond
+	flushTimeout = 5 * time.Second // of one flush; a later one confirms what it did not
 )
 
-// AsyncConfig says how much an Async holds and whom it tells what it could not
-// send. The functions are called one at a time, on a goroutine that nothing else
-// waits for but Drain.
+// AsyncConfig holds the size of an Async and the functions it calls for messages it
+// could not send. It calls them one at a time, on the goroutine of its reporter. Only
+// Drain waits for that goroutine.
 type AsyncConfig struct {
-	Size   int                       // messages there is room for
+	Size   int                       // capacity of the buffer, in messages
 	Wait   bool                      // a full buffer makes Add wait
-	Failed func(m *Message, e error) // m was accepted and not handed to the connection
-	Lost   func(messages int)        // they were, and the connection was lost before the server confirmed
+	Failed func(m *Message, e error) // m was accepted, and handing it to the connection failed
+	Lost   func(messages int)        // so many were handed to the connection, and it was lost before the server confirmed them
 }
 
-// Async sends messages in the background, in order. It hands them to the
-// connection and asks for a confirmation when the buffer is empty, after 100
-// messages or after 100 ms, unless the answer to an earlier question is still on
-// its way: then when that is there. A confirmation is about all messages that were
-// handed over before it was asked for. So a long way to the server does not slow it
-// down, as long as there are no more messages unconfirmed than the buffer has room
-// for, or 100.
+// Async sends messages in the background, in order. It hands them to the connection.
+// It flushes the connection when the buffer is empty, after 100 messages, or after
+// 100 ms. While a flush is under way it waits for the result before it starts the next.
+// A flush confirms all messages that were sent before the flush. At
+// most max(Size, 100) messages are unconfirmed. Until then a long way to the server does
+// not slow the sending down.
 //
-// Goroutines: run, started by the first Add; one for each question; and the
-// teller, while there is something to tell. Drain ends them all and waits for
-// them. Safe for concurrent use.
+// Goroutines: run, started by the first Add; one for each flush; and that of the
+// reporter, while there is something to report. Drain ends them all and waits for them.
+// Safe for concurrent use.
 type Async struct {
-	out    *Outlet
-	cfg    AsyncConfig
-	teller teller
+	out      *Outlet
+	cfg      AsyncConfig
+	reporter reporter
 
-	mu      sync.RWMutex // Add and Flush read, Drain writes: none of them is under way once closed
+	mu      sync.RWMutex // Add and Flush read-lock it, Drain locks it: none of them runs any more once closed is set
 	closed  bool
-	closing chan struct{} // unblocks an Add that waits for room
+	closing chan struct{} // closed by Drain: unblocks an Add that waits for room
 	start   sync.Once
-	fill    chan *entry // made by start
-	started atomic.Bool // fill is there
+	buffer  chan *entry // made by launch
+	started atomic.Bool // buffer is made
 	stop    sync.Once
 	done    chan struct{}
 
-	accepted  atomic.Int64 // messages
-	confirmed atomic.Int64 // of those
+	accepted  atomic.Int64 // number of messages
+	confirmed atomic.Int64 // of those, how many the server confirmed
 
-	flushing  context.Context // ends when Drain cannot wait for a flush
-	stopFlush context.CancelFunc
+	flushContext context.Context // ends when Drain stops waiting for a flush
+	stopFlush    context.CancelFunc
 
-	ledger ledger // run's
+	confirmations confirmations // belongs to run
 }
 
-// entry is a message in the buffer, or a mark of Flush.
+// entry is a message in the buffer, or a marker of Flush.
 type entry struct {
 	message *Message
-	ctx     context.Context // of the publisher, for the trace it belongs to
-	reached chan<- struct{} // of a mark: closed when all before it was sent
+	ctx     context.Context // of the publisher: carries its trace
+	reached chan<- struct{} // of a marker: closed when all entries before it were sent
 }
 
 // NewAsync returns an Async that sends through o.
 func NewAsync(o *Outlet, c AsyncConfig) *Async {
 	a := &Async{out: o, cfg: c, closing: make(chan struct{}), done: make(chan struct{})}
-	a.flushing, a.stopFlush = context.WithCancel(context.Background())
+	a.flushContext, a.stopFlush = context.WithCancel(context.Background())
 	return a
 }
 
-func (a *Async) begin() {
-	a.fill = make(chan *entry, a.cfg.Size)
+// launch makes the buffer and starts run. The first Add calls it.
+func (a *Async) launch() {
+	a.buffer = make(chan *entry, a.cfg.Size)
 	a.started.Store(true)
 	go a.run()
 }
@@ -99,24 +99,25 @@ func (a *Async) Add(ctx context.Context, m *Message) error {
 	return err
 }
 
+// put puts m into the buffer. Add calls it under the read lock.
 func (a *Async) put(ctx context.Context, m *Message) error {
 	if a.closed {
 		return ErrEnded
 	}
-	a.start.Do(a.begin)
+	a.start.Do(a.launch)
 	e := &entry{message: m, ctx: context.Background()}
 	if a.out.tel != nil {
 		e.ctx = context.WithoutCancel(ctx)
 	}
 	a.accepted.Add(1) // before it can be confirmed
 	select {
-	case a.fill <- e:
+	case a.buffer <- e:
 		return nil
 	default:
 	}
 	err := ErrFull
 	if a.cfg.Wait {
-		err = a.add(ctx, e)
+		err = a.awaitRoom(ctx, e)
 	}
 	if err != nil {
 		a.accepted.Add(-1)
@@ -124,10 +125,10 @@ func (a *Async) put(ctx context.Context, m *Message) error {
 	return err
 }
 
-// add waits for room.
-func (a *Async) add(ctx context.Context, e *entry) error {
+// awaitRoom puts e into the buffer and waits for room if it is full.
+func (a *Async) awaitRoom(ctx context.Context, e *entry) error {
 	select {
-	case a.fill <- e:
+	case a.buffer <- e:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -141,14 +142,14 @@ func (a *Async) Pending() int {
 	if !a.started.Load() {
 		return 0
 	}
-	return len(a.fill)
+	return len(a.buffer)
 }
 
 // Flush waits until everything added before was handed to the connection. It
 // returns the error of ctx when that ends first, and ErrEnded once Drain has begun.
 func (a *Async) Flush(ctx context.Context) error {
 	reached := make(chan struct{})
-	if err := a.mark(ctx, reached); err != nil {
+	if err := a.putMarker(ctx, reached); err != nil {
 		return err
 	}
 	select {
@@ -166,9 +167,9 @@ func (a *Async) Flush(ctx context.Context) error {
 	}
 }
 
-// mark puts a mark into the buffer; where nothing can be before it, it is
-// reached at once.
-func (a *Async) mark(ctx context.Context, reached chan<- struct{}) error {
+// putMarker puts a marker for Flush into the buffer. Before the first Add there is
+// nothing to wait for, so the marker is reached at once.
+func (a *Async) putMarker(ctx context.Context, reached chan<- struct{}) error {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.closed {
@@ -178,16 +179,17 @@ func (a *Async) mark(ctx context.Context, reached chan<- struct{}) error {
 		close(reached)
 		return nil
 	}
-	return a.add(ctx, &entry{reached: reached})
+	return a.awaitRoom(ctx, &entry{reached: reached})
 }
 
+// run is the goroutine that sends what is in the buffer until Drain closes that.
 func (a *Async) run() {
 	defer close(a.done)
-	var forget func()
-	a.ledger, forget = newLedger(a.out.link)
-	defer forget()
+	var unwatch func()
+	a.confirmations, unwatch = watchConfirmations(a.out.link)
+	defer unwatch()
 	for {
-		fill, closing := a.fill, (<-chan struct{})(nil)
+		fill, closing := a.buffer, (<-chan struct{})(nil)
 		if a.room() == 0 {
 			fill, closing = nil, a.closing
 		}
@@ -197,38 +199,38 @@ func (a *Async) run() {
 				a.confirmAll()
 				return
 			}
-			a.batch(first)
-			a.ask()
+			a.sendBatch(first)
+			a.flushIfNeeded()
 		case <-closing:
-		case s := <-a.ledger.states:
-			a.note(s)
-			a.ask() // what was handed over while there was no connection
-		case err := <-a.ledger.answer:
-			a.answered(err)
-			a.ask()
+		case s := <-a.confirmations.states:
+			a.setState(s)
+			a.flushIfNeeded() // for what was sent while there was no connection
+		case err := <-a.confirmations.flushResult:
+			a.flushed(err)
+			a.flushIfNeeded()
 		}
 	}
 }
 
-// room is how many messages may be handed over without a confirmation; at the end
-// there is no use in waiting for one.
+// room returns how many messages may be sent before the next confirmation. After Drain
+// there is no limit: waiting would gain nothing.
 func (a *Async) room() int {
 	select {
 	case <-a.closing:
 		return batchSize
 	default:
-		return max(max(a.cfg.Size, batchSize)-a.ledger.unsettled(), 0)
+		return max(max(a.cfg.Size, batchSize)-a.confirmations.unconfirmed(), 0)
 	}
 }
 
-// batch sends first and what else is there, up to the limits of a batch.
-func (a *Async) batch(first *entry) {
+// sendBatch sends first and what else is in the buffer, up to the limits of a batch.
+func (a *Async) sendBatch(first *entry) {
 	began := time.Now()
-	most := min(a.room(), batchSize)
+	limit := min(a.room(), batchSize)
 	a.send(first)
-	for range most - 1 {
+	for range limit - 1 {
 		select {
-		case e, ok := <-a.fill:
+		case e, ok := <-a.buffer:
 			if !ok {
 				return
 			}
@@ -242,84 +244,87 @@ func (a *Async) batch(first *entry) {
 	}
 }
 
+// send sends one message, or reaches a marker of Flush. run calls it.
 func (a *Async) send(e *entry) {
 	if e.reached != nil {
 		close(e.reached)
 		return
 	}
-	a.look()
+	a.readStates()
 	if err := a.out.Send(e.ctx, e.message); err != nil {
-		a.teller.tell(func() { a.cfg.Failed(e.message, err) }, a.cfg.Lost)
+		a.reporter.report(func() { a.cfg.Failed(e.message, err) }, a.cfg.Lost)
 		return
 	}
-	a.ledger.handed++
+	a.confirmations.sent++
 }
 
-// look takes note of what became of the connection.
-func (a *Async) look() {
+// readStates handles all changes of the connection that nats.go has reported.
+func (a *Async) readStates() {
 	for {
 		select {
-		case s := <-a.ledger.states:
-			a.note(s)
+		case s := <-a.confirmations.states:
+			a.setState(s)
 		default:
 			return
 		}
 	}
 }
 
-func (a *Async) note(s nats.Status) {
-	if lost := a.ledger.note(s); lost > 0 {
-		a.teller.lost(lost, a.cfg.Lost)
+// setState handles one change of the connection and reports the messages lost with it.
+func (a *Async) setState(s nats.Status) {
+	if lost := a.confirmations.setState(s); lost > 0 {
+		a.reporter.reportCount(lost, a.cfg.Lost)
 	}
 }
 
-// ask has the server confirm what was handed over since it last did, unless it is
-// being asked, or cannot be.
-func (a *Async) ask() {
-	l := &a.ledger
-	if l.asking || !l.connected || l.unsettled() == 0 {
+// flushIfNeeded starts a flush if messages are unconfirmed, the connection is up and no
+// other flush is under way.
+func (a *Async) flushIfNeeded() {
+	c := &a.confirmations
+	if c.flushing || !c.connected || c.unconfirmed() == 0 {
 		return
 	}
 	a.flush()
 }
 
+// flush starts a flush in a goroutine of its own. run gets the result from flushResult.
 func (a *Async) flush() {
-	l := &a.ledger
-	l.asking, l.asked = true, l.handed
-	go func() { l.answer <- a.out.link.Flush(a.flushing, flushLimit) }()
+	c := &a.confirmations
+	c.flushing, c.flushedAt = true, c.sent
+	go func() { c.flushResult <- a.out.link.Flush(a.flushContext, flushTimeout) }()
 }
 
-// answered takes the result of a flush.
-func (a *Async) answered(err error) {
-	a.look() // whether the connection was lost before the answer came
-	a.ledger.asking = false
+// flushed handles the result of a flush.
+func (a *Async) flushed(err error) {
+	a.readStates() // the connection may have been lost before the answer came
+	a.confirmations.flushing = false
 	if err == nil {
-		a.confirmed.Add(a.ledger.confirm())
+		a.confirmed.Add(a.confirmations.confirm())
 	}
 }
 
-// confirmAll asks until everything is confirmed or lost, or the server does not
-// answer.
+// confirmAll flushes until every message is confirmed or lost, or the server does not
+// answer. run calls it last.
 func (a *Async) confirmAll() {
-	l := &a.ledger
-	for a.look(); l.asking || l.unsettled() > 0; {
-		if !l.asking {
-			a.flush() // without a connection, too: it may come back in time
+	c := &a.confirmations
+	for a.readStates(); c.flushing || c.unconfirmed() > 0; {
+		if !c.flushing {
+			a.flush() // also without a connection: it may come back in time
 		}
-		err := <-l.answer
-		a.answered(err)
+		err := <-c.flushResult
+		a.flushed(err)
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrConnectionClosed) {
 			return
 		}
 	}
 }
 
-// Drain accepts nothing more, sends what is in the buffer until ctx ends, and
-// ends the goroutines. It returns how many accepted messages did not reach the
-// server for certain: left in the buffer, refused, or not confirmed. It may be
-// called again. When ctx ends it does not wait: Done tells when run has ended,
-// which an unresponsive peer may hold up until the link is aborted. It does not
-// wait for the teller if that is the caller whom ctx notes.
+// Drain accepts no more messages, sends those in the buffer until ctx ends, and ends the
+// goroutines. It returns how many accepted messages may not have reached the server:
+// they stayed in the buffer, sending them failed, or they were not confirmed. It may be
+// called again. When ctx ends it returns without waiting for run. An unresponsive peer
+// may hold run up until the link is aborted; Done is closed when run has ended. Drain
+// does not wait for the reporter if the reporter itself calls it, see IsReporting.
 func (a *Async) Drain(ctx context.Context) (unsent int) {
 	a.stop.Do(func() {
 		close(a.closing)
@@ -330,30 +335,30 @@ func (a *Async) Drain(ctx context.Context) (unsent int) {
 			close(a.done)
 			return
 		}
-		close(a.fill)
+		close(a.buffer)
 	})
 	select {
 	case <-a.done:
-		a.teller.await(ctx)
+		a.reporter.await(ctx)
 	case <-ctx.Done():
 		a.abandon()
 	}
 	return int(a.accepted.Load() - a.confirmed.Load())
 }
 
-// abandon has the goroutine end without sending what is left.
+// abandon empties the buffer, so that run ends without sending the rest. Drain calls it.
 func (a *Async) abandon() {
 	a.stopFlush()
 	if !a.started.Load() {
 		return
 	}
-	for range a.fill { // until it is empty
+	for range a.buffer { // until it is empty
 	}
 }
 
-// Done is closed when nothing more is sent.
+// Done returns a channel that is closed when run has ended.
 func (a *Async) Done() <-chan struct{} { return a.done }
 
-// TellsCaller reports whether the caller that ctx notes is one of the functions of
-// the configuration.
-func (a *Async) TellsCaller(ctx context.Context) bool { return a.teller.isCaller(ctx) }
+// IsReporting reports whether the goroutine recorded in ctx runs one of the functions of
+// AsyncConfig. Who runs there must not wait for the reporter.
+func (a *Async) IsReporting(ctx context.Context) bool { return a.reporter.isCaller(ctx) }

@@ -700,7 +700,7 @@ func TestAsyncWhoIsToldMayEndIt(t *testing.T) {
 			}
 			<-ready
 			ctx := dispatch.FromCaller(t.Context())
-			if !a.TellsCaller(ctx) || a.TellsCaller(t.Context()) {
+			if !a.IsReporting(ctx) || a.IsReporting(t.Context()) {
 				t.Error("it does not know who calls")
 			}
 			unsent <- a.Drain(ctx)

@@ -51,7 +51,7 @@ func TestConnectionThatIsFoundLost(t *testing.T) {
 		"Window": func(o *outlet.Outlet) (outlet.Ack, error) {
 			w := outlet.NewWindow(o, 1)
 			defer w.Close()
-			r := &outlet.Receipt{Message: message(), Deadline: time.Now().Add(time.Minute)}
+			r := &outlet.Future{Message: message(), Deadline: time.Now().Add(time.Minute)}
 			if err := w.Add(t.Context(), r); err != nil {
 				return outlet.Ack{}, err
 			}

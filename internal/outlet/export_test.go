@@ -3,4 +3,4 @@ package outlet
 import "time"
 
 // SetLongestTry has one try take up to d.
-func (o *Outlet) SetLongestTry(d time.Duration) { o.longestTry = d }
+func (o *Outlet) SetAttemptTimeout(d time.Duration) { o.attemptTimeout = d }

@@ -68,26 +68,26 @@ type Outlet struct {
 	counters *telemetry.Bus
 	batches  chan struct{} // has one for each that is under way
 
-	longestTry time.Duration // always the constant, but in tests
+	attemptTimeout time.Duration // always the constant, but in tests
 }
 
 // New returns the outlet of a bus.
 func New(l *link.Link, t *telemetry.Telemetry, c *telemetry.Bus) *Outlet {
-	return &Outlet{link: l, tel: t, counters: c, batches: make(chan struct{}, mostBatches), longestTry: longestTry}
+	return &Outlet{link: l, tel: t, counters: c, batches: make(chan struct{}, maxBatches), attemptTimeout: attemptTimeout}
 }
 
 // Send hands m to the connection: accepted, but at most once.
 func (o *Outlet) Send(ctx context.Context, m *Message) error {
 	if err := o.link.Enter(); err != nil {
-		return o.sent(m, err)
+		return o.count(m, err)
 	}
 	defer o.link.Leave()
 	if o.tel == nil {
-		return o.sent(m, o.publish(m))
+		return o.count(m, o.publish(m))
 	}
 	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpPublish, m))
 	o.inject(ctx, m)
-	err := o.sent(m, o.publish(m))
+	err := o.count(m, o.publish(m))
 	span.End(err)
 	return err
 }
@@ -117,14 +117,14 @@ func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {
 // may finish while the bus stops.
 func (o *Outlet) Reply(ctx context.Context, m *Message) error {
 	o.inject(ctx, m)
-	return o.sent(m, o.publish(m))
+	return o.count(m, o.publish(m))
 }
 
-func (o *Outlet) publish(m *Message) error { return o.named(m, o.link.Publish(&m.Out)) }
+func (o *Outlet) publish(m *Message) error { return o.describe(m, o.link.Publish(&m.Out)) }
 
 func (o *Outlet) request(ctx context.Context, m *Message) (*nats.Msg, error) {
 	reply, err := o.link.Request(ctx, &m.Out)
-	return reply, o.named(m, err)
+	return reply, o.describe(m, err)
 }
 
 // inject writes the trace into m's header, where m is not too large with it: a
@@ -141,7 +141,7 @@ func (o *Outlet) inject(ctx context.Context, m *Message) {
 }
 
 // named returns err with what nats.go leaves out.
-func (o *Outlet) named(m *Message, err error) error {
+func (o *Outlet) describe(m *Message, err error) error {
 	if err != nil && errors.Is(err, nats.ErrMaxPayload) {
 		return &TooLargeError{Subject: m.Subject, Size: m.size(), Limit: o.link.MaxPayload()}
 	}
@@ -149,7 +149,7 @@ func (o *Outlet) named(m *Message, err error) error {
 }
 
 // sent counts the outcome of one message.
-func (o *Outlet) sent(m *Message, err error) error {
+func (o *Outlet) count(m *Message, err error) error {
 	if err != nil {
 		o.counters.PublishFailed.Add(1)
 		return err

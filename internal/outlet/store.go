@@ -40,10 +40,10 @@ var ErrUnknown = errors.New("no acknowledgement came, the message may be stored 
 const (
 	// longestTry is how long an answer may take over a connection that is in order, before
 	// what may be repeated is.
-	longestTry = 2 * time.Second
+	attemptTimeout = 2 * time.Second
 	// betweenTries is the pause after a try that found nobody or lost the
 	// connection, and between looks whether that is back.
-	betweenTries = 100 * time.Millisecond
+	attemptPause = 100 * time.Millisecond
 )
 
 // Store sends m to a stream and waits for its acknowledgement until ctx ends.
@@ -51,36 +51,36 @@ const (
 // for the stream then stores it once; of others the result is ErrUnknown.
 func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 	if err := o.link.Enter(); err != nil {
-		return Ack{}, o.sent(m, err)
+		return Ack{}, o.count(m, err)
 	}
 	defer o.link.Leave()
 	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpStore, m))
 	o.inject(ctx, m)
 	ack, err := o.store(ctx, m)
-	err = o.sent(m, err)
+	err = o.count(m, err)
 	span.End(err)
 	return ack, err
 }
 
 func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
-	var t tries
+	var tried attempts
 	for {
-		ack, err := o.try(ctx, m)
-		again, err := t.judge(m, err)
+		ack, err := o.storeOnce(ctx, m)
+		again, err := tried.decide(m, err)
 		if !again {
 			return ack, err
 		}
-		if err := o.awaitTry(ctx); err != nil {
-			return Ack{}, t.doubted(err)
+		if err := o.awaitNextAttempt(ctx); err != nil {
+			return Ack{}, tried.wrapUnknown(err)
 		}
 	}
 }
 
 // awaitTry waits until there may be another try. While there is no connection each
 // would only fill the buffer for the next one.
-func (o *Outlet) awaitTry(ctx context.Context) error {
+func (o *Outlet) awaitNextAttempt(ctx context.Context) error {
 	for {
-		if err := pause(ctx, betweenTries); err != nil {
+		if err := sleep(ctx, attemptPause); err != nil {
 			return err
 		}
 		if nc := o.link.Conn(); nc.IsConnected() || nc.IsClosed() {
@@ -91,9 +91,9 @@ func (o *Outlet) awaitTry(ctx context.Context) error {
 
 // oneTry returns a context that ends with ctx, and when the answer to what is sent now
 // is not to be expected any more.
-func (o *Outlet) oneTry(ctx context.Context) (_ context.Context, end func()) {
+func (o *Outlet) attemptContext(ctx context.Context) (_ context.Context, end func()) {
 	ctx, connected := o.link.WhileConnected(ctx)
-	ctx, cancel := context.WithTimeout(ctx, o.longestTry)
+	ctx, cancel := context.WithTimeout(ctx, o.attemptTimeout)
 	return ctx, func() {
 		cancel()
 		connected()
@@ -101,10 +101,10 @@ func (o *Outlet) oneTry(ctx context.Context) (_ context.Context, end func()) {
 }
 
 // try sends m once. What may be repeated waits for its answer no longer than one try may.
-func (o *Outlet) try(ctx context.Context, m *Message) (Ack, error) {
-	if m.repeatable() {
+func (o *Outlet) storeOnce(ctx context.Context, m *Message) (Ack, error) {
+	if m.isRepeatable() {
 		var end func()
-		ctx, end = o.oneTry(ctx)
+		ctx, end = o.attemptContext(ctx)
 		defer end()
 	}
 	reply, err := o.request(ctx, m)
@@ -114,7 +114,7 @@ func (o *Outlet) try(ctx context.Context, m *Message) (Ack, error) {
 	return parseAck(reply)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -125,7 +125,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 func parseAck(reply *nats.Msg) (Ack, error) {
-	if ack, ok := usualAck(reply.Data); ok {
+	if ack, ok := parseCommonAck(reply.Data); ok {
 		return ack, nil
 	}
 	var r struct {
@@ -148,11 +148,11 @@ func parseAck(reply *nats.Msg) (Ack, error) {
 // them, which costs a tenth of what reading any JSON does:
 //
 //	{"stream":"ORDERS","domain":"d","seq":17}
-func usualAck(text []byte) (ack Ack, ok bool) {
-	if text, ok = quoted(text, `{"stream":"`, &ack.Stream); !ok || ack.Stream == "" {
+func parseCommonAck(text []byte) (ack Ack, ok bool) {
+	if text, ok = cutQuoted(text, `{"stream":"`, &ack.Stream); !ok || ack.Stream == "" {
 		return Ack{}, false
 	}
-	if after, has := quoted(text, `,"domain":"`, &ack.Domain); has {
+	if after, has := cutQuoted(text, `,"domain":"`, &ack.Domain); has {
 		text = after
 	}
 	text, ok = bytes.CutPrefix(text, []byte(`,`))
@@ -168,7 +168,7 @@ func usualAck(text []byte) (ack Ack, ok bool) {
 }
 
 // quoted reads a string that begins after start and has nothing to unescape.
-func quoted(text []byte, start string, into *string) (after []byte, ok bool) {
+func cutQuoted(text []byte, start string, into *string) (after []byte, ok bool) {
 	value, ok := bytes.CutPrefix(text, []byte(start))
 	end := bytes.IndexByte(value, '"')
 	if !ok || end < 0 || bytes.IndexByte(value[:end], '\\') >= 0 {

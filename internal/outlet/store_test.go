@@ -385,7 +385,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 				return ackText
 			})
 			o := outlet.New(l, nil, new(telemetry.Bus))
-			o.SetLongestTry(time.Hour)
+			o.SetAttemptTimeout(time.Hour)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if _, err := store(ctx, o); err != nil {

@@ -13,50 +13,52 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
-// ErrNoRoom is returned by Window.Add when the window was full for too long.
-var ErrNoRoom = errors.New("the window is full")
+// ErrWindowFull is returned by Window.Add when the window stayed full.
+var ErrWindowFull = errors.New("the window is full")
 
-// Window stores messages of streams without waiting for one acknowledgement before
-// it sends the next. Their answers come to one subscription. A message without an ID
-// is sent once; one with an ID again whenever its answer is lost, until its deadline.
+// Window stores messages in streams. It does not wait for the acknowledgement of one
+// message before it sends the next. One subscription receives all acknowledgements. A
+// message without an ID is sent once. A message with an ID is sent again whenever its
+// acknowledgement is lost, until its deadline.
 //
-// Messages go out in the order of Add. When the connection is lost, those with an ID
-// that have no answer wait in that order for the next one, and whatever is added
-// meanwhile waits behind them; a repetition for another reason may come after later
-// messages.
+// Messages go out in the order of Add. When the connection is lost, messages with an ID
+// and without an answer wait in that order for the next connection. Messages added
+// meanwhile wait behind them. A message that is sent again for another reason may come
+// after later messages.
 //
-// Each message is inside the gate until its outcome is there, so shutting that waits
-// for all. Goroutines: run, and that of the subscription, from the first Add to Close.
-// Safe for concurrent use.
+// Each message is inside the gate of the link until its outcome is known, so shutting
+// the gate waits for all messages. Goroutines: run, and that of the subscription, from
+// the first Add to Close. Safe for concurrent use.
 type Window struct {
-	out  *Outlet
-	room chan struct{} // has one for each message that is outstanding
+	out   *Outlet
+	slots chan struct{} // holds one element for each outstanding message
 
-	closing chan struct{} // unblocks who waits for room
-	nudge   chan struct{} // run has to look earlier than it knows
-	done    chan struct{} // run has ended
+	closing  chan struct{} // closed by Close: ends run and unblocks Add
+	checkNow chan struct{} // tells run to check earlier than planned
+	done     chan struct{} // closed when run has ended
 
-	// mu is held while a message is handed to the connection: the order of the
-	// numbers is that on the wire.
-	mu       sync.Mutex
-	prefix   string             // of reply subjects
-	sub      *nats.Subscription // to them; nil before the first Add
-	states   chan nats.Status
-	lost     bool // a write has found so, and nats.go has not said it yet
-	numbers  uint64
-	list     receipts
-	byNumber map[uint64]*Receipt
-	held     int
-	wake     time.Time // when run looks at the latest; zero: it does not
-	marks    []mark
-	counting bool // Ending was called
-	left     int  // messages since then that ended without certainty
-	ended    bool
-	over     []*Receipt // have their outcome, and spans that unlock ends
+	// mu is held while a message is handed to the connection, so numbers and messages on
+	// the wire have the same order.
+	mu          sync.Mutex
+	prefix      string             // of the reply subjects
+	sub         *nats.Subscription // to the replies; nil before the first Add
+	states      chan nats.Status
+	foundLost   bool // a write found the connection lost, and nats.go has not reported it yet
+	lastNumber  uint64
+	outstanding futureList
+	byNumber    map[uint64]*Future
+	held        int
+	nextCheck   time.Time // when run checks at the latest; zero: not planned
+	flushes     []flushMarker
+	counting    bool // StartCounting was called
+	unsure      int  // messages since then that may not be stored
+	ended       bool
+	finished    []*Future // have their outcome; unlock ends their spans
 }
 
-// mark is of a Flush: closed when all messages up to number have their outcome.
-type mark struct {
+// flushMarker belongs to one Flush. reached is closed when all messages up to number have
+// their outcome.
+type flushMarker struct {
 	number  uint64
 	reached chan struct{}
 }
@@ -64,77 +66,77 @@ type mark struct {
 // NewWindow returns a window for size messages that sends through o.
 func NewWindow(o *Outlet, size int) *Window {
 	return &Window{
-		out: o, room: make(chan struct{}, size), byNumber: make(map[uint64]*Receipt),
-		closing: make(chan struct{}), nudge: make(chan struct{}, 1), done: make(chan struct{}),
+		out: o, slots: make(chan struct{}, size), byNumber: make(map[uint64]*Future),
+		closing: make(chan struct{}), checkNow: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
 
-// Add sends the message of r, or has it sent as soon as there is a connection. A
-// full window makes it wait until ctx ends or r's deadline, then it is ErrNoRoom with
-// the reason. After an error there will be no outcome. ctx has no say in what comes
-// after Add.
-func (w *Window) Add(ctx context.Context, r *Receipt) error {
-	m := &r.Message
+// Add sends the message of f. Without a connection the message is sent as soon as there
+// is one. If the window is full Add waits, until ctx ends or f's deadline has passed; then
+// it returns ErrWindowFull with the reason. After an error f gets no outcome. After Add
+// returns, the end of ctx has no effect on the message.
+func (w *Window) Add(ctx context.Context, f *Future) error {
+	m := &f.Message
 	if err := w.out.link.Enter(); err != nil {
-		return w.out.sent(m, err)
+		return w.out.count(m, err)
 	}
-	err := w.enter(ctx, r.Deadline)
+	err := w.takeSlot(ctx, f.Deadline)
 	if err == nil {
-		ctx, r.span = w.out.tel.Send(ctx, w.out.operation(telemetry.OpStore, m))
+		ctx, f.span = w.out.tel.Send(ctx, w.out.operation(telemetry.OpStore, m))
 		w.out.inject(ctx, m)
-		err = w.add(r)
+		err = w.add(f)
 	}
 	if err != nil {
-		r.span.End(err)
+		f.span.End(err)
 		w.out.link.Leave()
-		return w.out.sent(m, err)
+		return w.out.count(m, err)
 	}
 	return nil
 }
 
-// enter takes a place.
-func (w *Window) enter(ctx context.Context, deadline time.Time) error {
+// takeSlot takes a slot of the window and waits for one if the window is full.
+func (w *Window) takeSlot(ctx context.Context, deadline time.Time) error {
 	select {
-	case w.room <- struct{}{}:
+	case w.slots <- struct{}{}:
 		return nil
 	default:
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	select {
-	case w.room <- struct{}{}:
+	case w.slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrNoRoom, ctx.Err())
+		return fmt.Errorf("%w: %w", ErrWindowFull, ctx.Err())
 	case <-w.closing:
 		return ErrEnded
 	}
 }
 
-// add sends or holds r, which has a place, and gives that back if it cannot.
-func (w *Window) add(r *Receipt) error {
+// add sends or holds f, which has a slot. If it fails it returns the slot.
+func (w *Window) add(f *Future) error {
 	w.mu.Lock()
 	defer w.unlock()
-	if err := w.beginLocked(); err != nil {
-		<-w.room
+	if err := w.startLocked(); err != nil {
+		<-w.slots
 		return err
 	}
-	w.numbers++
-	r.number = w.numbers
-	if connected := w.catchUpLocked(); !connected || w.held > 0 {
-		w.holdLocked(r)
-	} else if err := w.sendLocked(r); err != nil {
-		<-w.room
+	w.lastNumber++
+	f.number = w.lastNumber
+	if connected := w.readStatesLocked(); !connected || w.held > 0 {
+		w.holdLocked(f)
+	} else if err := w.sendLocked(f); err != nil {
+		<-w.slots
 		return err
 	}
-	w.list.push(r)
-	w.byNumber[r.number] = r
-	w.lookByLocked(r)
+	w.outstanding.push(f)
+	w.byNumber[f.number] = f
+	w.scheduleLocked(f)
 	return nil
 }
 
-// beginLocked starts what the first Add needs.
-func (w *Window) beginLocked() error {
+// startLocked makes the subscription and starts run at the first Add.
+func (w *Window) startLocked() error {
 	switch {
 	case w.ended:
 		return ErrEnded
@@ -143,7 +145,7 @@ func (w *Window) beginLocked() error {
 	}
 	nc := w.out.link.Conn()
 	w.prefix = nc.NewInbox() + "."
-	sub, err := nc.Subscribe(w.prefix+"*", w.answered)
+	sub, err := nc.Subscribe(w.prefix+"*", w.onReply)
 	if err != nil {
 		return err
 	}
@@ -153,118 +155,120 @@ func (w *Window) beginLocked() error {
 	return nil
 }
 
-// holdLocked has r wait for the connection.
-func (w *Window) holdLocked(r *Receipt) {
-	r.held, r.sent = true, false
-	r.again = time.Now().Add(betweenTries)
+// holdLocked makes f wait for the next connection.
+func (w *Window) holdLocked(f *Future) {
+	f.held, f.unanswered = true, false
+	f.nextSend = time.Now().Add(attemptPause)
 	w.held++
 }
 
-// sendLocked hands r to the connection.
-func (w *Window) sendLocked(r *Receipt) error {
-	if r.held {
-		r.held = false
+// sendLocked hands f to the connection.
+func (w *Window) sendLocked(f *Future) error {
+	if f.held {
+		f.held = false
 		w.held--
 	}
-	m := &r.Message
+	m := &f.Message
 	if m.Reply == "" {
-		m.Reply = w.prefix + strconv.FormatUint(r.number, 36)
+		m.Reply = w.prefix + strconv.FormatUint(f.number, 36)
 	}
-	r.again = time.Time{}
-	if m.repeatable() {
-		r.again = time.Now().Add(w.out.longestTry)
+	f.nextSend = time.Time{}
+	if m.isRepeatable() {
+		f.nextSend = time.Now().Add(w.out.attemptTimeout)
 	}
 	err := w.out.publish(m)
-	if unsent(err) {
-		w.lost = true
-		w.holdLocked(r)
+	if isUnsent(err) {
+		w.foundLost = true
+		w.holdLocked(f)
 		return nil
 	}
-	r.sent = err == nil
+	f.unanswered = err == nil
 	return err
 }
 
-// answered takes the answer to one message.
-func (w *Window) answered(reply *nats.Msg) {
+// onReply handles the answer to one message. nats.go calls it on the goroutine of the
+// subscription.
+func (w *Window) onReply(reply *nats.Msg) {
 	number, err := strconv.ParseUint(reply.Subject[len(w.prefix):], 36, 64)
 	if err != nil {
-		return // not ours
+		return // not a reply to a message of this window
 	}
-	ack, err := readAnswer(reply)
+	ack, err := parseReply(reply)
 	w.mu.Lock()
 	defer w.unlock()
-	r := w.byNumber[number]
-	if r == nil {
-		return // it has its outcome
+	f := w.byNumber[number]
+	if f == nil {
+		return // it has its outcome already
 	}
-	again, err := r.tries.judge(&r.Message, err)
+	again, err := f.attempts.decide(&f.Message, err)
 	if !again {
-		w.endLocked(r, ack, err)
+		w.endLocked(f, ack, err)
 		return
 	}
-	if !r.held {
-		r.sent, r.again = false, time.Now().Add(betweenTries)
-		w.lookByLocked(r)
+	if !f.held {
+		f.unanswered, f.nextSend = false, time.Now().Add(attemptPause)
+		w.scheduleLocked(f)
 	}
 }
 
-// readAnswer is parseAck for what nobody has looked at before.
-func readAnswer(reply *nats.Msg) (Ack, error) {
+// parseReply is parseAck for a reply that nats.go has not checked for missing responders.
+func parseReply(reply *nats.Msg) (Ack, error) {
 	if len(reply.Data) == 0 && reply.Header.Get("Status") == "503" {
 		return Ack{}, nats.ErrNoResponders
 	}
 	return parseAck(reply)
 }
 
-// endLocked sets the outcome of r.
-func (w *Window) endLocked(r *Receipt, ack Ack, err error) {
-	if r.held {
+// endLocked sets the outcome of f, frees its slot, and reaches the markers of Flush that
+// waited for it.
+func (w *Window) endLocked(f *Future, ack Ack, err error) {
+	if f.held {
 		w.held--
 	}
-	delete(w.byNumber, r.number)
-	w.list.remove(r)
-	if _, refused := errors.AsType[*StoreError](err); w.counting && err != nil && (!refused || r.tries.doubt) {
-		w.left++
+	delete(w.byNumber, f.number)
+	w.outstanding.remove(f)
+	if _, refused := errors.AsType[*StoreError](err); w.counting && err != nil && (!refused || f.attempts.maybeStored) {
+		w.unsure++
 	}
-	_ = w.out.sent(&r.Message, err)
-	r.end(ack, err)
-	for len(w.marks) > 0 && (w.list.first == nil || w.list.first.number > w.marks[0].number) {
-		close(w.marks[0].reached)
-		w.marks = w.marks[1:]
+	_ = w.out.count(&f.Message, err)
+	f.end(ack, err)
+	for len(w.flushes) > 0 && (w.outstanding.first == nil || w.outstanding.first.number > w.flushes[0].number) {
+		close(w.flushes[0].reached)
+		w.flushes = w.flushes[1:]
 	}
-	<-w.room
+	<-w.slots
 	if w.out.tel == nil {
 		w.out.link.Leave()
 		return
 	}
-	w.over = append(w.over, r)
+	w.finished = append(w.finished, f)
 }
 
-// unlock unlocks mu and ends the spans of the messages that have their outcome. That
-// runs what the program gave for them, so nothing is locked.
+// unlock unlocks mu and then ends the spans of the messages that got their outcome.
+// Ending a span runs code of the program, so no lock is held.
 func (w *Window) unlock() {
-	over := w.over
-	w.over = nil
+	finished := w.finished
+	w.finished = nil
 	w.mu.Unlock()
-	for _, r := range over {
-		r.span.End(r.err)
+	for _, f := range finished {
+		f.span.End(f.err)
 		w.out.link.Leave()
 	}
 }
 
-// Pending returns how many messages are outstanding, or wait in Add.
-func (w *Window) Pending() int { return len(w.room) }
+// Pending returns how many messages are outstanding.
+func (w *Window) Pending() int { return len(w.slots) }
 
-// Flush waits until every message that was added before has its outcome, whatever
-// that is. It returns the error of ctx when that ends first.
+// Flush waits until every message that was added before has its outcome, stored or not.
+// It returns the error of ctx if ctx ends first.
 func (w *Window) Flush(ctx context.Context) error {
 	w.mu.Lock()
-	if w.list.first == nil {
+	if w.outstanding.first == nil {
 		w.mu.Unlock()
 		return nil
 	}
-	m := mark{number: w.numbers, reached: make(chan struct{})}
-	w.marks = append(w.marks, m)
+	m := flushMarker{number: w.lastNumber, reached: make(chan struct{})}
+	w.flushes = append(w.flushes, m)
 	w.mu.Unlock()
 	select {
 	case <-m.reached:

@@ -8,154 +8,155 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// idle is how long run sleeps when there is nothing to look at; whoever adds
-// something wakes it.
-const idle = time.Hour
+// idleCheck is how long run sleeps when there is nothing to do. Add wakes it.
+const idleCheck = time.Hour
 
-// run sends messages again, and ends those whose time is over.
+// run is the goroutine that sends messages again and ends those whose deadline has passed.
 func (w *Window) run() {
 	defer close(w.done)
-	timer := time.NewTimer(idle)
+	timer := time.NewTimer(idleCheck)
 	defer timer.Stop()
 	for {
 		select {
 		case s := <-w.states:
 			w.mu.Lock()
-			w.noteLocked(s)
+			w.setStateLocked(s)
 			w.unlock()
 		case <-timer.C:
-		case <-w.nudge:
+		case <-w.checkNow:
 		case <-w.closing:
 			return
 		}
-		timer.Reset(w.look())
+		timer.Reset(w.check())
 	}
 }
 
-// lookByLocked has run look when r's time comes, at the latest.
-func (w *Window) lookByLocked(r *Receipt) {
-	due := r.due()
-	if !w.wake.IsZero() && !due.Before(w.wake) {
+// scheduleLocked makes run check f when it is due, or earlier.
+func (w *Window) scheduleLocked(f *Future) {
+	due := f.nextCheck()
+	if !w.nextCheck.IsZero() && !due.Before(w.nextCheck) {
 		return
 	}
-	w.wake = due
+	w.nextCheck = due
 	select {
-	case w.nudge <- struct{}{}:
+	case w.checkNow <- struct{}{}:
 	default:
 	}
 }
 
-// due is when run has to do something about r.
-func (r *Receipt) due() time.Time {
-	if r.again.IsZero() || r.Deadline.Before(r.again) {
-		return r.Deadline
+// nextCheck returns when run has to send or end f.
+func (f *Future) nextCheck() time.Time {
+	if f.nextSend.IsZero() || f.Deadline.Before(f.nextSend) {
+		return f.Deadline
 	}
-	return r.again
+	return f.nextSend
 }
 
-// look does what is due and returns how long nothing will be.
-func (w *Window) look() time.Duration {
+// check does what is due, and returns how long run may sleep.
+func (w *Window) check() time.Duration {
 	w.mu.Lock()
 	defer w.unlock()
-	connected := w.catchUpLocked()
+	connected := w.readStatesLocked()
 	now := time.Now()
-	w.wake = time.Time{}
-	for r := w.list.first; r != nil; {
-		next := r.next
-		if err := w.lookAtLocked(r, now, connected); err != nil {
-			w.endLocked(r, Ack{}, err)
-		} else if due := r.due(); w.wake.IsZero() || due.Before(w.wake) {
-			w.wake = due
+	w.nextCheck = time.Time{}
+	for f := w.outstanding.first; f != nil; {
+		next := f.next
+		if err := w.checkLocked(f, now, connected); err != nil {
+			w.endLocked(f, Ack{}, err)
+		} else if due := f.nextCheck(); w.nextCheck.IsZero() || due.Before(w.nextCheck) {
+			w.nextCheck = due
 		}
-		r = next
+		f = next
 	}
-	if w.wake.IsZero() {
-		return idle
+	if w.nextCheck.IsZero() {
+		return idleCheck
 	}
-	return w.wake.Sub(now)
+	return w.nextCheck.Sub(now)
 }
 
-// lookAtLocked sends r again if it is time. It returns the error with which r ends.
-func (w *Window) lookAtLocked(r *Receipt, now time.Time, connected bool) error {
+// checkLocked sends f again if it is due. It returns the error with which f ends, if it
+// ends.
+func (w *Window) checkLocked(f *Future, now time.Time, connected bool) error {
 	switch {
-	case !now.Before(r.Deadline):
-		return r.unanswered(context.DeadlineExceeded)
-	case r.held && connected:
-	case r.again.IsZero() || now.Before(r.again):
+	case !now.Before(f.Deadline):
+		return f.timeoutError(context.DeadlineExceeded)
+	case f.held && connected:
+	case f.nextSend.IsZero() || now.Before(f.nextSend):
 		return nil
 	case !connected:
-		r.again = now.Add(betweenTries)
+		f.nextSend = now.Add(attemptPause)
 		return nil
 	}
-	r.tries.doubt = r.tries.doubt || r.sent
-	if err := w.sendLocked(r); err != nil {
-		return r.tries.doubted(err)
+	f.attempts.maybeStored = f.attempts.maybeStored || f.unanswered
+	if err := w.sendLocked(f); err != nil {
+		return f.attempts.wrapUnknown(err)
 	}
 	return nil
 }
 
-// unanswered is the error of r when nobody waits for its answer any longer.
-func (r *Receipt) unanswered(why error) error {
-	r.tries.doubt = r.tries.doubt || r.sent
-	return r.tries.doubted(why)
+// timeoutError returns the error of f when the window stops waiting for its answer.
+func (f *Future) timeoutError(why error) error {
+	f.attempts.maybeStored = f.attempts.maybeStored || f.unanswered
+	return f.attempts.wrapUnknown(why)
 }
 
-// catchUpLocked reports whether there is a connection, after it has taken note of what
-// became of the ones before: nats.go tells of a state in the moment in which it has
-// it. So what is sent then is not taken for lost with an earlier connection.
-func (w *Window) catchUpLocked() (connected bool) {
+// readStatesLocked handles all changes of the connection that nats.go has reported, and
+// reports whether there is a connection now. nats.go reports a change at the moment it
+// happens. So a message that is sent after this call is not mistaken for one that was
+// lost with an earlier connection.
+func (w *Window) readStatesLocked() (connected bool) {
 	for {
 		connected = w.out.link.Conn().IsConnected()
 		select {
 		case s := <-w.states:
-			w.noteLocked(s)
+			w.setStateLocked(s)
 		default:
-			return connected && !w.lost
+			return connected && !w.foundLost
 		}
 	}
 }
 
-// noteLocked takes a new state of the connection. With a lost one the answers are
-// lost: what has an ID waits for the next connection, of the rest the outcome is
-// unknown. What is held goes out with the next look.
-func (w *Window) noteLocked(s nats.Status) {
+// setStateLocked handles one change of the connection. The answers are lost with the
+// connection: messages with an ID wait for the next one, and the outcome of the others
+// is unknown. The next check sends what is held.
+func (w *Window) setStateLocked(s nats.Status) {
 	if s == nats.CONNECTED {
 		return
 	}
-	w.lost = false
-	for r := w.list.first; r != nil; {
-		next := r.next
+	w.foundLost = false
+	for f := w.outstanding.first; f != nil; {
+		next := f.next
 		switch {
 		case s == nats.CLOSED:
-			w.endLocked(r, Ack{}, r.unanswered(nats.ErrConnectionClosed))
-		case !r.sent:
-		case r.Message.repeatable():
-			r.tries.doubt = true
-			w.holdLocked(r)
+			w.endLocked(f, Ack{}, f.timeoutError(nats.ErrConnectionClosed))
+		case !f.unanswered:
+		case f.Message.isRepeatable():
+			f.attempts.maybeStored = true
+			w.holdLocked(f)
 		default:
-			w.endLocked(r, Ack{}, fmt.Errorf("%w: %w", ErrUnknown, nats.ErrDisconnected))
+			w.endLocked(f, Ack{}, fmt.Errorf("%w: %w", ErrUnknown, nats.ErrDisconnected))
 		}
-		r = next
+		f = next
 	}
 }
 
-// Ending has Close count from now on.
-func (w *Window) Ending() {
+// StartCounting makes Close count the messages that end from now on.
+func (w *Window) StartCounting() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counting = true
 }
 
-// Close ends every message that is outstanding, and the goroutines. It returns how
-// many messages since Ending may not be stored for another reason than that their
-// stream refused them. Call it once, when the gate is shut.
+// Close ends every outstanding message and the goroutines. It returns how many messages
+// since StartCounting may not be stored, except those that their stream refused. Call it
+// once, when the gate is shut.
 func (w *Window) Close() (unsent int) {
 	w.mu.Lock()
 	w.ended = true
-	for r := w.list.first; r != nil; r = w.list.first {
-		w.endLocked(r, Ack{}, r.unanswered(ErrEnded))
+	for f := w.outstanding.first; f != nil; f = w.outstanding.first {
+		w.endLocked(f, Ack{}, f.timeoutError(ErrEnded))
 	}
-	sub, unsent := w.sub, w.left
+	sub, unsent := w.sub, w.unsure
 	w.unlock()
 	close(w.closing)
 	if sub != nil {

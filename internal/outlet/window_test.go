@@ -24,9 +24,9 @@ func refusal(code int, text string) string {
 	return fmt.Sprintf(`{"error":{"code":400,"err_code":%d,"description":%q},"stream":"S","seq":0}`, code, text)
 }
 
-func add(t *testing.T, w *outlet.Window, id string, within time.Duration) *outlet.Receipt {
+func add(t *testing.T, w *outlet.Window, id string, within time.Duration) *outlet.Future {
 	t.Helper()
-	r := &outlet.Receipt{Message: *message(id), Deadline: time.Now().Add(within)}
+	r := &outlet.Future{Message: *message(id), Deadline: time.Now().Add(within)}
 	if err := w.Add(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestWindowWithoutAConnection(t *testing.T) {
 		t.Errorf("%d bytes wait for the next connection", n)
 	}
 	blocked.Store(false)
-	for _, r := range []*outlet.Receipt{second, first} {
+	for _, r := range []*outlet.Future{second, first} {
 		if _, _, err := r.Wait(context.Background()); err != nil {
 			t.Error(err)
 		}
@@ -188,11 +188,11 @@ func TestWindowWhenTheConnectionIsClosed(t *testing.T) {
 		if !errors.Is(err, outlet.ErrUnknown) || !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Errorf("got %v", err)
 		}
-		late := &outlet.Receipt{Message: *message("y"), Deadline: time.Now().Add(time.Hour)}
+		late := &outlet.Future{Message: *message("y"), Deadline: time.Now().Add(time.Hour)}
 		if err := w.Add(t.Context(), late); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Errorf("got %v", err)
 		}
-		w.Ending()
+		w.StartCounting()
 		w.Close()
 	})
 }
@@ -210,14 +210,14 @@ func TestWindowCloses(t *testing.T) {
 		})
 		o := newSender(t, s)
 		w := outlet.NewWindow(o.Outlet, 2)
-		w.Ending()
+		w.StartCounting()
 		if _, _, err := add(t, w, "", time.Hour).Wait(t.Context()); err == nil {
 			t.Error("it was stored")
 		}
 		one, other := add(t, w, "", time.Hour), add(t, w, "x", time.Hour)
 		waiting := make(chan error, 1)
 		go func() {
-			waiting <- w.Add(t.Context(), &outlet.Receipt{Message: *message(""), Deadline: time.Now().Add(time.Hour)})
+			waiting <- w.Add(t.Context(), &outlet.Future{Message: *message(""), Deadline: time.Now().Add(time.Hour)})
 		}()
 		synctest.Wait()
 		stop, cancel := context.WithCancel(t.Context())
@@ -231,7 +231,7 @@ func TestWindowCloses(t *testing.T) {
 		if n := w.Close(); n != 2 {
 			t.Errorf("%d messages are unsent, want the two that were not refused", n)
 		}
-		for _, r := range []*outlet.Receipt{one, other} {
+		for _, r := range []*outlet.Future{one, other} {
 			if _, _, err := r.Wait(context.Background()); !errors.Is(err, outlet.ErrUnknown) || !errors.Is(err, outlet.ErrEnded) {
 				t.Errorf("got %v", err)
 			}
@@ -242,7 +242,7 @@ func TestWindowCloses(t *testing.T) {
 		if err := o.link.Shut(t.Context()); err != nil {
 			t.Errorf("somebody is left inside the gate: %v", err)
 		}
-		if err := w.Add(t.Context(), &outlet.Receipt{Message: *message("")}); !errors.Is(err, link.ErrShut) {
+		if err := w.Add(t.Context(), &outlet.Future{Message: *message("")}); !errors.Is(err, link.ErrShut) {
 			t.Errorf("Add returned %v", err)
 		}
 	})
@@ -281,7 +281,7 @@ func TestWindowUnderReconnects(t *testing.T) {
 	if n := o.counters.Published.Load(); n != 2000 {
 		t.Errorf("%d were stored", n)
 	}
-	w.Ending()
+	w.StartCounting()
 	if n := w.Close(); n != 0 || w.Pending() != 0 {
 		t.Errorf("%d are unsent, %d pending", n, w.Pending())
 	}

@@ -21,64 +21,64 @@ const (
 
 	accountLimits     = 10002 // of the account
 	serverLimits      = 10023 // of the server
-	sealed            = 10109 // the stream takes nothing any more
-	duplicateUnderWay = 10158 // a message with this ID is under way in the cluster
-	batchesTooMany    = 10210 // open at once
+	streamSealed      = 10109 // the stream takes nothing any more
+	duplicateInFlight = 10158 // a message with this ID is under way in the cluster
+	tooManyBatches    = 10210 // open at once
 )
 
 // busyCodes are refusals that may be otherwise in a moment. Nothing was stored.
-var busyCodes = []int{duplicateUnderWay, WrongLastSequenceUnnamed, BatchIncomplete, batchesTooMany}
+var retryableCodes = []int{duplicateInFlight, WrongLastSequenceUnnamed, BatchIncomplete, tooManyBatches}
 
 // ambiguousCodes are refusals that say nothing of an earlier try of the same message: it
 // brings them about, if it was stored, since a single server compares sequences before it
 // looks for the ID; or the server gives them without looking for that.
-var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch, accountLimits, serverLimits, sealed}
+var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch, accountLimits, serverLimits, streamSealed}
 
 // leaderless is how long a stream may have no responder before it is taken for
 // absent, and may be busy before that is the answer: leader elections and server
 // starts take a moment.
-const leaderless = 500 * time.Millisecond
+const maxUnavailable = 500 * time.Millisecond
 
 // tries is what the tries to store one message have shown so far.
-type tries struct {
-	doubt bool      // one of them may have stored it
-	since time.Time // from when on nobody answered, or the stream was busy; zero otherwise
+type attempts struct {
+	maybeStored      bool      // one of them may have stored it
+	unavailableSince time.Time // from when on nobody answered, or the stream was busy; zero otherwise
 }
 
 // judge takes the error of a try, nil where it was stored. It says whether to try
 // again, and else with which error the message ends.
-func (t *tries) judge(m *Message, err error) (again bool, _ error) {
+func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	switch {
 	case err == nil:
 		return false, nil
 	case errors.Is(err, nats.ErrNoResponders):
-		return t.soon() || t.doubt, err
-	case unsent(err):
-		return true, t.doubted(err)
-	case lost(err):
-		t.doubt, t.since = true, time.Time{}
-		return m.repeatable() && !errors.Is(err, nats.ErrConnectionClosed), t.doubted(err) // that is for good
-	case hasCode(err, busyCodes) && t.soon():
+		return a.mayRecover() || a.maybeStored, err
+	case isUnsent(err):
+		return true, a.wrapUnknown(err)
+	case isLost(err):
+		a.maybeStored, a.unavailableSince = true, time.Time{}
+		return m.isRepeatable() && !errors.Is(err, nats.ErrConnectionClosed), a.wrapUnknown(err) // that is for good
+	case hasCode(err, retryableCodes) && a.mayRecover():
 		return true, err
 	}
 	if refused, ok := errors.AsType[*StoreError](err); ok && (m.ID == "" || !slices.Contains(ambiguousCodes, refused.ErrorCode)) {
 		return false, err
 	}
-	return false, t.doubted(err)
+	return false, a.wrapUnknown(err)
 }
 
 // soon reports whether the stream has not been without an answer for long.
-func (t *tries) soon() bool {
-	if t.since.IsZero() {
-		t.since = time.Now()
+func (a *attempts) mayRecover() bool {
+	if a.unavailableSince.IsZero() {
+		a.unavailableSince = time.Now()
 	}
-	return time.Since(t.since) < leaderless
+	return time.Since(a.unavailableSince) < maxUnavailable
 }
 
 // doubted is err, of a try that did not store the message, or may not have, after
 // others which may.
-func (t *tries) doubted(err error) error {
-	if t.doubt {
+func (a *attempts) wrapUnknown(err error) error {
+	if a.maybeStored {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	return err
@@ -90,16 +90,16 @@ func hasCode(err error, codes []int) bool {
 }
 
 // repeatable reports whether m may be sent again when its answer was lost.
-func (m *Message) repeatable() bool { return m.ID != "" || m.Idempotent }
+func (m *Message) isRepeatable() bool { return m.ID != "" || m.Idempotent }
 
 // unsent reports whether err means that the connection was found lost before the
 // message was out.
-func unsent(err error) bool { return errors.Is(err, link.ErrDisconnected) }
+func isUnsent(err error) bool { return errors.Is(err, link.ErrDisconnected) }
 
 // lost reports whether err means that the message was sent and the answer did
 // not come.
-func lost(err error) bool {
-	if _, is := errors.AsType[*unsentError](err); is {
+func isLost(err error) bool {
+	if _, is := errors.AsType[*unsentBatchError](err); is {
 		return false
 	}
 	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||

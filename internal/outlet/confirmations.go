@@ -15,45 +15,45 @@ import (
 // which nats.go announces at the moment they change: what was handed over before
 // a loss was noticed and is not confirmed by then may be lost. What is handed over
 // after it waits in nats.go's buffer for the next connection.
-type ledger struct {
-	handed  int64 // messages handed to the connection
-	settled int64 // of those, from the first one: confirmed, or given up as lost
-	asked   int64 // what handed was at the latest flush
-	asking  bool  // a flush is under way
-	answer  chan error
+type confirmations struct {
+	sent        int64 // messages handed to the connection
+	settled     int64 // of those, from the first one: confirmed, or given up as lost
+	flushedAt   int64 // what handed was at the latest flush
+	flushing    bool  // a flush is under way
+	flushResult chan error
 
 	connected bool
 	states    <-chan nats.Status
 }
 
 // newLedger begins to follow l. forget ends that.
-func newLedger(l *link.Link) (g ledger, forget func()) {
+func watchConfirmations(l *link.Link) (c confirmations, stop func()) {
 	nc := l.Conn()
 	states := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
-	return ledger{answer: make(chan error, 1), states: states, connected: nc.IsConnected()},
+	return confirmations{flushResult: make(chan error, 1), states: states, connected: nc.IsConnected()},
 		func() { nc.RemoveStatusListener(states) }
 }
 
 // unsettled is the number of messages of which nothing is known.
-func (g *ledger) unsettled() int { return int(g.handed - g.settled) }
+func (c *confirmations) unconfirmed() int { return int(c.sent - c.settled) }
 
 // note takes a new state of the connection and returns how many messages may be
 // lost with it.
-func (g *ledger) note(s nats.Status) (lost int) {
-	was := g.connected
-	g.connected = s == nats.CONNECTED
-	if g.connected || !was && s != nats.CLOSED {
+func (c *confirmations) setState(s nats.Status) (lost int) {
+	was := c.connected
+	c.connected = s == nats.CONNECTED
+	if c.connected || !was && s != nats.CLOSED {
 		return 0
 	}
-	lost = g.unsettled()
-	g.settled = g.handed
+	lost = c.unconfirmed()
+	c.settled = c.sent
 	return lost
 }
 
 // confirm settles what was handed over before the latest flush, and returns how
 // many messages that are.
-func (g *ledger) confirm() int64 {
-	n := max(g.asked-g.settled, 0)
-	g.settled += n
+func (c *confirmations) confirm() int64 {
+	n := max(c.flushedAt-c.settled, 0)
+	c.settled += n
 	return n
 }

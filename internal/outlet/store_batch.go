@@ -14,7 +14,7 @@ import (
 // stream refuses a batch with an ID that it knows; of others the result is ErrUnknown.
 func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
 	if err := o.link.Enter(); err != nil {
-		return Ack{}, o.batchSent(ms, nil, err)
+		return Ack{}, o.countBatch(ms, nil, err)
 	}
 	defer o.link.Leave()
 	spans := make([]telemetry.Span, len(ms))
@@ -24,22 +24,22 @@ func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack
 		spans[i] = span
 	}
 	ack, err := o.storeBatch(ctx, name, ms)
-	return ack, o.batchSent(ms, spans, err)
+	return ack, o.countBatch(ms, spans, err)
 }
 
 // mostBatches is how many batches of a bus are under way at once. A server takes 50
 // for a stream.
-const mostBatches = 40
+const maxBatches = 40
 
 // unsentError is an error after which a batch has no end and so is not stored.
-type unsentError struct{ err error }
+type unsentBatchError struct{ err error }
 
-func (e *unsentError) Error() string { return e.err.Error() }
-func (e *unsentError) Unwrap() error { return e.err }
+func (e *unsentBatchError) Error() string { return e.err.Error() }
+func (e *unsentBatchError) Unwrap() error { return e.err }
 
-func (o *Outlet) batchSent(ms []Message, spans []telemetry.Span, err error) error {
+func (o *Outlet) countBatch(ms []Message, spans []telemetry.Span, err error) error {
 	for i := range ms {
-		_ = o.sent(&ms[i], err)
+		_ = o.count(&ms[i], err)
 	}
 	for _, span := range spans {
 		span.End(err)
@@ -54,34 +54,34 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 	case <-ctx.Done():
 		return Ack{}, ctx.Err()
 	}
-	var t tries
+	var tried attempts
 	whole := &Message{} // for its ID
 	for i := 0; i < len(ms) && whole.ID == ""; i++ {
 		whole.ID = ms[i].ID
 	}
 	for try := 1; ; try++ {
 		if !o.link.Conn().IsConnected() { // what waits for the next connection might be cut in two
-			if err := o.awaitTry(ctx); err != nil {
-				return Ack{}, t.doubted(err)
+			if err := o.awaitNextAttempt(ctx); err != nil {
+				return Ack{}, tried.wrapUnknown(err)
 			}
 		}
-		ack, err := o.tryBatch(ctx, name+"."+strconv.Itoa(try), whole.repeatable(), ms)
-		again, err := t.judge(whole, err)
+		ack, err := o.storeBatchOnce(ctx, name+"."+strconv.Itoa(try), whole.isRepeatable(), ms)
+		again, err := tried.decide(whole, err)
 		if !again {
 			return ack, err
 		}
-		if err := o.awaitTry(ctx); err != nil {
-			return Ack{}, t.doubted(err)
+		if err := o.awaitNextAttempt(ctx); err != nil {
+			return Ack{}, tried.wrapUnknown(err)
 		}
 	}
 }
 
 // tryBatch sends all messages once, under a name of its own: of an earlier try the
 // server may have a part.
-func (o *Outlet) tryBatch(ctx context.Context, name string, repeatable bool, ms []Message) (Ack, error) {
+func (o *Outlet) storeBatchOnce(ctx context.Context, name string, repeatable bool, ms []Message) (Ack, error) {
 	if repeatable {
 		var end func()
-		ctx, end = o.oneTry(ctx)
+		ctx, end = o.attemptContext(ctx)
 		defer end()
 	}
 	last := len(ms) - 1
@@ -92,7 +92,7 @@ func (o *Outlet) tryBatch(ctx context.Context, name string, repeatable bool, ms 
 	ms[last].SetHeader(wire.HeaderNatsBatchCommit, "1")
 	for i := range ms[:last] {
 		if err := o.publish(&ms[i]); err != nil {
-			return Ack{}, &unsentError{err}
+			return Ack{}, &unsentBatchError{err}
 		}
 	}
 	reply, err := o.request(ctx, &ms[last])

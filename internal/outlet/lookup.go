@@ -12,7 +12,7 @@ import (
 )
 
 // rollupRefused is the server's number for a rollup that it does not do.
-const rollupRefused = 10111
+const codeInvalidRollup = 10111
 
 // Find asks the stream of subject for a message with the ID. found is false where the
 // stream does not know the ID, or no longer.
@@ -25,7 +25,7 @@ func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found b
 	m.SetHeader(wire.HeaderNatsMsgID, id)
 	m.SetHeader(wire.HeaderNatsRollup, "none")
 	ack, err = o.store(ctx, m)
-	if hasCode(err, []int{rollupRefused}) {
+	if hasCode(err, []int{codeInvalidRollup}) {
 		return Ack{}, false, nil
 	}
 	return ack, err == nil, err
@@ -45,7 +45,7 @@ type Query struct {
 }
 
 // noMessage is the server's number for a message that is not there.
-const noMessage = 10037
+const codeNoMessage = 10037
 
 // LookUp asks the leader of the stream, which others may be behind, for a message.
 // found is false where there is none.
@@ -54,7 +54,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 	if err != nil {
 		return Stored{}, false, err
 	}
-	reply, err := o.ask(ctx, &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + stream, Data: ask})
+	reply, err := o.requestAgain(ctx, &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + stream, Data: ask})
 	if err != nil {
 		return Stored{}, false, err
 	}
@@ -69,7 +69,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 		return Stored{}, false, fmt.Errorf("not a message of a stream: %w", err)
 	}
 	if r.Error != nil {
-		if r.Error.ErrorCode == noMessage {
+		if r.Error.ErrorCode == codeNoMessage {
 			return Stored{}, false, nil
 		}
 		return Stored{}, false, r.Error
@@ -87,15 +87,15 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 
 // ask sends a question that may be put again, and does so where the answer does not
 // come.
-func (o *Outlet) ask(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
+func (o *Outlet) requestAgain(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
 	for {
-		try, end := o.oneTry(ctx)
+		try, end := o.attemptContext(ctx)
 		reply, err := o.link.Request(try, question)
 		end()
-		if !lost(err) && !unsent(err) || o.link.Conn().IsClosed() || ctx.Err() != nil {
+		if !isLost(err) && !isUnsent(err) || o.link.Conn().IsClosed() || ctx.Err() != nil {
 			return reply, err
 		}
-		if ended := o.awaitTry(ctx); ended != nil {
+		if ended := o.awaitNextAttempt(ctx); ended != nil {
 			return nil, err
 		}
 	}
