@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -64,14 +64,14 @@ func (s *Stream) openAside(ctx context.Context, durable string, ackWait time.Dur
 // declareRetries makes sure that the consumer of a durable's retries exists, and returns
 // how many messages it may have out. It may be paused, and stays so.
 func (s *Stream) declareRetries(ctx context.Context, name, durable string, ackWait time.Duration) (mostOut int, err error) {
-	con, err := s.bus.js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
+	con, err := s.bus.core.JetStream.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
 		FilterSubject: dead.SubjectsOfDurable(dead.Retry, s.name, durable), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it
 	if errors.Is(err, jetstream.ErrConsumerExists) {
-		if con, err = s.bus.js.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
+		if con, err = s.bus.core.JetStream.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
 			have := con.CachedInfo().Config
 			have.AckWait = ackWait
-			con, err = s.bus.js.UpdateConsumer(ctx, name, have)
+			con, err = s.bus.core.JetStream.UpdateConsumer(ctx, name, have)
 		}
 	}
 	if err != nil {
@@ -90,24 +90,18 @@ func (s *Stream) declareDead(ctx context.Context) (jetstream.Stream, error) {
 // configuration.
 var errTooOld = errors.New("the server is too old for this")
 
-// The server's error codes for a configuration it cannot work with.
-const (
-	codeInvalidJSON   = 10025
-	codeInvalidConfig = 10052
-)
-
 // declareBeside makes sure that the stream c exists, as safe as s is.
 func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
-	st, err := s.bus.js.Stream(ctx, c.Name)
+	st, err := s.bus.core.JetStream.Stream(ctx, c.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		c.Storage, c.Replicas = s.storage, s.replicas
-		st, err = s.bus.js.CreateStream(ctx, c)
+		st, err = s.bus.core.JetStream.CreateStream(ctx, c)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			st, err = s.bus.js.Stream(ctx, c.Name) // somebody else was faster
+			st, err = s.bus.core.JetStream.Stream(ctx, c.Name) // somebody else was faster
 		}
 	}
 	if err != nil {
-		if refused, ok := errors.AsType[*jetstream.APIError](err); ok && (refused.ErrorCode == codeInvalidJSON || refused.ErrorCode == codeInvalidConfig) {
+		if jserr.Is(err, jserr.InvalidJSON, jserr.InvalidConfig) {
 			err = fmt.Errorf("%w: %w", errTooOld, err)
 		}
 		return nil, streamError(c.Name, "create", err)
@@ -115,7 +109,7 @@ func (s *Stream) declareBeside(ctx context.Context, c jetstream.StreamConfig) (j
 	have := st.CachedInfo().Config
 	if lacks := missing(c.Subjects, have.Subjects); len(lacks) > 0 && len(lacks) < len(c.Subjects) && have.Retention == c.Retention {
 		have.Subjects = append(have.Subjects, lacks...) // an older version made it
-		if st, err = s.bus.js.UpdateStream(ctx, have); err != nil {
+		if st, err = s.bus.core.JetStream.UpdateStream(ctx, have); err != nil {
 			return nil, streamError(c.Name, "update", err)
 		}
 	}
@@ -212,24 +206,20 @@ func (a *aside) putLetter(ctx context.Context, d *wire.Delivery, c *dead.Copy) e
 	return a.keep(ctx, dead.Dead, d, out)
 }
 
-// codeHeaderTooLarge is the server's error code for a header of more than 64 KiB.
-const codeHeaderTooLarge = 10097
-
 // isTooLarge reports whether err says that the server does not take so large a message.
 func isTooLarge(err error) bool {
 	if _, ok := errors.AsType[*PayloadError](err); ok {
 		return true
 	}
-	refused, ok := errors.AsType[*outlet.StoreError](err)
-	return ok && refused.ErrorCode == codeHeaderTooLarge
+	return jserr.Is(err, jserr.HeaderTooLarge)
 }
 
 // retention is how the stream whose messages these are keeps them; there is false
 // where it is gone.
 func (a *aside) retention(ctx context.Context) (r jetstream.RetentionPolicy, there bool) {
-	ctx, cancel := a.bus.cfg.withTimeout(ctx)
+	ctx, cancel := a.bus.core.WithTimeout(ctx)
 	defer cancel()
-	st, err := a.bus.js.Stream(ctx, a.stream)
+	st, err := a.bus.core.JetStream.Stream(ctx, a.stream)
 	if err != nil || !st.CachedInfo().Created.Equal(a.home.created) {
 		return 0, false
 	}
@@ -260,18 +250,14 @@ func (a *aside) park(ctx context.Context, d *wire.Delivery, at time.Time) error 
 
 // store stores a copy of a kind. Where its place has one already it says so.
 func (a *aside) store(ctx context.Context, kind string, out wire.Out) error {
-	ctx, done := a.bus.bound(ctx)
+	ctx, done := a.bus.core.Bound(ctx)
 	defer done()
-	_, err := a.bus.outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
+	_, err := a.bus.core.Outlet.Store(ctx, &outlet.Message{Out: out, Copy: dead.Name(kind), Idempotent: true})
 	return translate(err)
 }
-
-// The server's error codes for "the subject has a message already".
-var wrongLastSequence = []int{10071, 10164}
 
 // isThere reports whether err says that a message was not stored because its
 // subject has one.
 func isThere(err error) bool {
-	refused, ok := errors.AsType[*outlet.StoreError](err)
-	return ok && slices.Contains(wrongLastSequence, refused.ErrorCode)
+	return jserr.IsWrongLastSequence(err)
 }

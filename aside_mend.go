@@ -39,13 +39,13 @@ func (a *aside) keep(ctx context.Context, kind string, d *wire.Delivery, out fun
 // now, or else, where d is of an earlier one, or a message of that has it, one that bears
 // d's own time.
 func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place dead.Place) error {
-	ctx, cancel := a.bus.cfg.withTimeout(ctx)
+	ctx, cancel := a.bus.core.WithTimeout(ctx)
 	defer cancel()
 	name := dead.StreamOf(a.stream)
 	if kind == dead.Later {
 		name = dead.RetryStreamOf(a.stream)
 	}
-	st, err := a.bus.js.Stream(ctx, name)
+	st, err := a.bus.core.JetStream.Stream(ctx, name)
 	if err != nil {
 		return streamError(name, "look up", err)
 	}
@@ -77,7 +77,7 @@ func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place 
 
 // mend declares what lies beside the stream once more.
 func (a *aside) mend(ctx context.Context) error {
-	ctx, cancel := a.bus.cfg.withTimeout(ctx)
+	ctx, cancel := a.bus.core.WithTimeout(ctx)
 	defer cancel()
 	fresh, err := a.home.openAside(ctx, a.durable, a.ackWait)
 	if err != nil {
@@ -89,7 +89,7 @@ func (a *aside) mend(ctx context.Context) error {
 
 // incarnation tells the stream from earlier ones of its name.
 func (b *Bus) incarnation(ctx context.Context, stream string) (string, error) {
-	st, err := b.js.Stream(ctx, stream)
+	st, err := b.core.JetStream.Stream(ctx, stream)
 	if err != nil {
 		return "", streamError(stream, "look up", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -24,20 +26,15 @@ const Version = "0.1.0"
 // use.
 type Bus struct {
 	cfg       *config
+	core      *core.Core
 	engine    *engine // nil when the server is elsewhere
-	link      *link.Link
-	outlet    *outlet.Outlet
 	async     *outlet.Async
 	window    *outlet.Window
 	registry  lifecycle.Registry
 	format    *format
-	js        jetstream.JetStream
 	services  *services
 	captures  captures
-	deadlines deadlines
-	tel       *telemetry.Telemetry
 	unobserve func() // ends the observation of consumers
-	counters  telemetry.Bus
 	retired   retired
 	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
 	memory    sync.Once // guards the note that streams are in memory
@@ -86,13 +83,13 @@ func asOptions(opts []ConnectOption) []Option {
 
 // connect makes a bus on the server that c.url names.
 func connect(ctx context.Context, c *config) (*Bus, error) {
-	ctx, cancel := c.withTimeout(ctx)
+	ctx, cancel := (&core.Core{Timeout: c.timeout}).WithTimeout(ctx)
 	defer cancel()
 	b, err := open(ctx, c, nil)
 	if err != nil {
 		return nil, &ConnectError{URL: link.Redact(c.url), Err: translate(err)}
 	}
-	c.logger.Info("connected", "server", b.link.Describe())
+	c.logger.Info("connected", "server", b.core.Link.Describe())
 	return b, nil
 }
 
@@ -100,36 +97,50 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
 	b := &Bus{cfg: c, engine: e}
 	b.state.begin()
-	b.format = newFormat(c, &b.counters)
-	var err error
-	b.tel, err = telemetry.New(telemetry.Config{TracerProvider: c.tracer, MeterProvider: c.meter,
-		Propagator: c.propagator, Version: Version, BusName: c.name})
-	if err != nil {
+	if err := b.openCore(ctx); err != nil {
 		return nil, err
 	}
-	if b.link, err = link.Dial(ctx, b.linkConfig()); err != nil {
-		return nil, err
-	}
-	if b.js, err = jetstream.New(b.link.Conn()); err != nil {
-		b.link.Close()
-		return nil, err
-	}
-	b.outlet = outlet.New(b.link, b.tel, &b.counters)
-	b.async = outlet.NewAsync(b.outlet, outlet.AsyncConfig{
+	b.format = newFormat(c, &b.core.Counters)
+	b.async = outlet.NewAsync(b.core.Outlet, outlet.AsyncConfig{
 		Size: c.async.Size,
 		Wait: !c.async.NoWait,
 		Failed: func(m *outlet.Message, err error) {
-			b.report(Event{Kind: EventPublishFailed, Subject: m.Subject, Err: translate(err)})
+			b.report(event.Event{Kind: event.PublishFailed, Subject: m.Subject, Err: translate(err)})
 		},
-		Lost: func(n int) { b.report(Event{Kind: EventPublishFailed, Err: &UnsentError{Messages: n}}) },
+		Lost: func(n int) { b.report(event.Event{Kind: event.PublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
-	b.window = outlet.NewWindow(b.outlet, c.window)
+	b.window = outlet.NewWindow(b.core.Outlet, c.window)
 	b.services = newServices(b)
 	if err := b.observeConsumers(); err != nil {
-		b.link.Close()
+		b.core.Link.Close()
 		return nil, err
 	}
 	return b, nil
+}
+
+// openCore connects to the server.
+func (b *Bus) openCore(ctx context.Context) (err error) {
+	c := b.cfg
+	b.core = &core.Core{
+		Logger: c.logger, Report: b.report,
+		Timeout: c.timeout, DrainTimeout: c.drainTimeout,
+		InMemory: b.engine != nil && c.storeDir == "", Alone: c.alone,
+		Handlers: b.state.handlers, Stopping: b.state.stopping,
+	}
+	b.core.Telemetry, err = telemetry.New(telemetry.Config{TracerProvider: c.tracer, MeterProvider: c.meter,
+		Propagator: c.propagator, Version: Version, BusName: c.name})
+	if err != nil {
+		return err
+	}
+	if b.core.Link, err = link.Dial(ctx, b.linkConfig()); err != nil {
+		return err
+	}
+	if b.core.JetStream, err = jetstream.New(b.core.Link.Conn()); err != nil {
+		b.core.Link.Close()
+		return err
+	}
+	b.core.Outlet = outlet.New(b.core.Link, b.core.Telemetry, &b.core.Counters)
+	return nil
 }
 
 func (b *Bus) linkConfig() link.Config {
@@ -137,26 +148,26 @@ func (b *Bus) linkConfig() link.Config {
 		URL:     b.cfg.url,
 		Name:    b.cfg.name,
 		Access:  b.cfg.access,
-		Timeout: b.cfg.timeout,
+		Timeout: b.core.Timeout,
 		Disconnected: func(err error) {
 			if b.state.closing.Load() {
 				return
 			}
-			b.counters.Disconnects.Add(1)
-			b.report(Event{Kind: EventDisconnected, Err: err})
+			b.core.Counters.Disconnects.Add(1)
+			b.report(event.Event{Kind: event.Disconnected, Err: err})
 		},
 		Reconnected: func() {
-			b.counters.Reconnects.Add(1)
-			b.tel.Reconnected()
-			b.report(Event{Kind: EventReconnected})
+			b.core.Counters.Reconnects.Add(1)
+			b.core.Telemetry.Reconnected()
+			b.report(event.Event{Kind: event.Reconnected})
 		},
 		Closed: func() {
 			if !b.state.closing.Load() {
-				b.report(Event{Kind: EventConnectionClosed, Err: ErrClosed})
+				b.report(event.Event{Kind: event.ConnectionClosed, Err: ErrClosed})
 			}
 		},
 		Failed: func(subject string, err error) {
-			b.report(Event{Kind: EventServerError, Subject: subject, Err: err})
+			b.report(event.Event{Kind: event.ServerError, Subject: subject, Err: err})
 		},
 	}
 	if b.engine != nil {
@@ -165,15 +176,9 @@ func (b *Bus) linkConfig() link.Config {
 	return lc
 }
 
-// inMemory reports whether the bus's own server has no directory for its streams.
-func (b *Bus) inMemory() bool { return b.engine != nil && b.cfg.storeDir == "" }
-
-// alone reports whether no other process can work on the bus's server.
-func (b *Bus) alone() bool { return b.cfg.alone }
-
 // noteMemory says once, when the first stream is declared, that it will not last.
 func (b *Bus) noteMemory() {
-	if b.inMemory() {
+	if b.core.InMemory {
 		b.memory.Do(func() {
 			b.cfg.logger.Info("streams are kept in memory and end with the process; WithStoreDir keeps them on disk")
 		})
@@ -187,16 +192,16 @@ func (b *Bus) usable(call string) error {
 		if b != nil {
 			reason = "is empty; New and Connect make one"
 		}
-		return &ArgumentError{Func: call, Arg: "bus", Reason: reason}
+		return badArgument(call, "bus", reason)
 	}
-	if !b.link.Open() {
+	if !b.core.Link.Open() {
 		return &callError{call, ErrClosed}
 	}
 	return nil
 }
 
 // none reports whether b was not made by New or Connect. It has ended.
-func (b *Bus) none() bool { return b == nil || b.link == nil }
+func (b *Bus) none() bool { return b == nil || b.core == nil }
 
 // Conn returns the bus's connection, for what this library does not offer. It is
 // the caller's part not to close it. In testing/synctest bubbles use only its
@@ -205,7 +210,7 @@ func (b *Bus) Conn() *nats.Conn {
 	if b.none() {
 		return nil
 	}
-	return b.link.Conn()
+	return b.core.Link.Conn()
 }
 
 // JetStream returns the client of the server's streams, for what this library
@@ -214,7 +219,7 @@ func (b *Bus) JetStream() jetstream.JetStream {
 	if b.none() {
 		return nil
 	}
-	return b.js
+	return b.core.JetStream
 }
 
 // ClientURL returns where other NATS clients reach the server: the port of
@@ -227,7 +232,7 @@ func (b *Bus) ClientURL() string {
 	if b.engine != nil {
 		return b.engine.clientURL()
 	}
-	return b.link.URL()
+	return b.core.Link.URL()
 }
 
 // Flush waits until the server has processed everything that was published
@@ -238,7 +243,7 @@ func (b *Bus) Flush(ctx context.Context) error {
 	if err := b.callable(ctx, "Flush"); err != nil {
 		return err
 	}
-	ctx, cancel := b.cfg.withTimeout(ctx)
+	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	if err := b.async.Flush(ctx); err != nil && !errors.Is(err, outlet.ErrEnded) { // then Shutdown sends the rest
 		return b.of("Flush", "", err)
@@ -246,5 +251,5 @@ func (b *Bus) Flush(ctx context.Context) error {
 	if err := b.window.Flush(ctx); err != nil {
 		return b.of("Flush", "", err)
 	}
-	return b.of("Flush", "", b.link.Flush(ctx, b.cfg.timeout))
+	return b.of("Flush", "", b.core.Link.Flush(ctx, b.core.Timeout))
 }

@@ -128,12 +128,12 @@ func (b *Bus) stillCaptures(ctx context.Context, subj string) *capture {
 // learn asks the server for a stream that is known, and reports whether it is
 // another one than was known.
 func (b *Bus) learn(ctx context.Context, name string) bool {
-	if !b.link.Conn().IsConnected() {
+	if !b.core.Link.Conn().IsConnected() {
 		return false
 	}
-	ctx, cancel := b.cfg.withTimeout(ctx)
+	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
-	st, err := b.js.Stream(ctx, name)
+	st, err := b.core.JetStream.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return b.captures.remove(name)
 	}

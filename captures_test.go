@@ -13,6 +13,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // The tests of this file are about which subjects a bus takes for those of a stream.
@@ -90,7 +91,7 @@ func TestCapturesOfAStreamThatIsGone(t *testing.T) {
 	b := ownBus(t, record)
 	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	must(t, bus.Publish(t.Context(), b, "s.a", 1))
-	nextEvent(t, events, bus.EventCaptured)
+	nextEvent(t, events, event.Captured)
 	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
 	must(t, bus.Publish(t.Context(), b, "s.b", 1))
 	must(t, bus.Publish(t.Context(), b, "s.a", 1))
@@ -99,7 +100,7 @@ func TestCapturesOfAStreamThatIsGone(t *testing.T) {
 	}
 	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	must(t, bus.Publish(t.Context(), b, "s.b", 1))
-	if e := nextEvent(t, events, bus.EventCaptured); e.Subject != "s.b" {
+	if e := nextEvent(t, events, event.Captured); e.Subject != "s.b" {
 		t.Errorf("got %+v", e)
 	}
 	must(t, b.Close())
@@ -110,8 +111,8 @@ func TestCapturesOfAStreamThatIsGone(t *testing.T) {
 func TestCapturesOfManySubjects(t *testing.T) {
 	t.Parallel()
 	var reported atomic.Int64
-	b := ownBus(t, bus.WithLogger(silent()), bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventCaptured {
+	b := ownBus(t, bus.WithLogger(silent()), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.Captured {
 			reported.Add(1)
 		}
 	}))

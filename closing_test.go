@@ -18,6 +18,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 const (
@@ -521,8 +522,8 @@ func TestCloseFromTheFunctionOfWithEvents(t *testing.T) {
 				var b *bus.Bus
 				ready, told, again := make(chan struct{}), make(chan error, 1), make(chan error, 1)
 				var once sync.Once
-				b = ownBus(t, bus.WithDrainTimeout(time.Hour), bus.WithEvents(func(e bus.Event) {
-					if e.Kind == bus.EventPublishFailed {
+				b = ownBus(t, bus.WithDrainTimeout(time.Hour), bus.WithEvents(func(e event.Event) {
+					if e.Kind == event.PublishFailed {
 						once.Do(func() {
 							<-ready
 							told <- b.Close()
@@ -560,8 +561,8 @@ func TestCloseWhileAnEventIsTold(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
 		release := make(chan struct{})
-		b := ownBus(t, bus.WithEvents(func(e bus.Event) {
-			if e.Kind == bus.EventPublishFailed {
+		b := ownBus(t, bus.WithEvents(func(e event.Event) {
+			if e.Kind == event.PublishFailed {
 				<-release
 			}
 		}))

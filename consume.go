@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -93,11 +94,11 @@ type tally struct{ begun, ended int64 }
 //
 // Errors: *ConsumerConflictError when durable exists with another filter, or with
 // settings with which this cannot work;
-// *OptionError, *SubjectError, *ArgumentError, ErrStreamNotFound, *StreamError,
+// *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h Handler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
-		return nil, &ArgumentError{Func: "Consume", Arg: "handler", Reason: "is nil"}
+		return nil, badArgument("Consume", "handler", "is nil")
 	}
 	return st.consume(ctx, "Consume", durable, []string{string(s)}, typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
 }
@@ -113,7 +114,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 	if err := o.mistaken(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	if err := s.checkConsume(ctx, durable, filters, o); err != nil {
 		return nil, err
@@ -158,7 +159,7 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 	if o.shares(c.bus) {
 		c.in, err = c.share(o)
 	} else if err = c.remember(ctx, o, &c.intake); err == nil {
-		c.in, err = intake.OpenDurable(c.bus.link, c.intake)
+		c.in, err = intake.OpenDurable(c.bus.core.Link, c.intake)
 	}
 	if err != nil {
 		return translate(err)
@@ -198,7 +199,7 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Key:         o.keyFunc(c.bus.format),
 		GiveUpStuck: o.stuckKey == ParkKey,
 		Policy:      o.retry.policy(),
-		Timeout:     c.bus.cfg.timeout,
+		Timeout:     c.bus.core.Timeout,
 		Interval:    o.every,
 		Run:         c.run,
 		Exited:      c.exited,
@@ -221,14 +222,14 @@ func infoSubject(stream, durable string) string {
 
 // settling traces a settlement; the function it returns ends the span.
 func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
-	if c.bus.tel == nil {
+	if c.bus.core.Telemetry == nil {
 		return func(error) {}
 	}
 	ctx := d.Stored.Context
 	if ctx == nil { // its handler, if any, ran elsewhere
 		ctx = context.Background()
 	}
-	_, span := c.bus.tel.Settle(ctx, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
+	_, span := c.bus.core.Telemetry.Settle(ctx, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
 	return span.End
 }
 
@@ -239,7 +240,7 @@ func (c *Consumer) run(d wire.Delivery) settle.Outcome { return c.attempt(c.rece
 func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
-		c.bus.tel.Redelivered(c.receiver.pattern, c.durable, 1)
+		c.bus.core.Telemetry.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
 	var err error
 	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, &err)
@@ -254,7 +255,7 @@ func (c *Consumer) exited(wire.Delivery) settle.Outcome {
 
 // retrying reports that d failed with err and will be tried again.
 func (c *Consumer) retrying(d wire.Delivery, err error) {
-	c.bus.report(Event{Kind: EventRetry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+	c.bus.report(event.Event{Kind: event.Retry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 		Attempt: d.Stored.Attempt, Err: err})
 }
 
@@ -270,18 +271,18 @@ func (c *Consumer) outcome(err error) settle.Outcome {
 
 // bury makes d, which will not be handled, a dead letter.
 func (c *Consumer) bury(d wire.Delivery, m *memory) error {
-	e := Event{Kind: EventDeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
+	e := event.Event{Kind: event.DeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
 	err := c.aside.bury(c.receiver.ctx, &d, cause)
 	if err != nil {
 		c.unburied.Store(&err)
-		e.Kind, e.Err = EventDeadLetterFailed, err
+		e.Kind, e.Err = event.DeadLetterFailed, err
 	} else {
 		c.unburied.Store(nil)
 		m.keys.buried(&d)
 		c.receiver.counters.DeadLetters.Add(1)
-		c.bus.tel.DeadLettered(c.receiver.pattern, c.durable, string(cause))
+		c.bus.core.Telemetry.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}
 	c.bus.report(e)
 	return err
@@ -299,9 +300,9 @@ func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error 
 // stalled reports that no messages come, and ends the consumer when none will. What
 // lies beside the stream it makes anew.
 func (c *Consumer) stalled(err error) {
-	e := Event{Kind: EventConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
+	e := event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
 	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
-		e.Kind, e.Subject, e.Sequence = EventKeyStuck, stuck.Subject, stuck.Sequence
+		e.Kind, e.Subject, e.Sequence = event.KeyStuck, stuck.Subject, stuck.Sequence
 	}
 	c.bus.report(e)
 	switch {
@@ -329,7 +330,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 	if ctx == nil {
 		return noContext("Drain")
 	}
-	ctx, cancel := c.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
+	ctx, cancel := c.bus.core.WithDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
 	return c.finish(ctx)
 }
@@ -339,7 +340,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 // finish, and settle their messages; nobody keeps these alive any more, so after
 // AckWait they come again, here or elsewhere. With keys, where several processes can
 // keep the order together, those that run may not settle any more, since the next owner
-// does: their outcomes are refused (EventSettlementRefused) and their messages come
+// does: their outcomes are refused (event.SettlementRefused) and their messages come
 // again; what another process gave this one is given out again at once. Where a Drain
 // waits already, Stop does nothing.
 func (c *Consumer) Stop() {

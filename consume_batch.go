@@ -71,7 +71,7 @@ func BatchWait(d time.Duration) ConsumeOption {
 // errors are those of Consume.
 func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h BatchHandler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
-		return nil, &ArgumentError{Func: "ConsumeBatch", Arg: "handler", Reason: "is nil"}
+		return nil, badArgument("ConsumeBatch", "handler", "is nil")
 	}
 	b := &batch{handle: func(ctx context.Context, ms []any) error {
 		typed := make([]*Msg[T], len(ms))
@@ -152,7 +152,7 @@ func (b *batch) share(err error, errs []error) {
 			errs[i] = err
 		}
 	case each:
-		fill(errs, &ArgumentError{Func: "BatchError", Arg: "Failed", Reason: fmt.Sprintf("names a message that the batch of %d does not have: %v", len(errs), slices.Sorted(maps.Keys(e.Failed)))})
+		fill(errs, badArgument("BatchError", "Failed", fmt.Sprintf("names a message that the batch of %d does not have: %v", len(errs), slices.Sorted(maps.Keys(e.Failed)))))
 	default:
 		fill(errs, err)
 	}

@@ -353,8 +353,8 @@ func TestConsumeBatchMistakes(t *testing.T) {
 	try := func(opts ...bus.ConsumeOption) error {
 		return second(bus.ConsumeBatch(t.Context(), st, "d", "S", handle, opts...))
 	}
-	asError[*bus.ArgumentError](t, second(bus.ConsumeBatch[int](t.Context(), st, "d", "S", nil)), "ConsumeBatch: handler is nil")
-	asError[*bus.ArgumentError](t, second(bus.ConsumeBatch(t.Context(), nil, "d", "S", handle)), "stream is nil")
+	asError[*bus.OptionError](t, second(bus.ConsumeBatch[int](t.Context(), st, "d", "S", nil)), "ConsumeBatch: handler is nil")
+	asError[*bus.OptionError](t, second(bus.ConsumeBatch(t.Context(), nil, "d", "S", handle)), "stream is nil")
 	asError[*bus.SubjectError](t, second(bus.ConsumeBatch(t.Context(), st, "d", "T", handle)), "stores nothing that matches")
 	asError[*bus.OptionError](t, try(bus.BatchSize(0)), "BatchSize(0)")
 	asError[*bus.OptionError](t, try(bus.BatchSize(10_001)), "between 1 and 10000")

@@ -52,7 +52,7 @@ func (s *Stream) declareConsumer(ctx context.Context, durable string, filters []
 		want.FilterSubjects = filters
 	}
 	o.start.apply(&want)
-	con, err := s.bus.js.CreateConsumer(ctx, s.name, want)
+	con, err := s.bus.core.JetStream.CreateConsumer(ctx, s.name, want)
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return s.adoptConsumer(ctx, want, o)
 	}
@@ -77,7 +77,7 @@ func most(c jetstream.ConsumerConfig) int {
 // adoptConsumer uses the consumer that exists, with another AckWait if that is asked
 // for.
 func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig, o *handleOptions) (*jetstream.ConsumerInfo, error) {
-	con, err := s.bus.js.Consumer(ctx, s.name, want.Durable)
+	con, err := s.bus.core.JetStream.Consumer(ctx, s.name, want.Durable)
 	if err != nil {
 		return nil, streamError(s.name, "consume", err)
 	}
@@ -94,7 +94,7 @@ func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfi
 	}
 	have = info.Config
 	have.AckWait = want.AckWait
-	if con, err = s.bus.js.UpdateConsumer(ctx, s.name, have); err != nil {
+	if con, err = s.bus.core.JetStream.UpdateConsumer(ctx, s.name, have); err != nil {
 		return nil, streamError(s.name, "update the consumer", err)
 	}
 	return con.CachedInfo(), nil

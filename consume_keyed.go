@@ -45,7 +45,7 @@ func (s *Stream) changeKey(ctx context.Context, info *jetstream.ConsumerInfo, wa
 		have.Metadata = make(map[string]string)
 	}
 	maps.Copy(have.Metadata, want.Metadata)
-	con, err := s.bus.js.UpdateConsumer(ctx, s.name, have)
+	con, err := s.bus.core.JetStream.UpdateConsumer(ctx, s.name, have)
 	if err != nil {
 		return nil, streamError(s.name, "update the consumer", err)
 	}

@@ -20,7 +20,7 @@ import (
 // A message that no handler is for, as one that was put aside before its handler was
 // removed, becomes a dead letter with CauseUnrouted.
 //
-// Errors: those of the function Consume; *SubjectError and *ArgumentError for what is
+// Errors: those of the function Consume; *SubjectError and *OptionError for what is
 // wrong with m, *SubjectError for two patterns that overlap when neither contains the
 // other, which no durable can have.
 func (s *Stream) Consume(ctx context.Context, durable string, m *Mux, opts ...ConsumeOption) (*Consumer, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // consumeMux begins to consume by a Mux.
@@ -211,9 +212,9 @@ func TestStreamConsumeUnrouted(t *testing.T) {
 		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseUnrouted || ls[0].Subject != "s.b" || string(ls[0].Data) != "1" {
 			t.Errorf("the letters are %+v", ls)
 		}
-		nextEvent(t, events, bus.EventDeadLetter)
-		nextEvent(t, events, bus.EventDeadLetter)
-		hasText(t, nextEvent(t, events, bus.EventDeadLetter).Err, "no handler for this subject")
+		nextEvent(t, events, event.DeadLetter)
+		nextEvent(t, events, event.DeadLetter)
+		hasText(t, nextEvent(t, events, event.DeadLetter).Err, "no handler for this subject")
 	}, record, bus.WithLogger(silent()))
 }
 
@@ -258,14 +259,14 @@ func TestStreamConsumeMistakes(t *testing.T) {
 		}
 		return err
 	}
-	asError[*bus.ArgumentError](t, try(st, "d", nil), "Stream.Consume: mux is nil")
-	asError[*bus.ArgumentError](t, try(st, "d", &bus.Mux{}), "has no handlers")
-	asError[*bus.ArgumentError](t, try(nil, "d", fillMux("s.a")), "stream is nil")
+	asError[*bus.OptionError](t, try(st, "d", nil), "Stream.Consume: mux is nil")
+	asError[*bus.OptionError](t, try(st, "d", &bus.Mux{}), "has no handlers")
+	asError[*bus.OptionError](t, try(nil, "d", fillMux("s.a")), "stream is nil")
 	asError[*bus.SubjectError](t, try(st, "d", fillMux("s..a")), `"s..a"`)
 	asError[*bus.SubjectError](t, try(st, "d", fillMux("s.a", "x.b")), `"x.b"`, "stores nothing that matches")
 	asError[*bus.SubjectError](t, try(st, "d", fillMux("s.*.b", "s.a.*")), "overlaps with", "add a handler for a pattern that contains both, or a Default")
-	asError[*bus.ArgumentError](t, try(st, "d", with(func(m *bus.Mux) { m.Default(nil) })), "Default: handler is nil")
-	asError[*bus.ArgumentError](t, try(st, "d", with(func(m *bus.Mux) { m.Default(ignore[[]byte]); m.Default(ignore[[]byte]) })), "the second one")
+	asError[*bus.OptionError](t, try(st, "d", with(func(m *bus.Mux) { m.Default(nil) })), "Default: handler is nil")
+	asError[*bus.OptionError](t, try(st, "d", with(func(m *bus.Mux) { m.Default(ignore[[]byte]); m.Default(ignore[[]byte]) })), "the second one")
 	asError[*bus.OptionError](t, try(st, "d/e", fillMux("s.a")), "letters, digits")
 	asError[*bus.OptionError](t, try(st, "d", fillMux("s.a"), bus.BatchSize(3)), "for ConsumeBatch only")
 	asError[*bus.OptionError](t, try(st, "d", fillMux("s.a"), bus.KeyBy(func(*bus.Msg[int]) string { return "" })), "KeyBy", "uint8")

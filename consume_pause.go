@@ -18,7 +18,7 @@ const (
 
 // needs returns a *LevelError where the server is too old for a call.
 func (b *Bus) needs(call string, level int, version string) error {
-	if _, has := b.link.Conn().ConnectedServerJetStream(); b.link.Conn().IsConnected() && has < level {
+	if _, has := b.core.Link.Conn().ConnectedServerJetStream(); b.core.Link.Conn().IsConnected() && has < level {
 		return &LevelError{Call: call, Needs: level, Has: has, Version: version}
 	}
 	return nil
@@ -27,7 +27,7 @@ func (b *Bus) needs(call string, level int, version string) error {
 // callable returns an error where a call on the consumer can do nothing.
 func (c *Consumer) callable(ctx context.Context, call string) error {
 	if c.none() {
-		return &ArgumentError{Func: call, Arg: "consumer", Reason: "is nil; did Consume fail?"}
+		return badArgument(call, "consumer", "is nil; did Consume fail?")
 	}
 	if err := c.bus.callable(ctx, call); err != nil {
 		return err
@@ -43,7 +43,7 @@ func (c *Consumer) callable(ctx context.Context, call string) error {
 // Resume. It outlasts the members and the server. What members have taken in they
 // still handle: about what they do in a second. Consumer.Lag tells of a pause.
 //
-// Errors: *LevelError before nats-server 2.11, *ArgumentError for a time that has
+// Errors: *LevelError before nats-server 2.11, *OptionError for a time that has
 // passed, *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 	if err := c.callable(ctx, "Pause"); err != nil {
@@ -53,7 +53,7 @@ func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 		until = time.Now().Add(untilResume)
 	}
 	if !until.After(time.Now()) {
-		return &ArgumentError{Func: "Pause", Arg: "until", Reason: "has passed: " + until.Format(time.RFC3339)}
+		return badArgument("Pause", "until", "has passed: "+until.Format(time.RFC3339))
 	}
 	return c.pause(ctx, "Pause", until)
 }
@@ -74,7 +74,7 @@ func (c *Consumer) pause(ctx context.Context, call string, until time.Time) erro
 	if err := c.bus.needs(call, levelPause, "2.11"); err != nil {
 		return err
 	}
-	ctx, cancel := c.bus.cfg.withTimeout(ctx)
+	ctx, cancel := c.bus.core.WithTimeout(ctx)
 	defer cancel()
 	for _, stream := range []string{c.stream, dead.RetryStreamOf(c.stream)} {
 		if err := c.pauseOn(ctx, stream, until); err != nil {
@@ -86,12 +86,12 @@ func (c *Consumer) pause(ctx context.Context, call string, until time.Time) erro
 
 func (c *Consumer) pauseOn(ctx context.Context, stream string, until time.Time) error {
 	if until.IsZero() {
-		if _, err := c.bus.js.ResumeConsumer(ctx, stream, c.durable); err != nil {
+		if _, err := c.bus.core.JetStream.ResumeConsumer(ctx, stream, c.durable); err != nil {
 			return err
 		}
 		return c.wakeOn(stream)
 	}
-	_, err := c.bus.js.PauseConsumer(ctx, stream, c.durable, until)
+	_, err := c.bus.core.JetStream.PauseConsumer(ctx, stream, c.durable, until)
 	return err
 }
 
@@ -99,7 +99,7 @@ func (c *Consumer) pauseOn(ctx context.Context, stream string, until time.Time) 
 // when something else happens, up to a heartbeat later (nats-server 2.15): any request
 // for messages makes it look. This one has ended by then, and nobody hears the answer.
 func (c *Consumer) wakeOn(stream string) error {
-	return c.bus.link.Publish(&wire.Out{Subject: nextSubject(stream, c.durable), Reply: c.bus.link.Conn().NewInbox(), Data: []byte(`{"batch":1,"expires":1}`)})
+	return c.bus.core.Link.Publish(&wire.Out{Subject: nextSubject(stream, c.durable), Reply: c.bus.core.Link.Conn().NewInbox(), Data: []byte(`{"batch":1,"expires":1}`)})
 }
 
 // pausedUntil is until when a consumer sends nothing; the zero time if it does.

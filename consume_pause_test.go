@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // While a durable is paused nothing comes to any member, new or once more; when that
@@ -36,7 +37,7 @@ func TestConsumerPause(t *testing.T) {
 				consume(t, st, "other", "S", other.handle)
 				storeRange(t, st, "S", 0, 1)
 				synctest.Wait()
-				nextEvent(t, events, bus.EventRetry)
+				nextEvent(t, events, event.Retry)
 				until := time.Time{}
 				if tc.until > 0 {
 					until = time.Now().Add(tc.until)
@@ -77,13 +78,13 @@ func TestPauseMistakes(t *testing.T) {
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
 	con := consume(t, st, "d", "S", ignore[int])
-	asError[*bus.ArgumentError](t, con.Pause(t.Context(), time.Now().Add(-time.Hour)), "until has passed")
-	asError[*bus.ArgumentError](t, con.Pause(nil, time.Time{}), "ctx is nil") //nolint:staticcheck // that is the point
-	asError[*bus.ArgumentError](t, con.Resume(nil), "ctx is nil")             //nolint:staticcheck // that is the point
+	asError[*bus.OptionError](t, con.Pause(t.Context(), time.Now().Add(-time.Hour)), "until has passed")
+	asError[*bus.OptionError](t, con.Pause(nil, time.Time{}), "ctx is nil") //nolint:staticcheck // that is the point
+	asError[*bus.OptionError](t, con.Resume(nil), "ctx is nil")             //nolint:staticcheck // that is the point
 	var none *bus.Consumer
-	asError[*bus.ArgumentError](t, none.Pause(t.Context(), time.Time{}), "Pause: consumer is nil")
-	asError[*bus.ArgumentError](t, none.Resume(t.Context()), "Resume: consumer is nil")
-	asError[*bus.ArgumentError](t, none.Rewind(t.Context(), bus.StartAtFirst()), "Rewind: consumer is nil")
+	asError[*bus.OptionError](t, none.Pause(t.Context(), time.Time{}), "Pause: consumer is nil")
+	asError[*bus.OptionError](t, none.Resume(t.Context()), "Resume: consumer is nil")
+	asError[*bus.OptionError](t, none.Rewind(t.Context(), bus.StartAtFirst()), "Rewind: consumer is nil")
 	must(t, none.Drain(t.Context()))
 	none.Stop()
 	must(t, none.Err())
@@ -112,7 +113,7 @@ func TestOldServersCannotPause(t *testing.T) {
 		}
 		r.rewrite.Store(&rewrite)
 		r.cut(false)
-		awaitEvent(t, events, bus.EventReconnected)
+		awaitEvent(t, events, event.Reconnected)
 		for i, call := range []func() error{
 			func() error { return errors.Join(con.Pause(t.Context(), time.Time{}), con.Resume(t.Context())) },
 			func() error { return con.Rewind(t.Context(), bus.StartAtFirst()) },

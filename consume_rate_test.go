@@ -9,6 +9,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 )
 
 // Handler calls begin at the rate, evenly, also those of several at once and of
@@ -180,7 +181,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 			t.Errorf("the longest is %+v", l)
 		}
 		pass(2 * time.Minute)
-		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "d of stream S", "a handler has not returned: message 2 on S for 6m0s")
+		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "a handler has not returned: message 2 on S for 6m0s")
 		e := asError[*bus.DrainError](t, con.Drain(withDeadline(t, time.Second)), "1 handlers running (message 2 on S for 6m1s)", "watch their context")
 		if e.Longest.Sequence != 2 || e.Running != 1 {
 			t.Errorf("got %+v", e)

@@ -53,7 +53,7 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if _, alone := c.own(); !alone {
 		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}
 	}
-	ctx, cancel := c.bus.cfg.withDrainTimeout(ctx)
+	ctx, cancel := c.bus.core.WithDrainTimeout(ctx)
 	defer cancel()
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
@@ -97,7 +97,7 @@ func (c *Consumer) rewind(ctx context.Context, to start) error {
 		return err // should this process die, the pause ends soon
 	}
 	err = c.goBack(ctx, target)
-	rest, cancel := c.bus.cfg.withTimeout(context.WithoutCancel(ctx))
+	rest, cancel := c.bus.core.WithTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	return errors.Join(err, c.unpause(rest, own, before))
 }
@@ -128,7 +128,7 @@ func (c *Consumer) pauseSelf(ctx context.Context, until time.Time) error {
 
 // info is what the server says of the durable.
 func (c *Consumer) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	con, err := c.bus.js.Consumer(ctx, c.stream, c.durable)
+	con, err := c.bus.core.JetStream.Consumer(ctx, c.stream, c.durable)
 	if err != nil {
 		return nil, streamError(c.stream, "rewind "+c.durable, err)
 	}
@@ -137,7 +137,7 @@ func (c *Consumer) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 
 // target is the sequence to go back to.
 func (c *Consumer) target(ctx context.Context, to start, info *jetstream.ConsumerInfo) (uint64, error) {
-	st, err := c.bus.js.Stream(ctx, c.stream)
+	st, err := c.bus.core.JetStream.Stream(ctx, c.stream)
 	if err != nil {
 		return 0, streamError(c.stream, "rewind "+c.durable, err)
 	}
@@ -224,9 +224,9 @@ func pauseFor(ctx context.Context, d time.Duration) error {
 
 // reset does not stop halfway when the consumer ends: whether it was done must be known.
 func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
-	ctx, cancel := c.bus.cfg.withTimeout(context.WithoutCancel(ctx))
+	ctx, cancel := c.bus.core.WithTimeout(context.WithoutCancel(ctx))
 	defer cancel()
-	_, err := c.bus.js.ResetConsumerToSequence(ctx, c.stream, c.durable, sequence)
+	_, err := c.bus.core.JetStream.ResetConsumerToSequence(ctx, c.stream, c.durable, sequence)
 	if errors.Is(err, jetstream.ErrConsumerInvalidReset) {
 		return &RewindError{Stream: c.stream, Durable: c.durable, To: sequence, Reason: "the durable was made to begin later"}
 	}
@@ -238,7 +238,7 @@ func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
 
 // renew takes messages in afresh: what old holds will be sent again.
 func (c *Consumer) renew(ctx context.Context, old *intake.Durable) error {
-	fresh, err := intake.OpenDurable(c.bus.link, c.intake)
+	fresh, err := intake.OpenDurable(c.bus.core.Link, c.intake)
 	if err != nil {
 		return translate(err)
 	}

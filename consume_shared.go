@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/ownership"
@@ -36,7 +37,7 @@ type taking interface {
 const mostOut = 256
 
 // shares reports whether the order by key is kept together with other processes.
-func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.alone() }
+func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.core.Alone }
 
 // sharing is a consumer's part in a durable whose order by key several processes keep
 // together. While this one is the owner it has an intake, a new one each time.
@@ -58,27 +59,27 @@ func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	s.conf.Concurrency, s.conf.DeferRetry = max(mostOut, hands), nil
 	var err error
 	s.Member, err = ownership.NewMember(ownership.Config{
-		Link: c.bus.link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
-		TTL: ownership.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.cfg.timeout,
+		Link: c.bus.core.Link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
+		TTL: ownership.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.core.Timeout,
 		Run:     c.run,
 		Exited:  c.exited,
 		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:    s.open,
 		Refused: s.refused,
-		Lost:    func(err error) { c.tell(EventOwnershipLost, c.superseded(err)) },
-		Trouble: func(err error) { c.tell(EventConsumerStalled, err) },
+		Lost:    func(err error) { c.tell(event.OwnershipLost, c.superseded(err)) },
+		Trouble: func(err error) { c.tell(event.ConsumerStalled, err) },
 	})
 	return s, err
 }
 
-func (c *Consumer) tell(kind EventKind, err error) {
-	c.bus.report(Event{Kind: kind, Stream: c.stream, Durable: c.durable, Err: err})
+func (c *Consumer) tell(kind event.Kind, err error) {
+	c.bus.report(event.Event{Kind: kind, Stream: c.stream, Durable: c.durable, Err: err})
 }
 
 // refused reports an outcome that does not count.
 func (s *sharing) refused(d *wire.Delivery) {
 	c := s.c
-	c.bus.report(Event{Kind: EventSettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
+	c.bus.report(event.Event{Kind: event.SettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
 		Sequence: d.Stored.Sequence, Err: c.superseded(s.Refusal())})
 }
 
@@ -88,14 +89,14 @@ func (c *Consumer) superseded(err error) error {
 
 // open begins to take messages in, as the owner.
 func (s *sharing) open(lead *ownership.Lead) (ownership.Intake, error) {
-	ctx, done := s.c.bus.bound(context.Background())
+	ctx, done := s.c.bus.core.Bound(context.Background())
 	defer done()
 	conf := s.conf
 	conf.Run, conf.Owner = lead.Run, fenced{lead, s}
 	if err := s.c.remember(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
-	in, err := intake.OpenDurable(s.c.bus.link, conf)
+	in, err := intake.OpenDurable(s.c.bus.core.Link, conf)
 	if err != nil {
 		return nil, err
 	}

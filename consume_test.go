@@ -18,6 +18,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // consume begins to consume.
@@ -257,7 +258,7 @@ func TestConsumeRetries(t *testing.T) {
 					if waited := calls.at[i+1].Sub(calls.at[i]); waited > want || waited < want*3/4 || calls.numbers[i] != i+1 {
 						t.Errorf("attempt %d came after %v, want %v less up to a quarter", calls.numbers[i+1], waited, want)
 					}
-					e := nextEvent(t, events, bus.EventRetry)
+					e := nextEvent(t, events, event.Retry)
 					isError(t, e.Err, boom)
 					if e.Stream != "S" || e.Durable != "c" || e.Sequence != 1 || e.Subject != "S" || e.Time.IsZero() {
 						t.Errorf("the event is %+v", e)
@@ -378,7 +379,7 @@ func TestConsumeRetriesAfterAPanic(t *testing.T) {
 			t.Errorf("handled %v, want %v", got.sequences(), want)
 		}
 		for range 2 {
-			e := nextEvent(t, events, bus.EventRetry)
+			e := nextEvent(t, events, event.Retry)
 			if p := asError[*bus.PanicError](t, e.Err, "boom"); len(p.Stack) == 0 || e.Sequence != 2 {
 				t.Errorf("the event is %+v", e)
 			}
@@ -432,7 +433,7 @@ func TestConsumeWhatItCannotDecode(t *testing.T) {
 				if want := []uint64{2}; !slices.Equal(got.sequences(), want) {
 					t.Errorf("handled %v, want %v", got.sequences(), want)
 				}
-				kinds := append(slices.Repeat([]bus.EventKind{bus.EventRetry}, tc.retries), bus.EventDeadLetter)
+				kinds := append(slices.Repeat([]event.Kind{event.Retry}, tc.retries), event.DeadLetter)
 				for _, kind := range kinds {
 					e := nextEvent(t, events, kind)
 					tc.check(t, e.Err, tc.text)
@@ -721,7 +722,7 @@ func TestConsumerThatIsDeleted(t *testing.T) {
 					if e.Stream != "S" {
 						t.Errorf("got %+v", e)
 					}
-					for e := nextEvent(t, events, bus.EventConsumerStalled); !strings.Contains(e.Err.Error(), "deleted"); e = nextEvent(t, events, bus.EventConsumerStalled) {
+					for e := nextEvent(t, events, event.ConsumerStalled); !strings.Contains(e.Err.Error(), "deleted"); e = nextEvent(t, events, event.ConsumerStalled) {
 						if e.Stream != "S" || e.Durable != "c" {
 							t.Errorf("the event is %+v", e)
 						}
@@ -882,8 +883,8 @@ func TestConsumeThroughReconnects(t *testing.T) {
 			for range drops {
 				receive(t, drop)
 				must(t, b.Conn().ForceReconnect())
-				awaitEvent(t, events, bus.EventDisconnected)
-				awaitEvent(t, events, bus.EventReconnected)
+				awaitEvent(t, events, event.Disconnected)
+				awaitEvent(t, events, event.Reconnected)
 			}
 			publisher.Wait()
 			eventually(t, "all are handled and acknowledged", func() bool {
@@ -912,10 +913,10 @@ func TestConsumeWhileTheServerIsAway(t *testing.T) {
 		storeRange(t, at, "S", 200*round, 200*round+100)
 		eventually(t, "the first half is handled", func() bool { return got.distinct() == 200*round+100 })
 		r.cut(true)
-		awaitEvent(t, events, bus.EventDisconnected)
+		awaitEvent(t, events, event.Disconnected)
 		storeRange(t, at, "S", 200*round+100, 200*round+200)
 		r.cut(false)
-		awaitEvent(t, events, bus.EventReconnected)
+		awaitEvent(t, events, event.Reconnected)
 		eventually(t, "all are handled", func() bool { return got.distinct() == 200*round+200 })
 	}
 	unacknowledged := func() int { return consumerInfo(t, home, "S", "c").NumAckPending }
@@ -1074,11 +1075,11 @@ func TestConsumerStalls(t *testing.T) {
 	con := consume(t, st, "c", "S", got.handle)
 	// The stream goes while the bus is away, so nobody tells it.
 	r.cut(true)
-	awaitEvent(t, events, bus.EventDisconnected)
+	awaitEvent(t, events, event.Disconnected)
 	must(t, home.JetStream().DeleteStream(t.Context(), "S"))
 	r.cut(false)
-	awaitEvent(t, events, bus.EventReconnected)
-	e := awaitEvent(t, events, bus.EventConsumerStalled)
+	awaitEvent(t, events, event.Reconnected)
+	e := awaitEvent(t, events, event.ConsumerStalled)
 	if e.Stream != "S" || e.Durable != "c" || e.Err == nil {
 		t.Errorf("the event is %+v", e)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // Members with slow handlers take no more than their share.
@@ -153,8 +154,8 @@ func TestEndingFromAStalledEvent(t *testing.T) {
 			var consumer atomic.Pointer[bus.Consumer]
 			var on atomic.Pointer[bus.Bus]
 			ended := make(chan error, 10)
-			told := bus.WithEvents(func(e bus.Event) {
-				if e.Kind == bus.EventConsumerStalled {
+			told := bus.WithEvents(func(e event.Event) {
+				if e.Kind == event.ConsumerStalled {
 					ended <- end(on.Load(), consumer.Load())
 				}
 			})

@@ -19,18 +19,18 @@ type Lag struct {
 
 // Lag asks the server how far the consumer is behind, also after its Drain. Stats tells
 // the same as it was known at the last look, without asking: that is up to 10 s ago, up
-// to a minute where nothing was to do, and nothing before the first look. Errors: *ArgumentError, *StreamError,
+// to a minute where nothing was to do, and nothing before the first look. Errors: *OptionError, *StreamError,
 // ErrStreamNotFound, ErrTimeout, ErrClosed.
 func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if c.none() {
-		return Lag{}, &ArgumentError{Func: "Consumer.Lag", Arg: "consumer", Reason: "is nil; did Consume fail?"}
+		return Lag{}, badArgument("Consumer.Lag", "consumer", "is nil; did Consume fail?")
 	}
 	if err := c.bus.callable(ctx, "Consumer.Lag"); err != nil {
 		return Lag{}, err
 	}
-	ctx, cancel := c.bus.cfg.withTimeout(ctx)
+	ctx, cancel := c.bus.core.WithTimeout(ctx)
 	defer cancel()
-	con, err := c.bus.js.Consumer(ctx, c.stream, c.durable)
+	con, err := c.bus.core.JetStream.Consumer(ctx, c.stream, c.durable)
 	if err != nil {
 		return Lag{}, streamError(c.stream, "look up the consumer", err)
 	}
@@ -53,7 +53,7 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 
 // observeConsumers tells metrics how far the consumers of b are behind.
 func (b *Bus) observeConsumers() (err error) {
-	b.unobserve, err = b.tel.ObserveConsumers(func() []telemetry.Consumer {
+	b.unobserve, err = b.core.Telemetry.ObserveConsumers(func() []telemetry.Consumer {
 		var all []telemetry.Consumer
 		for _, m := range b.registry.Members() {
 			if c, ok := m.(*Consumer); ok {

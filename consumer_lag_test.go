@@ -7,6 +7,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
 )
 
@@ -90,8 +91,8 @@ func TestLagMistakes(t *testing.T) {
 	con := consume(t, st, "d", "s", ignore[int])
 	var none *bus.Consumer
 	var noCtx context.Context
-	asError[*bus.ArgumentError](t, second(none.Lag(t.Context())), "consumer")
-	asError[*bus.ArgumentError](t, second(con.Lag(noCtx)), "ctx")
+	asError[*bus.OptionError](t, second(none.Lag(t.Context())), "consumer")
+	asError[*bus.OptionError](t, second(con.Lag(noCtx)), "ctx")
 	must(t, con.Drain(t.Context()))
 	must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 	asError[*bus.StreamError](t, second(con.Lag(t.Context())), `"S"`)
@@ -142,14 +143,14 @@ func TestHealthOfLag(t *testing.T) {
 			healthy(t, b)
 			pass(time.Second)
 			if most > 0 {
-				unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "d of stream S", "3 messages behind", "1m1s old")
+				unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "3 messages behind", "1m1s old")
 			} else {
 				healthy(t, b)
 			}
 			close(release)
 			pass(time.Second)
 			healthy(t, b)
-		}, bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Hour, OldestAge: most}))
+		}, bus.WithHealthThresholds(health.Thresholds{SlowRTT: time.Hour, OldestAge: most}))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // failAtRandom returns a function that says so for a share of the calls.
@@ -30,8 +31,8 @@ var inBothWays = map[string][]bus.ConsumeOption{
 func dieOf(t *testing.T, dir string, opts []bus.ConsumeOption) {
 	const culprit = 30
 	died := make(chan uint64, 100)
-	b := openOn(t, dir, bus.WithSync(bus.SyncEvery(time.Second)), bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventDeadLetter {
+	b := openOn(t, dir, bus.WithSync(bus.SyncEvery(time.Second)), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.DeadLetter {
 			died <- e.Sequence
 		}
 	}))

@@ -266,9 +266,9 @@ func (s *Stream) eachDead(ctx context.Context, call string, f DeadFilter, do fun
 // discard removes l, unless somebody else has, or a newer letter took its place.
 func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
 	name := dead.StreamOf(s.name)
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	st, err := s.bus.js.Stream(ctx, name)
+	st, err := s.bus.core.JetStream.Stream(ctx, name)
 	if err == nil {
 		err = remove(ctx, st, l.position)
 	}

@@ -119,10 +119,10 @@ func (s *Stream) inOrder(ctx context.Context, f DeadFilter) (all []whereabouts, 
 // takesBack returns an error unless a durable has somebody to take what is given back:
 // else that would lie in S-retry for ever, and be no dead letter any more.
 func (s *Stream) takesBack(ctx context.Context, durable string) error {
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	for _, stream := range []string{s.name, dead.RetryStreamOf(s.name)} { // whoever deletes the first may not know of the other
-		_, err := s.bus.js.Consumer(ctx, stream, durable)
+		_, err := s.bus.core.JetStream.Consumer(ctx, stream, durable)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 			return &ConsumerNotFoundError{Stream: s.name, Durable: durable}
@@ -185,7 +185,7 @@ func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
 // died, and is about to be removed from there: c goes after it.
 func (s *Stream) putBack(ctx context.Context, l *DeadLetter, c *dead.Copy) (at uint64, err error) {
 	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	for out := c.Out(subject); ; {
 		if err := l.aside().store(ctx, dead.Retry, out); err == nil {
@@ -193,7 +193,7 @@ func (s *Stream) putBack(ctx context.Context, l *DeadLetter, c *dead.Copy) (at u
 		} else if !isThere(err) {
 			return 0, streamError(name, "redrive", err)
 		}
-		last, _, err := s.bus.outlet.LookUp(ctx, name, outlet.Query{Last: subject})
+		last, _, err := s.bus.core.Outlet.LookUp(ctx, name, outlet.Query{Last: subject})
 		if err != nil {
 			return 0, streamError(name, "redrive", err)
 		}
@@ -224,13 +224,13 @@ func (l *DeadLetter) copy() *dead.Copy {
 // the edit, one value for each. When the message is before its consumer the letter is
 // removed; a crash in between does no harm.
 //
-// Errors: *ArgumentError, *OptionError, *CodecError, *ValidationError, *PayloadError,
+// Errors: *OptionError, *CodecError, *ValidationError, *PayloadError,
 // *ConsumerNotFoundError, *StreamError, also where the letter is gone, as after Redrive
 // or Discard, and where the message, unchanged or changed in another way, waits
 // for its consumer already; ErrTimeout, ErrClosed. A letter that is there stays then.
 func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
 	if l == nil || l.stream == nil {
-		return &ArgumentError{Func: "RedriveAs", Arg: "letter", Reason: "is not one of DeadLetters"}
+		return badArgument("RedriveAs", "letter", "is not one of DeadLetters")
 	}
 	b := l.stream.bus
 	if err := b.callable(ctx, "RedriveAs"); err != nil {

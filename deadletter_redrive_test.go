@@ -20,6 +20,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
 )
 
 // mendable is a handler that fails until it is mended.
@@ -333,7 +334,7 @@ func TestMessageThatIsTooLargeForADeadLetterInAWorkQueue(t *testing.T) {
 		h := newMendable[[]byte]()
 		consume(t, st, "d", "s", h.handle)
 		pass(10 * time.Minute)
-		asError[*bus.PayloadError](t, awaitEvent(t, events, bus.EventDeadLetterFailed).Err)
+		asError[*bus.PayloadError](t, awaitEvent(t, events, event.DeadLetterFailed).Err)
 		mustHold(t, b, "S", 1, 1)
 	}, record, bus.WithMaxPayload(64<<10))
 }
@@ -412,8 +413,8 @@ func TestRedriveAsSoonAsItIsDead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var st *bus.Stream
-			told := bus.WithEvents(func(e bus.Event) {
-				if e.Kind == bus.EventDeadLetter {
+			told := bus.WithEvents(func(e event.Event) {
+				if e.Kind == event.DeadLetter {
 					if err := redrive(context.Background(), st); err != nil {
 						t.Error(err)
 					}
@@ -460,12 +461,12 @@ func TestRedriveMistakes(t *testing.T) {
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now().Add(-1)})), "DeadFilter To", "before From")
 		must(t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now()})))
 		hasText(t, second(st.Discard(t.Context(), bus.DeadFilter{Durable: "a b", Subject: "a b", Cause: "nope"})), "durable", `subject "a b"`, "nope")
-		asError[*bus.ArgumentError](t, second((*bus.Stream)(nil).DeadCount(t.Context(), bus.DeadFilter{})))
+		asError[*bus.OptionError](t, second((*bus.Stream)(nil).DeadCount(t.Context(), bus.DeadFilter{})))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
 			t.Errorf("counted %d, %v", n, err)
 		}
-		asError[*bus.ArgumentError](t, bus.RedriveAs(t.Context(), nil, 1), "letter")
-		asError[*bus.ArgumentError](t, bus.RedriveAs(t.Context(), &bus.DeadLetter{}, 1), "letter")
+		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), nil, 1), "letter")
+		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), &bus.DeadLetter{}, 1), "letter")
 		consume(t, st, "d", "s", newMendable[int]().handle)
 		storeRange(t, st, "s", 0, 1)
 		pass(time.Minute)
@@ -476,7 +477,7 @@ func TestRedriveMistakes(t *testing.T) {
 		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), l, 1, bus.WithHeader("Bus-Edited", "never")))
 		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), l, 1, nil))
 		var noCtx context.Context
-		asError[*bus.ArgumentError](t, bus.RedriveAs(noCtx, l, 1))
+		asError[*bus.OptionError](t, bus.RedriveAs(noCtx, l, 1))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 1 || err != nil {
 			t.Errorf("counted %d, %v", n, err)
 		}

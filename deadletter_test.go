@@ -20,6 +20,8 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // letters returns the dead letters of st that fit f.
@@ -92,9 +94,9 @@ func TestDeadLetterOfEachCause(t *testing.T) {
 					t.Errorf("the statistics are %+v", s)
 				}
 				for range tc.attempts - 1 {
-					nextEvent(t, events, bus.EventRetry)
+					nextEvent(t, events, event.Retry)
 				}
-				if e := nextEvent(t, events, bus.EventDeadLetter); e.Subject != "s.a" || e.Stream != "S" || e.Durable != "d" || e.Sequence != 1 || e.Err == nil {
+				if e := nextEvent(t, events, event.DeadLetter); e.Subject != "s.a" || e.Stream != "S" || e.Durable != "d" || e.Sequence != 1 || e.Err == nil {
 					t.Errorf("the event is %+v", e)
 				}
 				nothing(t, events)
@@ -269,13 +271,13 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		must(t, err)
 		storeRange(t, st, "s", 0, 2)
 		time.Sleep(time.Hour)
-		awaitEvent(t, events, bus.EventDeadLetter)
-		e := awaitEvent(t, events, bus.EventDeadLetterFailed)
+		awaitEvent(t, events, event.DeadLetter)
+		e := awaitEvent(t, events, event.DeadLetterFailed)
 		hasText(t, e.Err, "maximum messages exceeded")
 		if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 1 || i.NumRedelivered != 0 {
 			t.Errorf("the message did not stay: %+v", i)
 		}
-		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "d of stream S", "a dead letter could not be written", "maximum messages exceeded")
+		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "a dead letter could not be written", "maximum messages exceeded")
 		full.MaxMsgs = -1
 		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)
@@ -283,7 +285,7 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		if n := len(letters(t, st, bus.DeadFilter{})); n != 2 || calls.Load() != 2 {
 			t.Errorf("%d letters after %d calls", n, calls.Load())
 		}
-		if r := b.Health(t.Context()); r.Status != bus.Healthy {
+		if r := b.Health(t.Context()); r.Status != health.Healthy {
 			t.Errorf("when all are written it is %+v", r)
 		}
 	}, record)
@@ -348,7 +350,7 @@ func TestDeadLettersThatAreDeleted(t *testing.T) {
 		must(t, js.DeleteStream(t.Context(), "S-dead"))
 		storeRange(t, st, "s", 0, 1)
 		time.Sleep(time.Minute)
-		nextEvent(t, events, bus.EventDeadLetter)
+		nextEvent(t, events, event.DeadLetter)
 		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CausePermanent || calls.Load() != 1 {
 			t.Errorf("%d letters after %d calls", len(ls), calls.Load())
 		}
@@ -495,7 +497,7 @@ func TestDeadLetterMistakes(t *testing.T) {
 		}
 		return nil
 	}
-	asError[*bus.ArgumentError](t, list(t.Context(), none, bus.DeadFilter{}), "stream is nil")
+	asError[*bus.OptionError](t, list(t.Context(), none, bus.DeadFilter{}), "stream is nil")
 	asError[*bus.OptionError](t, list(t.Context(), st, bus.DeadFilter{Durable: "a.b"}), `"a.b"`)
 	asError[*bus.SubjectError](t, list(t.Context(), st, bus.DeadFilter{Subject: "a..b"}))
 	isError(t, list(cancelled, st, bus.DeadFilter{}), context.Canceled)

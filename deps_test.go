@@ -36,6 +36,13 @@ var house = map[string]room{
 		"google.golang.org/protobuf/proto": "the Protobuf codec; nothing else may know protobuf",
 	}},
 
+	"event":  {floor: 0},
+	"health": {floor: 0},
+
+	"internal/deadline": {floor: 1},
+	"internal/jserr": {floor: 1, imports: map[string]string{
+		natsGo: "the server's answers to the JetStream client",
+	}},
 	"internal/limits": {floor: 1, imports: map[string]string{
 		"golang.org/x/sys": "the size of the memory and of the file system",
 	}},
@@ -50,25 +57,25 @@ var house = map[string]room{
 	"internal/telemetry": {floor: 1, imports: map[string]string{
 		otelAPI: "spans and metrics; the API only, the SDK is the program's",
 	}},
-	"internal/wire": {floor: 1, imports: map[string]string{
+	"internal/wire": {floor: 2, imports: map[string]string{
 		"codec":                         "content negotiation chooses one",
 		"github.com/klauspost/compress": "zstd, s2 and a faster gzip",
 	}},
 
-	"internal/dead": {floor: 2, imports: map[string]string{
+	"internal/dead": {floor: 3, imports: map[string]string{
 		"internal/wire": "the headers of what it copies",
 	}},
-	"internal/lifecycle": {floor: 2},
-	"internal/settle":    {floor: 2},
-	"internal/dispatch": {floor: 2, imports: map[string]string{
+	"internal/lifecycle": {floor: 6},
+	"internal/settle":    {floor: 1},
+	"internal/dispatch": {floor: 3, imports: map[string]string{
 		"internal/wire": "what it queues: deliveries",
 	}},
-	"internal/link": {floor: 2, imports: map[string]string{
+	"internal/link": {floor: 3, imports: map[string]string{
 		"internal/wire": "what it sends",
 		natsGo:          "the connection it owns",
 	}},
 
-	"internal/ownership": {floor: 3, imports: map[string]string{
+	"internal/ownership": {floor: 7, imports: map[string]string{
 		"internal/dead":     "how a message travels with what is known of it",
 		"internal/dispatch": "runs what other processes give",
 		"internal/link":     "the connection it speaks over",
@@ -76,7 +83,7 @@ var house = map[string]room{
 		"internal/wire":     "what it hands on: deliveries",
 		natsGo:              "subscriptions and their messages",
 	}},
-	"internal/intake": {floor: 3, imports: map[string]string{
+	"internal/intake": {floor: 4, imports: map[string]string{
 		"internal/dispatch":  "runs what it takes in",
 		"internal/link":      "the connection it takes from",
 		"internal/settle":    "decides what becomes of a message",
@@ -84,7 +91,8 @@ var house = map[string]room{
 		"internal/wire":      "what it hands on: deliveries",
 		natsGo:               "subscriptions and their messages",
 	}},
-	"internal/outlet": {floor: 3, imports: map[string]string{
+	"internal/outlet": {floor: 4, imports: map[string]string{
+		"internal/jserr":     "the server's refusals",
 		"internal/dispatch":  "notes which goroutine tells what could not be sent: it may close the bus",
 		"internal/link":      "the gate and the connection",
 		"internal/subject":   "the pattern that a subject was made from, for metrics",
@@ -93,13 +101,27 @@ var house = map[string]room{
 		natsGo:               "replies and the errors of the connection",
 	}},
 
-	"internal/reader": {floor: 3, imports: map[string]string{
+	"internal/reader": {floor: 4, imports: map[string]string{
 		"internal/link": "the connection it reads over",
 		"internal/wire": "what it hands on: deliveries",
 		natsGo:          "the inbox, and the server's errors",
 	}},
 
-	"": {floor: 4, imports: map[string]string{
+	"internal/core": {floor: 5, imports: map[string]string{
+		"event":                         "what it reports",
+		"internal/deadline":             "deadlines of short calls",
+		"internal/link":                 "the connection",
+		"internal/outlet":               "the way out",
+		"internal/telemetry":            "counters, spans and metrics",
+		natsGo:                          "the JetStream client",
+		"github.com/hashicorp/go-hclog": "the logger",
+	}},
+
+	"": {floor: 10, imports: map[string]string{
+		"event":                         "WithEvents",
+		"health":                        "Bus.Health",
+		"internal/core":                 "what the parts of a bus share",
+		"internal/jserr":                "the server's error numbers",
 		"codec":                         "WithCodec and As take one",
 		"internal/ownership":            "who keeps the order of a durable with keys",
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
@@ -124,33 +146,33 @@ var house = map[string]room{
 		otelAPI:                         "WithTracerProvider, WithMeterProvider, WithPropagator",
 	}},
 
-	"bustest": {floor: 5, imports: map[string]string{
+	"bustest": {floor: 11, imports: map[string]string{
 		"":                              "it makes buses",
 		"github.com/hashicorp/go-hclog": "the logger that writes to the test",
 		natsServer + "/ats":             "the server's clock, which virtual time needs outside the bubble",
 	}},
-	"codec/codectest": {floor: 5, imports: map[string]string{
+	"codec/codectest": {floor: 11, imports: map[string]string{
 		"codec":                            "what it tests",
 		"google.golang.org/protobuf/proto": "equality of messages",
 	}},
-	"middleware": {floor: 5, imports: map[string]string{
+	"middleware": {floor: 11, imports: map[string]string{
 		"":                              "the Middleware type",
 		"internal/slogsink":             "the logging middleware for slog",
 		"github.com/hashicorp/go-hclog": "the logging middleware",
 		"github.com/sony/gobreaker/v2":  "the circuit breaker",
 		"golang.org/x/time/rate":        "the throttle",
 	}},
-	"examples/quickstart": {floor: 6, imports: map[string]string{
+	"examples/quickstart": {floor: 12, imports: map[string]string{
 		"": "what it shows",
 	}},
-	"examples/ingest": {floor: 6, imports: map[string]string{
+	"examples/ingest": {floor: 12, imports: map[string]string{
 		"": "what it shows",
 	}},
 
 	// For tests only; TestHouse sees to that.
 	"internal/leakcheck":          {floor: 0},
 	"internal/telemetry/oteltest": {floor: 0, imports: map[string]string{otelAPI: "recording providers without the SDK"}},
-	"internal/testserver": {floor: 3, imports: map[string]string{
+	"internal/testserver": {floor: 4, imports: map[string]string{
 		"internal/link": "tests reach the server over a link",
 		natsGo:          "a plain client",
 		natsServer:      "the server it runs",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 )
 
 // Credentials of the environment are for whichever server the options name in the
@@ -37,7 +38,7 @@ func TestFromEnvCredentials(t *testing.T) {
 			for _, opts := range [][]bus.Option{tc.opts, append(slices.Clone(tc.opts), bus.WithName("x"))} {
 				b, err := quietBus(opts...)
 				must(t, err)
-				if r := b.Health(t.Context()); r.Status == bus.Failed || r.Embedded != tc.embedded {
+				if r := b.Health(t.Context()); r.Status == health.Failed || r.Embedded != tc.embedded {
 					t.Errorf("got %+v", r)
 				}
 				must(t, b.Close())

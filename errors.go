@@ -39,32 +39,29 @@ var (
 // inner is the text of an error within another one, which says "bus: " already.
 func inner(err error) string { return strings.TrimPrefix(err.Error(), "bus: ") }
 
-// OptionError reports an option with a bad value. A call that takes options reports
-// all that are wrong at once, joined.
+// OptionError reports an option or an argument with a value that cannot be used. A call
+// reports all wrong options at once, joined.
 type OptionError struct {
-	Option string // "WithListen"
-	Value  string // the value as given
+	Option string // the option ("WithListen"), or the call whose argument is wrong ("Subscribe")
+	Value  string // the value as given; empty for an argument, which Reason names
 	Reason string // what is wrong and what would be right
 }
 
 func (e *OptionError) Error() string {
+	if e.Value == "" {
+		return fmt.Sprintf("bus: %s: %s", e.Option, e.Reason)
+	}
 	return fmt.Sprintf("bus: %s(%.200s): %s", e.Option, e.Value, e.Reason)
 }
 
-// ArgumentError reports an argument that no call can work with, as a nil handler.
-type ArgumentError struct {
-	Func   string // "Subscribe"
-	Arg    string // "handler"
-	Reason string
-}
-
-func (e *ArgumentError) Error() string {
-	return fmt.Sprintf("bus: %s: %s %s", e.Func, e.Arg, e.Reason)
+// badArgument is the error of an argument that no call can work with.
+func badArgument(call, arg, reason string) *OptionError {
+	return &OptionError{Option: call, Reason: arg + " " + reason}
 }
 
 // noContext is the error of a call without a context.
 func noContext(call string) error {
-	return &ArgumentError{Func: call, Arg: "ctx", Reason: "is nil; use context.Background()"}
+	return badArgument(call, "ctx", "is nil; use context.Background()")
 }
 
 // SubjectError reports a subject that cannot be used as it was. Nothing was
@@ -205,7 +202,7 @@ func (e *CapturedError) Error() string {
 
 // SlowConsumerError reports messages that were dropped because a subscription's
 // handler did not keep up and its pending limits were reached. It comes as an
-// event (EventSlowConsumer), since no call could return it.
+// event (event.SlowConsumer), since no call could return it.
 type SlowConsumerError struct {
 	Subject string
 	Dropped int // messages since the subscription began

@@ -27,6 +27,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // line is one line of a log.
@@ -68,7 +69,7 @@ func said(lines []line, message string) []line {
 }
 
 // awaitEvent returns the next event of this kind.
-func awaitEvent(t testing.TB, ch <-chan bus.Event, kind bus.EventKind) bus.Event {
+func awaitEvent(t testing.TB, ch <-chan event.Event, kind event.Kind) event.Event {
 	t.Helper()
 	for {
 		if e := receive(t, ch); e.Kind == kind {
@@ -87,7 +88,7 @@ func giveUp(context.Context, *bus.Msg[int]) error { return bus.Permanent(errNo) 
 // and what it tells.
 type occurrence struct {
 	cause func(t *testing.T, b *bus.Bus, s *server.Server)
-	want  bus.Event // without the time and the error
+	want  event.Event // without the time and the error
 	check func(t *testing.T, err error)
 }
 
@@ -108,48 +109,48 @@ func isSuperseded(t *testing.T, err error) {
 }
 
 // occurrences has one of each kind.
-var occurrences = map[bus.EventKind]occurrence{
-	bus.EventHandlerFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+var occurrences = map[event.Kind]occurrence{
+	event.HandlerFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		must(t, second(bus.Subscribe(b, "a.*", refuse)))
 		publishRange(t, b, "a.b", 0, 1)
-	}, bus.Event{Subject: "a.b"}, isNo},
-	bus.EventSubscriptionEnded: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "a.b"}, isNo},
+	event.SubscriptionEnded: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		must(t, second(bus.Subscribe(b, "a.*", func(context.Context, *bus.Msg[int]) error {
 			runtime.Goexit()
 			return nil
 		})))
 		publishRange(t, b, "a.b", 0, 1)
-	}, bus.Event{Subject: "a.*"}, func(t *testing.T, err error) { isError(t, err, bus.ErrExited) }},
-	bus.EventRetry: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "a.*"}, func(t *testing.T, err error) { isError(t, err, bus.ErrExited) }},
+	event.Retry: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", refuse, bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
-	bus.EventDeadLetter: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
+	event.DeadLetter: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", giveUp)
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
-	bus.EventDeadLetterFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, isNo},
+	event.DeadLetterFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", giveUp)
 		refuseAll(t, b, "S-dead")
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1, Attempt: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
-	bus.EventKeyStuck: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1, Attempt: 1}, func(t *testing.T, err error) { hasText(t, err, "message size exceeds maximum") }},
+	event.KeyStuck: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.*", refuse, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MinBackoff: time.Hour, MaxBackoff: time.Hour}))
 		storeRange(t, st, "s.b", 0, 300)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, isNo},
-	bus.EventOwnershipLost: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 1}, isNo},
+	event.OwnershipLost: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.*", ignore[int], bus.KeyBySubject(), bus.AckWait(time.Second))
 		eventually(t, "it is the owner", func() bool { return owns(b) })
 		takeClaim(t, b)
-	}, bus.Event{Stream: "S", Durable: "d"}, isSuperseded},
-	bus.EventSettlementRefused: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Stream: "S", Durable: "d"}, isSuperseded},
+	event.SettlementRefused: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		var once sync.Once
 		consume(t, st, "d", "s.b", func(context.Context, *bus.Msg[int]) error {
@@ -158,45 +159,45 @@ var occurrences = map[bus.EventKind]occurrence{
 		}, bus.KeyBySubject(), bus.AckWait(time.Second))
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
-	}, bus.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isSuperseded},
-	bus.EventUnrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isSuperseded},
+	event.Unrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		var m bus.Mux
 		bus.Handle(&m, "a.b", ignore[int])
 		must(t, second(b.Subscribe("a.>", &m)))
 		publishRange(t, b, "a.c", 0, 1)
-	}, bus.Event{Subject: "a.c"}, func(t *testing.T, err error) { hasText(t, err, "no handler") }},
-	bus.EventSlowConsumer: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "a.c"}, func(t *testing.T, err error) { hasText(t, err, "no handler") }},
+	event.SlowConsumer: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		h, _, release := held[int](100)
 		t.Cleanup(func() { close(release) })
 		must(t, second(bus.Subscribe(b, "a.*", h, bus.PendingLimits(2, -1))))
 		publishRange(t, b, "a.b", 0, 20)
-	}, bus.Event{Subject: "a.*"}, func(t *testing.T, err error) { asError[*bus.SlowConsumerError](t, err) }},
-	bus.EventPublishFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "a.*"}, func(t *testing.T, err error) { asError[*bus.SlowConsumerError](t, err) }},
+	event.PublishFailed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		b.Conn().Close()
 		must(t, bus.PublishAsync(t.Context(), b, "a.b", 1))
-	}, bus.Event{Subject: "a.b"}, func(t *testing.T, err error) { isError(t, err, bus.ErrClosed) }},
-	bus.EventCaptured: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "a.b"}, func(t *testing.T, err error) { isError(t, err, bus.ErrClosed) }},
+	event.Captured: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		publishRange(t, b, "s.b", 0, 3)
-	}, bus.Event{Subject: "s.b", Stream: "S"}, func(t *testing.T, err error) { asError[*bus.CapturedError](t, err) }},
-	bus.EventDisconnected: {func(_ *testing.T, _ *bus.Bus, s *server.Server) { s.Shutdown() }, bus.Event{}, func(t *testing.T, err error) {
+	}, event.Event{Subject: "s.b", Stream: "S"}, func(t *testing.T, err error) { asError[*bus.CapturedError](t, err) }},
+	event.Disconnected: {func(_ *testing.T, _ *bus.Bus, s *server.Server) { s.Shutdown() }, event.Event{}, func(t *testing.T, err error) {
 		if err == nil {
 			t.Error("it does not say why")
 		}
 	}},
-	bus.EventReconnected: {func(t *testing.T, b *bus.Bus, _ *server.Server) { must(t, b.Conn().ForceReconnect()) },
-		bus.Event{}, func(t *testing.T, err error) { must(t, err) }},
-	bus.EventConnectionClosed: {func(_ *testing.T, b *bus.Bus, _ *server.Server) { b.Conn().Close() }, bus.Event{},
+	event.Reconnected: {func(t *testing.T, b *bus.Bus, _ *server.Server) { must(t, b.Conn().ForceReconnect()) },
+		event.Event{}, func(t *testing.T, err error) { must(t, err) }},
+	event.ConnectionClosed: {func(_ *testing.T, b *bus.Bus, _ *server.Server) { b.Conn().Close() }, event.Event{},
 		func(t *testing.T, err error) { isError(t, err, bus.ErrClosed) }},
-	bus.EventServerError: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	event.ServerError: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		must(t, second(b.Conn().Subscribe("forbidden.>", func(*nats.Msg) {}))) // Subscribe of the bus would return it
-	}, bus.Event{Subject: "forbidden.>"}, func(t *testing.T, err error) { hasText(t, err, "permissions violation", "forbidden.>") }},
-	bus.EventConsumerStalled: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+	}, event.Event{Subject: "forbidden.>"}, func(t *testing.T, err error) { hasText(t, err, "permissions violation", "forbidden.>") }},
+	event.ConsumerStalled: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", ignore[int])
 		eventually(t, "it asks for messages", func() bool { return consumerInfo(t, b, "S", "d").NumWaiting > 0 })
 		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-	}, bus.Event{Stream: "S", Durable: "d"}, func(t *testing.T, err error) { hasText(t, err, "deleted") }},
+	}, event.Event{Stream: "S", Durable: "d"}, func(t *testing.T, err error) { hasText(t, err, "deleted") }},
 }
 
 // limited starts a server whose clients may not subscribe to everything.
@@ -240,13 +241,13 @@ func TestEvents(t *testing.T) {
 }
 
 // sameLine fails the test unless there is one line, and it says what e does.
-func sameLine(t *testing.T, lines []line, e bus.Event) {
+func sameLine(t *testing.T, lines []line, e event.Event) {
 	t.Helper()
 	if len(lines) != 1 {
 		t.Fatalf("the log has %d lines: %+v", len(lines), lines)
 	}
 	level := "warn"
-	if e.Kind == bus.EventReconnected {
+	if e.Kind == event.Reconnected {
 		level = "info"
 	}
 	if l := lines[0]; l.level != level || l.name != "app" {
@@ -280,7 +281,7 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 	b := bustest.New(t, record, log)
 	must(t, second(bus.Subscribe(b, "a", func(context.Context, *bus.Msg[int]) error { panic("oh") })))
 	publishRange(t, b, "a", 0, 1)
-	nextEvent(t, events, bus.EventHandlerFailed)
+	nextEvent(t, events, event.HandlerFailed)
 	lines := logged(t)
 	if len(lines) != 1 {
 		t.Fatalf("the log is %+v", lines)
@@ -293,11 +294,11 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 // All kinds are tried here, and documented.
 func TestEventKindsAreComplete(t *testing.T) {
 	t.Parallel()
-	file, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "event/event.go", nil, 0)
 	must(t, err)
 	kinds := map[string]bool{}
 	ast.Inspect(file, func(n ast.Node) bool {
-		if v, ok := n.(*ast.ValueSpec); ok && fmt.Sprint(v.Type) == "EventKind" {
+		if v, ok := n.(*ast.ValueSpec); ok && fmt.Sprint(v.Type) == "Kind" {
 			kind, err := strconv.Unquote(v.Values[0].(*ast.BasicLit).Value)
 			must(t, err)
 			kinds[kind] = true
@@ -339,7 +340,7 @@ func TestEventFunctionThatPanics(t *testing.T) {
 			s := limited(t)
 			panicked := make(chan struct{}, 1000)
 			log, logged := logTo(hclog.Trace)
-			b, err := bus.Connect(t.Context(), s.ClientURL(), log, bus.WithDrainTimeout(time.Second), bus.WithEvents(func(e bus.Event) {
+			b, err := bus.Connect(t.Context(), s.ClientURL(), log, bus.WithDrainTimeout(time.Second), bus.WithEvents(func(e event.Event) {
 				if e.Kind == kind {
 					defer func() { panicked <- struct{}{} }()
 				}
@@ -382,7 +383,7 @@ func TestEventFunctionThatUsesTheBus(t *testing.T) {
 			done := make(chan string, 1000)
 			var b *bus.Bus
 			ready := make(chan struct{})
-			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithLogger(silent()), bus.WithDrainTimeout(time.Second), bus.WithEvents(func(e bus.Event) {
+			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithLogger(silent()), bus.WithDrainTimeout(time.Second), bus.WithEvents(func(e event.Event) {
 				<-ready
 				if e.Kind == kind {
 					_ = bus.Publish(context.Background(), b, "told", string(e.Kind)) // the connection may be closed
@@ -529,7 +530,7 @@ func TestWithSlog(t *testing.T) {
 			logged := func() []line { return readLog(t, out.String(), "logger", slog.LevelKey, slog.MessageKey) }
 			must(t, second(bus.Subscribe(b, "a", refuse)))
 			publishRange(t, b, "a", 0, 1)
-			e := awaitEvent(t, events, bus.EventHandlerFailed)
+			e := awaitEvent(t, events, event.HandlerFailed)
 			talkNonsense(t, b)
 			want := []line{ // one for each level
 				{"bus.nats", "DEBUG-4", "Client connection created", nil},

@@ -5,14 +5,15 @@ import (
 	"fmt"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 )
 
 // A message that no handler can take as it is goes back to its consumer with another
 // payload.
 func ExampleRedriveAs() {
-	dead := make(chan bus.Event, 1)
-	b, err := bus.New(bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventDeadLetter {
+	dead := make(chan event.Event, 1)
+	b, err := bus.New(bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.DeadLetter {
 			dead <- e
 		}
 	}))

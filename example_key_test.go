@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 )
 
 // The steps of each order are handled in their order, also where one fails; those of
@@ -53,9 +54,9 @@ func ExampleKeyBy() {
 // until somebody gives it back.
 func ExampleOnStuckKey() {
 	ctx := context.Background()
-	dead := make(chan bus.Event, 10)
-	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventDeadLetter {
+	dead := make(chan event.Event, 10)
+	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.DeadLetter {
 			dead <- e
 		}
 	}))

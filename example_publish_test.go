@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 )
 
 type Order struct {
@@ -72,7 +73,7 @@ func ExampleSubscribe() {
 // What a core handler fails on is not repeated. WithEvents tells of it, and of
 // everything else that no call could return.
 func ExampleWithEvents() {
-	b, err := bus.New(bus.WithEvents(func(e bus.Event) {
+	b, err := bus.New(bus.WithEvents(func(e event.Event) {
 		fmt.Printf("%s on %s: %v\n", e.Kind, e.Subject, e.Err)
 	}))
 	if err != nil {

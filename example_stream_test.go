@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 )
 
 // PublishTo returns when the message is stored. With MsgID the same message is
@@ -183,9 +184,9 @@ func ExampleStream_Purge() {
 // A message whose handler fails for good becomes a dead letter. When the cause is
 // mended it goes back to the consumer that failed.
 func ExampleStream_Redrive() {
-	dead := make(chan bus.Event, 1)
-	b, err := bus.New(bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventDeadLetter {
+	dead := make(chan event.Event, 1)
+	b, err := bus.New(bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.DeadLetter {
 			dead <- e
 		}
 	}))

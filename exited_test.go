@@ -12,6 +12,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // exitFirst returns a handler that ends its goroutine for each message it sees for the
@@ -87,7 +88,7 @@ func TestHandlerThatExits(t *testing.T) {
 				if s := b.Stats(); s.InFlight != 0 || s.HandlerErrors < 4 || s.Subscriptions[0].Pending != 0 {
 					t.Errorf("the statistics are %+v", s)
 				}
-				isError(t, nextEvent(t, events, bus.EventRetry).Err, bus.ErrExited, "t.FailNow")
+				isError(t, nextEvent(t, events, event.Retry).Err, bus.ErrExited, "t.FailNow")
 				must(t, b.Close())
 			}, option)
 		})
@@ -250,7 +251,7 @@ func TestBatchThatExitsBeforeOthersHaveCome(t *testing.T) {
 				if s := b.Stats(); s.HandlerErrors != 1 || s.Postponed != 1 {
 					t.Errorf("the statistics are %+v", s)
 				}
-				if e := nextEvent(t, events, bus.EventRetry); e.Sequence != 1 {
+				if e := nextEvent(t, events, event.Retry); e.Sequence != 1 {
 					t.Errorf("the first event is %+v", e)
 				}
 				must(t, b.Close())
@@ -313,7 +314,7 @@ func TestCoreHandlerThatExits(t *testing.T) {
 			t.Errorf("the statistics are %+v", s)
 		}
 		for range 20 {
-			asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, "Goexit")
+			asError[*bus.PanicError](t, nextEvent(t, events, event.HandlerFailed).Err, "Goexit")
 		}
 		must(t, sub.Drain(t.Context()))
 		must(t, b.Close())
@@ -379,8 +380,8 @@ func TestCoreHandlerThatEndsItsSubscription(t *testing.T) {
 				close(release)
 				must(t, <-ended)
 				<-sub.Done()
-				nextEvent(t, events, bus.EventHandlerFailed)
-				isError(t, nextEvent(t, events, bus.EventSubscriptionEnded).Err, bus.ErrExited)
+				nextEvent(t, events, event.HandlerFailed)
+				isError(t, nextEvent(t, events, event.SubscriptionEnded).Err, bus.ErrExited)
 				isError(t, sub.Err(), bus.ErrExited, `Subscribe "a"`)
 				must(t, sub.Drain(t.Context()))
 				must(t, b.Close())

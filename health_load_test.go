@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 )
 
 // What counts are the latest calls, not those since the start.
@@ -45,7 +46,7 @@ func TestHealthOfTheLatestCalls(t *testing.T) {
 					healthy(t, b)
 					send(bad)
 					synctest.Wait()
-					unwell(t, b.Health(t.Context()), bus.Degraded, name, "load.x: 200 of 200 handler calls failed")
+					unwell(t, b.Health(t.Context()), health.Degraded, name, "load.x: 200 of 200 handler calls failed")
 				}
 				send(good)
 				synctest.Wait()
@@ -71,7 +72,7 @@ func TestHealthOfConsumersThatAreLost(t *testing.T) {
 				lose(t, b.JetStream())
 				<-con.Done()
 				time.Sleep(time.Minute)
-				unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", `stream "S"`, "consume as d", "deleted", "nobody here handles its messages")
+				unwell(t, b.Health(t.Context()), health.Degraded, "consumer", `stream "S"`, "consume as d", "deleted", "nobody here handles its messages")
 				st = declare(t, b, bus.StreamConfig{Name: "S"})
 				con = consume(t, st, "d", "S", ignore[int])
 				healthy(t, b)
@@ -94,7 +95,7 @@ func TestHealthAfterTheRetriesWereMadeAnew(t *testing.T) {
 				pass(time.Second)
 				must(t, b.JetStream().DeleteStream(t.Context(), "S-retry"))
 				pass(time.Millisecond)
-				unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "retries")
+				unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "retries")
 				pass(time.Minute)
 				healthy(t, b)
 			}, bus.WithLogger(silent()))
@@ -111,10 +112,10 @@ func TestHealthWhileTheBusStops(t *testing.T) {
 		closed := make(chan error, 1)
 		go func() { closed <- b.Close() }()
 		synctest.Wait()
-		unwell(t, b.Health(t.Context()), bus.Failed, "bus", "stopping")
+		unwell(t, b.Health(t.Context()), health.Failed, "bus", "stopping")
 		close(release)
 		must(t, <-closed)
-		unwell(t, b.Health(t.Context()), bus.Failed, "connection", "closed")
+		unwell(t, b.Health(t.Context()), health.Failed, "connection", "closed")
 	})
 }
 
@@ -153,7 +154,7 @@ func TestStatsAndHealthOfNoBus(t *testing.T) {
 		if s := b.Stats(); s.Published != 0 || s.Subscriptions != nil {
 			t.Errorf("%s: %+v", name, s)
 		}
-		unwell(t, b.Health(context.Background()), bus.Failed, "connection", "closed")
+		unwell(t, b.Health(context.Background()), health.Failed, "connection", "closed")
 	}
 	if s := bus.Stopping(nil); s != nil { //nolint:staticcheck // that is what it is about
 		t.Error("a nil context is of a handler")
@@ -165,5 +166,5 @@ func TestStatsAndHealthOfNoBus(t *testing.T) {
 	bus.HandleOld(nil, "a", func(int) (int, error) { return 0, errors.New("no") }, ignore[int])
 	b := bustest.New(t)
 	_, err := b.Subscribe("a", nil)
-	asError[*bus.ArgumentError](t, err, "mux is nil")
+	asError[*bus.OptionError](t, err, "mux is nil")
 }

@@ -13,19 +13,20 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 )
 
 // slack keeps a crowded machine from making a bus slow where that is not what a
 // test looks at.
 func slack() bus.ConnectOption {
-	return bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Hour})
+	return bus.WithHealthThresholds(health.Thresholds{SlowRTT: time.Hour})
 }
 
 // healthy fails the test unless b is.
-func healthy(t testing.TB, b *bus.Bus) bus.Report {
+func healthy(t testing.TB, b *bus.Bus) health.Report {
 	t.Helper()
 	r := b.Health(t.Context())
-	if r.Status != bus.Healthy || len(r.Problems) != 0 {
+	if r.Status != health.Healthy || len(r.Problems) != 0 {
 		t.Errorf("the report is %+v, want a healthy one", r)
 	}
 	return r
@@ -33,7 +34,7 @@ func healthy(t testing.TB, b *bus.Bus) bus.Report {
 
 // unwell fails the test unless r has exactly one problem: of this status and
 // part, with these words in its reason.
-func unwell(t testing.TB, r bus.Report, status bus.Status, part string, words ...string) {
+func unwell(t testing.TB, r health.Report, status health.Status, part string, words ...string) {
 	t.Helper()
 	if r.Status != status || len(r.Problems) != 1 {
 		t.Fatalf("the report is %+v, want one problem, %v", r, status)
@@ -63,9 +64,9 @@ func TestHealthy(t *testing.T) {
 
 func TestHealthOfSlowRoundTrips(t *testing.T) {
 	t.Parallel()
-	b := bustest.New(t, anyPort(), bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: time.Nanosecond}))
+	b := bustest.New(t, anyPort(), bus.WithHealthThresholds(health.Thresholds{SlowRTT: time.Nanosecond}))
 	r := b.Health(t.Context())
-	unwell(t, r, bus.Degraded, "connection", "round trip took", r.RTT.String(), "more than 1ns")
+	unwell(t, r, health.Degraded, "connection", "round trip took", r.RTT.String(), "more than 1ns")
 	if r.RTT <= 0 {
 		t.Errorf("the round trip took %v", r.RTT)
 	}
@@ -73,7 +74,7 @@ func TestHealthOfSlowRoundTrips(t *testing.T) {
 
 // waiting returns a bus in a bubble's report when n messages of 10 bytes wait
 // for a handler that is stuck, and its report when that is released.
-func waiting(t *testing.T, n int, limits bus.CoreOption, thresholds bus.HealthThresholds) (stuck, released bus.Report) {
+func waiting(t *testing.T, n int, limits bus.CoreOption, thresholds health.Thresholds) (stuck, released health.Report) {
 	t.Helper()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		h, _, release := held[[]byte](1000)
@@ -100,29 +101,29 @@ func TestHealthOfPendingMessages(t *testing.T) {
 		name       string
 		waiting    int
 		limits     bus.CoreOption
-		thresholds bus.HealthThresholds
+		thresholds health.Thresholds
 		want       []string // words of the reason; nil means healthy
 	}{
-		{"as many messages as allowed", 80, bus.PendingLimits(100, -1), bus.HealthThresholds{}, nil},
-		{"more messages", 81, bus.PendingLimits(100, -1), bus.HealthThresholds{}, []string{"load.*", "(81)", "81 %"}},
-		{"the bytes count too", 90, bus.PendingLimits(1000, 1000), bus.HealthThresholds{}, []string{"load.*", "(90)"}},
-		{"few bytes", 90, bus.PendingLimits(1000, 10000), bus.HealthThresholds{}, nil},
-		{"no limits", 200, bus.PendingLimits(-1, -1), bus.HealthThresholds{}, nil},
-		{"default limits", 200, bus.PendingLimits(512*1024, 64<<20), bus.HealthThresholds{}, nil},
-		{"a lower threshold", 11, bus.PendingLimits(100, -1), bus.HealthThresholds{PendingRatio: 0.1}, []string{"11 %"}},
-		{"a higher threshold", 95, bus.PendingLimits(100, -1), bus.HealthThresholds{PendingRatio: 0.95}, nil},
+		{"as many messages as allowed", 80, bus.PendingLimits(100, -1), health.Thresholds{}, nil},
+		{"more messages", 81, bus.PendingLimits(100, -1), health.Thresholds{}, []string{"load.*", "(81)", "81 %"}},
+		{"the bytes count too", 90, bus.PendingLimits(1000, 1000), health.Thresholds{}, []string{"load.*", "(90)"}},
+		{"few bytes", 90, bus.PendingLimits(1000, 10000), health.Thresholds{}, nil},
+		{"no limits", 200, bus.PendingLimits(-1, -1), health.Thresholds{}, nil},
+		{"default limits", 200, bus.PendingLimits(512*1024, 64<<20), health.Thresholds{}, nil},
+		{"a lower threshold", 11, bus.PendingLimits(100, -1), health.Thresholds{PendingRatio: 0.1}, []string{"11 %"}},
+		{"a higher threshold", 95, bus.PendingLimits(100, -1), health.Thresholds{PendingRatio: 0.95}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			stuck, released := waiting(t, tc.waiting, tc.limits, tc.thresholds)
 			if tc.want == nil {
-				if stuck.Status != bus.Healthy {
+				if stuck.Status != health.Healthy {
 					t.Errorf("the report is %+v", stuck)
 				}
 			} else {
-				unwell(t, stuck, bus.Degraded, "subscription", tc.want...)
+				unwell(t, stuck, health.Degraded, "subscription", tc.want...)
 			}
-			if released.Status != bus.Healthy {
+			if released.Status != health.Healthy {
 				t.Errorf("with nothing waiting the report is %+v", released)
 			}
 		})
@@ -167,14 +168,14 @@ func TestHealthOfFailingHandlers(t *testing.T) {
 	for _, tc := range []struct {
 		name         string
 		calls, fails int
-		thresholds   bus.HealthThresholds
+		thresholds   health.Thresholds
 		want         string // of the reason; empty means healthy
 	}{
-		{"few calls", 19, 19, bus.HealthThresholds{}, ""},
-		{"half of them", 20, 10, bus.HealthThresholds{}, ""},
-		{"more than half", 20, 11, bus.HealthThresholds{}, "load.x: 11 of 20 handler calls failed"},
-		{"a lower threshold", 100, 2, bus.HealthThresholds{ErrorRatio: 0.01}, "load.x: 2 of 100 handler calls failed"},
-		{"a higher threshold", 20, 20, bus.HealthThresholds{ErrorRatio: 1}, ""},
+		{"few calls", 19, 19, health.Thresholds{}, ""},
+		{"half of them", 20, 10, health.Thresholds{}, ""},
+		{"more than half", 20, 11, health.Thresholds{}, "load.x: 11 of 20 handler calls failed"},
+		{"a lower threshold", 100, 2, health.Thresholds{ErrorRatio: 0.01}, "load.x: 2 of 100 handler calls failed"},
+		{"a higher threshold", 20, 20, health.Thresholds{ErrorRatio: 1}, ""},
 	} {
 		for kind, run := range takers {
 			t.Run(kind+": "+tc.name, func(t *testing.T) {
@@ -194,7 +195,7 @@ func TestHealthOfFailingHandlers(t *testing.T) {
 					if kind == "consumer" {
 						part = kind
 					}
-					unwell(t, b.Health(t.Context()), bus.Degraded, part, tc.want)
+					unwell(t, b.Health(t.Context()), health.Degraded, part, tc.want)
 				}, bus.WithHealthThresholds(tc.thresholds), bus.WithLogger(silent()))
 			})
 		}
@@ -224,16 +225,16 @@ func TestHealthOfTheAsyncBuffer(t *testing.T) {
 			r := b.Health(ctx)
 			var found string
 			for _, p := range r.Problems {
-				if p.Part == "publisher" && p.Status == bus.Degraded {
+				if p.Part == "publisher" && p.Status == health.Degraded {
 					found = p.Reason
 				}
 			}
-			if found != tc.want || r.Status != bus.Failed {
+			if found != tc.want || r.Status != health.Failed {
 				t.Errorf("the report is %+v, want %q", r, tc.want)
 			}
 			server.answerPings()
 			server.send("PONG\r\n") // the probe's, too
-			eventually(t, "the publisher goes on", func() bool { return b.Health(t.Context()).Status == bus.Healthy })
+			eventually(t, "the publisher goes on", func() bool { return b.Health(t.Context()).Status == health.Healthy })
 		})
 	}
 }
@@ -244,7 +245,7 @@ func TestHealthWithoutAServer(t *testing.T) {
 		t.Parallel()
 		b := cutOff(t)
 		r := b.Health(t.Context())
-		unwell(t, r, bus.Failed, "connection", "disconnected", "comes back")
+		unwell(t, r, health.Failed, "connection", "disconnected", "comes back")
 		if r.RTT != 0 || r.Embedded {
 			t.Errorf("the report is %+v", r)
 		}
@@ -260,7 +261,7 @@ func TestHealthWithoutAServer(t *testing.T) {
 		t.Cleanup(func() { _ = b.Close() })
 		began := time.Now()
 		r := b.Health(t.Context()) // the bus's timeout bounds it
-		unwell(t, r, bus.Failed, "connection", "no round trip", "timeout")
+		unwell(t, r, health.Failed, "connection", "no round trip", "timeout")
 		if took := time.Since(began); r.RTT != 0 || took < 50*time.Millisecond || took > patience {
 			t.Errorf("the report is %+v after %v", r, took)
 		}
@@ -271,7 +272,7 @@ func TestHealthWithoutAServer(t *testing.T) {
 		b := ownBus(t)
 		b.Conn().Close()
 		r := b.Health(t.Context())
-		unwell(t, r, bus.Failed, "connection")
+		unwell(t, r, health.Failed, "connection")
 		if strings.Contains(r.Problems[0].Reason, "comes back") {
 			t.Errorf("it does not: %q", r.Problems[0].Reason)
 		}
@@ -285,7 +286,7 @@ func TestHealthOfAClosedBus(t *testing.T) {
 	var none *bus.Bus
 	for name, b := range map[string]*bus.Bus{"closed": b, "nil": none} {
 		r := b.Health(t.Context())
-		unwell(t, r, bus.Failed, "connection", "closed")
+		unwell(t, r, health.Failed, "connection", "closed")
 		if r.Server != "" || r.RTT != 0 {
 			t.Errorf("%s: the report is %+v", name, r)
 		}
@@ -299,7 +300,7 @@ func TestHealthWithACancelledContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 20 {
-		unwell(t, b.Health(ctx), bus.Failed, "connection", "no round trip", "canceled")
+		unwell(t, b.Health(ctx), health.Failed, "connection", "no round trip", "canceled")
 	}
 	healthy(t, b)
 }
@@ -314,20 +315,20 @@ func TestHealthOfTheServer(t *testing.T) {
 	healthy(t, b)
 	ghost := filepath.Join(dir, "data", "jetstream", "GHOST")
 	must(t, os.Mkdir(ghost, 0o700))
-	unwell(t, b.Health(t.Context()), bus.Failed, "server", "GHOST", "could not be resolved")
+	unwell(t, b.Health(t.Context()), health.Failed, "server", "GHOST", "could not be resolved")
 	must(t, os.Remove(ghost))
 	healthy(t, b)
 }
 
 func TestStatusText(t *testing.T) {
 	t.Parallel()
-	for status, want := range map[bus.Status]string{bus.Healthy: "healthy", bus.Degraded: "degraded", bus.Failed: "failed", 7: "Status(7)"} {
+	for status, want := range map[health.Status]string{health.Healthy: "healthy", health.Degraded: "degraded", health.Failed: "failed", 7: "Status(7)"} {
 		text, err := status.MarshalText()
 		if status.String() != want || string(text) != want || err != nil {
 			t.Errorf("%d is %q and %q, %v; want %q", int(status), status, text, err, want)
 		}
 	}
-	if bus.Healthy >= bus.Degraded || bus.Degraded >= bus.Failed {
+	if health.Healthy >= health.Degraded || health.Degraded >= health.Failed {
 		t.Error("the statuses are not in the order from best to worst")
 	}
 }
@@ -335,7 +336,7 @@ func TestStatusText(t *testing.T) {
 // A readiness probe serves the report as it is.
 func TestReportAsJSON(t *testing.T) {
 	t.Parallel()
-	r := bus.Report{Status: bus.Failed, Problems: []bus.Problem{{Status: bus.Degraded, Part: "publisher", Reason: "full"}},
+	r := health.Report{Status: health.Failed, Problems: []health.Problem{{Status: health.Degraded, Part: "publisher", Reason: "full"}},
 		Server: "nats://h:1 (s)", Embedded: true, RTT: time.Millisecond}
 	got, err := json.Marshal(r)
 	must(t, err)

@@ -33,7 +33,7 @@ type keyMaker func(f *format, o *handleOptions) keyFunc
 // owner that leaves hands over at once; one that is not heard of for a third of AckWait
 // (at most 10 s) is replaced, and what it had comes again after AckWait. A process that
 // stood still meanwhile may still be at a message that others handle too: its outcome
-// is refused, and reported as EventSettlementRefused. On an embedded server without a
+// is refused, and reported as event.SettlementRefused. On an embedded server without a
 // port one consumer at a time takes a durable with keys; a second one is refused with
 // an *OptionError.
 //

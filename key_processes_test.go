@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 )
 
 const (
@@ -28,8 +29,8 @@ const (
 func consumeByKey(t *testing.T, url string) {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
-	b, err := bus.Connect(t.Context(), url, bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventSettlementRefused || e.Kind == bus.EventOwnershipLost {
+	b, err := bus.Connect(t.Context(), url, bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.SettlementRefused || e.Kind == event.OwnershipLost {
 			say("event %d %s", e.Sequence, strings.ReplaceAll(string(e.Kind), " ", "-"))
 		} else {
 			say("%v: %v", e.Kind, e.Err)

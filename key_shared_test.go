@@ -13,6 +13,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // two returns two buses on one server, and the stream S as each of them sees it.
@@ -164,7 +165,7 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 			t.Errorf("%s: cause %s, %d attempts, %q; want %+v", l.Subject, l.Cause, l.Attempt, l.Error, w)
 		}
 	}
-	nextEvent(t, events, bus.EventRetry) // told where it happened
+	nextEvent(t, events, event.Retry) // told where it happened
 	mu.Lock()
 	broken = false
 	mu.Unlock()
@@ -253,7 +254,7 @@ func TestStopWithAHandlerOfAnOwner(t *testing.T) {
 	wait(t, busy, "the handler")
 	con.Stop()
 	close(free)
-	hasText(t, nextEvent(t, events, bus.EventSettlementRefused).Err, "had ended here")
+	hasText(t, nextEvent(t, events, event.SettlementRefused).Err, "had ended here")
 	consume(t, sb, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
 		again <- m.Data
 		return nil
@@ -286,7 +287,7 @@ func TestManyDeadLettersThatCannotBeWritten(t *testing.T) {
 	}
 	store("bad", 0, bad)
 	eventually(t, "all bad ones have failed", func() bool { return calls.Load() == bad })
-	hasText(t, awaitEvent(t, events, bus.EventDeadLetterFailed).Err, "message size exceeds maximum allowed")
+	hasText(t, awaitEvent(t, events, event.DeadLetterFailed).Err, "message size exceeds maximum allowed")
 	store("good", 1, good)
 	eventually(t, "the others are settled", func() bool {
 		i := consumerInfo(t, b, "S", "d")

@@ -15,6 +15,8 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // keyLog notes which messages of which key were handled, and whether two of one key
@@ -335,8 +337,8 @@ func TestKeysWithAForeignRetry(t *testing.T) {
 			t.Errorf("it was told %d times", told.Load())
 		}
 		healthy(t, b)
-	}, bus.WithLogger(silent()), bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventConsumerStalled {
+	}, bus.WithLogger(silent()), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.ConsumerStalled {
 			told.Add(1)
 		}
 	}))
@@ -346,7 +348,7 @@ func TestKeysWithAForeignRetry(t *testing.T) {
 // on it is not any more.
 func TestKeysThatWaitForOthersSaySo(t *testing.T) {
 	t.Parallel()
-	events := make(chan bus.Event, 10)
+	events := make(chan event.Event, 10)
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject())
@@ -362,7 +364,7 @@ func TestKeysThatWaitForOthersSaySo(t *testing.T) {
 		if got.distinct() != 0 {
 			t.Errorf("%d messages were handled", got.distinct())
 		}
-		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "waits for 500 messages", "30s")
+		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "waits for 500 messages", "30s")
 		pass(30 * time.Second)
 		healthy(t, b)
 		got.mustBeOnce(t, 600)
@@ -370,8 +372,8 @@ func TestKeysThatWaitForOthersSaySo(t *testing.T) {
 		e := receive(t, events)
 		hasText(t, e.Err, "500 messages")
 		nothing(t, events)
-	}, slack(), bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventConsumerStalled {
+	}, slack(), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.ConsumerStalled {
 			events <- e
 		}
 	}))

@@ -98,7 +98,7 @@ func TestMiddlewareThatReturnsNothing(t *testing.T) {
 				t.Errorf("%s took it from %s", call, name)
 				continue
 			}
-			if e := asError[*bus.ArgumentError](t, err, "middleware 2", "returned no handler"); e.Func != name {
+			if e := asError[*bus.OptionError](t, err, "middleware 2", "returned no handler"); e.Option != name {
 				t.Errorf("%s: got %+v", call, e)
 			}
 		}

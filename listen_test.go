@@ -19,6 +19,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // address is the host and port of a URL.
@@ -276,7 +277,7 @@ func TestCloseWithClients(t *testing.T) {
 		t.Errorf("closing took %v", took)
 	}
 	receive(t, lost)
-	nextEvent(t, events, bus.EventDisconnected)
+	nextEvent(t, events, event.Disconnected)
 	must(t, receive(t, answer))
 	if m := receive(t, got); string(m.Data) != "1" {
 		t.Errorf("the client got %q", m.Data)
@@ -288,7 +289,7 @@ func TestCloseWithClients(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { must(t, next.Close()) })
 	receive(t, back)
-	nextEvent(t, events, bus.EventReconnected)
+	nextEvent(t, events, event.Reconnected)
 	flushRaw(t, nc)
 	must(t, bus.Publish(t.Context(), next, "to.client", 2))
 	if m := receive(t, got); string(m.Data) != "2" {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -157,9 +158,9 @@ func (m *memory) Restore(d wire.Delivery) {
 
 // ask calls fn, which asks the server and must do no harm twice, until it has an answer.
 func (m *memory) ask(fn func(context.Context) error) error {
-	ctx, done := m.bus.bound(m.consumer.receiver.ctx)
+	ctx, done := m.bus.core.Bound(m.consumer.receiver.ctx)
 	defer done()
-	return m.bus.link.Repeat(ctx, fn)
+	return m.bus.core.Link.Repeat(ctx, fn)
 }
 
 // MarkStarted is of intake.Recovery.
@@ -193,8 +194,8 @@ func (m *memory) countDeaths(ctx context.Context, s *wire.Stored) error {
 
 // mark notes that this life begins a message, if it is not noted yet.
 func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
-	_, err := m.bus.js.Publish(ctx, m.place(s.Sequence).Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
-	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && slices.Contains(wrongLastSequence, int(refused.ErrorCode)) {
+	_, err := m.bus.core.JetStream.Publish(ctx, m.place(s.Sequence).Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	if jserr.IsWrongLastSequence(err) {
 		return nil // it is there
 	}
 	return err
@@ -205,14 +206,14 @@ func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
 func (m *memory) MarkEnded(d wire.Delivery) {
 	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
 	if err == nil {
-		_ = m.bus.link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
+		_ = m.bus.core.Link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
 	}
 }
 
 // RecordHandback is of intake.Recovery. Without the note the messages are suspects, and
 // their attempts forgotten.
 func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
-	ctx, done := m.bus.bound(ctx)
+	ctx, done := m.bus.core.Bound(ctx)
 	defer done()
 	if slices.ContainsFunc(ds, func(d wire.Delivery) bool { return !d.Stored.Restored }) {
 		_ = m.readNotes(ctx) // of other members
@@ -223,9 +224,9 @@ func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
 	}
 	all = append(all, m.unheeded()...)
 	subject := m.place(0).GivenBack()
-	bodies := notesOf(all, m.bus.link.MaxPayload()-besideNote)
+	bodies := notesOf(all, m.bus.core.Link.MaxPayload()-besideNote)
 	for _, body := range bodies {
-		if _, err := m.bus.js.Publish(ctx, subject, body); err != nil {
+		if _, err := m.bus.core.JetStream.Publish(ctx, subject, body); err != nil {
 			return
 		}
 	}

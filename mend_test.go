@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/health"
 )
 
 // The tests of this file are about what a killed process had begun with streams and
@@ -298,7 +299,7 @@ func TestHealthWhileStreamsComeAndGo(t *testing.T) {
 		}
 	}()
 	for range 2000 {
-		if r := b.Health(t.Context()); r.Status == bus.Failed {
+		if r := b.Health(t.Context()); r.Status == health.Failed {
 			t.Errorf("got %+v", r)
 			break
 		}

@@ -34,7 +34,7 @@ type Middleware func(next RawHandler) RawHandler
 func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 	for i, mw := range slices.Backward(mws) {
 		if h = mw(h); h == nil {
-			return nil, &ArgumentError{Func: option, Arg: fmt.Sprintf("middleware %d", i+1), Reason: "returned no handler"}
+			return nil, badArgument(option, fmt.Sprintf("middleware %d", i+1), "returned no handler")
 		}
 	}
 	return h, nil

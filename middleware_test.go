@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // trail notes what happens, in order.
@@ -126,8 +127,8 @@ func TestMiddlewareSeesTheWire(t *testing.T) {
 		t.Errorf("got %d and %d, want 1 and 42", a, b)
 	}
 	nothing(t, got)
-	hasText(t, nextEvent(t, events, bus.EventHandlerFailed).Err, "refused")
-	asError[*bus.CodecError](t, nextEvent(t, events, bus.EventHandlerFailed).Err)
+	hasText(t, nextEvent(t, events, event.HandlerFailed).Err, "refused")
+	asError[*bus.CodecError](t, nextEvent(t, events, event.HandlerFailed).Err)
 	if want := []string{"1", "1", "1", "1", "nonsense"}; !slices.Equal(payloads, want) {
 		t.Errorf("it saw %q, want %q", payloads, want)
 	}
@@ -160,7 +161,7 @@ func TestMiddlewareMakesARequestAnew(t *testing.T) {
 	}
 	_, err := bus.Request[int](t.Context(), b, "q", 13)
 	asError[*bus.RemoteError](t, err, "internal error")
-	hasText(t, nextEvent(t, events, bus.EventHandlerFailed).Err, "derive")
+	hasText(t, nextEvent(t, events, event.HandlerFailed).Err, "derive")
 }
 
 // Errors and panics pass through a middleware, which may deal with either; what
@@ -228,7 +229,7 @@ func TestMiddlewareDealsWithFailures(t *testing.T) {
 					nothing(t, events)
 					return
 				}
-				tc.check(t, nextEvent(t, events, bus.EventHandlerFailed).Err)
+				tc.check(t, nextEvent(t, events, event.HandlerFailed).Err)
 			})
 		}
 	}

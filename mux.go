@@ -32,7 +32,7 @@ type route struct {
 // taken, and a nil handler or Mux, are reported by the subscription.
 func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 	if h == nil {
-		m.add(route{pattern: string(s)}, &ArgumentError{Func: "Handle", Arg: "handler", Reason: "is nil"})
+		m.add(route{pattern: string(s)}, badArgument("Handle", "handler", "is nil"))
 		return
 	}
 	m.add(route{string(s), typed(h)}, nil)
@@ -42,7 +42,7 @@ func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 // that up refuses counts as one that h failed on.
 func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), h Handler[New]) {
 	if up == nil || h == nil {
-		m.add(route{pattern: string(s)}, &ArgumentError{Func: "HandleOld", Arg: "up or handler", Reason: "is nil"})
+		m.add(route{pattern: string(s)}, badArgument("HandleOld", "up or handler", "is nil"))
 		return
 	}
 	m.add(route{string(s), typed(func(ctx context.Context, old *Msg[Old]) error {
@@ -65,9 +65,9 @@ func (m *Mux) Default(h Handler[[]byte]) {
 	defer m.mu.Unlock()
 	switch {
 	case h == nil:
-		m.errs = append(m.errs, &ArgumentError{Func: "Default", Arg: "handler", Reason: "is nil"})
+		m.errs = append(m.errs, badArgument("Default", "handler", "is nil"))
 	case m.rest != nil:
-		m.errs = append(m.errs, &ArgumentError{Func: "Default", Arg: "handler", Reason: "is the second one of this Mux; remove one of the two"})
+		m.errs = append(m.errs, badArgument("Default", "handler", "is the second one of this Mux; remove one of the two"))
 	default:
 		m.rest = typed(h)
 	}
@@ -104,7 +104,7 @@ type routing struct {
 // routing returns what m does now, or what is wrong with it for a call.
 func (m *Mux) routing(call string) (*routing, error) {
 	if m == nil {
-		return nil, &ArgumentError{Func: call, Arg: "mux", Reason: "is nil"}
+		return nil, badArgument(call, "mux", "is nil")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,7 +113,7 @@ func (m *Mux) routing(call string) (*routing, error) {
 		return r, errors.Join(m.errs...)
 	}
 	if len(r.routes) == 0 && r.rest == nil {
-		return r, &ArgumentError{Func: call, Arg: "mux", Reason: "has no handlers; add some with bus.Handle"}
+		return r, badArgument(call, "mux", "has no handlers; add some with bus.Handle")
 	}
 	slices.SortFunc(r.routes, func(a, b route) int {
 		if subject.MoreSpecific(a.pattern, b.pattern) {

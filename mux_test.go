@@ -10,6 +10,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
 )
 
 // routeTo adds a handler to m that says on which pattern it got what.
@@ -87,7 +88,7 @@ func TestMuxUnrouted(t *testing.T) {
 	must(t, bus.Publish(t.Context(), b, "a.int", 1))
 	receive(t, got)
 	for range 2 {
-		if e := nextEvent(t, events, bus.EventUnrouted); e.Subject != "a.other" || e.Err == nil {
+		if e := nextEvent(t, events, event.Unrouted); e.Subject != "a.other" || e.Err == nil {
 			t.Errorf("the event is %+v", e)
 		}
 	}
@@ -131,8 +132,8 @@ func TestHandleOld(t *testing.T) {
 	if m := receive(t, got); m.Data.ID != "7" || m.Subject != "orders.v1" || m.Header.Get("X-A") != "b" || m.ID != "id" || m.Attempt != 1 {
 		t.Errorf("got %+v", m)
 	}
-	hasText(t, nextEvent(t, events, bus.EventHandlerFailed).Err, "no number")
-	asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, "negative")
+	hasText(t, nextEvent(t, events, event.HandlerFailed).Err, "no number")
+	asError[*bus.PanicError](t, nextEvent(t, events, event.HandlerFailed).Err, "negative")
 	if m := receive(t, got); m.Data.ID != "new" {
 		t.Errorf("got %+v", m)
 	}
@@ -189,8 +190,8 @@ func TestMuxMistakes(t *testing.T) {
 		_, err := b.Subscribe(pattern, m)
 		return err
 	}
-	asError[*bus.ArgumentError](t, subscribe("a", nil), "mux is nil")
-	asError[*bus.ArgumentError](t, subscribe("a", &bus.Mux{}), "no handlers", "bus.Handle")
+	asError[*bus.OptionError](t, subscribe("a", nil), "mux is nil")
+	asError[*bus.OptionError](t, subscribe("a", &bus.Mux{}), "no handlers", "bus.Handle")
 	asError[*bus.SubjectError](t, subscribe(">", fill("a.*", "a.*")), `"a.*"`, "has a handler for it already")
 	asError[*bus.SubjectError](t, subscribe("a.*", fill("a.b", "b.*")), `"b.*"`, "no subject", "a.*")
 
@@ -200,11 +201,11 @@ func TestMuxMistakes(t *testing.T) {
 	bus.HandleOld[int, int](m, "y", nil, nil)
 	err := subscribe(">", m)
 	asError[*bus.SubjectError](t, err, `"a..b"`, `"c d"`, "Handle: handler is nil", "HandleOld: up or handler is nil")
-	asError[*bus.ArgumentError](t, err)
+	asError[*bus.OptionError](t, err)
 
 	var none *bus.Bus
 	_, err = none.Subscribe("a", fill("a"))
-	asError[*bus.ArgumentError](t, err, "bus is nil")
+	asError[*bus.OptionError](t, err, "bus is nil")
 	if n := len(b.Stats().Subscriptions); n != 0 {
 		t.Errorf("%d subscriptions were made", n)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
 )
 
@@ -908,7 +909,7 @@ func TestMetricsOfOurOwn(t *testing.T) {
 		record, events := recordEvents()
 		b := bustest.New(t, append(observed(r), record)...)
 		must(t, b.Conn().ForceReconnect())
-		awaitEvent(t, events, bus.EventReconnected)
+		awaitEvent(t, events, event.Reconnected)
 		sameSeries(t, r, "omnibus.connection.reconnects", "1 1 client.id=obs system=nats")
 	})
 }

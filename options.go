@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +19,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/slogsink"
 )
 
@@ -73,7 +74,7 @@ type config struct {
 	logger       hclog.Logger
 	slog         *slogsink.Sink // what logger writes to, with WithSlog
 	logLevel     hclog.Level    // NoLevel: the logger's own
-	onEvent      func(Event)
+	onEvent      func(event.Event)
 	codec        codec.Codec
 	codecRules   []codecRule
 	codecs       []codec.Codec
@@ -84,7 +85,7 @@ type config struct {
 	async        AsyncBuffer
 	window       int
 	strict       bool
-	thresholds   HealthThresholds
+	thresholds   health.Thresholds
 	tracer       trace.TracerProvider
 	meter        metric.MeterProvider
 	propagator   propagation.TextMapPropagator
@@ -118,7 +119,7 @@ func newConfig() *config {
 		drainTimeout: defaultDrainTimeout,
 		async:        AsyncBuffer{Size: defaultAsync},
 		window:       defaultWindow,
-		thresholds:   defaultThresholds(),
+		thresholds:   health.Thresholds{}.WithDefaults(),
 	}
 }
 
@@ -237,7 +238,7 @@ func WithSlog(l *slog.Logger) ConnectOption {
 // failed asynchronous publish, a lost connection. It is called on the goroutine
 // where the event happened, by several at once, and must return quickly. A
 // panic in it is logged; it must not end the goroutine, as FailNow of a test does.
-func WithEvents(fn func(Event)) ConnectOption {
+func WithEvents(fn func(event.Event)) ConnectOption {
 	return forConnect(func(c *config) {
 		if fn == nil {
 			c.bad("WithEvents", "nil", "give a function")
@@ -342,13 +343,13 @@ func WithPropagator(p propagation.TextMapPropagator) ConnectOption {
 
 // WithHealthThresholds sets when Health reports degraded. Zero fields keep
 // their defaults.
-func WithHealthThresholds(t HealthThresholds) ConnectOption {
+func WithHealthThresholds(t health.Thresholds) ConnectOption {
 	return forConnect(func(c *config) {
 		if min(t.SlowRTT, t.OldestAge, t.HandlerTime) < 0 || t.PendingRatio < 0 || t.PendingRatio > 1 || t.ErrorRatio < 0 || t.ErrorRatio > 1 {
 			c.bad("WithHealthThresholds", fmt.Sprintf("%+v", t), "durations must not be negative, ratios lie between 0 and 1")
 			return
 		}
-		c.thresholds = t.withDefaults()
+		c.thresholds = t.WithDefaults()
 	})
 }
 
@@ -359,20 +360,4 @@ func (c *config) check() error {
 		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.listen)
 	}
 	return errors.Join(c.errs...)
-}
-
-// withTimeout gives ctx the bus's default timeout where it has no deadline.
-func (c *config) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, c.timeout)
-}
-
-// withDrainTimeout gives ctx the drain timeout where it has no deadline.
-func (c *config) withDrainTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, c.drainTimeout)
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // namedCodec is a codec of whatever content type.
@@ -62,9 +64,9 @@ func TestBadOptions(t *testing.T) {
 		{"WithDrainTimeout", bus.WithDrainTimeout(0), []string{"0s", "more than zero"}},
 		{"WithAsyncBuffer", bus.WithAsyncBuffer(bus.AsyncBuffer{Size: -1}), []string{"-1", "negative"}},
 		{"WithAsyncBuffer", bus.WithAsyncBuffer(bus.AsyncBuffer{Size: 1<<20 + 1}), []string{"1048577", "at most 1048576"}},
-		{"WithHealthThresholds", bus.WithHealthThresholds(bus.HealthThresholds{SlowRTT: -1}), []string{"negative"}},
-		{"WithHealthThresholds", bus.WithHealthThresholds(bus.HealthThresholds{PendingRatio: 1.1}), []string{"1.1", "between 0 and 1"}},
-		{"WithHealthThresholds", bus.WithHealthThresholds(bus.HealthThresholds{ErrorRatio: -0.1}), []string{"-0.1"}},
+		{"WithHealthThresholds", bus.WithHealthThresholds(health.Thresholds{SlowRTT: -1}), []string{"negative"}},
+		{"WithHealthThresholds", bus.WithHealthThresholds(health.Thresholds{PendingRatio: 1.1}), []string{"1.1", "between 0 and 1"}},
+		{"WithHealthThresholds", bus.WithHealthThresholds(health.Thresholds{ErrorRatio: -0.1}), []string{"-0.1"}},
 		{"WithURL", bus.WithURL("http://host"), []string{`"http"`, "nats, tls, ws or wss"}},
 		{"WithURL", bus.WithURL("nats://"), []string{"nats://host:4222"}},
 		{"WithURL", bus.WithURL("nats://a,,nats://b"), []string{"is empty"}},
@@ -245,16 +247,16 @@ func TestBadArguments(t *testing.T) {
 		"Subscription.Drain, ctx": {sub.Drain(none), "ctx is nil"},
 		"Connect, ctx":            {second(bus.Connect(none, b.ClientURL())), "ctx is nil"},
 	} {
-		e := asError[*bus.ArgumentError](t, tc.err, tc.text)
-		if call, _, _ := strings.Cut(name, ","); !strings.Contains(call, e.Func) {
-			t.Errorf("%s: the error is about %s", name, e.Func)
+		e := asError[*bus.OptionError](t, tc.err, tc.text)
+		if call, _, _ := strings.Cut(name, ","); !strings.Contains(call, e.Option) {
+			t.Errorf("%s: the error is about %s", name, e.Option)
 		}
 	}
 	must(t, noBus.Close())
-	if r := noBus.Health(ctx); r.Status != bus.Failed {
+	if r := noBus.Health(ctx); r.Status != health.Failed {
 		t.Errorf("the health of no bus is %v", r)
 	}
-	if r := b.Health(none); r.Status != bus.Healthy {
+	if r := b.Health(none); r.Status != health.Healthy {
 		t.Errorf("the health is %v", r)
 	}
 	if err := bus.Publish(ctx, b, "a", 1); err != nil {
@@ -304,7 +306,7 @@ func TestUseAfterClose(t *testing.T) {
 	receive(t, b.Done())
 	receive(t, sub.Done())
 	receive(t, con.Done())
-	if r := b.Health(ctx); r.Status != bus.Failed || len(r.Problems) != 1 || r.Problems[0].Reason != "the bus is closed" {
+	if r := b.Health(ctx); r.Status != health.Failed || len(r.Problems) != 1 || r.Problems[0].Reason != "the bus is closed" {
 		t.Errorf("the health is %+v", r)
 	}
 	if s := b.Stats(); len(s.Subscriptions) != 0 || s.InFlight != 0 {
@@ -452,8 +454,8 @@ func TestSecretsAreKept(t *testing.T) {
 			}
 			if b != nil {
 				must(t, b.Conn().ForceReconnect())
-				nextEvent(t, events, bus.EventDisconnected)
-				e := nextEvent(t, events, bus.EventReconnected)
+				nextEvent(t, events, event.Disconnected)
+				e := nextEvent(t, events, event.Reconnected)
 				said = append(said, fmt.Sprint(e), fmt.Sprintf("%+v", b.Health(t.Context())), b.ClientURL())
 				must(t, b.Close())
 			}

@@ -35,7 +35,7 @@ const (
 // wait, in this process and without taking the place of other keys: up to 1,000
 // messages in all (4 × Concurrency if that is more), and up to 8 MiB. When those
 // behind one message are a quarter of that, or nothing more fits, that is reported as
-// EventKeyStuck. With BlockKey it goes on; when nothing more fits, all keys wait for
+// event.KeyStuck. With BlockKey it goes on; when nothing more fits, all keys wait for
 // that message to be handled or to use up its attempts, and Health says so. With
 // ParkKey that message is given up at that moment, before its last attempt, and other
 // keys go on.

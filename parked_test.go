@@ -12,16 +12,18 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // twice is a policy of two attempts.
 var twice = bus.Retry(bus.RetryPolicy{MaxAttempts: 2, MinBackoff: 10 * time.Millisecond})
 
 // stuckEvents records what is told of stuck keys.
-func stuckEvents() (bus.ConnectOption, <-chan bus.Event) {
-	ch := make(chan bus.Event, 10)
-	return bus.WithEvents(func(e bus.Event) {
-		if e.Kind == bus.EventKeyStuck {
+func stuckEvents() (bus.ConnectOption, <-chan event.Event) {
+	ch := make(chan event.Event, 10)
+	return bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.KeyStuck {
 			ch <- e
 		}
 	}), ch
@@ -283,7 +285,7 @@ func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
 					t.Errorf("the event is %+v", e)
 				}
 				if policy == bus.BlockKey {
-					unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "c of stream S", "wait behind message 1")
+					unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "c of stream S", "wait behind message 1")
 				} else if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 1 || !slices.Equal(dead, upTo(100)) {
 					t.Errorf("%d messages of another key were handled, dead are %v", other.distinct(), dead)
 				}
@@ -315,7 +317,7 @@ func TestAStuckKeyBlocks(t *testing.T) {
 		if got.distinct() != 0 {
 			t.Errorf("%d messages were handled", got.distinct())
 		}
-		unwell(t, b.Health(t.Context()), bus.Degraded, "consumer", "c of stream S", "wait behind message 1")
+		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "c of stream S", "wait behind message 1")
 		pass(6 * time.Minute) // the second attempt
 		ofKey := slices.DeleteFunc(got.sequences(), func(seq uint64) bool { return seq > 1500 })
 		if got.distinct() != 1500 || !slices.IsSorted(ofKey) {

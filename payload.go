@@ -20,7 +20,7 @@ const payloadReserve = 8 << 10
 // maxPayload is the most bytes that a message of the bus may have: the server's
 // limit less the reserve, of which a small limit leaves half.
 func (b *Bus) maxPayload() int {
-	limit := b.link.MaxPayload()
+	limit := b.core.Link.MaxPayload()
 	return limit - min(payloadReserve, limit/2)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
 )
 
 // shout is text that travels in capitals, by a codec of the program's own.
@@ -241,7 +242,7 @@ func TestUnreadablePayloads(t *testing.T) {
 	for _, tc := range cases {
 		rawMessage(t, b, tc.data, tc.header...)
 		rawMessage(t, b, []byte(`"next"`))
-		e := nextEvent(t, events, bus.EventHandlerFailed)
+		e := nextEvent(t, events, event.HandlerFailed)
 		c := asError[*bus.CodecError](t, e.Err, append(tc.text, `"a"`)...)
 		if c.Op != "decode" || c.Subject != "a" || e.Subject != "a" || len(e.Err.Error()) > 1000 || strings.ContainsAny(e.Err.Error(), "\x1b\x07") {
 			t.Errorf("%s: the event is %+.1000v", tc.name, e)
@@ -431,7 +432,7 @@ func validity[T any](good, bad T, foreign string) func(*testing.T) {
 			}
 		}
 		must(t, b.Conn().Publish("a", []byte(foreign)))
-		asError[*bus.ValidationError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, `"a"`)
+		asError[*bus.ValidationError](t, nextEvent(t, events, event.HandlerFailed).Err, `"a"`)
 		must(t, bus.Publish(t.Context(), b, "a", good))
 		if v := receive(t, got); !reflect.DeepEqual(v, good) {
 			t.Errorf("got %+v", v)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/health"
 )
 
 // The tests of this file run a bus where the machine is not as one would wish.
@@ -222,7 +223,7 @@ func TestFromEnvExternal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r := b.Health(t.Context()); r.Embedded || r.Status != bus.Healthy || b.Conn().Opts.Name != "from-env" {
+		if r := b.Health(t.Context()); r.Embedded || r.Status != health.Healthy || b.Conn().Opts.Name != "from-env" {
 			t.Errorf("%+v", r)
 		}
 		if err := b.Close(); err != nil {

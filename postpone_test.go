@@ -13,6 +13,8 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 func TestPostponeIsAnError(t *testing.T) {
@@ -38,8 +40,8 @@ func (s *script) handle(_ context.Context, m *bus.Msg[int]) error {
 }
 
 // kinds counts the events that were told.
-func kinds(ch <-chan bus.Event) map[bus.EventKind][]int {
-	attempts := make(map[bus.EventKind][]int)
+func kinds(ch <-chan event.Event) map[event.Kind][]int {
+	attempts := make(map[event.Kind][]int)
 	for len(ch) > 0 {
 		e := <-ch
 		attempts[e.Kind] = append(attempts[e.Kind], e.Attempt)
@@ -83,7 +85,7 @@ func TestPostponeIsNoAttempt(t *testing.T) {
 					t.Errorf("the letters are %+v", ls)
 				}
 				told := kinds(events)
-				if !slices.Equal(told[bus.EventRetry], []int{1}) || !slices.Equal(told[bus.EventDeadLetter], []int{2}) || len(told) != 2 {
+				if !slices.Equal(told[event.Retry], []int{1}) || !slices.Equal(told[event.DeadLetter], []int{2}) || len(told) != 2 {
 					t.Errorf("told %v", told)
 				}
 				all := b.Stats()
@@ -146,14 +148,14 @@ func TestPostponedCallsAreNotPartOfTheFailures(t *testing.T) {
 		}, bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
 		storeRange(t, st, "s", 0, 30)
 		pass(10 * time.Minute)
-		if r := b.Health(t.Context()); r.Status != bus.Healthy {
+		if r := b.Health(t.Context()); r.Status != health.Healthy {
 			t.Errorf("500 calls were postponed: %+v", r)
 		}
 		failing = true
 		storeRange(t, st, "s", 0, 40)
 		pass(10 * time.Minute)
 		r := b.Health(t.Context())
-		if r.Status != bus.Degraded {
+		if r.Status != health.Degraded {
 			t.Fatalf("of 70 messages 40 failed: %+v", r)
 		}
 		hasText(t, errors.New(r.Problems[0].Reason), "40 of 70 handler calls")
@@ -166,7 +168,7 @@ func TestPostponeByACoreHandler(t *testing.T) {
 	b := bustest.New(t, record)
 	must(t, second(bus.Subscribe(b, "a", func(context.Context, *bus.Msg[int]) error { return bus.Postpone(time.Hour, errNo) })))
 	publishRange(t, b, "a", 0, 1)
-	isError(t, nextEvent(t, events, bus.EventHandlerFailed).Err, errNo)
+	isError(t, nextEvent(t, events, event.HandlerFailed).Err, errNo)
 	eventually(t, "it is an error", func() bool { s := b.Stats(); return s.HandlerErrors == 1 && s.Postponed == 0 })
 }
 
@@ -254,7 +256,7 @@ func TestTheEndOfTheBusIsNoAttempt(t *testing.T) {
 					}
 					synctest.Wait()
 					for kind, attempts := range kinds(events) {
-						if kind == bus.EventDeadLetter || kind == bus.EventDeadLetterFailed || kind == bus.EventRetry && len(attempts) >= last {
+						if kind == event.DeadLetter || kind == event.DeadLetterFailed || kind == event.Retry && len(attempts) >= last {
 							t.Errorf("told %s of the attempts %v", kind, attempts)
 						}
 					}

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
@@ -127,7 +128,7 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 
 // refused counts a message that was not sent.
 func (b *Bus) refused(err error) error {
-	b.counters.PublishFailed.Add(1)
+	b.core.Counters.PublishFailed.Add(1)
 	return err
 }
 
@@ -152,17 +153,17 @@ func (b *Bus) captured(ctx context.Context, subj string) error {
 	if c == nil {
 		return nil
 	}
-	b.counters.Captured.Add(1)
+	b.core.Counters.Captured.Add(1)
 	err := &CapturedError{Call: "Publish", Subject: subj, Stream: c.stream}
 	if b.cfg.strict {
 		return err
 	}
 	if first && b.captures.reportOnce(subj) {
-		b.report(Event{Kind: EventCaptured, Subject: subj, Stream: c.stream, Err: err})
+		b.report(event.Event{Kind: event.Captured, Subject: subj, Stream: c.stream, Err: err})
 	}
 	return nil
 }
 
 func (b *Bus) send(ctx context.Context, m *outlet.Message) error {
-	return b.of("Publish", m.Subject, b.outlet.Send(ctx, m))
+	return b.of("Publish", m.Subject, b.core.Outlet.Send(ctx, m))
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
 )
 
 // patience is how long a test waits for what should come at once.
@@ -103,13 +104,13 @@ func hasText(t testing.TB, err error, parts ...string) {
 }
 
 // recordEvents returns an option and the events it collects.
-func recordEvents() (bus.ConnectOption, <-chan bus.Event) {
-	ch := make(chan bus.Event, 4096)
-	return bus.WithEvents(func(e bus.Event) { ch <- e }), ch
+func recordEvents() (bus.ConnectOption, <-chan event.Event) {
+	ch := make(chan event.Event, 4096)
+	return bus.WithEvents(func(e event.Event) { ch <- e }), ch
 }
 
 // nextEvent returns the next event, which must be of the given kind.
-func nextEvent(t testing.TB, ch <-chan bus.Event, kind bus.EventKind) bus.Event {
+func nextEvent(t testing.TB, ch <-chan event.Event, kind event.Kind) event.Event {
 	t.Helper()
 	e := receive(t, ch)
 	if e.Kind != kind {
@@ -389,7 +390,7 @@ func TestPublishBatchOfNothingIsChecked(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	asError[*bus.SubjectError](t, bus.PublishBatch(t.Context(), b, "a.*", []int{}), "a.*")
-	asError[*bus.ArgumentError](t, bus.PublishBatch(t.Context(), nil, "a", []int{}), "bus is nil")
+	asError[*bus.OptionError](t, bus.PublishBatch(t.Context(), nil, "a", []int{}), "bus is nil")
 	asError[*bus.OptionError](t, bus.PublishBatch(t.Context(), b, "a", []int{}, bus.MsgID("")), "MsgID")
 	must(t, b.Close())
 	isError(t, bus.PublishBatch(t.Context(), b, "a", []int{}), bus.ErrClosed)
@@ -632,13 +633,13 @@ func TestPublishAsyncReportsWhatItCannotSend(t *testing.T) {
 	record, events := recordEvents()
 	b := connectTo(t, server, record)
 	b.Conn().Close()
-	nextEvent(t, events, bus.EventDisconnected)
-	nextEvent(t, events, bus.EventConnectionClosed)
+	nextEvent(t, events, event.Disconnected)
+	nextEvent(t, events, event.ConnectionClosed)
 	for range 3 {
 		must(t, bus.PublishAsync(t.Context(), b, "a.b", 1))
 	}
 	for range 3 {
-		e := nextEvent(t, events, bus.EventPublishFailed)
+		e := nextEvent(t, events, event.PublishFailed)
 		if e.Subject != "a.b" {
 			t.Errorf("the event is about %q", e.Subject)
 		}
@@ -721,7 +722,7 @@ func TestPublishIntoAStream(t *testing.T) {
 					}
 				}
 				if !strict {
-					e := nextEvent(t, events, bus.EventCaptured)
+					e := nextEvent(t, events, event.Captured)
 					asError[*bus.CapturedError](t, e.Err)
 					if e.Subject != "s."+name || e.Stream != "S" {
 						t.Errorf("the event is %+v", e)
@@ -816,6 +817,6 @@ func cutOff(t *testing.T, opts ...bus.ConnectOption) *bus.Bus {
 	record, events := recordEvents()
 	b := connectTo(t, server, append(opts, record)...)
 	must(t, server.Close())
-	nextEvent(t, events, bus.EventDisconnected)
+	nextEvent(t, events, event.Disconnected)
 	return b
 }

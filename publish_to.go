@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
@@ -65,7 +66,7 @@ func (o *sendOptions) expected() *expectation {
 
 func (s *Stream) callable(ctx context.Context, call string) error {
 	if s == nil {
-		return &ArgumentError{Func: call, Arg: "stream", Reason: "is nil; did Stream or LookupStream fail?"}
+		return badArgument(call, "stream", "is nil; did Stream or LookupStream fail?")
 	}
 	return s.bus.callable(ctx, call)
 }
@@ -103,9 +104,9 @@ func published(e *StreamError, id string) error {
 }
 
 func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *expectation) (*Ack, error) {
-	ctx, done := s.bus.bound(ctx)
+	ctx, done := s.bus.core.Bound(ctx)
 	defer done()
-	ack, err := s.bus.outlet.Store(ctx, m)
+	ack, err := s.bus.core.Outlet.Store(ctx, m)
 	return s.result(ctx, m, expect, ack, err)
 }
 
@@ -124,7 +125,7 @@ func (s *Stream) result(ctx context.Context, m *outlet.Message, expect *expectat
 }
 
 // The server's numbers for features that a stream does not have.
-var featureCodes = map[int]string{10166: "MessageTTL", 10174: "AtomicBatches"}
+var featureCodes = map[int]string{jserr.MessageTTLDisabled: "MessageTTL", jserr.AtomicBatchDisabled: "AtomicBatches"}
 
 // publishError is err, of storing a message with the ID, as one of ours.
 func (s *Stream) publishError(err error, id string) error {

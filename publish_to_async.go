@@ -54,7 +54,7 @@ func PublishToAsync[T any](ctx context.Context, st *Stream, s Subject[T], v T, o
 func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	end, ok := ctx.Deadline()
 	if !ok {
-		end = time.Now().Add(b.cfg.timeout)
+		end = time.Now().Add(b.core.Timeout)
 	}
 	f.pending.Deadline = end
 	err := b.window.Add(ctx, &f.pending)
@@ -80,7 +80,7 @@ func (f *Future) none() bool { return f == nil || f.stream == nil }
 // would have had. When ctx ends first that is its error, and Wait may be called again.
 func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	if f.none() {
-		return nil, &ArgumentError{Func: "Future.Wait", Arg: "future", Reason: "is nil; did PublishToAsync fail?"}
+		return nil, badArgument("Future.Wait", "future", "is nil; did PublishToAsync fail?")
 	}
 	if ctx == nil {
 		return nil, noContext("Future.Wait")
@@ -92,7 +92,7 @@ func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	if err == nil {
 		return f.stream.result(ctx, &f.pending.Message, f.expect, ack, nil)
 	}
-	ctx, done := f.stream.bus.bound(ctx)
+	ctx, done := f.stream.bus.core.Bound(ctx)
 	defer done()
 	return f.stream.result(ctx, &f.pending.Message, f.expect, ack, err)
 }

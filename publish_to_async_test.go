@@ -10,6 +10,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // storeAsync publishes from to to-1 without waiting.
@@ -188,13 +189,13 @@ func TestPublishToAsyncRefuses(t *testing.T) {
 	asError[*bus.PayloadError](t, async(ctx, "s.a", make([]byte, 2<<20)))
 	asError[*bus.OptionError](t, async(ctx, "s.a", 1, bus.MsgID("")), "MsgID")
 	isError(t, async(cancelled, "s.a", 1), context.Canceled)
-	asError[*bus.ArgumentError](t, async(nil, "s.a", 1), "ctx")
-	asError[*bus.ArgumentError](t, second(bus.PublishToAsync(ctx, nil, "s.a", 1)), "stream")
-	asError[*bus.ArgumentError](t, second((*bus.Future)(nil).Wait(ctx)), "future", "did PublishToAsync fail?")
+	asError[*bus.OptionError](t, async(nil, "s.a", 1), "ctx")
+	asError[*bus.OptionError](t, second(bus.PublishToAsync(ctx, nil, "s.a", 1)), "stream")
+	asError[*bus.OptionError](t, second((*bus.Future)(nil).Wait(ctx)), "future", "did PublishToAsync fail?")
 
 	good, err := bus.PublishToAsync(ctx, st, "s.a", 1)
 	must(t, err)
-	asError[*bus.ArgumentError](t, second(good.Wait(nil)), "ctx") //nolint:staticcheck // SA1012: what happens then
+	asError[*bus.OptionError](t, second(good.Wait(nil)), "ctx") //nolint:staticcheck // SA1012: what happens then
 	refused, err := bus.PublishToAsync(ctx, st, "s.a", 1, bus.ExpectLastSequence(7))
 	must(t, err)
 	for range 2 {
@@ -296,7 +297,7 @@ func TestPublishToAsyncOverAReconnect(t *testing.T) {
 	eventually(t, "the messages are stored", func() bool { return streamInfo(t, home, "S").State.Msgs == 6 })
 	r.cut(true)
 	r.deaf.Store(false)
-	awaitEvent(t, events, bus.EventDisconnected)
+	awaitEvent(t, events, event.Disconnected)
 	for _, f := range plain {
 		isError(t, second(f.Wait(t.Context())), bus.ErrUnknownOutcome, "MsgID or AutoID")
 	}

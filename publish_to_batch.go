@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nuid"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
@@ -56,12 +57,12 @@ func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error
 	}
 	p, err := st.newBatch(ctx, items)
 	if err != nil {
-		st.bus.counters.PublishFailed.Add(int64(len(items)))
+		st.bus.core.Counters.PublishFailed.Add(int64(len(items)))
 		return nil, err
 	}
-	ctx, done := st.bus.bound(ctx)
+	ctx, done := st.bus.core.Bound(ctx)
 	defer done()
-	ack, err := st.bus.outlet.StoreBatch(ctx, p.name, p.messages)
+	ack, err := st.bus.core.Outlet.StoreBatch(ctx, p.name, p.messages)
 	return p.result(ctx, ack, err)
 }
 
@@ -81,7 +82,7 @@ func (s *Stream) newBatch(ctx context.Context, items []Item) (*storeBatch, error
 	p := &storeBatch{stream: s, name: nuid.Next()}
 	for i, item := range items {
 		if item.encode == nil {
-			return nil, &ItemError{i, &ArgumentError{Func: "PublishToBatch", Arg: "item", Reason: "is empty; make it with ItemOf"}}
+			return nil, &ItemError{i, badArgument("PublishToBatch", "item", "is empty; make it with ItemOf")}
 		}
 		var m outlet.Message
 		expect, err := item.encode(&m, s.bus.format)
@@ -119,13 +120,13 @@ func (p *storeBatch) check() error {
 
 // result makes what the outlet said of the batch into what its caller gets.
 func (p *storeBatch) result(ctx context.Context, ack outlet.Ack, err error) (*Ack, error) {
-	if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
-		switch refused.ErrorCode {
-		case outlet.DuplicateInBatch:
+	if refused, ok := errors.AsType[*jserr.Refusal](err); ok {
+		switch refused.Number {
+		case jserr.BatchDuplicate:
 			ack, err = p.duplicate(ctx, err)
-		case outlet.WrongLastSequence, outlet.WrongLastSequenceUnnamed:
+		case jserr.WrongLastSequence, jserr.WrongLastSequenceBusy:
 			ack, err = p.conflict(ctx, err)
-		case outlet.BatchIncomplete:
+		case jserr.BatchIncomplete:
 			err = p.tooLarge(ctx, err)
 		}
 	}

@@ -129,7 +129,7 @@ func TestPublishToBatchRefuses(t *testing.T) {
 		item bus.Item
 		is   func(testing.TB, error)
 	}{
-		{"no item", bus.Item{}, func(t testing.TB, err error) { asError[*bus.ArgumentError](t, err, "make it with ItemOf") }},
+		{"no item", bus.Item{}, func(t testing.TB, err error) { asError[*bus.OptionError](t, err, "make it with ItemOf") }},
 		{"of another stream", bus.ItemOf("other", 1), func(t testing.TB, err error) {
 			asError[*bus.SubjectError](t, err, `stream "S" does not store it`, "it stores s.*")
 		}},
@@ -162,8 +162,8 @@ func TestPublishToBatchRefuses(t *testing.T) {
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	isError(t, second(bus.PublishToBatch(cancelled, st, good)), context.Canceled)
-	asError[*bus.ArgumentError](t, second(bus.PublishToBatch(ctx, nil, good)), "stream")
-	asError[*bus.ArgumentError](t, second(bus.PublishToBatch(nil, st, good)), "ctx") //nolint:staticcheck // SA1012: what happens then
+	asError[*bus.OptionError](t, second(bus.PublishToBatch(ctx, nil, good)), "stream")
+	asError[*bus.OptionError](t, second(bus.PublishToBatch(nil, st, good)), "ctx") //nolint:staticcheck // SA1012: what happens then
 	mustBeEmpty(t, b, "S")
 	if len(sent) > 0 {
 		t.Errorf("%d messages were sent", len(sent))

@@ -7,14 +7,14 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // isConflict reports whether err is a stream's refusal for another last sequence.
 func isConflict(err error) bool {
-	refused, ok := errors.AsType[*outlet.StoreError](err)
-	return ok && (refused.ErrorCode == outlet.WrongLastSequence || refused.ErrorCode == outlet.WrongLastSequenceUnnamed)
+	return jserr.IsWrongLastSequence(err)
 }
 
 // conflict finds out what a conflict of m means. A server without replicas compares
@@ -24,7 +24,7 @@ func isConflict(err error) bool {
 func (s *Stream) conflict(ctx context.Context, m *outlet.Message, expect *expectation, err error) (outlet.Ack, error) {
 	doubt := errors.Is(err, outlet.ErrUnknown)
 	if m.ID != "" {
-		ack, found, findErr := s.bus.outlet.Find(ctx, m.Subject, m.ID)
+		ack, found, findErr := s.bus.core.Outlet.Find(ctx, m.Subject, m.ID)
 		if found {
 			return ack, nil
 		}
@@ -49,7 +49,7 @@ func (s *Stream) conflict(ctx context.Context, m *outlet.Message, expect *expect
 // right after what it expected.
 func (s *Stream) findStored(ctx context.Context, m *outlet.Message, expect *expectation) (ack outlet.Ack, found bool, err error) {
 	q := outlet.Query{Sequence: expect.sequence + 1, Next: expect.of(m.Subject)}
-	stored, found, err := s.bus.outlet.LookUp(ctx, s.name, q)
+	stored, found, err := s.bus.core.Outlet.LookUp(ctx, s.name, q)
 	if !found || wire.Get(stored.Header, wire.HeaderNatsMsgID) != m.ID {
 		return outlet.Ack{}, false, err
 	}
@@ -60,7 +60,7 @@ func (s *Stream) findStored(ctx context.Context, m *outlet.Message, expect *expe
 // unless messages are under way in a cluster: then it is what the leader has now.
 func (s *Stream) conflictOf(ctx context.Context, filter string, expected uint64, err error) *ConflictError {
 	e := &ConflictError{Stream: s.name, Subject: filter, Expected: expected, err: streamError(s.name, "publish", err)}
-	if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
+	if refused, ok := errors.AsType[*jserr.Refusal](err); ok {
 		_, number, _ := strings.Cut(refused.Description, ": ")
 		if n, err := strconv.ParseUint(number, 10, 64); err == nil {
 			e.Actual = n
@@ -79,6 +79,6 @@ func (s *Stream) lastOf(ctx context.Context, filter string) (uint64, error) {
 	if filter == "" {
 		filter = ">"
 	}
-	stored, _, err := s.bus.outlet.LookUp(ctx, s.name, outlet.Query{Last: filter})
+	stored, _, err := s.bus.core.Outlet.LookUp(ctx, s.name, outlet.Query{Last: filter})
 	return stored.Sequence, err
 }

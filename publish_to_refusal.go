@@ -70,7 +70,7 @@ func (p *storeBatch) find(ctx context.Context, i int) (ack outlet.Ack, known *It
 	if m.ID == "" {
 		return outlet.Ack{}, nil, nil
 	}
-	ack, found, err := p.stream.bus.outlet.Find(ctx, m.Subject, m.ID)
+	ack, found, err := p.stream.bus.core.Outlet.Find(ctx, m.Subject, m.ID)
 	if err != nil || !found {
 		return outlet.Ack{}, nil, err
 	}
@@ -109,7 +109,7 @@ type part struct {
 }
 
 func (p *storeBatch) stored(ctx context.Context, q outlet.Query) (is part, ends bool, err error) {
-	m, _, err := p.stream.bus.outlet.LookUp(ctx, p.stream.name, q)
+	m, _, err := p.stream.bus.core.Outlet.LookUp(ctx, p.stream.name, q)
 	if err != nil {
 		return part{}, false, err
 	}
@@ -139,7 +139,7 @@ func (p *storeBatch) unmet(ctx context.Context) int {
 // tooLarge says which item the stream does not take for its size, where that is why a
 // part of the batch was missing in the end.
 func (p *storeBatch) tooLarge(ctx context.Context, err error) error {
-	st, lookErr := p.stream.bus.js.Stream(ctx, p.stream.name)
+	st, lookErr := p.stream.bus.core.JetStream.Stream(ctx, p.stream.name)
 	if lookErr != nil || st.CachedInfo().Config.MaxMsgSize <= 0 {
 		return err
 	}

@@ -27,7 +27,7 @@ type receiver struct {
 	lastError atomic.Pointer[string] // as requesters see it: anybody may read the statistics
 }
 
-// newReceiver composes the handler of one subscription. It returns an *ArgumentError
+// newReceiver composes the handler of one subscription. It returns an *OptionError
 // where a middleware returns none.
 func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver, error) {
 	handle, err := chain(mk(b.format, o), o.middleware, "Use")
@@ -38,12 +38,12 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 		return nil, err
 	}
 	return &receiver{
-		ctx:     b.state.handlers,
+		ctx:     b.core.Handlers,
 		pattern: pattern,
 		group:   o.group,
 		handle:  handle,
 		timeout: o.timeout,
-		tel:     b.tel,
+		tel:     b.core.Telemetry,
 	}, nil
 }
 

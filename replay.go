@@ -100,7 +100,7 @@ func Follow() ReplayOption {
 // An error beside a message is about that message, which could not be read: it has
 // everything but Data, and the loop may go on. *CodecError, *ValidationError.
 //
-// An error without a message ends the loop: *ArgumentError, *OptionError,
+// An error without a message ends the loop: *OptionError,
 // *SubjectError; ErrStreamNotFound, also when the stream was deleted, or deleted and
 // made anew, meanwhile; *StreamError; ErrTimeout and ErrDisconnected when the
 // server does not answer for as long as the bus's timeout, which Follow waits
@@ -161,11 +161,11 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 
 // reader returns a reader of the messages of a stream that match a pattern.
 func (b *Bus) reader(stream, pattern string, o *replayOptions) *reader.Reader {
-	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Patience: b.cfg.timeout, Ended: b.state.handlers.Done()}
+	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Patience: b.core.Timeout, Ended: b.core.Handlers.Done()}
 	if o.follow {
-		c.Patience, c.Ended = 0, b.state.stopping
+		c.Patience, c.Ended = 0, b.core.Stopping
 	}
-	return reader.New(b.link, c)
+	return reader.New(b.core.Link, c)
 }
 
 // begin finds the end, and the beginning where that depends on it.

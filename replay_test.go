@@ -428,8 +428,8 @@ func TestReplayMistakes(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	var noCtx context.Context
-	asError[*bus.ArgumentError](t, replayError[int](t.Context(), nil, "s"), "stream is nil")
-	asError[*bus.ArgumentError](t, replayError[int](noCtx, st, "s"), "ctx")
+	asError[*bus.OptionError](t, replayError[int](t.Context(), nil, "s"), "stream is nil")
+	asError[*bus.OptionError](t, replayError[int](noCtx, st, "s"), "ctx")
 	isError(t, replayError[int](cancelled, st, "s"), context.Canceled)
 	asError[*bus.SubjectError](t, replayError[int](t.Context(), st, "t"), "stores nothing that matches")
 	asError[*bus.SubjectError](t, replayError[int](t.Context(), st, "a..b"))

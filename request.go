@@ -39,8 +39,8 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if b.format.compression.Encoding != "" {
 		m.SetHeader(wire.HeaderAcceptEncoding, b.format.compression.Encoding)
 	}
-	ctx, done := b.bound(ctx)
-	reply, err := b.outlet.Request(ctx, &m)
+	ctx, done := b.core.Bound(ctx)
+	reply, err := b.core.Outlet.Request(ctx, &m)
 	done()
 	if err != nil {
 		return none, b.of("Request", m.Subject, err)
@@ -68,7 +68,7 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 	}
 	raw := newRaw(&wire.In{Subject: subj, Header: reply.Header, Data: reply.Data}, nil)
 	if err := remoteError(raw); err != nil {
-		b.counters.RequestErrors.Add(1)
+		b.core.Counters.RequestErrors.Add(1)
 		return none, err
 	}
 	info := typeOf[Resp](b.format)
@@ -78,7 +78,7 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 	}
 	m, err := decode[Resp](b.format, info, assumed, raw)
 	if err != nil {
-		b.counters.RequestErrors.Add(1)
+		b.core.Counters.RequestErrors.Add(1)
 		return none, err
 	}
 	return m.Data, nil

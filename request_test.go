@@ -20,6 +20,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/event"
 )
 
 // double answers with twice the number.
@@ -247,7 +248,7 @@ func TestRemoteErrors(t *testing.T) {
 			}
 			must(t, sub.Drain(t.Context()))
 			if tc.told {
-				if e := nextEvent(t, events, bus.EventHandlerFailed); !strings.Contains(e.Err.Error(), "secret") || e.Subject != "fails" {
+				if e := nextEvent(t, events, event.HandlerFailed); !strings.Contains(e.Err.Error(), "secret") || e.Subject != "fails" {
 					t.Errorf("the event is %+v", e)
 				}
 			}
@@ -313,7 +314,7 @@ func TestResponderThatCannotAnswer(t *testing.T) {
 			if got := reply.Header.Get(micro.ErrorCodeHeader) + " " + reply.Header.Get(micro.ErrorHeader); got != tc.told || len(reply.Data) != 0 {
 				t.Errorf("got %q, %v", reply.Data, reply.Header)
 			}
-			tc.check(t, nextEvent(t, events, bus.EventHandlerFailed).Err)
+			tc.check(t, nextEvent(t, events, event.HandlerFailed).Err)
 			must(t, sub.Drain(t.Context()))
 			nothing(t, events)
 		})
@@ -355,9 +356,9 @@ func TestRequestThatFailsHere(t *testing.T) {
 	asError[*bus.OptionError](t, err, "WithHeader", "Content-Type", "option")
 	//nolint:staticcheck // nil is what is tried
 	_, err = bus.Request[int](nil, b, "raw", 1)
-	asError[*bus.ArgumentError](t, err, "Request", "ctx is nil")
+	asError[*bus.OptionError](t, err, "Request", "ctx is nil")
 	_, err = bus.Request[int](t.Context(), nil, "raw", 1)
-	asError[*bus.ArgumentError](t, err, "Request", "bus is nil")
+	asError[*bus.OptionError](t, err, "Request", "bus is nil")
 	if s := b.Stats(); s.Requests != 2 || s.RequestErrors != 2 {
 		t.Errorf("requests %d, errors %d; want 2, 2", s.Requests, s.RequestErrors)
 	}
@@ -467,8 +468,8 @@ func TestRequestWhoseConnectionDrops(t *testing.T) {
 	receive(t, asked)
 	must(t, b.Conn().ForceReconnect())
 	isError(t, receive(t, result), bus.ErrUnknownOutcome)
-	nextEvent(t, events, bus.EventDisconnected)
-	nextEvent(t, events, bus.EventReconnected)
+	nextEvent(t, events, event.Disconnected)
+	nextEvent(t, events, event.Reconnected)
 	_, err = bus.Respond(b, "math", double)
 	must(t, err)
 	if got, err := bus.Request[int](t.Context(), b, "math", 4); err != nil || got != 8 {
@@ -524,7 +525,7 @@ func TestRespondToAMessageWithoutReply(t *testing.T) {
 	if len(got) != 3 {
 		t.Errorf("%d handled, want 3", len(got))
 	}
-	nextEvent(t, events, bus.EventHandlerFailed)
+	nextEvent(t, events, event.HandlerFailed)
 	nothing(t, events)
 }
 

@@ -28,7 +28,7 @@ const (
 // those of Subscribe.
 func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Resp], opts ...RespondOption) (*Subscription, error) {
 	if fn == nil {
-		return nil, &ArgumentError{Func: "Respond", Arg: "responder", Reason: "is nil"}
+		return nil, badArgument("Respond", "responder", "is nil")
 	}
 	if err := b.usable("Respond"); err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 	if err := checkSize(&out, b.maxPayload()); err != nil {
 		return err
 	}
-	return translate(b.outlet.Reply(ctx, &out))
+	return translate(b.core.Outlet.Reply(ctx, &out))
 }
 
 // encodeReply makes v the answer to m, which goes to the subject to, in m's codec where
@@ -191,7 +191,7 @@ func (s *Subscription) refuse(m *RawMsg, reply string, err error) {
 	out := outlet.Message{Out: wire.Out{Subject: reply}}
 	out.SetHeader(wire.HeaderNatsServiceError, public.Message)
 	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.Code)
-	if err := s.bus.outlet.Reply(context.Background(), &out); err != nil {
+	if err := s.bus.core.Outlet.Reply(context.Background(), &out); err != nil {
 		s.failed(m, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 	"github.com/nats-io/nuid"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
@@ -70,16 +71,16 @@ func (s *services) listen(verb micro.Verb, name, id string) error {
 	if err != nil {
 		return err
 	}
-	core := intake.NewCore(s.bus.link, intake.CoreConfig{
+	core := intake.NewCore(s.bus.core.Link, intake.CoreConfig{
 		Subject: subj, Concurrency: 1, PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
-		Timeout: s.bus.cfg.timeout,
+		Timeout: s.bus.core.Timeout,
 		Run:     func(in wire.In, _ int64) { s.answer(verb, in) },
-		Failed:  func(err error) { s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err}) },
+		Failed:  func(err error) { s.bus.report(event.Event{Kind: event.ServerError, Subject: subj, Err: err}) },
 	})
 	var refused *link.RefusedError
 	switch err := core.Open(); {
 	case errors.As(err, &refused): // who may not be discovered may respond all the same
-		s.bus.report(Event{Kind: EventServerError, Subject: subj, Err: err})
+		s.bus.report(event.Event{Kind: event.ServerError, Subject: subj, Err: err})
 		return nil
 	case err != nil:
 		return err
@@ -124,10 +125,10 @@ func (s *services) answer(verb micro.Verb, in wire.In) {
 	data, err := json.Marshal(v)
 	if err == nil {
 		out := outlet.Message{Out: wire.Out{Subject: in.Reply, Data: data}}
-		err = s.bus.outlet.Reply(context.Background(), &out)
+		err = s.bus.core.Outlet.Reply(context.Background(), &out)
 	}
 	if err != nil {
-		s.bus.report(Event{Kind: EventHandlerFailed, Subject: in.Subject, Err: err})
+		s.bus.report(event.Event{Kind: event.HandlerFailed, Subject: in.Subject, Err: err})
 	}
 }
 

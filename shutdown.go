@@ -70,7 +70,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return noContext("Shutdown")
 	}
-	ctx, cancel := b.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
+	ctx, cancel := b.core.WithDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
 	return b.state.stopOnce.Do(ctx, func() error { return b.shutdown(ctx) }, b.runsCaller, func(error) error {
 		return fmt.Errorf("%w: the bus is still stopping", ended(ctx))
@@ -85,20 +85,20 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	phases := lifecycle.NewPhases(ctx)
 	defer phases.Release()
 	defer context.AfterFunc(phases.Returning, func() { b.state.cancel(handlersEndCause(ctx)) })() // should a peer hold up what follows
-	defer context.AfterFunc(phases.Sending, b.link.Abort)()
-	if b.link.Conn().IsConnected() {
+	defer context.AfterFunc(phases.Sending, b.core.Link.Abort)()
+	if b.core.Link.Conn().IsConnected() {
 		_ = b.async.Flush(phases.Handling) // for our own subscribers; Drain counts what is not sent
 	}
 	b.window.StartCounting()
 	errs := []error{b.drainMembers(ctx, phases)}
 	unsent := b.async.Drain(phases.Sending)
-	_ = b.link.Shut(ctx) // who is still inside gets ErrClosed or ErrUnknownOutcome
+	_ = b.core.Link.Shut(ctx) // who is still inside gets ErrClosed or ErrUnknownOutcome
 	if unsent += b.window.Close(); unsent > 0 {
 		errs = append(errs, &UnsentError{Messages: unsent})
 	}
 	errs = append(errs, b.lastFlush(phases.Sending))
 	b.state.closing.Store(true)
-	b.link.Close()
+	b.core.Link.Close()
 	<-b.async.Done()
 	if b.engine != nil {
 		errs = append(errs, b.engine.stop())
@@ -149,8 +149,8 @@ func (b *Bus) running(ctx context.Context, members []lifecycle.Member) (n int) {
 
 // lastFlush makes sure that what was published reached the server.
 func (b *Bus) lastFlush(ctx context.Context) error {
-	if nc := b.link.Conn(); !nc.IsConnected() {
-		if b.link.Aborted() { // while this waited for the connection
+	if nc := b.core.Link.Conn(); !nc.IsConnected() {
+		if b.core.Link.Aborted() { // while this waited for the connection
 			return fmt.Errorf("bus: the last messages may not have reached the server, which takes none: %w", translate(context.DeadlineExceeded))
 		}
 		if n, err := nc.Buffered(); err == nil && n > 0 {
@@ -158,7 +158,7 @@ func (b *Bus) lastFlush(ctx context.Context) error {
 		}
 		return nil
 	}
-	if err := b.link.Flush(ctx, b.cfg.timeout); err != nil {
+	if err := b.core.Link.Flush(ctx, b.core.Timeout); err != nil {
 		return fmt.Errorf("bus: the last messages may not have reached the server: %w", translate(err))
 	}
 	return nil

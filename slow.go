@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
 
@@ -101,7 +102,7 @@ func (s *Subscription) tellDropped() bool {
 	w.told = max(w.told, dropped)
 	w.mu.Unlock()
 	if more {
-		s.bus.report(Event{Kind: EventSlowConsumer, Subject: s.Subject(), Err: &SlowConsumerError{Subject: s.Subject(), Dropped: dropped}})
+		s.bus.report(event.Event{Kind: event.SlowConsumer, Subject: s.Subject(), Err: &SlowConsumerError{Subject: s.Subject(), Dropped: dropped}})
 	}
 	return more
 }
@@ -113,7 +114,7 @@ func (s *Subscription) countDropped() int {
 	known := &s.receiver.counters.Dropped
 	for before := known.Load(); int64(total) > before; before = known.Load() {
 		if known.CompareAndSwap(before, int64(total)) {
-			s.bus.tel.Dropped(s.receiver.pattern, s.receiver.group, int64(total)-before)
+			s.bus.core.Telemetry.Dropped(s.receiver.pattern, s.receiver.group, int64(total)-before)
 			break
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // dropReports has the numbers of all reports of slow consumers, with the times.
@@ -22,8 +23,8 @@ type dropReports struct {
 }
 
 func (r *dropReports) option() bus.ConnectOption {
-	return bus.WithEvents(func(e bus.Event) {
-		if s, ok := errors.AsType[*bus.SlowConsumerError](e.Err); ok && e.Kind == bus.EventSlowConsumer {
+	return bus.WithEvents(func(e event.Event) {
+		if s, ok := errors.AsType[*bus.SlowConsumerError](e.Err); ok && e.Kind == event.SlowConsumer {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.dropped, r.at = append(r.dropped, s.Dropped), append(r.at, e.Time)
@@ -148,8 +149,8 @@ func TestSlowConsumerIsEndedByItsReport(t *testing.T) {
 			var sub *bus.Subscription
 			h, _, release := held[int](100_000)
 			ready, result, reports := make(chan struct{}), make(chan error, 1), atomic.Int64{}
-			b = ownBus(t, bus.WithLogger(silent()), bus.WithEvents(func(e bus.Event) {
-				if e.Kind == bus.EventSlowConsumer && reports.Add(1) == 2 { // of a second later
+			b = ownBus(t, bus.WithLogger(silent()), bus.WithEvents(func(e event.Event) {
+				if e.Kind == event.SlowConsumer && reports.Add(1) == 2 { // of a second later
 					<-ready
 					close(release)
 					result <- end(b, sub)

@@ -83,7 +83,7 @@ func (b *Bus) Stats() Stats {
 	if b.none() {
 		return Stats{}
 	}
-	c := &b.counters
+	c := &b.core.Counters
 	s := Stats{
 		Published: c.Published.Load(), PublishedBytes: c.PublishedBytes.Load(), PublishFailed: c.PublishFailed.Load(),
 		Captured: c.Captured.Load(), AsyncPending: b.async.Pending(),

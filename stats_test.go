@@ -17,6 +17,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // nonzero tells what in s is not zero, but for the subscriptions and the ratio.
@@ -458,8 +459,8 @@ func TestStatsOfReconnects(t *testing.T) {
 	b := bustest.New(t, record)
 	for range 2 {
 		must(t, b.Conn().ForceReconnect())
-		nextEvent(t, events, bus.EventDisconnected)
-		nextEvent(t, events, bus.EventReconnected)
+		nextEvent(t, events, event.Disconnected)
+		nextEvent(t, events, event.Reconnected)
 	}
 	sameStats(t, b, "disconnects 2, reconnects 2, events 4")
 }

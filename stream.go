@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
@@ -83,9 +83,9 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 	if !streamName.MatchString(name) {
 		return nil, badStreamName(name)
 	}
-	ctx, cancel := b.cfg.withTimeout(ctx)
+	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
-	st, err := b.js.Stream(ctx, name)
+	st, err := b.core.JetStream.Stream(ctx, name)
 	if err != nil {
 		return nil, streamError(name, "look up", err)
 	}
@@ -111,10 +111,10 @@ func (s *Stream) stores(ctx context.Context, subj, not string, fits func(*conten
 	if fits(s.content.Load()) {
 		return nil
 	}
-	if s.bus.link.Conn().IsConnected() {
-		ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	if s.bus.core.Link.Conn().IsConnected() {
+		ctx, cancel := s.bus.core.WithTimeout(ctx)
 		defer cancel()
-		st, err := s.bus.js.Stream(ctx, s.name)
+		st, err := s.bus.core.JetStream.Stream(ctx, s.name)
 		if err != nil {
 			return streamError(s.name, "look up", err)
 		}
@@ -128,11 +128,7 @@ func (s *Stream) stores(ctx context.Context, subj, not string, fits func(*conten
 // streamError wraps the server's answer about a stream.
 func streamError(name, op string, err error) *StreamError {
 	e := &StreamError{Stream: name, Op: op, Err: err}
-	if refused, ok := errors.AsType[*jetstream.APIError](err); ok {
-		e.Code, e.ErrorCode = refused.Code, int(refused.ErrorCode)
-	} else if refused, ok := errors.AsType[*outlet.StoreError](err); ok {
-		e.Code, e.ErrorCode = refused.Code, refused.ErrorCode
-	}
+	e.Code, e.ErrorCode = jserr.Codes(err)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrNoResponders):
 		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
@@ -146,6 +142,6 @@ func streamError(name, op string, err error) *StreamError {
 
 // remedies are for answers of the server that do not say what to do, by its numbers.
 var remedies = map[int]string{
-	10065: "another stream stores one of these already: use that one, or subjects that do not overlap with its",
-	10074: "a single server keeps one copy: leave Replicas out, or use a cluster",
+	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
+	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
 }

@@ -59,7 +59,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 		return nil, err
 	}
 	b.noteMemory()
-	ctx, cancel := b.cfg.withTimeout(ctx)
+	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	info, err := b.declare(ctx, &c, o.shrink)
 	if err != nil {
@@ -70,7 +70,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 
 // hasDisk refuses a stream on disk where the bus has none.
 func (b *Bus) hasDisk(onDisk bool) error {
-	if onDisk && b.inMemory() {
+	if onDisk && b.core.InMemory {
 		return badStreamField("Storage", "FileStorage", "this bus keeps its streams in memory; add WithStoreDir, or leave the field out")
 	}
 	return nil
@@ -99,7 +99,7 @@ func (b *Bus) declare(ctx context.Context, c *StreamConfig, shrink bool) (info *
 
 // declareOnce reports whether it changed a stream that was there.
 func (b *Bus) declareOnce(ctx context.Context, c *StreamConfig, shrink bool) (info *jetstream.StreamInfo, changed bool, err error) {
-	st, err := b.js.Stream(ctx, c.Name)
+	st, err := b.core.JetStream.Stream(ctx, c.Name)
 	for errors.Is(err, jetstream.ErrStreamNotFound) {
 		if info, err = b.createStream(ctx, c); !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return info, false, err
@@ -134,7 +134,7 @@ const beingMade = 5 * time.Millisecond
 func (b *Bus) nowThere(ctx context.Context, name string) (jetstream.Stream, error) {
 	select {
 	case <-time.After(beingMade):
-		return b.js.Stream(ctx, name)
+		return b.core.JetStream.Stream(ctx, name)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -149,7 +149,7 @@ func (b *Bus) createStream(ctx context.Context, c *StreamConfig) (*jetstream.Str
 	if err := b.supports(ctx, want, fields); err != nil {
 		return nil, err
 	}
-	st, err := b.js.CreateStream(ctx, *want)
+	st, err := b.core.JetStream.CreateStream(ctx, *want)
 	if err != nil {
 		return nil, refusal(c.Name, "create", err)
 	}
@@ -160,7 +160,7 @@ func (b *Bus) createStream(ctx context.Context, c *StreamConfig) (*jetstream.Str
 // nothing.
 func (b *Bus) fresh(c *StreamConfig) (base, want *jetstream.StreamConfig, err error) {
 	base = &jetstream.StreamConfig{Name: c.Name, AllowDirect: true}
-	if b.inMemory() {
+	if b.core.InMemory {
 		base.Storage = jetstream.MemoryStorage
 	}
 	want = copyOfConfig(base)
@@ -175,7 +175,7 @@ func (b *Bus) updateStream(ctx context.Context, d *draft) (*jetstream.StreamInfo
 	if err := b.supports(ctx, d.want, d.fields); err != nil {
 		return nil, err
 	}
-	st, err := b.js.UpdateStream(ctx, *d.want)
+	st, err := b.core.JetStream.UpdateStream(ctx, *d.want)
 	if err != nil {
 		return nil, refusal(d.want.Name, "update", err)
 	}

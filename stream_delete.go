@@ -23,9 +23,9 @@ func (s *Stream) Delete(ctx context.Context) error {
 	if err := s.callable(ctx, "Delete"); err != nil {
 		return err
 	}
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	gone := s.bus.js.DeleteStream(ctx, s.name)
+	gone := s.bus.core.JetStream.DeleteStream(ctx, s.name)
 	if gone != nil && !errors.Is(gone, jetstream.ErrStreamNotFound) {
 		return streamError(s.name, "delete", gone)
 	}
@@ -50,9 +50,9 @@ func (s *Stream) Delete(ctx context.Context) error {
 // deleteBeside removes a stream of the library. One of the program's that only has
 // its name stays.
 func (s *Stream) deleteBeside(ctx context.Context, name, subjects string) (found bool, err error) {
-	st, err := s.bus.js.Stream(ctx, name)
+	st, err := s.bus.core.JetStream.Stream(ctx, name)
 	if err == nil && slices.Contains(st.CachedInfo().Config.Subjects, subjects) {
-		err, found = s.bus.js.DeleteStream(ctx, name), true
+		err, found = s.bus.core.JetStream.DeleteStream(ctx, name), true
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return false, streamError(name, "delete", err)
@@ -96,10 +96,10 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	if err := f.check(); err != nil {
 		return 0, err
 	}
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	if f.Before > 0 { // beyond the last one the server would skip sequences
-		st, err := s.bus.js.Stream(ctx, s.name)
+		st, err := s.bus.core.JetStream.Stream(ctx, s.name)
 		if err != nil {
 			return 0, streamError(s.name, "look up", err)
 		}
@@ -114,7 +114,7 @@ func (b *Bus) purge(ctx context.Context, stream string, f PurgeFilter) (int, err
 	if err != nil {
 		return 0, streamError(stream, "purge", err)
 	}
-	reply, err := b.link.Request(ctx, &wire.Out{Subject: "$JS.API.STREAM.PURGE." + stream, Data: request})
+	reply, err := b.core.Link.Request(ctx, &wire.Out{Subject: "$JS.API.STREAM.PURGE." + stream, Data: request})
 	if err != nil {
 		return 0, streamError(stream, "purge", err)
 	}
@@ -145,9 +145,9 @@ func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	if !streamName.MatchString(durable) {
 		return &OptionError{Option: "DeleteConsumer durable", Value: quoted(durable), Reason: "use 1 to 200 letters, digits, - and _"}
 	}
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	gone := s.bus.js.DeleteConsumer(ctx, s.name, durable)
+	gone := s.bus.core.JetStream.DeleteConsumer(ctx, s.name, durable)
 	if gone != nil && !isAbsent(gone) {
 		return streamError(s.name, "delete the consumer", gone)
 	}
@@ -161,7 +161,7 @@ func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 // deleteRetries removes the part of a durable in S-retry.
 func (s *Stream) deleteRetries(ctx context.Context, durable string) (found bool, err error) {
 	name := dead.RetryStreamOf(s.name)
-	err = s.bus.js.DeleteConsumer(ctx, name, durable)
+	err = s.bus.core.JetStream.DeleteConsumer(ctx, name, durable)
 	found = err == nil
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		err = nil

@@ -138,9 +138,9 @@ func TestStreamPurgeRefuses(t *testing.T) {
 	asError[*bus.OptionError](t, second(st.Purge(ctx, bus.PurgeFilter{Keep: 1, Before: 2})), "leave one of the two out")
 	asError[*bus.SubjectError](t, second(st.Purge(ctx, bus.PurgeFilter{Subject: "a..b"})))
 	var none *bus.Stream
-	asError[*bus.ArgumentError](t, second(none.Purge(ctx, bus.PurgeFilter{})), "stream is nil")
-	asError[*bus.ArgumentError](t, none.Delete(ctx), "stream is nil")
-	asError[*bus.ArgumentError](t, none.DeleteConsumer(ctx, "c"), "stream is nil")
+	asError[*bus.OptionError](t, second(none.Purge(ctx, bus.PurgeFilter{})), "stream is nil")
+	asError[*bus.OptionError](t, none.Delete(ctx), "stream is nil")
+	asError[*bus.OptionError](t, none.DeleteConsumer(ctx, "c"), "stream is nil")
 	asError[*bus.OptionError](t, st.DeleteConsumer(ctx, "a b"), "DeleteConsumer durable")
 	asError[*bus.OptionError](t, st.DeleteConsumer(ctx, ""), "DeleteConsumer durable")
 	declare(t, b, bus.StreamConfig{Name: "S", Raw: func(c *jetstream.StreamConfig) { c.DenyPurge = true }})

@@ -67,14 +67,14 @@ func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption
 	if err := errors.Join(c.check(), s.bus.hasDisk(c.Storage == FileStorage)); err != nil {
 		return Plan{}, err
 	}
-	ctx, cancel := s.bus.cfg.withTimeout(ctx)
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	return s.bus.plan(ctx, &c, o.shrink)
 }
 
 func (b *Bus) plan(ctx context.Context, c *StreamConfig, shrink bool) (Plan, error) {
 	p := Plan{Stream: c.Name}
-	st, err := b.js.Stream(ctx, c.Name)
+	st, err := b.core.JetStream.Stream(ctx, c.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		p.Create = true
 		_, want, err := b.fresh(c)

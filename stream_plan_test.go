@@ -82,8 +82,8 @@ func TestStreamPlanRefuses(t *testing.T) {
 	asError[*bus.OptionError](t, second(st.Plan(ctx, bus.StreamConfig{Storage: bus.FileStorage})), "WithStoreDir")
 	asError[*bus.OptionError](t, second(st.Plan(ctx, bus.StreamConfig{}, nil)), "leave it out")
 	var none *bus.Stream
-	asError[*bus.ArgumentError](t, second(none.Plan(ctx, bus.StreamConfig{})), "stream is nil")
-	asError[*bus.ArgumentError](t, second(st.Plan(nil, bus.StreamConfig{})), "ctx is nil") //nolint:staticcheck // that is the wrong use
+	asError[*bus.OptionError](t, second(none.Plan(ctx, bus.StreamConfig{})), "stream is nil")
+	asError[*bus.OptionError](t, second(st.Plan(nil, bus.StreamConfig{})), "ctx is nil") //nolint:staticcheck // that is the wrong use
 	must(t, b.JetStream().DeleteStream(ctx, "S"))
 	p, err := st.Plan(ctx, bus.StreamConfig{MaxAge: time.Hour})
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/omnibus-go/bus/internal/jserr"
 )
 
 // UnsupportedError is returned by Bus.Stream when the server is too old for a part
@@ -70,7 +71,7 @@ func (b *Bus) apiLevel(ctx context.Context, js *jetstream.StreamConfig) (int, er
 	if level, err := strconv.Atoi(js.Metadata["_nats.level"]); err == nil {
 		return level, nil
 	}
-	account, err := b.js.AccountInfo(ctx)
+	account, err := b.core.JetStream.AccountInfo(ctx)
 	if err != nil {
 		return 0, streamError(js.Name, "ask for the server's API level", err)
 	}
@@ -82,7 +83,7 @@ var unknownField = regexp.MustCompile(`unknown field "?([a-z_]+)`)
 // refusal is streamError for a configuration that the server did not take.
 func refusal(name, op string, err error) error {
 	refused, ok := errors.AsType[*jetstream.APIError](err)
-	if ok && refused.ErrorCode == codeInvalidJSON {
+	if ok && refused.ErrorCode == jserr.InvalidJSON {
 		if m := unknownField.FindStringSubmatch(refused.Description); m != nil {
 			return &UnsupportedError{Stream: name, Fields: []string{m[1]}, Err: err}
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // declare makes sure of a stream.
@@ -927,7 +928,7 @@ func (r *relay) redirect(target string) {
 }
 
 // remote returns a bus that reaches the server of another one through a relay.
-func remote(t *testing.T, opts ...bus.ConnectOption) (b, home *bus.Bus, r *relay, events <-chan bus.Event) {
+func remote(t *testing.T, opts ...bus.ConnectOption) (b, home *bus.Bus, r *relay, events <-chan event.Event) {
 	t.Helper()
 	home = bustest.New(t, anyPort())
 	r = newRelay(t, home.ClientURL())
@@ -964,7 +965,7 @@ func TestPublishToWhoseAnswerIsLost(t *testing.T) {
 			r.cut(false)
 			r.deaf.Store(false)
 			got := receive(t, results)
-			awaitEvent(t, events, bus.EventDisconnected)
+			awaitEvent(t, events, event.Disconnected)
 			if tc.opts == nil {
 				isError(t, got.err, bus.ErrUnknownOutcome, `"S"`, "publish")
 				asError[*bus.StreamError](t, got.err)
@@ -1019,7 +1020,7 @@ func TestPublishToWhileTheServerIsAway(t *testing.T) {
 	b, home, r, events := remote(t, bus.WithTimeout(20*time.Second))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
 	r.cut(true)
-	awaitEvent(t, events, bus.EventDisconnected)
+	awaitEvent(t, events, event.Disconnected)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := second(bus.PublishTo(ctx, st, "S", 1))
@@ -1034,7 +1035,7 @@ func TestPublishToWhileTheServerIsAway(t *testing.T) {
 		acks <- ack
 	}()
 	r.cut(false)
-	awaitEvent(t, events, bus.EventReconnected)
+	awaitEvent(t, events, event.Reconnected)
 	if ack := receive(t, acks); ack == nil || ack.Stream != "S" {
 		t.Errorf("got %+v", ack)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -31,12 +32,12 @@ type Subscription struct {
 // otherwise. They are delivered at most once: one whose handler fails is
 // reported (WithEvents) and not repeated.
 //
-// Errors: *SubjectError, *OptionError, *ArgumentError for a nil handler or bus or a
+// Errors: *SubjectError, *OptionError for a nil handler or bus or a
 // middleware that returns none, ErrClosed, ErrTimeout when the server does not
 // confirm.
 func Subscribe[T any](b *Bus, s Subject[T], h Handler[T], opts ...SubscribeOption) (*Subscription, error) {
 	if h == nil {
-		return nil, &ArgumentError{Func: "Subscribe", Arg: "handler", Reason: "is nil"}
+		return nil, badArgument("Subscribe", "handler", "is nil")
 	}
 	return b.subscribe(string(s), typed(h), opts)
 }
@@ -84,13 +85,13 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle f
 	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes
 	s.stopOnce = lifecycle.NewStopOnce()
 	s.receiver.always = s.stage == lifecycle.StageResponders
-	s.core = intake.NewCore(s.bus.link, intake.CoreConfig{
+	s.core = intake.NewCore(s.bus.core.Link, intake.CoreConfig{
 		Subject:      pattern,
 		Group:        o.group,
 		Concurrency:  o.concurrency,
 		PendingMsgs:  o.pendingMsgs,
 		PendingBytes: o.pendingBytes,
-		Timeout:      s.bus.cfg.timeout,
+		Timeout:      s.bus.core.Timeout,
 		Run:          handle,
 		Failed:       s.troubled,
 		Lost:         s.goroutineLost,
@@ -121,7 +122,7 @@ func (s *Subscription) tellFailed(m *RawMsg, err *error) {
 // goroutineLost ends s after its handler has ended the only goroutine that messages
 // come on, which is nats.go's and not replaced. It is called in the end of that.
 func (s *Subscription) goroutineLost() {
-	s.bus.report(Event{Kind: EventSubscriptionEnded, Subject: s.Subject(), Err: s.Err()})
+	s.bus.report(event.Event{Kind: event.SubscriptionEnded, Subject: s.Subject(), Err: s.Err()})
 	_ = s.Unsubscribe()
 }
 
@@ -135,18 +136,18 @@ func (s *Subscription) call() string {
 
 // failed reports a message whose handler failed.
 func (s *Subscription) failed(m *RawMsg, err error) {
-	kind := EventHandlerFailed
+	kind := event.HandlerFailed
 	if errors.Is(err, errUnrouted) {
-		kind = EventUnrouted
-		s.bus.counters.Unrouted.Add(1)
+		kind = event.Unrouted
+		s.bus.core.Counters.Unrouted.Add(1)
 	}
-	s.bus.report(Event{Kind: kind, Subject: m.Subject, Err: err})
+	s.bus.report(event.Event{Kind: kind, Subject: m.Subject, Err: err})
 }
 
 // troubled reports what the connection says of the subscription.
 func (s *Subscription) troubled(err error) {
 	if !errors.Is(err, nats.ErrSlowConsumer) {
-		s.bus.report(Event{Kind: EventServerError, Subject: s.Subject(), Err: err})
+		s.bus.report(event.Event{Kind: event.ServerError, Subject: s.Subject(), Err: err})
 		return
 	}
 	s.dropping()
@@ -184,7 +185,7 @@ func (s *Subscription) Drain(ctx context.Context) error {
 	if ctx == nil {
 		return noContext("Drain")
 	}
-	ctx, cancel := s.bus.cfg.withDrainTimeout(dispatch.FromCaller(ctx))
+	ctx, cancel := s.bus.core.WithDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
 	return s.drain(ctx)
 }
@@ -195,7 +196,7 @@ func (s *Subscription) Unsubscribe() error {
 	if s.none() {
 		return nil
 	}
-	ctx, cancel := s.bus.cfg.withDrainTimeout(dispatch.FromCaller(context.Background()))
+	ctx, cancel := s.bus.core.WithDrainTimeout(dispatch.FromCaller(context.Background()))
 	defer cancel()
 	return s.finish(ctx, func() error { return s.core.Close(ctx) })
 }
@@ -213,7 +214,7 @@ func (s *Subscription) Stop() {
 
 // Err is why no messages come although nobody ended the subscription: an error that
 // matches ErrClosed when the connection has ended for good, or ErrExited when that
-// ended the subscription, see EventSubscriptionEnded. Nil otherwise.
+// ended the subscription, see event.SubscriptionEnded. Nil otherwise.
 func (s *Subscription) Err() error {
 	if s.none() {
 		return nil
@@ -224,11 +225,11 @@ func (s *Subscription) Err() error {
 	select {
 	case <-s.Done():
 		return nil
-	case <-s.bus.state.stopping:
+	case <-s.bus.core.Stopping:
 		return nil
 	default:
 	}
-	if s.bus.link.Conn().IsClosed() {
+	if s.bus.core.Link.Conn().IsClosed() {
 		return s.bus.of(s.call(), s.Subject(), nats.ErrConnectionClosed)
 	}
 	return nil

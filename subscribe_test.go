@@ -15,6 +15,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // ignore is a handler that does nothing.
@@ -197,7 +198,7 @@ func TestSlowConsumer(t *testing.T) {
 			for range 50 {
 				receive(t, got)
 			}
-			e := nextEvent(t, events, bus.EventSlowConsumer)
+			e := nextEvent(t, events, event.SlowConsumer)
 			slowly := asError[*bus.SlowConsumerError](t, e.Err, `"a"`, "too slow", "PendingLimits")
 			if slowly.Dropped < 1 || slowly.Subject != "a" || e.Subject != "a" {
 				t.Errorf("the event is %+v", e)
@@ -259,22 +260,22 @@ func TestHandlerFailuresAreEvents(t *testing.T) {
 			t.Errorf("got %d, want %d", v, want)
 		}
 	}
-	isError(t, nextEvent(t, events, bus.EventHandlerFailed).Err, boom)
-	p := asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, "panicked: at 2")
+	isError(t, nextEvent(t, events, event.HandlerFailed).Err, boom)
+	p := asError[*bus.PanicError](t, nextEvent(t, events, event.HandlerFailed).Err, "panicked: at 2")
 	if p.Value != "at 2" {
 		t.Errorf("the panic is %+v", p)
 	}
-	e := nextEvent(t, events, bus.EventHandlerFailed)
+	e := nextEvent(t, events, event.HandlerFailed)
 	asError[*bus.PanicError](t, e.Err)
 	isError(t, e.Err, boom) // an error that was thrown stays one
 	if e.Subject != "a.b" || e.Time.IsZero() {
 		t.Errorf("the event is %+v", e)
 	}
-	p = asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err, "nil map")
+	p = asError[*bus.PanicError](t, nextEvent(t, events, event.HandlerFailed).Err, "nil map")
 	if !bytes.Contains(p.Stack, []byte("TestHandlerFailuresAreEvents")) {
 		t.Errorf("the stack does not show the handler:\n%s", p.Stack)
 	}
-	e = nextEvent(t, events, bus.EventHandlerFailed)
+	e = nextEvent(t, events, event.HandlerFailed)
 	if c := asError[*bus.CodecError](t, e.Err, `"a.c"`, "decode", "application/json"); c.Op != "decode" || e.Subject != "a.c" {
 		t.Errorf("the event is %+v", e)
 	}
@@ -310,7 +311,7 @@ func TestHandlerTimeout(t *testing.T) {
 		time.Sleep(22 * time.Minute)
 		synctest.Wait()
 		for range 2 {
-			isError(t, nextEvent(t, events, bus.EventHandlerFailed).Err, context.DeadlineExceeded)
+			isError(t, nextEvent(t, events, event.HandlerFailed).Err, context.DeadlineExceeded)
 		}
 	}, record)
 }
@@ -704,8 +705,8 @@ func TestSubscriptionsSurviveAReconnect(t *testing.T) {
 	go func() { result <- draining.Drain(t.Context()) }()
 	for i := 2; i < 5; i++ {
 		must(t, b.Conn().ForceReconnect())
-		nextEvent(t, events, bus.EventDisconnected)
-		e := nextEvent(t, events, bus.EventReconnected)
+		nextEvent(t, events, event.Disconnected)
+		e := nextEvent(t, events, event.Reconnected)
 		if e.Time.IsZero() {
 			t.Error("the event has no time")
 		}
@@ -747,7 +748,7 @@ func TestDrainWhileDisconnected(t *testing.T) {
 		must(t, b.Flush(t.Context()))
 		receive(t, began)
 		must(t, server.Close())
-		nextEvent(t, events, bus.EventDisconnected)
+		nextEvent(t, events, event.Disconnected)
 		close(release)
 		start := time.Now()
 		must(t, sub.Drain(t.Context()))
@@ -812,7 +813,7 @@ func TestCloseWhileDisconnected(t *testing.T) {
 	_, err = bus.Respond(b, "b", func(context.Context, *bus.Msg[int]) (int, error) { return 0, nil })
 	must(t, err)
 	must(t, server.Close())
-	nextEvent(t, events, bus.EventDisconnected)
+	nextEvent(t, events, event.Disconnected)
 	start := time.Now()
 	must(t, b.Close())
 	if took := time.Since(start); took > 2*time.Second {

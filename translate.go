@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -44,7 +45,7 @@ func (b *Bus) of(call, subject string, err error) error {
 	case subject != "":
 		call = fmt.Sprintf("%s %.200q", call, subject)
 	}
-	if nc := b.link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
+	if nc := b.core.Link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
 		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
 	}
 	return &callError{call, err}
@@ -55,6 +56,9 @@ func (b *Bus) of(call, subject string, err error) error {
 func translate(err error) error {
 	if err == nil {
 		return nil
+	}
+	if failed, ok := err.(*jserr.Error); ok { //nolint:errorlint // what wraps one says more
+		return streamError(failed.Stream, failed.Op, failed.Err)
 	}
 	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
 	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):

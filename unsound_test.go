@@ -10,6 +10,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 )
 
 // nilError is an error that panics where it is a nil pointer.
@@ -38,12 +39,12 @@ func TestErrorThatPanics(t *testing.T) {
 				consume(t, st, "d", "S", func(context.Context, *bus.Msg[int]) error { return fail() }, bus.Retry(bus.RetryPolicy{MaxAttempts: 1}))
 				must(t, second(bus.PublishTo(t.Context(), st, "S", 1)))
 				pass(time.Minute)
-				asError[*bus.PanicError](t, nextEvent(t, events, bus.EventDeadLetter).Err)
+				asError[*bus.PanicError](t, nextEvent(t, events, event.DeadLetter).Err)
 
 				must(t, second(bus.Subscribe(b, "a", func(context.Context, *bus.Msg[int]) error { return fail() })))
 				must(t, bus.Publish(t.Context(), b, "a", 1))
 				pass(time.Second)
-				asError[*bus.PanicError](t, nextEvent(t, events, bus.EventHandlerFailed).Err)
+				asError[*bus.PanicError](t, nextEvent(t, events, event.HandlerFailed).Err)
 
 				e := bus.Endpoint[int, int]("q")
 				must(t, second(bus.Respond(b, e, func(context.Context, *bus.Msg[int]) (int, error) { return 0, fail() })))
@@ -83,7 +84,7 @@ func TestPermanentThatPanics(t *testing.T) {
 			bus.Retry(bus.RetryPolicy{MaxAttempts: 2, Permanent: func(error) bool { panic("no idea") }}))
 		must(t, second(bus.PublishTo(t.Context(), st, "S", 1)))
 		pass(time.Minute)
-		for _, kind := range []bus.EventKind{bus.EventRetry, bus.EventDeadLetter} {
+		for _, kind := range []event.Kind{event.Retry, event.DeadLetter} {
 			asError[*bus.PanicError](t, nextEvent(t, events, kind).Err, "down", "RetryPolicy.Permanent", "no idea")
 		}
 		must(t, b.Close())
@@ -113,7 +114,7 @@ func TestValidateThatPanicsForTheKey(t *testing.T) {
 		consume(t, st, "d", "S", ignore[nervous], bus.KeyBy(func(m *bus.Msg[nervous]) string { return m.Data.Key }))
 		must(t, second(bus.PublishTo(t.Context(), st, "S", map[string]string{"Key": "a"})))
 		pass(time.Minute)
-		asError[*bus.PanicError](t, nextEvent(t, events, bus.EventDeadLetter).Err, "nervous")
+		asError[*bus.PanicError](t, nextEvent(t, events, event.DeadLetter).Err, "nervous")
 	}, option)
 }
 

@@ -7,7 +7,7 @@
 //	}
 //	con, err := bus.Consume(ctx, orders, "billing", OrderPlaced, bill, bus.Use(limit))
 //
-// Each constructor returns a *bus.ArgumentError for an argument it cannot work
+// Each constructor returns a *bus.OptionError for an argument it cannot work
 // with. What they return is safe for concurrent use. Catching panics needs no
 // middleware, the bus does it outside all of them; those here let a panic pass
 // and count it as a failure.
@@ -41,7 +41,7 @@ import (
 
 // invalid reports an argument of one of the constructors.
 func invalid(fn, arg, reason string) error {
-	return &bus.ArgumentError{Func: "middleware." + fn, Arg: arg, Reason: reason}
+	return &bus.OptionError{Option: "middleware." + fn, Reason: arg + " " + reason}
 }
 
 // ended is the error of a message whose context ended while it waited.

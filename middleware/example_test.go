@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/middleware"
 )
 
@@ -203,7 +204,7 @@ func ExampleOpenError() {
 		return
 	}
 	refused := make(chan time.Duration, 1)
-	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e bus.Event) {
+	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e event.Event) {
 		if open, ok := errors.AsType[*middleware.OpenError](e.Err); ok {
 			refused <- open.RetryIn
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/middleware"
 )
 
@@ -162,8 +163,8 @@ func TestLoggingRefusesBadArguments(t *testing.T) {
 func TestLoggingOfAPanicOnTheBus(t *testing.T) {
 	t.Parallel()
 	var out lines
-	events := make(chan bus.Event, 1)
-	b := bustest.New(t, bus.WithSlog(slog.New(slog.DiscardHandler)), bus.WithEvents(func(e bus.Event) { events <- e }),
+	events := make(chan event.Event, 1)
+	b := bustest.New(t, bus.WithSlog(slog.New(slog.DiscardHandler)), bus.WithEvents(func(e event.Event) { events <- e }),
 		bus.WithMiddleware(must(t)(middleware.Logging(out.logger(hclog.Debug)))))
 	_, err := bus.Subscribe(b, "c.>", func(context.Context, *bus.Msg[int]) error { panic("boom") })
 	check(t, err)

@@ -3,6 +3,7 @@ package middleware_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,14 +28,14 @@ func must(t testing.TB) func(bus.Middleware, error) bus.Middleware {
 	}
 }
 
-// refused checks that a constructor returned a *bus.ArgumentError about arg.
+// refused checks that a constructor returned a *bus.OptionError about arg.
 func refused(t *testing.T, fn, arg string) func(bus.Middleware, error) {
 	t.Helper()
 	return func(mw bus.Middleware, err error) {
 		t.Helper()
-		var bad *bus.ArgumentError
-		if !errors.As(err, &bad) || bad.Func != "middleware."+fn || bad.Arg != arg || bad.Reason == "" {
-			t.Errorf("got %v, want an *ArgumentError of middleware.%s about %s", err, fn, arg)
+		var bad *bus.OptionError
+		if !errors.As(err, &bad) || bad.Option != "middleware."+fn || !strings.HasPrefix(bad.Reason, arg+" ") {
+			t.Errorf("got %v, want an *OptionError of middleware.%s about %s", err, fn, arg)
 		}
 		if mw != nil {
 			t.Error("there is a middleware beside the error")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/middleware"
 )
 
@@ -172,7 +173,7 @@ func TestThrottleGivesUpNothing(t *testing.T) {
 				if handled != 3 {
 					t.Errorf("%d were handled, want 3", handled)
 				}
-			}, bus.WithSlog(slog.New(slog.DiscardHandler)), bus.WithEvents(func(bus.Event) { told.Add(1) }))
+			}, bus.WithSlog(slog.New(slog.DiscardHandler)), bus.WithEvents(func(event.Event) { told.Add(1) }))
 			if told.Load() != 0 {
 				t.Errorf("%d events", told.Load())
 			}

@@ -9,30 +9,17 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 )
 
-// The server's numbers of refusals that are not the end of the matter.
-const (
-	WrongLastSequence        = 10071 // the text has the actual one
-	WrongLastSequenceUnnamed = 10164 // another message on the subject is under way in the cluster
-	DuplicateInBatch         = 10201 // a message of the batch has an ID that is known
-	BatchIncomplete          = 10176 // a part of it was lost or refused
-
-	accountLimits     = 10002 // of the account
-	serverLimits      = 10023 // of the server
-	streamSealed      = 10109 // the stream takes nothing any more
-	duplicateInFlight = 10158 // a message with this ID is under way in the cluster
-	tooManyBatches    = 10210 // open at once
-)
-
-// busyCodes are refusals that may be otherwise in a moment. Nothing was stored.
-var retryableCodes = []int{duplicateInFlight, WrongLastSequenceUnnamed, BatchIncomplete, tooManyBatches}
+// retryableCodes are refusals that may be otherwise in a moment. Nothing was stored.
+var retryableCodes = []int{jserr.DuplicatePending, jserr.WrongLastSequenceBusy, jserr.BatchIncomplete, jserr.TooManyBatches}
 
 // ambiguousCodes are refusals that say nothing of an earlier try of the same message: it
 // brings them about, if it was stored, since a single server compares sequences before it
 // looks for the ID; or the server gives them without looking for that.
-var ambiguousCodes = []int{WrongLastSequence, WrongLastSequenceUnnamed, DuplicateInBatch, accountLimits, serverLimits, streamSealed}
+var ambiguousCodes = []int{jserr.WrongLastSequence, jserr.WrongLastSequenceBusy, jserr.BatchDuplicate, jserr.AccountLimits, jserr.ServerLimits, jserr.StreamSealed}
 
 // leaderless is how long a stream may have no responder before it is taken for
 // absent, and may be busy before that is the answer: leader elections and server
@@ -61,7 +48,7 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	case hasCode(err, retryableCodes) && a.mayRecover():
 		return true, err
 	}
-	if refused, ok := errors.AsType[*StoreError](err); ok && (m.ID == "" || !slices.Contains(ambiguousCodes, refused.ErrorCode)) {
+	if refused, ok := errors.AsType[*jserr.Refusal](err); ok && (m.ID == "" || !slices.Contains(ambiguousCodes, refused.Number)) {
 		return false, err
 	}
 	return false, a.wrapUnknown(err)
@@ -85,8 +72,8 @@ func (a *attempts) wrapUnknown(err error) error {
 }
 
 func hasCode(err error, codes []int) bool {
-	refused, ok := errors.AsType[*StoreError](err)
-	return ok && slices.Contains(codes, refused.ErrorCode)
+	refused, ok := errors.AsType[*jserr.Refusal](err)
+	return ok && slices.Contains(codes, refused.Number)
 }
 
 // repeatable reports whether m may be sent again when its answer was lost.

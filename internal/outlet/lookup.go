@@ -8,11 +8,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/wire"
 )
-
-// rollupRefused is the server's number for a rollup that it does not do.
-const codeInvalidRollup = 10111
 
 // Find asks the stream of subject for a message with the ID. found is false where the
 // stream does not know the ID, or no longer.
@@ -25,7 +23,7 @@ func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found b
 	m.SetHeader(wire.HeaderNatsMsgID, id)
 	m.SetHeader(wire.HeaderNatsRollup, "none")
 	ack, err = o.store(ctx, m)
-	if hasCode(err, []int{codeInvalidRollup}) {
+	if hasCode(err, []int{jserr.RollupRefused}) {
 		return Ack{}, false, nil
 	}
 	return ack, err == nil, err
@@ -44,9 +42,6 @@ type Query struct {
 	Last     string `json:"last_by_subj,omitempty"` // the last on a subject that this matches
 }
 
-// noMessage is the server's number for a message that is not there.
-const codeNoMessage = 10037
-
 // LookUp asks the leader of the stream, which others may be behind, for a message.
 // found is false where there is none.
 func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, found bool, err error) {
@@ -59,7 +54,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 		return Stored{}, false, err
 	}
 	var r struct {
-		Error   *StoreError `json:"error"`
+		Error   *jserr.Refusal `json:"error"`
 		Message struct {
 			Sequence uint64 `json:"seq"`
 			Header   []byte `json:"hdrs"`
@@ -69,7 +64,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 		return Stored{}, false, fmt.Errorf("not a message of a stream: %w", err)
 	}
 	if r.Error != nil {
-		if r.Error.ErrorCode == codeNoMessage {
+		if r.Error.Number == jserr.MessageNotFound {
 			return Stored{}, false, nil
 		}
 		return Stored{}, false, r.Error

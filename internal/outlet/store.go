@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -20,17 +21,6 @@ type Ack struct {
 	Sequence  uint64 `json:"seq"`
 	Domain    string `json:"domain,omitempty"`
 	Duplicate bool   `json:"duplicate,omitempty"`
-}
-
-// StoreError is a stream's refusal of a message.
-type StoreError struct {
-	Code        int    `json:"code"`     // HTTP-like status
-	ErrorCode   int    `json:"err_code"` // JetStream's own number
-	Description string `json:"description"`
-}
-
-func (e *StoreError) Error() string {
-	return fmt.Sprintf("%s (%d/%d)", e.Description, e.Code, e.ErrorCode)
 }
 
 // ErrUnknown is returned by Store when the message was sent and no answer came:
@@ -129,7 +119,7 @@ func parseAck(reply *nats.Msg) (Ack, error) {
 		return ack, nil
 	}
 	var r struct {
-		Error *StoreError `json:"error"`
+		Error *jserr.Refusal `json:"error"`
 		Ack
 	}
 	if err := json.Unmarshal(reply.Data, &r); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/propagation"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -28,13 +29,13 @@ func TestStoreReadsTheAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name, answer string
 		want         outlet.Ack
-		refusal      *outlet.StoreError
+		refusal      *jserr.Refusal
 		text         string // of another error
 	}{
 		{name: "stored", answer: ackText, want: outlet.Ack{Stream: "S", Sequence: 7, Domain: "d"}},
 		{name: "duplicate", answer: `{"stream":"S","seq":3,"duplicate":true}`, want: outlet.Ack{Stream: "S", Sequence: 3, Duplicate: true}},
 		{name: "refused", answer: `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}`,
-			refusal: &outlet.StoreError{Code: 503, ErrorCode: 10077, Description: "maximum messages exceeded"}},
+			refusal: &jserr.Refusal{Code: 503, Number: 10077, Description: "maximum messages exceeded"}},
 		{name: "no JSON", answer: `+OK`, text: "not an acknowledgement"},
 		{name: "other JSON", answer: `{"hello":"world"}`, text: "names none"},
 		{name: "a number", answer: `7`, text: "not an acknowledgement"},
@@ -48,7 +49,7 @@ func TestStoreReadsTheAnswer(t *testing.T) {
 			if ack != c.want {
 				t.Errorf("got %+v, want %+v", ack, c.want)
 			}
-			var refusal *outlet.StoreError
+			var refusal *jserr.Refusal
 			switch {
 			case c.refusal != nil:
 				if !errors.As(err, &refusal) || *refusal != *c.refusal {

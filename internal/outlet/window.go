@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -227,7 +228,7 @@ func (w *Window) endLocked(f *Future, ack Ack, err error) {
 	}
 	delete(w.byNumber, f.number)
 	w.outstanding.remove(f)
-	if _, refused := errors.AsType[*StoreError](err); w.counting && err != nil && (!refused || f.attempts.maybeStored) {
+	if _, refused := errors.AsType[*jserr.Refusal](err); w.counting && err != nil && (!refused || f.attempts.maybeStored) {
 		w.unsure++
 	}
 	_ = w.out.count(&f.Message, err)

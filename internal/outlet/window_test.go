@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -76,8 +77,8 @@ func TestStoreWaitsForWhatIsUnderWay(t *testing.T) {
 					}
 				})
 				stores(t, id, func(int) string { return refusal(code, "under way") }, func(_ outlet.Ack, err error) {
-					refused, ok := errors.AsType[*outlet.StoreError](err)
-					if !ok || refused.ErrorCode != code || errors.Is(err, outlet.ErrUnknown) {
+					refused, ok := errors.AsType[*jserr.Refusal](err)
+					if !ok || refused.Number != code || errors.Is(err, outlet.ErrUnknown) {
 						t.Errorf("got %v", err)
 					}
 				})
@@ -100,8 +101,8 @@ func TestStoreDoubtsRefusalsAfterALostAnswer(t *testing.T) {
 				}
 				return refusal(code, "no")
 			}, func(_ outlet.Ack, err error) {
-				refused, ok := errors.AsType[*outlet.StoreError](err)
-				if !ok || refused.ErrorCode != code || errors.Is(err, outlet.ErrUnknown) != doubt {
+				refused, ok := errors.AsType[*jserr.Refusal](err)
+				if !ok || refused.Number != code || errors.Is(err, outlet.ErrUnknown) != doubt {
 					t.Errorf("got %v", err)
 				}
 			})

@@ -1,4 +1,4 @@
-package bus
+package deadline
 
 import (
 	"context"
@@ -7,16 +7,14 @@ import (
 	"time"
 )
 
-// deadlines gives contexts without a deadline one, without the five allocations
-// of context.WithTimeout, for calls that take microseconds. The callee must not
-// keep the context. They are kept per bus and not per process: a timer made in a
-// testing/synctest bubble stays there. The zero value is ready to use. Safe for
-// concurrent use.
-type deadlines struct{ pool sync.Pool }
+// Pool gives a deadline to contexts that have none. It keeps the contexts for further
+// calls. Each bus has its own pool. The zero value is ready to use. Safe for concurrent
+// use.
+type Pool struct{ pool sync.Pool }
 
-// bound returns ctx, or a context that also ends after timeout where ctx has no
-// deadline. The caller calls done when nobody uses the context any more.
-func (p *deadlines) bound(ctx context.Context, timeout time.Duration) (bounded context.Context, done func()) {
+// Bound returns ctx if it has a deadline. Otherwise it returns a context that also ends
+// after timeout. The caller calls done when nobody uses the context any more.
+func (p *Pool) Bound(ctx context.Context, timeout time.Duration) (bounded context.Context, done func()) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
@@ -33,8 +31,8 @@ func (p *deadlines) bound(ctx context.Context, timeout time.Duration) (bounded c
 	return d, d.release
 }
 
-// deadline is a context that ends when its timer fires, and is used again if it
-// did not.
+// deadline is a context that ends when its timer fires. If the timer did not fire, the
+// pool uses the context again.
 type deadline struct {
 	context.Context // for its values
 	at              time.Time
@@ -46,7 +44,8 @@ type deadline struct {
 	after []*func() // of AfterFunc
 }
 
-func newDeadline(p *deadlines) *deadline {
+// newDeadline makes a deadline whose timer is stopped.
+func newDeadline(p *Pool) *deadline {
 	d := &deadline{ended: make(chan struct{})}
 	d.timer = time.AfterFunc(time.Hour, d.end)
 	d.timer.Stop()
@@ -59,6 +58,7 @@ func newDeadline(p *deadlines) *deadline {
 	return d
 }
 
+// end is what the timer calls. It ends the context.
 func (d *deadline) end() {
 	d.mu.Lock()
 	after := d.after
@@ -82,8 +82,9 @@ func (d *deadline) Err() error {
 	}
 }
 
-// AfterFunc is what context.WithTimeout and its like look for in their parent:
-// without it they start a goroutine that waits for the parent's end.
+// AfterFunc calls f on its own goroutine when the deadline has passed. The functions of
+// package context that derive a context look for this method. Without it they start a
+// goroutine that waits for the end of d.
 func (d *deadline) AfterFunc(f func()) (stop func() bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -101,13 +102,4 @@ func (d *deadline) AfterFunc(f func()) (stop func() bool) {
 		}
 		return i >= 0
 	}
-}
-
-// bound gives ctx the bus's timeout where it has no deadline. A tracer may keep
-// the context, so with one it gets an ordinary one.
-func (b *Bus) bound(ctx context.Context) (bounded context.Context, done func()) {
-	if b.tel != nil {
-		return b.cfg.withTimeout(ctx)
-	}
-	return b.deadlines.bound(ctx, b.cfg.timeout)
 }

@@ -1,0 +1,135 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/omnibus-go/bus/health"
+)
+
+// fewCalls is below how many handler calls the share of failures says nothing.
+const fewCalls = 20
+
+// Health looks at the connection, the embedded server with its streams, the
+// subscriptions, responders and consumers, and makes one round trip to the server,
+// which ctx or the bus's timeout bounds. It is meant for readiness probes: Failed
+// means that messages cannot be sent now, or will not be for long since the bus
+// is stopping. Degraded may mean that a consumer gets no messages, or cannot write a
+// dead letter.
+func (b *Bus) Health(ctx context.Context) health.Report {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	r := health.Report{Problems: []health.Problem{}} // "[]" in JSON
+	if b.none() || !b.core.Link.Open() {
+		r.Add(health.Failed, "connection", "the bus is closed")
+		return r
+	}
+	r.Embedded = b.engine != nil
+	if b.core.Link.Conn().IsConnected() {
+		r.Server = b.core.Link.Describe()
+	}
+	select {
+	case <-b.core.Stopping:
+		r.Add(health.Failed, "bus", "it is stopping")
+	default:
+	}
+	b.checkConnection(ctx, &r)
+	if b.engine != nil {
+		if err := b.engine.health(); err != nil {
+			r.Add(health.Failed, "server", "%v", err)
+		}
+	}
+	b.checkLoad(&r)
+	return r
+}
+
+func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
+	switch nc := b.core.Link.Conn(); {
+	case nc.IsClosed():
+		r.Add(health.Failed, "connection", "it was closed, and does not come back")
+		return
+	case !nc.IsConnected():
+		r.Add(health.Failed, "connection", "disconnected from the server; it comes back by itself")
+		return
+	}
+	began := time.Now()
+	if err := b.core.Link.Flush(ctx, b.core.Timeout); err != nil {
+		r.Add(health.Failed, "connection", "no round trip to the server: %v", translate(err))
+		return
+	}
+	r.RTT = time.Since(began)
+	if r.RTT > b.cfg.thresholds.SlowRTT {
+		r.Add(health.Degraded, "connection", "a round trip took %v, more than %v", r.RTT, b.cfg.thresholds.SlowRTT)
+	}
+}
+
+func (b *Bus) checkLoad(r *health.Report) {
+	t := b.cfg.thresholds
+	if used := float64(b.async.Pending()) / float64(b.cfg.async.Size); used > t.PendingRatio {
+		r.Add(health.Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
+	}
+	loads := b.loads()
+	for _, l := range loads {
+		checkPart(r, t, l)
+	}
+	for _, err := range b.retired.lostBeside(loads) {
+		r.Add(health.Degraded, "consumer", "%s; nobody here handles its messages", inner(err))
+	}
+}
+
+// load is how a subscription, responder or consumer stands.
+type load struct {
+	stats         SubscriptionStats
+	used          float64 // of its pending limits
+	failed, calls int64   // of the latest handler calls
+	stalled       error   // why it gets no messages; nil where it does
+	unburied      error   // why its latest dead letter could not be written; nil where it was
+}
+
+// loads returns the live ones, in the order of Stats.
+func (b *Bus) loads() []load {
+	var loads []load
+	for _, m := range b.registry.Members() {
+		if l, ok := m.(interface{ load() load }); ok {
+			loads = append(loads, l.load())
+		}
+	}
+	slices.SortFunc(loads, func(a, b load) int { return compareStats(a.stats, b.stats) })
+	return loads
+}
+
+// load returns what the receiver knows.
+func (r *receiver) load(s SubscriptionStats) load {
+	l := load{stats: s}
+	l.failed, l.calls = r.counters.Latest.Of(s.Handled + s.HandlerErrors)
+	return l
+}
+
+// checkLoad adds what is wrong with one subscription, responder or consumer.
+func checkPart(r *health.Report, t health.Thresholds, l load) {
+	part, name := "subscription", l.stats.Subject
+	if l.stats.Durable != "" {
+		part, name = "consumer", fmt.Sprintf("%s of stream %s, %s", l.stats.Durable, l.stats.Stream, l.stats.Subject)
+	}
+	if l.used > t.PendingRatio {
+		r.Add(health.Degraded, part, "%s: the messages that wait (%d) use %.0f %% of its pending limits", name, l.stats.Pending, 100*l.used)
+	}
+	if l.calls >= fewCalls && float64(l.failed)/float64(l.calls) > t.ErrorRatio {
+		r.Add(health.Degraded, part, "%s: %d of %d handler calls failed", name, l.failed, l.calls)
+	}
+	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
+		r.Add(health.Degraded, part, "%s: it is %d messages behind, the oldest is %v old", name, l.stats.Lag, l.stats.OldestAge.Round(time.Millisecond))
+	}
+	if l.stats.Longest.For > t.HandlerTime {
+		r.Add(health.Degraded, part, "%s: a handler has not returned: %s", name, l.stats.Longest)
+	}
+	if l.stalled != nil {
+		r.Add(health.Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
+	}
+	if l.unburied != nil {
+		r.Add(health.Degraded, part, "%s: a dead letter could not be written, which is tried again: %s", name, inner(l.unburied))
+	}
+}

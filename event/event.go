@@ -1,0 +1,75 @@
+// Package event has the events that a bus reports to the function of
+// bus.WithEvents: what happened and no call could return.
+package event
+
+import "time"
+
+// Kind says what an Event is about. Its text is what the log shows.
+type Kind string
+
+// The kinds of events.
+const (
+	// HandlerFailed: a handler of Subscribe or Respond returned an error or panicked
+	// (*bus.PanicError), or its message could not be decoded (*bus.CodecError,
+	// *bus.ValidationError). The message is gone.
+	HandlerFailed Kind = "handler failed"
+	// Retry: a handler of Consume failed. The message comes again.
+	Retry Kind = "retry"
+	// DeadLetter: a consumer stored a message as a dead letter. Err is the last failure.
+	DeadLetter Kind = "dead letter"
+	// DeadLetterFailed: a dead letter could not be stored. The message stays in its
+	// stream, and the consumer tries again.
+	DeadLetterFailed Kind = "dead letter failed"
+	// KeyStuck: so many messages wait behind a failing one of the same key that they use
+	// much of the consumer's memory. Err says how many. See bus.OnStuckKey.
+	KeyStuck Kind = "key stuck"
+	// Unrouted: a Mux has no handler for the subject.
+	Unrouted Kind = "unrouted"
+	// SubscriptionEnded: a handler of Subscribe or Respond with a Concurrency of 1 ended
+	// its goroutine (bus.ErrExited). The subscription has ended with it.
+	SubscriptionEnded Kind = "subscription ended"
+	// SlowConsumer: a subscription dropped messages because its handler is too slow.
+	// Dropped is how many so far. It is reported at the first dropped message, then after
+	// 1 s, 2 s, 4 s and so on up to every minute while messages are dropped, and at the end.
+	SlowConsumer Kind = "slow consumer"
+	// PublishFailed: PublishAsync accepted a message and could not send it.
+	PublishFailed Kind = "publish failed"
+	// Captured: Publish was called with a subject that a stream stores. Err is a
+	// *bus.CapturedError. It is reported once for each of the first 1,024 subjects.
+	Captured Kind = "captured"
+	// Disconnected: the connection to the server was lost.
+	Disconnected Kind = "disconnected"
+	// Reconnected: the connection to the server is back.
+	Reconnected Kind = "reconnected"
+	// ConnectionClosed: the connection ended for good, and not by Close.
+	ConnectionClosed Kind = "connection closed"
+	// ServerError: the server refused something that no call waits for, such as a
+	// subscription without permission.
+	ServerError Kind = "server error"
+	// ConsumerStalled: a consumer gets no messages. Its stream or durable is gone or has no
+	// leader, or messages with keys wait for earlier ones that another process has. The
+	// consumer goes on trying.
+	ConsumerStalled Kind = "consumer stalled"
+	// OwnershipLost: this process owned a durable with keys, did not renew its lease in
+	// time, and another process owns the durable now. The consumer goes on as a member.
+	OwnershipLost Kind = "ownership lost"
+	// SettlementRefused: a handler of a durable with keys returned, and its outcome does
+	// not count, because this process lost the ownership, or the owner that gave it the
+	// message died, or the consumer had stopped. The message comes again; another process
+	// may handle it at the same time.
+	SettlementRefused Kind = "settlement refused"
+)
+
+// Event is something that happened on a bus and that no call could return. Fields that
+// do not apply are zero.
+type Event struct {
+	Kind     Kind
+	Time     time.Time // when it was reported
+	Subject  string    // of the message or subscription
+	Stream   string    // of the consumer
+	Durable  string    // of the consumer
+	Sequence uint64    // of the message in its stream
+	Attempt  int       // of Retry, DeadLetter and DeadLetterFailed: how many handler calls failed
+	Dropped  int       // of SlowConsumer: how many messages the subscription has dropped since it began
+	Err      error     // why; may be nil
+}

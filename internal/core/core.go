@@ -1,0 +1,67 @@
+package core
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/deadline"
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/telemetry"
+)
+
+// Core is what the capabilities of one bus share. Its fields are set before the bus is
+// used and are read-only then. Safe for concurrent use.
+type Core struct {
+	Link      *link.Link
+	Outlet    *outlet.Outlet
+	JetStream jetstream.JetStream
+	Telemetry *telemetry.Telemetry // nil without tracing and metrics
+	Counters  telemetry.Bus
+	Logger    hclog.Logger
+	Report    func(event.Event) // logs the event and tells the program
+
+	Timeout      time.Duration // of a call whose context has no deadline
+	DrainTimeout time.Duration // of a drain whose context has no deadline
+
+	InMemory bool // the embedded server keeps streams in memory
+	Alone    bool // no other process can reach the server
+
+	Handlers context.Context // of all handlers; ends when a stopping bus waits no longer
+	Stopping <-chan struct{} // closed when the bus begins to stop
+
+	deadlines deadline.Pool
+}
+
+// WithTimeout gives ctx the bus's timeout if it has no deadline.
+func (c *Core) WithTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withDefault(ctx, c.Timeout)
+}
+
+// WithDrainTimeout gives ctx the drain timeout if it has no deadline.
+func (c *Core) WithDrainTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withDefault(ctx, c.DrainTimeout)
+}
+
+func withDefault(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// Bound is WithTimeout for a call that takes microseconds and does not keep the context.
+// A tracer may keep it, so with telemetry the context is an ordinary one.
+func (c *Core) Bound(ctx context.Context) (bounded context.Context, done func()) {
+	if c.Telemetry != nil {
+		return c.WithTimeout(ctx)
+	}
+	return c.deadlines.Bound(ctx, c.Timeout)
+}
+
+// Connected reports whether the connection to the server is up.
+func (c *Core) Connected() bool { return c.Link.Conn().IsConnected() }
