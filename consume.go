@@ -146,7 +146,7 @@ func (s *Stream) begin(ctx context.Context, c *Consumer, o *handleOptions) error
 		return err
 	}
 	if o.shares(s.bus) {
-		if err := s.openClaims(ctx); err != nil {
+		if err := s.openLeases(ctx); err != nil {
 			return err
 		}
 	}

@@ -55,19 +55,19 @@ type sharing struct {
 // share joins the processes that consume the durable.
 func (c *Consumer) share(o *handleOptions) (*sharing, error) {
 	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
-	hands := s.conf.Concurrency
-	s.conf.Concurrency, s.conf.DeferRetry = max(mostOut, hands), nil
+	workers := s.conf.Concurrency
+	s.conf.Concurrency, s.conf.DeferRetry = max(mostOut, workers), nil
 	var err error
 	s.Member, err = ownership.NewMember(ownership.Config{
-		Link: c.bus.core.Link, Names: ownership.Names{Stream: c.stream, Durable: c.durable}, ID: nuid.Next(),
-		TTL: ownership.TTLOf(s.conf.AckWait), Hands: hands, Wait: c.bus.core.Timeout,
-		Run:     c.run,
-		Exited:  c.exited,
-		Cause:   func(err error) string { return string(c.retry.causeOf(err)) },
-		Open:    s.open,
-		Refused: s.refused,
-		Lost:    func(err error) { c.tell(event.OwnershipLost, c.superseded(err)) },
-		Trouble: func(err error) { c.tell(event.ConsumerStalled, err) },
+		Link: c.bus.core.Link, Stream: c.stream, Durable: c.durable, ID: nuid.Next(),
+		TTL: ownership.TTLOf(s.conf.AckWait), Workers: workers, RequestTimeout: c.bus.core.Timeout,
+		Run:            c.run,
+		Exited:         c.exited,
+		Cause:          func(err error) string { return string(c.retry.causeOf(err)) },
+		Open:           s.open,
+		OutcomeRefused: c.outcomeRefused,
+		Lost:           func(err error) { c.tell(event.OwnershipLost, c.superseded(err)) },
+		Failed:         func(err error) { c.tell(event.ConsumerStalled, err) },
 	})
 	return s, err
 }
@@ -76,11 +76,10 @@ func (c *Consumer) tell(kind event.Kind, err error) {
 	c.bus.report(event.Event{Kind: kind, Stream: c.stream, Durable: c.durable, Err: err})
 }
 
-// refused reports an outcome that does not count.
-func (s *sharing) refused(d *wire.Delivery) {
-	c := s.c
+// outcomeRefused reports an outcome that does not count.
+func (c *Consumer) outcomeRefused(d *wire.Delivery, why error) {
 	c.bus.report(event.Event{Kind: event.SettlementRefused, Subject: d.Subject, Stream: c.stream, Durable: c.durable,
-		Sequence: d.Stored.Sequence, Err: c.superseded(s.Refusal())})
+		Sequence: d.Stored.Sequence, Err: c.superseded(why)})
 }
 
 func (c *Consumer) superseded(err error) error {
@@ -88,11 +87,11 @@ func (c *Consumer) superseded(err error) error {
 }
 
 // open begins to take messages in, as the owner.
-func (s *sharing) open(lead *ownership.Lead) (ownership.Intake, error) {
+func (s *sharing) open(owner *ownership.Owner) (ownership.Intake, error) {
 	ctx, done := s.c.bus.core.Bound(context.Background())
 	defer done()
 	conf := s.conf
-	conf.Run, conf.Owner = lead.Run, fenced{lead, s}
+	conf.Run, conf.Owner = owner.Run, owner
 	if err := s.c.remember(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
@@ -160,46 +159,8 @@ func (s *sharing) Lag() (messages int, oldest time.Time) {
 	return 0, time.Time{}
 }
 
-// fenced is the claim of an owner, for its intake.
-type fenced struct {
-	*ownership.Lead
-	s *sharing
-}
-
-func (f fenced) SettledBefore(d *wire.Delivery) bool {
-	v, settled := f.Lead.Settled(ownership.IDOf(d))
-	if v != nil {
-		condemn(d, v)
-	}
-	return settled
-}
-
-func (f fenced) Settle(d *wire.Delivery, then func(ok bool)) {
-	f.Lead.Settle(ownership.IDOf(d), f.reported(d, then))
-}
-
-func (f fenced) MarkDead(d *wire.Delivery, then func(ok bool)) (room bool) {
-	return f.Lead.Condemn(ownership.IDOf(d), f.s.c.retry.verdictOn(d), f.reported(d, then))
-}
-
-// reported is then, and tells when the outcome of d does not count.
-func (f fenced) reported(d *wire.Delivery, then func(ok bool)) func(ok bool) {
-	return func(ok bool) {
-		if !ok {
-			f.s.refused(d)
-		}
-		then(ok)
-	}
-}
-
-func (f fenced) SettlementSent(d *wire.Delivery) { f.Lead.Sent(ownership.IDOf(d)) }
-
-func (f fenced) Forget(here func(source int, position uint64) bool) {
-	f.Lead.Forget(func(id ownership.ID) bool { return here(id.Source, id.Position) })
-}
-
-// openClaims declares where the claims on durables of the stream are.
-func (s *Stream) openClaims(ctx context.Context) error {
+// openLeases declares the stream that keeps the leases of the durables of s.
+func (s *Stream) openLeases(ctx context.Context) error {
 	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: ownership.StreamOf(s.name),
 		Subjects: []string{ownership.SubjectsOf(s.name)}, MaxMsgsPerSubject: 1})
 	return err

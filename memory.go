@@ -15,7 +15,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/jserr"
-	"github.com/omnibus-go/bus/internal/ownership"
+	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -49,7 +49,7 @@ type givenBack struct {
 	Deliveries int    `json:"deliveries"`         // until then
 	Attempts   int    `json:"attempts,omitempty"` // that had failed
 
-	Dead *ownership.Verdict `json:"dead,omitempty"` // it was to become a dead letter, which could not be written
+	Dead *settle.DeadReason `json:"dead,omitempty"` // it was to become a dead letter, which could not be written
 }
 
 const (
@@ -139,7 +139,7 @@ func (m *memory) Restore(d wire.Delivery) {
 	}
 	switch {
 	case noted && g.Dead != nil:
-		condemn(&d, g.Dead)
+		markDead(&d, g.Dead)
 	case noted:
 		d.Stored.Attempt = max(d.Stored.Attempt, g.Attempts+1)
 	}
@@ -269,7 +269,7 @@ func (m *memory) noteOf(d *wire.Delivery) givenBack {
 	s := d.Stored
 	g := givenBack{Source: s.Source, Position: s.Position, Deliveries: s.Deliveries, Attempts: max(s.Attempt-1, 0)}
 	if p := m.consumer.retry; s.Dead != nil && p.causeOf(s.Dead) != CauseBehind { // what that one is behind may be gone by then
-		g.Dead, g.Attempts = p.verdictOn(d), s.Attempt
+		g.Dead, g.Attempts = p.deadReason(d), s.Attempt
 	}
 	suspect := s.Trial == wire.Alone
 	if !s.Restored {

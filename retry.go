@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/dead"
-	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -180,7 +179,7 @@ var causes = []Cause{CauseError, CausePanic, CauseDeadline, CausePermanent, Caus
 
 // causeOf is the kind of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {
-	if f, ok := errors.AsType[*ownership.Failure](err); ok { // it was judged where it ran
+	if f, ok := errors.AsType[*settle.Failure](err); ok { // it was judged where it ran
 		return Cause(f.Cause)
 	}
 	if _, ok := errors.AsType[*behind](err); ok {
@@ -208,13 +207,13 @@ func (p RetryPolicy) causeOf(err error) Cause {
 	return CauseError
 }
 
-// verdictOn says why d, which will not be handled, is to become a dead letter.
-func (p RetryPolicy) verdictOn(d *wire.Delivery) *ownership.Verdict {
-	return &ownership.Verdict{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+// deadReason says why d, which will not be handled, is to become a dead letter.
+func (p RetryPolicy) deadReason(d *wire.Delivery) *settle.DeadReason {
+	return &settle.DeadReason{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
 		Attempts: d.Stored.Attempt}
 }
 
-// condemn has d become the dead letter that it was to be elsewhere.
-func condemn(d *wire.Delivery, v *ownership.Verdict) {
-	d.Stored.Dead, d.Stored.Attempt = &ownership.Failure{Cause: v.Cause, Text: v.Error}, v.Attempts
+// markDead makes d the dead letter that another process was to write.
+func markDead(d *wire.Delivery, reason *settle.DeadReason) {
+	d.Stored.Dead, d.Stored.Attempt = reason.Failure(), reason.Attempts
 }

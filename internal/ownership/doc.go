@@ -1,22 +1,77 @@
-// Package ownership lets several processes work on one durable whose messages keep an
-// order by key. One of them owns the durable at a time: it takes the messages in and
-// settles them. The others lend hands: the owner gives them messages to handle.
+// Package ownership lets several processes share one durable and keeps the order of its
+// messages by key. See ADR 19 for the reasons.
 //
-// Beside the stream S lies S-keys, with two messages for each durable:
+// One process owns the durable at a time. It takes the messages from the server, assigns
+// each to a free worker, and settles it. The other processes are members: they offer
+// workers and report outcomes. The owner's own process is a member too.
 //
-//   - $OMNIBUS.keys.S.<durable>.claim says who owns it. Who takes it writes over the
-//     claim that it saw, so of several only one succeeds. The sequence of that message
-//     is the owner's epoch.
-//   - $OMNIBUS.keys.S.<durable>.settled says what the owner has settled and may not
-//     have acknowledged yet. The server stores it only while the claim is that of the
-//     owner's epoch: that is the fence.
+// # Promises
 //
-// What else they tell each other is not stored:
+//   - Only one owner can settle. A message is settled when the settle record has it, and
+//     the server stores a record only while the lease has the owner's epoch (fence.go).
+//   - Two messages of one key never run at once, except while a process was suspended
+//     or cut off for a TTL: then its handlers that still run may overlap with those of
+//     another process. The outcomes of the first are refused and reported.
+//   - A message that a lost process had is handled again.
 //
-//   - $OMNIBUS.crew.S.<durable>.lead.<epoch> takes the requests of members to an owner:
-//     beats and outcomes.
-//   - $OMNIBUS.crew.S.<durable>.run.<member> takes what a member is to handle.
-//   - $OMNIBUS.crew.S.<durable>.news says that the claim has changed.
+// # Files
 //
-// ADR 19 says why.
+// Ownership: lease.go (acquire, renew, release), fence.go and fence_write.go (what an
+// owner settles through), settle_record.go, store.go (what is stored), subjects.go,
+// protocol.go (the messages between members), owner.go.
+//
+// Sharing of the work: dispatcher.go (gives messages to free workers), assignment.go (a message
+// that another process has), dispatcher_members.go (what the owner knows of the members),
+// workers.go (run the handlers of one process).
+//
+// Both: member.go, member_drain.go, member_stats.go (one process's part).
+//
+// # States of a member
+//
+//	state      what it does                                  next state
+//	new        receives nothing yet                          Start: following
+//	following  sends a heartbeat to the owner every TTL/4    owner silent for a TTL, or lease
+//	                                                         released: owning, if it acquires the lease
+//	owning     has an Owner; renews the lease every TTL/4    lease has another epoch: following
+//	draining   refuses what has not begun, waits for what    all has ended, or the context
+//	           runs; an owner settles it                     of Drain: left
+//	left       has released the lease or sent its last
+//	           heartbeat; takes part no more
+//
+// # States of an owner
+//
+//	state      what it does                                  next state
+//	opened     reads the last settle record, opens the       intake started: assigning
+//	           intake
+//	assigning  assigns messages and settles them             lease not renewed for TTL/2: waiting;
+//	                                                         lease lost: abandoned; Drain: draining
+//	waiting    assigns nothing; what runs goes on            lease renewed: assigning; lost: abandoned
+//	draining   takes nothing new, settles what runs          all settled: closed
+//	abandoned  settles nothing; its handlers run to the end  at once: closed
+//	closed     has no subscriptions and no goroutine
+//
+// # Goroutines
+//
+//	goroutine                        who waits for it
+//	Member.run: the lease            Member.Drain
+//	fence.writeRecords: the records  fence.close, which Owner.close calls
+//	the queue of workers             Member.Drain, until its context ends
+//	the intake's goroutines, which   Intake.Drain; after Abandon, Intake.Wait, which
+//	call Owner.Run                   Member.Drain calls
+//
+// The callbacks of subscriptions run on goroutines of nats.go. They wait for no reply.
+//
+// # After a crash
+//
+//	what dies, and when                  what happens
+//	a member                             after a TTL the owner assigns its messages again
+//	the owner, before the record         its messages were not settled: the server redelivers
+//	                                     them after AckWait
+//	the owner, after the record and      the next owner reads the record, and acknowledges
+//	before the acknowledgement           the message when it is redelivered, without a handler
+//	the owner, after the record of a     the next owner reads the reason and writes the dead
+//	dead letter and before the letter    letter
+//	the owner, while it is suspended     its records are refused, so it acknowledges nothing
+//	the server                           the lease and the record are still stored; owner and
+//	                                     members go on
 package ownership

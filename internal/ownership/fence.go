@@ -2,66 +2,68 @@ package ownership
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/settle"
 )
 
-// Fence is what an owner settles through: each message is in a settle record of its
-// epoch before the server is told. Safe for concurrent use.
+// fence is what an owner settles through. Each message is in a settle record of the
+// owner's epoch before it is acknowledged. The server stores a record only while the
+// lease has that epoch, so an owner that was superseded settles nothing.
 //
-// States: open → lost, or open → closed. Its one goroutine, commit, writes records,
-// each with all that was settled during the one before; Close waits for it.
-type Fence struct {
-	store   *Store
+// States: open → lost, or open → closed. Its one goroutine, writeRecords, writes the
+// records; each holds all that was settled while the one before was written. close waits
+// for it. Safe for concurrent use; mu guards the state.
+type fence struct {
+	store   *store
 	epoch   uint64
 	timeout time.Duration
 	confirm func(ctx context.Context) error
-	tell    func() // that it is lost
+	onLost  func()
 
-	mu      sync.Mutex
-	entries map[ID]*entry // all that belongs in the record
-	noted   []*entry      // those of them that no record has yet
-	sent    int           // those of them that wait for a confirmation
-	busy    bool          // commit is at work
-	lost    bool
-	changed chan struct{} // closed and made anew when commit has done something
+	mu          sync.Mutex
+	entries     map[messageID]*fenceEntry // all that belongs in the record
+	unrecorded  []*fenceEntry             // those of entries that no record has yet
+	unconfirmed int                       // how many of entries were acknowledged and not confirmed
+	writing     bool                      // writeRecords is in a round
+	lost        bool
+	changed     chan struct{} // closed and replaced when writeRecords has finished a round
 
-	wake  chan struct{}
-	stop  chan struct{} // ends commit
-	ended chan struct{}
+	wake  wakeup
+	stop  chan struct{}   // closed to end writeRecords
+	ended chan struct{}   // closed when writeRecords has ended
 	ctx   context.Context // ends when the fence is lost
 	end   context.CancelFunc
 }
 
-// entry is one settled message on its way: noted → recorded → sent → confirmed, when
-// it is forgotten.
-type entry struct {
-	Entry
-	bytes   int           // at most, in a record
-	then    func(ok bool) // called once it is recorded, or cannot be
-	written bool          // a record has it, or may have
-	sent    bool          // its acknowledgement is on its way
+// fenceEntry is one settled message. Its states: unrecorded → recorded → acknowledged →
+// confirmed; then the fence forgets it. fence.mu guards it.
+type fenceEntry struct {
+	settledMessage
+	maxSize      int
+	then         func(ok bool) // called once a record has it, or cannot have it any more
+	recorded     bool          // a record has it, or may have it
+	acknowledged bool          // its acknowledgement was sent
 }
 
-// NewFence returns the fence of an epoch, which begins with what the owners before
-// have settled. confirm waits until the server has processed the acknowledgements
-// that were sent before the call; lost is called when the server says that the epoch
-// is over. timeout bounds each request.
-func NewFence(s *Store, epoch uint64, before Record, timeout time.Duration, confirm func(context.Context) error, lost func()) *Fence {
-	f := &Fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, tell: lost, entries: make(map[ID]*entry),
-		changed: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
-	for _, e := range before.Entries {
-		f.entries[e.ID] = &entry{Entry: e, bytes: mostBytes(e), written: true}
+// newFence returns the fence of an epoch, with the entries of the last record. confirm
+// waits until the server has processed the acknowledgements sent before the call. onLost
+// is called when the server says that the epoch is over. timeout bounds each request.
+func newFence(s *store, epoch uint64, last settleRecord, timeout time.Duration, confirm func(context.Context) error, onLost func()) *fence {
+	f := &fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, onLost: onLost, entries: make(map[messageID]*fenceEntry),
+		changed: make(chan struct{}), wake: newWakeup(), stop: make(chan struct{}), ended: make(chan struct{})}
+	for _, m := range last.Entries {
+		f.entries[m.messageID] = &fenceEntry{settledMessage: m, maxSize: m.maxSize(), recorded: true}
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
-	go f.commit()
+	go f.writeRecords()
 	return f
 }
 
-// Settled reports whether a message that comes is settled already, and how.
-func (f *Fence) Settled(id ID) (dead *Verdict, settled bool) {
+// settled reports whether a message is settled, and with which dead-letter reason.
+func (f *fence) settled(id messageID) (dead *settle.DeadReason, settled bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := f.entries[id]
@@ -71,66 +73,86 @@ func (f *Fence) Settled(id ID) (dead *Verdict, settled bool) {
 	return e.Dead, true
 }
 
-// Settle has then called, on another goroutine, once a record has the message; with
-// false when this process is not the owner any more. then must not block. One that is
-// settled already is as good as recorded.
-func (f *Fence) Settle(id ID, then func(ok bool)) { f.note(Entry{ID: id}, then) }
+// settle calls then, on another goroutine, once a record has the message; with false if
+// this process is not the owner any more. then must not block. A message that is settled
+// already is written once more.
+func (f *fence) settle(id messageID, then func(ok bool)) { f.add(settledMessage{messageID: id}, then) }
 
-// Condemn is Settle for a message whose dead letter is still to be written. It returns
-// false, and calls nothing, while the records have no room for its verdict: it is to be
-// called again once other letters were written.
-func (f *Fence) Condemn(id ID, dead *Verdict, then func(ok bool)) (room bool) {
-	return f.note(Entry{ID: id, Dead: dead}, then)
+// recordDeadLetter is settle for a message whose dead letter is not written yet. It
+// returns false, and does not call then, while the record has no space for the reason.
+// The caller tries again after other dead letters were written.
+func (f *fence) recordDeadLetter(id messageID, reason *settle.DeadReason, then func(ok bool)) (fits bool) {
+	return f.add(settledMessage{messageID: id, Dead: reason}, then)
 }
 
-func (f *Fence) note(settled Entry, then func(ok bool)) (room bool) {
+// add puts m into the next record. It returns false if m does not fit.
+func (f *fence) add(m settledMessage, then func(ok bool)) (fits bool) {
 	f.mu.Lock()
-	e := f.entries[settled.ID]
+	e := f.entries[m.messageID]
 	if e == nil {
-		e = &entry{Entry: settled, bytes: mostBytes(settled)}
+		e = &fenceEntry{settledMessage: m, maxSize: m.maxSize()}
 	}
-	lost, room := f.lost, f.hasRoomLocked(e)
-	if !lost && room {
+	lost, fits := f.lost, f.fitsLocked(e)
+	if !lost && fits {
 		e.then = then
-		f.entries[e.ID] = e
-		f.noted = append(f.noted, e)
+		f.entries[e.messageID] = e
+		f.unrecorded = append(f.unrecorded, e)
 	}
 	f.mu.Unlock()
 	switch {
 	case lost:
 		then(false)
-	case room:
-		f.nudge()
+	case fits:
+		f.wake.signal()
 	}
-	return lost || room
+	return lost || fits
 }
 
-// Sent notes that the acknowledgement of a message is on its way.
-func (f *Fence) Sent(id ID) {
+// fitsLocked reports whether e may be added. Dead-letter reasons get half of the record.
+// A single one always fits, even if it is larger than that.
+func (f *fence) fitsLocked(e *fenceEntry) bool {
+	if e.Dead == nil || f.entries[e.messageID] != nil {
+		return true
+	}
+	alone, size := true, e.maxSize
+	for _, other := range f.entries {
+		if other.Dead != nil {
+			alone, size = false, size+other.maxSize
+		}
+	}
+	return alone || size <= f.capacity()/2
+}
+
+func (f *fence) capacity() int { return capacityOf(f.store.link.MaxPayload()) }
+
+// acknowledged says that the acknowledgement of a message was sent.
+func (f *fence) acknowledged(id messageID) {
 	f.mu.Lock()
-	if e := f.entries[id]; e != nil && !e.sent {
-		e.sent = true
-		f.sent++
+	if e := f.entries[id]; e != nil && !e.acknowledged {
+		e.acknowledged = true
+		f.unconfirmed++
 	}
 	f.mu.Unlock()
-	f.nudge()
+	f.wake.signal()
 }
 
-// Forget drops what the owners before have settled and what has not come again: it
-// was acknowledged in time. The caller knows that nothing is on its way any more.
-func (f *Fence) Forget(came func(ID) bool) {
+// forgetMissing drops what earlier owners settled and was not redelivered: the server
+// had its acknowledgement. The caller knows that no redelivery is on its way.
+func (f *fence) forgetMissing(redelivered func(messageID) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.entries, func(id ID, e *entry) bool { return e.then == nil && !e.sent && !came(id) })
+	maps.DeleteFunc(f.entries, func(id messageID, e *fenceEntry) bool {
+		return e.then == nil && !e.acknowledged && !redelivered(id)
+	})
 }
 
-// Lose ends the fence because the claim is another's: what is not recorded is
+// lose ends the fence because another process has the lease. What no record has is
 // refused. It may be called again.
-func (f *Fence) Lose() {
+func (f *fence) lose() {
 	f.mu.Lock()
-	refused := f.noted
-	f.lost, f.noted = true, nil
-	f.tellLocked()
+	refused := f.unrecorded
+	f.lost, f.unrecorded = true, nil
+	f.broadcastLocked()
 	f.mu.Unlock()
 	f.end()
 	for _, e := range refused {
@@ -138,12 +160,12 @@ func (f *Fence) Lose() {
 	}
 }
 
-// Flush waits until all that was settled is recorded, sent and confirmed, or the
-// fence is lost (ErrLost), or ctx ends.
-func (f *Fence) Flush(ctx context.Context) error {
+// flush waits until all that was settled is recorded, acknowledged and confirmed. It
+// returns ErrLost if the fence is lost first.
+func (f *fence) flush(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		done, lost, changed := len(f.noted) == 0 && f.sent == 0 && !f.busy, f.lost, f.changed
+		done, lost, changed := len(f.unrecorded) == 0 && f.unconfirmed == 0 && !f.writing, f.lost, f.changed
 		f.mu.Unlock()
 		switch {
 		case lost:
@@ -159,191 +181,16 @@ func (f *Fence) Flush(ctx context.Context) error {
 	}
 }
 
-// Close ends the fence. What is not recorded is refused.
-func (f *Fence) Close() {
-	f.Lose()
+// close ends the fence and waits for its goroutine. What no record has is refused. It may
+// be called once.
+func (f *fence) close() {
+	f.lose()
 	close(f.stop)
 	<-f.ended
 }
 
-func (f *Fence) nudge() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (f *Fence) tellLocked() {
+// broadcastLocked wakes all calls of flush.
+func (f *fence) broadcastLocked() {
 	close(f.changed)
 	f.changed = make(chan struct{})
-}
-
-// commit records, and has confirmed, what there is, until the fence ends.
-func (f *Fence) commit() {
-	defer close(f.ended)
-	for {
-		select {
-		case <-f.wake:
-		case <-f.stop:
-			return
-		}
-		for f.begin() {
-			err := f.round()
-			f.finish()
-			if errors.Is(err, ErrLost) {
-				f.Lose()
-				f.tell()
-			}
-			if err != nil && !f.pause() {
-				break
-			}
-		}
-	}
-}
-
-// again is after which time a record or a confirmation that failed is tried again.
-const again = 250 * time.Millisecond
-
-func (f *Fence) pause() bool {
-	select {
-	case <-time.After(again):
-		return true
-	case <-f.ctx.Done():
-		return false
-	}
-}
-
-func (f *Fence) begin() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.busy = !f.lost && (len(f.noted) > 0 || f.sent > 0)
-	return f.busy
-}
-
-func (f *Fence) finish() {
-	f.mu.Lock()
-	f.busy = false
-	f.tellLocked()
-	f.mu.Unlock()
-}
-
-// round writes one record if there is something new, lets its messages be
-// acknowledged, and waits for the server to have seen that.
-func (f *Fence) round() error {
-	batch, r := f.batch()
-	if len(batch) > 0 {
-		if err := f.record(r); err != nil {
-			f.putBack(batch)
-			return err
-		}
-	}
-	for _, e := range batch {
-		e.then(true)
-	}
-	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
-	defer cancel()
-	sent := f.unconfirmed()
-	if len(sent) == 0 {
-		return nil
-	}
-	if err := f.confirm(ctx); err != nil {
-		return err
-	}
-	f.forget(sent)
-	return nil
-}
-
-// record stores r. It waits for the answer also when the fence is lost meanwhile: r may
-// have been stored before that, and then it counts.
-func (f *Fence) record(r Record) error {
-	ctx, cancel := patience(context.Background(), f.timeout)
-	defer cancel()
-	return f.store.Settle(ctx, r, f.epoch)
-}
-
-// patience ends after a while, but not at once when the process goes on that stood
-// still meanwhile: the answer that has come until then is heard first.
-func patience(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	first := time.AfterFunc(d/2, func() {
-		second := time.AfterFunc(d/2, cancel)
-		context.AfterFunc(ctx, func() { second.Stop() })
-	})
-	return ctx, func() {
-		first.Stop()
-		cancel()
-	}
-}
-
-// batch takes of what no record has as much as there is room for, and returns the record
-// that has it.
-func (f *Fence) batch() ([]*entry, Record) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := f.fitLocked()
-	batch := f.noted[:n:n]
-	f.noted = f.noted[n:]
-	for _, e := range batch {
-		e.written = true
-	}
-	r := Record{Entries: make([]Entry, 0, len(f.entries))}
-	for _, e := range f.entries {
-		if e.written {
-			r.Entries = append(r.Entries, e.Entry)
-		}
-	}
-	return batch, r
-}
-
-// fitLocked is how many of those noted fit into one message with all that has been
-// recorded and must stay; at least one, unless a confirmation makes room.
-func (f *Fence) fitLocked() (n int) {
-	room := f.largest()
-	for _, e := range f.entries {
-		if e.written {
-			room -= e.bytes
-		}
-	}
-	for _, e := range f.noted {
-		if !e.written {
-			room -= e.bytes
-		}
-		if room < 0 && (n > 0 || f.sent > 0) {
-			break
-		}
-		n++
-	}
-	return n
-}
-
-// putBack notes once more what could not be recorded; after a loss it is refused.
-func (f *Fence) putBack(batch []*entry) {
-	f.mu.Lock()
-	f.noted = append(batch, f.noted...)
-	lost := f.lost
-	f.mu.Unlock()
-	if lost {
-		f.Lose()
-	}
-}
-
-func (f *Fence) unconfirmed() []*entry {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var sent []*entry
-	for _, e := range f.entries {
-		if e.sent {
-			sent = append(sent, e)
-		}
-	}
-	return sent
-}
-
-func (f *Fence) forget(confirmed []*entry) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, e := range confirmed {
-		delete(f.entries, e.ID)
-		f.sent--
-	}
 }

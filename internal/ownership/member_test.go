@@ -1,4 +1,4 @@
-package ownership_test
+package ownership
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/internal/ownership"
+	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -49,7 +49,7 @@ func TestMemberThatIsNotStarted(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		l := w.dial(nil)
 		defer l.Close()
-		m, err := ownership.NewMember(ownership.Config{Link: l, Names: names, ID: "x", TTL: ttl, Hands: 1, Wait: time.Second})
+		m, err := NewMember(Config{Link: l, Stream: names.stream, Durable: names.durable, ID: "x", TTL: ttl, Workers: 1, RequestTimeout: time.Second})
 		must(t, err)
 		must(t, m.Drain(t.Context()))
 	})
@@ -62,7 +62,7 @@ func TestClaimsThatAreRemoved(t *testing.T) {
 		w.trouble = true
 		p := w.join("a", 2)
 		time.Sleep(ttl)
-		must(t, w.js.DeleteStream(t.Context(), ownership.StreamOf("S")))
+		must(t, w.js.DeleteStream(t.Context(), StreamOf("S")))
 		time.Sleep(ttl)
 		if p.Stalled() == nil || len(w.troubles) != 1 {
 			t.Errorf("told: %v; now %v", w.troubles, p.Stalled())
@@ -85,7 +85,7 @@ func TestClaimsThatAreMadeAnew(t *testing.T) {
 		w.publish(3, 1)
 		a := w.join("a", 2)
 		time.Sleep(ttl + ttl/8) // it has nothing to write, and is between two looks
-		must(t, w.js.DeleteStream(t.Context(), ownership.StreamOf("S")))
+		must(t, w.js.DeleteStream(t.Context(), StreamOf("S")))
 		w.declare()
 		b := w.join("b", 2)
 		time.Sleep(ttl)
@@ -316,7 +316,7 @@ func TestTextOfAFailureThatDoesNotPass(t *testing.T) {
 		b.leave()
 		heard := 0
 		for _, err := range w.failures {
-			if f, ok := errors.AsType[*ownership.Failure](err); ok {
+			if f, ok := errors.AsType[*settle.Failure](err); ok {
 				heard++
 				if !strings.Contains(f.Text, "too long to be sent") {
 					t.Errorf("the owner hears %q", f.Text)
@@ -371,7 +371,7 @@ func TestJobThatComesBeforeTheAnswer(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		l := w.dial(nil)
 		defer l.Close()
-		epoch, err := ownership.NewStore(l, names).Take(t.Context(), ownership.Holder{Member: "owner", TTL: ttl}, 0)
+		epoch, err := (&store{names, l}).acquireLease(t.Context(), lease{Member: "owner", TTL: ttl}, 0)
 		must(t, err)
 		given, refused := false, make(chan time.Time, 1)
 		owner, err := l.Conn().Subscribe("$OMNIBUS.crew.S.d.lead.1", func(m *nats.Msg) {
@@ -381,7 +381,7 @@ func TestJobThatComesBeforeTheAnswer(t *testing.T) {
 			case !given:
 				given = true
 				d := &wire.Delivery{In: wire.In{Subject: "a"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1}}
-				job := ownership.JobOut(d, "$OMNIBUS.crew.S.d.run.b", "inbox", ownership.Task{Epoch: epoch, Job: 1, Key: "a"})
+				job := encodeAssignment(d, "$OMNIBUS.crew.S.d.run.b", "inbox", assignmentID{Epoch: epoch, Number: 1, Key: "a"})
 				w.fail(l.Publish(&job))
 				time.Sleep(time.Second) // it has it now
 			}

@@ -14,57 +14,59 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Task is one message that a process handles: the job-th that an owner gave out.
-type Task struct {
-	Epoch uint64 `json:"epoch"`
-	Job   uint64 `json:"job"`
-	Key   string `json:"key"` // see keyOf
+// The names of the JSON fields are older than those of the Go fields. They stay: members
+// of different versions share a durable.
+
+// request is what a member sends to an owner: exactly one of the two.
+type request struct {
+	Heartbeat *heartbeat     `json:"beat,omitempty"`
+	Outcome   *outcomeReport `json:"result,omitempty"`
 }
 
-// noKey is the key of a message that has none: it waits for nobody.
+// heartbeat says that a member is alive, and what it runs.
+type heartbeat struct {
+	Member  string         `json:"member"`
+	TTL     time.Duration  `json:"ttl"`            // of this member, nanoseconds
+	Workers int            `json:"hands"`          // how many messages it handles at once
+	Left    bool           `json:"gone,omitempty"` // the last heartbeat: it has left
+	Running []assignmentID `json:"running"`        // of any epoch
+}
+
+// outcomeReport says how a member's handler call ended.
+type outcomeReport struct {
+	Member     string       `json:"member"`
+	Assignment assignmentID `json:"task"`
+	Outcome    outcome      `json:"outcome"`
+}
+
+// reply is an owner's reply: whether the outcome counts. A heartbeat always counts.
+type reply struct {
+	OK bool `json:"ok"`
+}
+
+// assignmentID identifies an assignment: one message that an owner gave to a worker.
+type assignmentID struct {
+	Epoch  uint64 `json:"epoch"`
+	Number uint64 `json:"job"` // counts from 1 in each epoch
+	Key    string `json:"key"` // see keyHash
+}
+
+// noKey is the hash of a message without a key. Such a message waits for no other.
 const noKey = "-"
 
-// keyOf stands for a key wherever the processes talk about it. Two keys with the same
-// one wait for each other, no more.
-func keyOf(key string) string {
+// keyHash returns what stands for a key between processes. Two keys with the same hash
+// wait for each other, which does no harm.
+func keyHash(key string) string {
 	if key == "" {
 		return noKey
 	}
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(key)) // it cannot fail
+	_, _ = h.Write([]byte(key)) // cannot fail
 	return strconv.FormatUint(h.Sum64(), 36)
 }
 
-// request is what a member asks of an owner: one of the two.
-type request struct {
-	Beat   *beat   `json:"beat,omitempty"`
-	Result *result `json:"result,omitempty"`
-}
-
-// beat says that a member is there.
-type beat struct {
-	Member  string        `json:"member"`
-	TTL     time.Duration `json:"ttl"`            // by which it lives, nanoseconds
-	Hands   int           `json:"hands"`          // how many messages it handles at once
-	Gone    bool          `json:"gone,omitempty"` // it will not come again
-	Running []Task        `json:"running"`        // of any epoch
-}
-
-// result is the outcome of a task.
-type result struct {
-	Member  string `json:"member"`
-	Task    Task   `json:"task"`
-	Outcome report `json:"outcome"`
-}
-
-// answer is what an owner answers: whether the outcome counts. That of a beat always
-// does.
-type answer struct {
-	OK bool `json:"ok"`
-}
-
-// report is a settle.Outcome that travels.
-type report struct {
+// outcome is the form of a settle.Outcome between processes.
+type outcome struct {
 	Failed    bool          `json:"failed,omitempty"`
 	Error     string        `json:"error,omitempty"`
 	Cause     string        `json:"cause,omitempty"`
@@ -72,73 +74,69 @@ type report struct {
 	Asked     bool          `json:"asked,omitempty"`
 	After     time.Duration `json:"after,omitempty"`
 	Postponed bool          `json:"postponed,omitempty"`
-	Returned  bool          `json:"returned,omitempty"` // it was not begun, or cut off
+	Returned  bool          `json:"returned,omitempty"` // the call did not begin, or was cut off
 }
 
-// textTooLong is what the owner hears of an error whose text does not pass.
+// textTooLong replaces the text of an error that exceeds the server's message limit.
 const textTooLong = "the text of the error is too long to be sent"
 
-// Failure is the error of a handler that ran in another process.
-type Failure struct {
-	Cause string // what kind of failure
-	Text  string
-}
-
-func (f *Failure) Error() string { return f.Text }
-
-func reportOf(o settle.Outcome, cause func(error) string) report {
-	r := report{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Postponed: o.Postponed, Returned: o.Returned}
+func encodeOutcome(o settle.Outcome, cause func(error) string) outcome {
+	e := outcome{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Postponed: o.Postponed, Returned: o.Returned}
 	if o.Err != nil {
-		r.Failed, r.Error, r.Cause = true, dead.Shorten(o.Err.Error()), cause(o.Err)
+		e.Failed, e.Error, e.Cause = true, dead.Shorten(o.Err.Error()), cause(o.Err)
 	}
-	return r
+	return e
 }
 
-func (r report) outcome() settle.Outcome {
-	o := settle.Outcome{Permanent: r.Permanent, Asked: r.Asked, After: r.After, Postponed: r.Postponed, Returned: r.Returned}
-	if r.Failed {
-		o.Err = &Failure{Cause: r.Cause, Text: r.Error}
+// decode is the reverse of encodeOutcome. The error becomes a settle.Failure.
+func (e outcome) decode() settle.Outcome {
+	o := settle.Outcome{Permanent: e.Permanent, Asked: e.Asked, After: e.After, Postponed: e.Postponed, Returned: e.Returned}
+	if e.Failed {
+		o.Err = &settle.Failure{Cause: e.Cause, Text: e.Error}
 	}
 	return o
 }
 
-// jobOut is the message by which d travels to a member. What the member must know
-// besides the message is in the reply subject, where the server tells as well when
-// nobody takes it.
-func jobOut(d *wire.Delivery, subject, inbox string, t Task) wire.Out {
+// encodeAssignment returns the message that brings d to a member. The reply subject,
+// below inbox, carries what the member must know besides the message. The server sends its
+// "no responders" there too.
+func encodeAssignment(d *wire.Delivery, subject, inbox string, id assignmentID) wire.Out {
 	c := dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
 		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: d.Stored.Attempt - 1}
 	out := c.Out(subject)
 	delete(out.Header, wire.HeaderNatsExpectedLastSubjectSequence)
-	out.Reply = strings.Join([]string{inbox, strconv.FormatUint(t.Epoch, 36), strconv.FormatUint(t.Job, 36), t.Key,
+	out.Reply = strings.Join([]string{inbox, strconv.FormatUint(id.Epoch, 36), strconv.FormatUint(id.Number, 36), id.Key,
 		strconv.Itoa(d.Stored.Deliveries)}, ".")
 	return out
 }
 
-var errNoJob = errors.New("not a message that an owner gave out")
+var (
+	errNoAssignment = errors.New("not a message that an owner assigned")
+	errNoRequest    = errors.New("not a request of a member")
+)
 
-// jobOf is the reverse of jobOut.
-func jobOf(m *nats.Msg) (wire.Delivery, Task, error) {
-	t, deliveries, ok := taskOf(m.Reply)
+// decodeAssignment is the reverse of encodeAssignment.
+func decodeAssignment(m *nats.Msg) (wire.Delivery, assignmentID, error) {
+	id, deliveries, ok := parseReplySubject(m.Reply)
 	c, err := dead.Parse(wire.Header(m.Header), m.Data)
 	if !ok || err != nil {
-		return wire.Delivery{}, t, errors.Join(errNoJob, err)
+		return wire.Delivery{}, id, errors.Join(errNoAssignment, err)
 	}
 	return wire.Delivery{In: wire.In{Subject: c.Subject, Header: c.Header, Data: c.Data}, Stored: &wire.Stored{
-		Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Deliveries: deliveries, Attempt: c.Attempts + 1}}, t, nil
+		Stream: c.Stream, Sequence: c.Sequence, Time: c.Time, Deliveries: deliveries, Attempt: c.Attempts + 1}}, id, nil
 }
 
-// taskOf parses a reply subject that jobOut made.
-func taskOf(reply string) (t Task, deliveries int, ok bool) {
-	parts := strings.Split(reply, ".")
+// parseReplySubject parses the reply subject of an assignment.
+func parseReplySubject(subject string) (id assignmentID, deliveries int, ok bool) {
+	parts := strings.Split(subject, ".")
 	if len(parts) < 5 {
-		return t, 0, false
+		return id, 0, false
 	}
 	parts = parts[len(parts)-4:]
 	var errs [3]error
-	t.Epoch, errs[0] = strconv.ParseUint(parts[0], 36, 64)
-	t.Job, errs[1] = strconv.ParseUint(parts[1], 36, 64)
-	t.Key = parts[2]
+	id.Epoch, errs[0] = strconv.ParseUint(parts[0], 36, 64)
+	id.Number, errs[1] = strconv.ParseUint(parts[1], 36, 64)
+	id.Key = parts[2]
 	deliveries, errs[2] = strconv.Atoi(parts[3])
-	return t, deliveries, errors.Join(errs[:]...) == nil
+	return id, deliveries, errors.Join(errs[:]...) == nil
 }

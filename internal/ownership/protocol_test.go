@@ -19,9 +19,9 @@ func TestJobsTravel(t *testing.T) {
 	t.Parallel()
 	d := wire.Delivery{In: wire.In{Subject: "s.a", Header: wire.Header{"Nats-Msg-Id": {"x"}, "Tenant": {"y"}}, Data: []byte("body")},
 		Stored: &wire.Stored{Stream: "S", Sequence: 7, Time: time.Unix(1, 2).UTC(), Deliveries: 3, Attempt: 4}}
-	want := Task{Epoch: 1 << 40, Job: 5, Key: keyOf("k")}
-	out := jobOut(&d, "to", "_INBOX.x", want)
-	got, task, err := jobOf(&nats.Msg{Subject: out.Subject, Reply: out.Reply, Header: nats.Header(out.Header), Data: out.Data})
+	want := assignmentID{Epoch: 1 << 40, Number: 5, Key: keyHash("k")}
+	out := encodeAssignment(&d, "to", "_INBOX.x", want)
+	got, task, err := decodeAssignment(&nats.Msg{Subject: out.Subject, Reply: out.Reply, Header: nats.Header(out.Header), Data: out.Data})
 	if err != nil || task != want || *got.Stored != *d.Stored {
 		t.Errorf("got %+v as %+v, %v", got.Stored, task, err)
 	}
@@ -32,7 +32,7 @@ func TestJobsTravel(t *testing.T) {
 
 func TestWhatIsNoJob(t *testing.T) {
 	t.Parallel()
-	good := jobOut(&wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", Task{})
+	good := encodeAssignment(&wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", assignmentID{})
 	for name, m := range map[string]*nats.Msg{
 		"no headers":      {Reply: good.Reply},
 		"no reply":        {Header: nats.Header(good.Header)},
@@ -40,7 +40,7 @@ func TestWhatIsNoJob(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, _, err := jobOf(m); !errors.Is(err, errNoJob) {
+			if _, _, err := decodeAssignment(m); !errors.Is(err, errNoAssignment) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -51,17 +51,17 @@ func TestOutcomesTravel(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]settle.Outcome{
 		"done":      {},
-		"failed":    {Err: &Failure{Cause: "cause", Text: "text"}},
-		"permanent": {Err: &Failure{Cause: "cause", Text: "text"}, Permanent: true},
-		"asked":     {Err: &Failure{Cause: "cause", Text: "text"}, Asked: true, After: time.Minute},
-		"postponed": {Err: &Failure{Cause: "cause", Text: "text"}, Postponed: true, After: time.Minute},
-		"cut off":   {Err: &Failure{Cause: "cause", Text: "text"}, Returned: true},
+		"failed":    {Err: &settle.Failure{Cause: "cause", Text: "text"}},
+		"permanent": {Err: &settle.Failure{Cause: "cause", Text: "text"}, Permanent: true},
+		"asked":     {Err: &settle.Failure{Cause: "cause", Text: "text"}, Asked: true, After: time.Minute},
+		"postponed": {Err: &settle.Failure{Cause: "cause", Text: "text"}, Postponed: true, After: time.Minute},
+		"cut off":   {Err: &settle.Failure{Cause: "cause", Text: "text"}, Returned: true},
 		"returned":  {Returned: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := reportOf(o, func(error) string { return "cause" }).outcome()
-			if f, ok := errors.AsType[*Failure](got.Err); ok != (o.Err != nil) || ok && *f != (Failure{"cause", "text"}) {
+			got := encodeOutcome(o, func(error) string { return "cause" }).decode()
+			if f, ok := errors.AsType[*settle.Failure](got.Err); ok != (o.Err != nil) || ok && *f != (settle.Failure{Cause: "cause", Text: "text"}) {
 				t.Errorf("got the error %v", got.Err)
 			}
 			got.Err, o.Err = nil, nil

@@ -2,79 +2,62 @@ package ownership
 
 import (
 	"encoding/json"
-	"strconv"
-	"time"
 
+	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Kind is the second token of the subjects that are stored, and the end of the
-// stream's name.
-const Kind = "keys"
-
-const (
-	storedRoot = "$OMNIBUS." + Kind + "."
-	crewRoot   = "$OMNIBUS.crew."
-)
-
-// StreamOf returns the name of the stream of the claims on durables of stream.
-func StreamOf(stream string) string { return stream + "-" + Kind }
-
-// SubjectsOf returns the pattern of all that this stream stores.
-func SubjectsOf(stream string) string { return storedRoot + stream + ".>" }
-
-// Names are what the subjects about one durable are made of.
-type Names struct{ Stream, Durable string }
-
-func (n Names) claim() string            { return storedRoot + n.Stream + "." + n.Durable + ".claim" }
-func (n Names) settled() string          { return storedRoot + n.Stream + "." + n.Durable + ".settled" }
-func (n Names) crew() string             { return crewRoot + n.Stream + "." + n.Durable }
-func (n Names) lead(epoch uint64) string { return n.crew() + ".lead." + strconv.FormatUint(epoch, 10) }
-func (n Names) run(member string) string { return n.crew() + ".run." + member }
-func (n Names) news() string             { return n.crew() + ".news" }
-
-// Holder is the body of a claim: who has it, or who freed it.
-type Holder struct {
-	Member string        `json:"member"`
-	Free   bool          `json:"free,omitempty"`
-	TTL    time.Duration `json:"ttl,omitempty"` // by which it lives, nanoseconds: others may go by a shorter one
-}
-
-// ID identifies a message among those of all sources of a durable, also when a
-// stream is made anew and repeats its sequences.
-type ID struct {
+// messageID identifies a message among those of all sources of a durable. The time keeps
+// it unique when a stream is made anew and repeats its sequences.
+type messageID struct {
 	Source   int    `json:"source,omitempty"`
 	Position uint64 `json:"position"`
 	Time     int64  `json:"time"` // when the original was stored, nanoseconds
 }
 
-// IDOf returns the ID of a message.
-func IDOf(d *wire.Delivery) ID {
-	return ID{Source: d.Stored.Source, Position: d.Stored.Position, Time: d.Stored.Time.UnixNano()}
+func idOf(d *wire.Delivery) messageID {
+	return messageID{Source: d.Stored.Source, Position: d.Stored.Position, Time: d.Stored.Time.UnixNano()}
 }
 
-// Verdict says why a message becomes a dead letter.
-type Verdict struct {
-	Cause    string `json:"cause"`
-	Error    string `json:"error"`
-	Attempts int    `json:"attempts"` // handler calls that failed
+// settledMessage is one settled message. Dead is nil unless it is to become a dead letter.
+type settledMessage struct {
+	messageID
+	Dead *settle.DeadReason `json:"dead,omitempty"`
 }
 
-// Entry is one message that is settled: done, or dead where it has a verdict.
-type Entry struct {
-	ID
-	Dead *Verdict `json:"dead,omitempty"`
+// settleRecord is the body of the settle record: all messages that are settled and
+// whose acknowledgement the server has not confirmed.
+type settleRecord struct {
+	Entries []settledMessage `json:"entries"`
 }
 
-// Record is the body of a settle record.
-type Record struct {
-	Entries []Entry `json:"entries"`
-}
-
+// encode returns v as JSON. It panics if v has no JSON form, which none of our types lacks.
 func encode(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {
-		panic("ownership: " + err.Error()) // none of our types can fail
+		panic("ownership: " + err.Error())
 	}
 	return data
+}
+
+// The settle record is one message, so its entries must fit into the server's limit.
+// A plain entry leaves it when its acknowledgement is confirmed, which is soon. An entry
+// with a dead-letter reason leaves it when the dead letter is written. That may take
+// forever: the stream of dead letters may be full. So dead-letter reasons get at most
+// half of the record.
+
+// maxEnvelope is the maximum size of a record without its entries. The header holds the
+// subject of the lease.
+const maxEnvelope = 1 << 10
+
+// capacityOf returns how many bytes of entries fit into one record.
+func capacityOf(maxPayload int) int { return maxPayload - maxEnvelope }
+
+// maxSize returns the maximum number of bytes of m in a record.
+func (m *settledMessage) maxSize() int {
+	const numbers = 128
+	if m.Dead == nil {
+		return numbers
+	}
+	return numbers + len(encode(m.Dead))
 }

@@ -14,80 +14,72 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// ErrLost is returned where somebody else has the claim, or nobody.
+// ErrLost says that the lease of an epoch is over.
 var ErrLost = errors.New("another process owns the durable now")
 
-// Store reads and writes what is stored about one durable. Safe for concurrent use.
-type Store struct {
-	Names
+// store reads and writes the two stored messages of one durable: the lease and the
+// settle record. Its stream must exist. Safe for concurrent use.
+type store struct {
+	subjects
 	link *link.Link
 }
 
-// NewStore returns the store of a durable. Its stream must exist.
-func NewStore(l *link.Link, n Names) *Store { return &Store{n, l} }
-
-// Look returns the claim and its epoch, which is 0 when there never was one.
-func (s *Store) Look(ctx context.Context) (Holder, uint64, error) {
-	var h Holder
-	data, epoch, err := s.last(ctx, s.claim())
-	if err == nil && epoch > 0 {
-		err = json.Unmarshal(data, &h)
-	}
-	return h, epoch, err
+// readLease returns the lease and its epoch. The epoch is 0 if there never was a lease.
+func (s *store) readLease(ctx context.Context) (lease, uint64, error) {
+	var l lease
+	epoch, err := s.read(ctx, s.lease(), &l)
+	return l, epoch, err
 }
 
-// Take makes h the owner, over the claim of an epoch, and returns the new epoch. It
-// returns ErrLost when somebody was faster. It may be called again when its answer was
-// lost.
-func (s *Store) Take(ctx context.Context, h Holder, over uint64) (uint64, error) {
-	epoch, err := s.write(ctx, s.claim(), encode(h), over)
+// acquireLease writes l over the lease of an epoch and returns the new epoch. It returns
+// ErrLost if another process was faster. It may be repeated when a reply was lost.
+func (s *store) acquireLease(ctx context.Context, l lease, over uint64) (uint64, error) {
+	epoch, err := s.write(ctx, s.lease(), encode(l), over)
 	if err == nil {
 		return epoch, nil
 	}
-	if has, now, look := s.Look(ctx); look == nil && now > over && has == h {
-		return now, nil // by an earlier try
+	if stored, now, readErr := s.readLease(ctx); readErr == nil && now > over && stored == l {
+		return now, nil // an earlier try wrote it
 	}
 	return 0, err
 }
 
-// Free gives the claim back.
-func (s *Store) Free(ctx context.Context, member string, epoch uint64) error {
-	_, err := s.write(ctx, s.claim(), encode(Holder{Member: member, Free: true}), epoch)
+// releaseLease marks the lease of an epoch as free, so that others acquire it at once.
+func (s *store) releaseLease(ctx context.Context, member string, epoch uint64) error {
+	_, err := s.write(ctx, s.lease(), encode(lease{Member: member, Released: true}), epoch)
 	return err
 }
 
-// Settled returns the last settle record.
-func (s *Store) Settled(ctx context.Context) (Record, error) {
-	var r Record
-	data, sequence, err := s.last(ctx, s.settled())
-	if err == nil && sequence > 0 {
-		err = json.Unmarshal(data, &r)
-	}
+// readSettleRecord returns the latest settle record.
+func (s *store) readSettleRecord(ctx context.Context) (settleRecord, error) {
+	var r settleRecord
+	_, err := s.read(ctx, s.settleRecord(), &r)
 	return r, err
 }
 
-// Settle stores r if the claim is that of epoch, else it returns ErrLost.
-func (s *Store) Settle(ctx context.Context, r Record, epoch uint64) error {
-	_, err := s.write(ctx, s.settled(), encode(r), epoch)
+// writeSettleRecord stores r if the lease still has the epoch. Else it returns ErrLost.
+func (s *store) writeSettleRecord(ctx context.Context, r settleRecord, epoch uint64) error {
+	_, err := s.write(ctx, s.settleRecord(), encode(r), epoch)
 	if !errors.Is(err, ErrLost) {
 		return err
 	}
-	// A cluster refuses also while somebody tries to take the claim.
-	if _, now, look := s.Look(ctx); look != nil || now == epoch {
-		return errors.Join(errBusy, look)
+	// A cluster also refuses while another process tries to acquire the lease.
+	if _, now, readErr := s.readLease(ctx); readErr != nil || now == epoch {
+		return errors.Join(errLeaseBusy, readErr)
 	}
 	return err
 }
 
-var errBusy = errors.New("the claim is being written")
+var errLeaseBusy = errors.New("another process is writing the lease")
 
 // The server's error codes.
 const (
 	codeNoMessage         = 10037
 	codeWrongLast         = 10071
-	codeWrongLastConstant = 10164 // without the number that it has instead
+	codeWrongLastConstant = 10164 // without the sequence that it has instead
 )
 
+// apiError is an error in a reply of the server.
 type apiError struct {
 	Code        int    `json:"err_code"`
 	Description string `json:"description"`
@@ -95,56 +87,62 @@ type apiError struct {
 
 func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Description, e.Code) }
 
-// write stores a message if the claim is that of epoch.
-func (s *Store) write(ctx context.Context, subject string, body []byte, epoch uint64) (sequence uint64, err error) {
+// write stores a message if the lease has the epoch, and returns its sequence. It returns
+// ErrLost if the lease has another epoch.
+func (s *store) write(ctx context.Context, subject string, body []byte, epoch uint64) (sequence uint64, err error) {
 	out := &wire.Out{Subject: subject, Data: body, Header: wire.Header{
 		wire.HeaderNatsExpectedLastSubjectSequence:        {strconv.FormatUint(epoch, 10)},
-		wire.HeaderNatsExpectedLastSubjectSequenceSubject: {s.claim()},
+		wire.HeaderNatsExpectedLastSubjectSequenceSubject: {s.lease()},
 	}}
-	var answer struct {
+	var reply struct {
 		Error    *apiError `json:"error"`
 		Sequence uint64    `json:"seq"`
 	}
-	if err := s.ask(ctx, out, &answer); err != nil {
+	if err := s.request(ctx, out, &reply); err != nil {
 		return 0, err
 	}
-	switch e := answer.Error; {
+	switch e := reply.Error; {
 	case e != nil && slices.Contains([]int{codeWrongLast, codeWrongLastConstant}, e.Code):
 		return 0, fmt.Errorf("%w: %w", ErrLost, e)
 	case e != nil:
 		return 0, e
-	case answer.Sequence == 0:
-		return 0, errors.New("not an acknowledgement of a stream")
+	case reply.Sequence == 0:
+		return 0, errors.New("the reply is not an acknowledgement of a stream")
 	}
-	return answer.Sequence, nil
+	return reply.Sequence, nil
 }
 
-// last returns the last message on a subject, with sequence 0 when there is none.
-func (s *Store) last(ctx context.Context, subject string) (data []byte, sequence uint64, err error) {
-	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + StreamOf(s.Stream), Data: encode(map[string]string{"last_by_subj": subject})}
-	var answer struct {
+// read decodes the last message on a subject into body and returns its sequence. The
+// sequence is 0, and body unchanged, if there is no message.
+func (s *store) read(ctx context.Context, subject string, body any) (sequence uint64, err error) {
+	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + StreamOf(s.stream), Data: encode(map[string]string{"last_by_subj": subject})}
+	var reply struct {
 		Error   *apiError `json:"error"`
 		Message struct {
 			Sequence uint64 `json:"seq"`
 			Data     []byte `json:"data"`
 		} `json:"message"`
 	}
-	if err := s.ask(ctx, out, &answer); err != nil {
-		return nil, 0, err
+	if err := s.request(ctx, out, &reply); err != nil {
+		return 0, err
 	}
-	if e := answer.Error; e != nil && e.Code != codeNoMessage {
-		return nil, 0, e
+	if e := reply.Error; e != nil && e.Code != codeNoMessage {
+		return 0, e
 	}
-	return answer.Message.Data, answer.Message.Sequence, nil
+	if sequence = reply.Message.Sequence; sequence > 0 {
+		err = json.Unmarshal(reply.Message.Data, body)
+	}
+	return sequence, err
 }
 
-func (s *Store) ask(ctx context.Context, out *wire.Out, answer any) error {
-	reply, err := s.link.Request(ctx, out)
+// request sends out to the server and decodes its reply.
+func (s *store) request(ctx context.Context, out *wire.Out, reply any) error {
+	msg, err := s.link.Request(ctx, out)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("nobody answers for stream %s: %w", StreamOf(s.Stream), err)
+		return fmt.Errorf("nobody answers for stream %s: %w", StreamOf(s.stream), err)
 	}
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(reply.Data, answer)
+	return json.Unmarshal(msg.Data, reply)
 }

@@ -14,147 +14,154 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// hands are what a process handles messages with: those that it is given by an owner
-// elsewhere, on workers of its queue, and those that it gives itself. They know all
-// that runs here, whoever gave it and whoever owns the durable by now.
-type hands struct {
-	m     *Member
-	queue *dispatch.Queue // of what comes from elsewhere
-	begun atomic.Int64
-	ended atomic.Int64
+// workers handle the messages that are assigned to this process. Those of an owner
+// elsewhere run on the goroutines of the queue; those of an owner here run on the
+// goroutines of its intake. They know all that runs here, of whichever owner. mu guards
+// the state.
+type workers struct {
+	member *Member
+	queue  *dispatch.Queue // of what an owner elsewhere assigned
+	begun  atomic.Int64    // handler calls
+	ended  atomic.Int64
 
-	mu      sync.Mutex
-	running map[Task]struct{}
-	given   map[*wire.Stored]Task // what the queue has
-	epoch   uint64                // of the owner that it works for
-	until   time.Time             // when that one may believe that it is dead
-	leaving bool
+	mu       sync.Mutex
+	running  map[assignmentID]struct{}
+	queued   map[*wire.Stored]assignmentID // of the deliveries in the queue
+	epoch    uint64                        // of the owner that they work for
+	until    time.Time                     // when that owner may take this member for dead
+	refusing bool                          // they begin nothing more from elsewhere
 }
 
-func newHands(m *Member) *hands {
-	h := &hands{m: m, running: make(map[Task]struct{}), given: make(map[*wire.Stored]Task)}
-	h.queue = dispatch.New(m.cfg.Hands, h.serve)
-	return h
+func newWorkers(m *Member) *workers {
+	w := &workers{member: m, running: make(map[assignmentID]struct{}), queued: make(map[*wire.Stored]assignmentID)}
+	w.queue = dispatch.New(m.cfg.Workers, w.handleRemote)
+	return w
 }
 
-// take is nats.go's callback: a message to handle.
-func (h *hands) take(msg *nats.Msg) {
-	d, t, err := jobOf(msg)
+// onAssignment is nats.go's callback for a message that an owner assigned to this process.
+func (w *workers) onAssignment(msg *nats.Msg) {
+	d, id, err := decodeAssignment(msg)
 	if err != nil {
-		h.m.cfg.Trouble(err)
+		w.member.cfg.Failed(err)
 		return
 	}
-	h.mu.Lock()
-	_, twice := h.running[t]
-	h.running[t] = struct{}{}
-	h.given[d.Stored] = t
-	h.mu.Unlock()
-	if twice || !h.queue.Push(d) {
-		h.forget(d.Stored, t, !twice)
+	w.mu.Lock()
+	_, twice := w.running[id]
+	w.running[id] = struct{}{}
+	w.queued[d.Stored] = id
+	w.mu.Unlock()
+	if twice || !w.queue.Push(d) {
+		w.forget(d.Stored, id, !twice)
 	}
 }
 
-// serve handles one message from elsewhere and tells the owner how it went.
-func (h *hands) serve(d wire.Delivery) {
-	h.mu.Lock()
-	t := h.given[d.Stored]
-	may := !h.leaving && t.Epoch == h.epoch && time.Now().Before(h.until)
-	h.mu.Unlock()
-	o, returned := settle.Outcome{Returned: true}, !may
-	defer func() { h.answer(d, t, o, may) }()
+// handleRemote handles one message of an owner elsewhere and reports the outcome. It runs
+// on a goroutine of the queue. A handler that ends the goroutine has its outcome reported
+// too.
+func (w *workers) handleRemote(d wire.Delivery) {
+	w.mu.Lock()
+	id := w.queued[d.Stored]
+	begins := !w.refusing && id.Epoch == w.epoch && time.Now().Before(w.until)
+	w.mu.Unlock()
+	o, returned := settle.Outcome{Returned: true}, !begins
+	defer func() { w.finishRemote(d, id, o, begins) }()
 	defer func() {
-		if !returned { // the handler ends the goroutine
-			o = h.m.cfg.Exited(d)
+		if !returned {
+			o = w.member.cfg.Exited(d)
 		}
 	}()
-	if may {
-		o = h.call(d)
+	if begins {
+		o = w.call(d)
 		returned = true
 	}
 }
 
-// answer tells the owner how the task t went, which was to handle d, and whether it
-// was begun.
-func (h *hands) answer(d wire.Delivery, t Task, o settle.Outcome, may bool) {
-	counts := h.m.tell(t, reportOf(o, h.m.cfg.Cause))
-	h.forget(d.Stored, t, true)
-	if !may {
-		h.m.nudge() // the owner gives no more before a beat
+// finishRemote reports the outcome of an assignment to the owner. begun is false if the
+// handler was not called: then the owner assigns no more before a heartbeat.
+func (w *workers) finishRemote(d wire.Delivery, id assignmentID, o settle.Outcome, begun bool) {
+	m := w.member
+	counts := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
+	w.forget(d.Stored, id, true)
+	if !begun {
+		m.wake.signal()
 	}
-	if may && !counts {
-		h.m.cfg.Refused(&d)
+	if begun && !counts {
+		m.refuse(&d)
 	}
 }
 
-// here handles d as a task that this process gave itself.
-func (h *hands) here(d wire.Delivery, t Task) settle.Outcome {
-	h.mu.Lock()
-	h.running[t] = struct{}{}
-	h.mu.Unlock()
-	defer h.forget(nil, t, true)
-	return h.call(d)
+// handleLocal handles a message that the owner in this process assigned. It runs on a
+// goroutine of the intake.
+func (w *workers) handleLocal(d wire.Delivery, id assignmentID) settle.Outcome {
+	w.mu.Lock()
+	w.running[id] = struct{}{}
+	w.mu.Unlock()
+	defer w.forget(nil, id, true)
+	return w.call(d)
 }
 
-func (h *hands) call(d wire.Delivery) settle.Outcome {
-	d.Number = h.begun.Add(1)
-	defer h.ended.Add(1)
-	return h.m.cfg.Run(d)
+func (w *workers) call(d wire.Delivery) settle.Outcome {
+	d.Number = w.begun.Add(1)
+	defer w.ended.Add(1)
+	return w.member.cfg.Run(d)
 }
 
-func (h *hands) forget(stored *wire.Stored, t Task, ended bool) {
-	h.mu.Lock()
-	delete(h.given, stored)
+// forget ends an assignment. ended is false if the same one is still running.
+func (w *workers) forget(stored *wire.Stored, id assignmentID, ended bool) {
+	w.mu.Lock()
+	delete(w.queued, stored)
 	if ended {
-		delete(h.running, t)
+		delete(w.running, id)
 	}
-	h.mu.Unlock()
-	h.m.dealAgain()
+	w.mu.Unlock()
+	w.member.onWorkerFree()
 }
 
-// follow has the hands work for the owner of an epoch, until a time.
-func (h *hands) follow(epoch uint64, until time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.epoch, h.until = epoch, until
+// follow has the workers work for the owner of an epoch, until a time.
+func (w *workers) follow(epoch uint64, until time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.epoch, w.until = epoch, until
 }
 
-// owner is the epoch of the owner that they work for.
-func (h *hands) owner() uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.epoch
+// ownerEpoch is the epoch of the owner that they work for.
+func (w *workers) ownerEpoch() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.epoch
 }
 
-// givenUp reports whether the owner, if there is one, must have taken this member for
-// dead.
-func (h *hands) givenUp() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return time.Since(h.until) > h.m.cfg.TTL/4
+// takenForDead reports whether the owner, if there is one, must have taken this member
+// for dead.
+func (w *workers) takenForDead() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.until) > w.member.cfg.TTL-w.member.cfg.memberPeriod()
 }
 
-// tasks are those that run.
-func (h *hands) tasks() []Task {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := make([]Task, 0, len(h.running))
-	for t := range h.running {
-		all = append(all, t)
+// assignments returns those that run or are queued here.
+func (w *workers) assignments() []assignmentID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make([]assignmentID, 0, len(w.running))
+	for id := range w.running {
+		all = append(all, id)
 	}
 	return all
 }
 
-// busyWith reports whether a task of another epoch runs on a key here.
-func (h *hands) busyWith(key string, epoch uint64) bool {
-	return slices.ContainsFunc(h.tasks(), func(t Task) bool { return t.Key == key && t.Epoch != epoch })
+// runsKeyOfOther reports whether a message with a key runs here that the owner of
+// another epoch assigned.
+func (w *workers) runsKeyOfOther(key string, epoch uint64) bool {
+	return slices.ContainsFunc(w.assignments(), func(id assignmentID) bool { return id.Key == key && id.Epoch != epoch })
 }
 
-// leave has the hands refuse whatever they have not begun.
-func (h *hands) leave() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.leaving = true
+// refuseAll has the workers begin nothing more from elsewhere.
+func (w *workers) refuseAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refusing = true
 }
 
-// rest waits until nothing from elsewhere runs, or ctx ends.
-func (h *hands) rest(ctx context.Context) error { return h.queue.Wait(ctx) }
+// wait waits until nothing from elsewhere runs, or ctx ends.
+func (w *workers) wait(ctx context.Context) error { return w.queue.Wait(ctx) }

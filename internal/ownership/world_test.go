@@ -1,4 +1,4 @@
-package ownership_test
+package ownership
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 
 	"github.com/omnibus-go/bus/internal/leakcheck"
 	"github.com/omnibus-go/bus/internal/link"
-	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -28,7 +27,7 @@ const (
 	handler = 50 * time.Millisecond
 )
 
-var names = ownership.Names{Stream: "S", Durable: "d"}
+var names = subjects{stream: "S", durable: "d"}
 
 // world is a real server with a stream of claims, and a made-up durable: messages
 // with keys, and who handled, settled and acknowledged them.
@@ -82,8 +81,8 @@ func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world))
 
 // declare makes the stream of the claims.
 func (w *world) declare() {
-	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: ownership.StreamOf("S"),
-		Subjects: []string{ownership.SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
+	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: StreamOf("S"),
+		Subjects: []string{SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
 	must(w.t, err)
 }
 
@@ -174,7 +173,7 @@ func (w *world) await() {
 
 // process is a member with a connection of its own.
 type process struct {
-	*ownership.Member
+	*Member
 	w    *world
 	name string
 	link *link.Link
@@ -187,15 +186,15 @@ func (w *world) join(name string, hands int) *process { return w.joinWith(name, 
 func (w *world) joinWith(name string, hands int, ttl time.Duration) *process {
 	p := &process{w: w, name: name, ice: &ice{}, dead: make(chan struct{})}
 	p.link = w.dial(p.ice.wrap)
-	m, err := ownership.NewMember(ownership.Config{Link: p.link, Names: names, ID: name, TTL: ttl, Hands: hands, Wait: 5 * time.Second,
+	m, err := NewMember(Config{Link: p.link, Stream: names.stream, Durable: names.durable, ID: name, TTL: ttl, Workers: hands, RequestTimeout: 5 * time.Second,
 		Run:   p.handle,
 		Cause: func(error) string { return "error" },
-		Open: func(l *ownership.Lead) (ownership.Intake, error) {
-			return &fake{p: p, lead: l, stop: make(chan struct{})}, nil
+		Open: func(o *Owner) (Intake, error) {
+			return &fake{p: p, owner: o, stop: make(chan struct{})}, nil
 		},
-		Refused: func(*wire.Delivery) { w.count(w.refused, name) },
-		Lost:    func(error) { w.count(w.lost, name) },
-		Trouble: w.troubled,
+		OutcomeRefused: func(*wire.Delivery, error) { w.count(w.refused, name) },
+		Lost:           func(error) { w.count(w.lost, name) },
+		Failed:         w.troubled,
 	})
 	must(w.t, err)
 	p.Member = m
@@ -257,17 +256,30 @@ func (p *process) leave() {
 func (p *process) kill() {
 	p.link.Close()
 	close(p.dead)
-	p.Kill()
+	p.Member.kill()
+}
+
+// kill ends m as the death of its process would: it tells nobody and settles nothing. Its
+// handlers go on.
+func (m *Member) kill() {
+	m.stop()
+	<-m.ended
+	if owner := m.currentOwner(); owner != nil {
+		owner.abandon()
+	}
+	m.workers.refuseAll()
+	m.workers.queue.Stop()
+	unsubscribe(m.subs)
 }
 
 // fake is an intake over the world's messages. Like a real one it begins with what an
 // owner that died had only when the server gives that back.
 type fake struct {
-	p    *process
-	lead *ownership.Lead
-	stop chan struct{}
-	once sync.Once
-	wg   sync.WaitGroup
+	p     *process
+	owner *Owner
+	stop  chan struct{}
+	once  sync.Once
+	wg    sync.WaitGroup
 }
 
 func (f *fake) Start() {
@@ -312,25 +324,23 @@ func (f *fake) lane(key string) {
 }
 
 func (f *fake) one(d *wire.Delivery) bool {
-	id := ownership.IDOf(d)
-	if _, settled := f.lead.Settled(id); settled {
+	if f.owner.SettledBefore(d) {
 		f.ack(d)
-		f.lead.Sent(id)
+		f.owner.SettlementSent(d)
 		return true
 	}
-	o := f.lead.Run(*d)
+	o := f.owner.Run(*d)
 	if o.Returned {
 		return false
 	}
 	f.p.w.fail(o.Err)
-	f.lead.Settle(id, func(ok bool) {
+	f.owner.Settle(d, func(ok bool) {
 		if !ok {
-			f.p.w.count(f.p.w.refused, f.p.name)
-			return
+			return // the owner reports it
 		}
 		f.p.w.settle(f.p.name, d)
 		f.ack(d)
-		f.lead.Sent(id)
+		f.owner.SettlementSent(d)
 	})
 	return true
 }
@@ -351,9 +361,9 @@ func (f *fake) Confirm(ctx context.Context) error { return f.p.link.Flush(ctx, t
 
 func (f *fake) Drain(ctx context.Context) error {
 	f.once.Do(func() { close(f.stop) })
-	f.lead.Halt()
+	f.owner.Halt()
 	f.wg.Wait()
-	if err := f.lead.Flush(ctx); err != nil {
+	if err := f.owner.Flush(ctx); err != nil {
 		return err
 	}
 	f.p.w.mu.Lock()

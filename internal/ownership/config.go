@@ -1,0 +1,51 @@
+package ownership
+
+import (
+	"context"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// Config describes how one process takes part in a durable with keys. All fields are
+// required. The functions may be called from several goroutines at once.
+type Config struct {
+	Link            *link.Link
+	Stream, Durable string
+	ID              string        // of this member, unique for each start; one token of a subject
+	TTL             time.Duration // see TTLOf
+	Workers         int           // messages that this process handles at once
+	RequestTimeout  time.Duration // for the reply to one request
+
+	// Run calls the handler for one message. It must not panic. It may end its goroutine.
+	Run func(wire.Delivery) settle.Outcome
+	// Exited returns the outcome of a call of Run that ended its goroutine.
+	Exited func(wire.Delivery) settle.Outcome
+	// Cause names the kind of a failure. It travels to the owner as a settle.Failure.
+	Cause func(error) string
+	// Open opens the intake of a new owner. The intake starts later, with its Start.
+	Open func(*Owner) (Intake, error)
+
+	// OutcomeRefused reports an outcome that does not count: another process handles the
+	// message too. The error says why.
+	OutcomeRefused func(*wire.Delivery, error)
+	// Lost reports that another process has become the owner instead of this one.
+	Lost func(error)
+	// Failed reports an error that no call can return.
+	Failed func(error)
+}
+
+// Intake is how an owner takes messages from the server. intake.Durable is one.
+type Intake interface {
+	Start()
+	Drain(ctx context.Context) error
+	Abandon()                        // stops at once and settles nothing more
+	Confirm(context.Context) error   // waits until the server has processed the acknowledgements sent before
+	RunsCaller(context.Context) bool // reports whether the caller is one of its handlers
+	Wait(context.Context) error      // after Abandon: waits until no handler runs
+}
+
+// requestTimeout bounds one request to the server or to the owner.
+func (c *Config) requestTimeout() time.Duration { return min(c.RequestTimeout, c.TTL) }

@@ -1,0 +1,138 @@
+package ownership
+
+import (
+	"time"
+
+	"github.com/omnibus-go/bus/internal/settle"
+)
+
+// memberState is what the owner knows of a member. dispatcher.mu guards it.
+type memberState struct {
+	id      string
+	workers int                   // how many messages it may have at once; 0 until its next heartbeat if it refused one
+	busy    int                   // how many of those are reserved or assigned
+	ttl     time.Duration         // the longer of its TTL and the owner's
+	heardAt time.Time             // its last heartbeat
+	foreign map[assignmentID]bool // what it runs that this owner did not assign, or does not count on any more
+	taken   map[uint64]bool       // assignments whose outcome was taken, until its heartbeat names them no more
+	dropped bool                  // it was silent for a TTL; it may still ask about an outcome
+}
+
+func (m *memberState) free() int { return m.workers - m.busy }
+
+// forgetAfter is for how many TTLs the outcomes that were taken of a silent member are
+// remembered.
+const forgetAfter = 20
+
+// renew extends the time until which this process is surely the owner. It drops the
+// members that were silent for a TTL. Time in which the owner could not receive is not
+// held against them. Member.renewLease calls it.
+func (d *dispatcher) renew(now, leaseEnd time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	expired := !now.Before(d.leaseEnd)
+	d.leaseEnd = leaseEnd
+	for _, m := range d.members {
+		switch silent := now.Sub(m.heardAt); {
+		case expired || m.id == d.cfg.ID:
+			m.heardAt = now
+		case silent >= forgetAfter*m.ttl:
+			delete(d.members, m.id)
+		case silent >= m.ttl:
+			d.dropLocked(m)
+		}
+	}
+	d.dispatchLocked()
+}
+
+// dropLocked takes a member for dead. Its messages are assigned again.
+func (d *dispatcher) dropLocked(m *memberState) {
+	m.dropped, m.workers, m.foreign = true, 0, nil
+	for number, a := range d.assignments {
+		if a.member == m {
+			d.endLocked(number, settle.Outcome{Returned: true})
+		}
+	}
+}
+
+// takeHeartbeat returns false while another process may have become the owner.
+func (d *dispatcher) takeHeartbeat(h *heartbeat) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !time.Now().Before(d.leaseEnd) {
+		return false
+	}
+	m := d.members[h.Member]
+	if h.Left {
+		if m != nil {
+			d.dropLocked(m)
+			delete(d.members, m.id)
+		}
+		return true
+	}
+	if m == nil {
+		m = &memberState{id: h.Member, taken: make(map[uint64]bool)}
+		d.members[h.Member] = m
+	}
+	m.heardAt, m.workers, m.dropped, m.ttl = time.Now(), h.Workers, false, max(h.TTL, d.cfg.TTL)
+	d.compareLocked(m, h.Running)
+	return true
+}
+
+// compareLocked compares what a member runs with what it should run. It finds what runs
+// for another owner, and what was lost on its way.
+func (d *dispatcher) compareLocked(m *memberState, running []assignmentID) {
+	named := make(map[uint64]bool)
+	m.foreign = make(map[assignmentID]bool)
+	for _, id := range running {
+		a := d.assignments[id.Number]
+		switch {
+		case id.Epoch != d.epoch, !m.taken[id.Number] && (a == nil || a.member != m):
+			m.foreign[id] = true
+		default:
+			named[id.Number] = true
+		}
+	}
+	for number := range m.taken {
+		if !named[number] {
+			delete(m.taken, number)
+		}
+	}
+	for number, a := range d.assignments {
+		if a.member != m {
+			continue
+		}
+		if a.missed++; named[number] {
+			a.missed = 0
+		}
+		if a.lost() {
+			d.endLocked(number, settle.Outcome{Returned: true})
+		}
+	}
+}
+
+// takeOutcome ends an assignment with the outcome that its member reports. It returns
+// whether that outcome counts.
+func (d *dispatcher) takeOutcome(r *outcomeReport) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m, id := d.members[r.Member], r.Assignment
+	if m != nil && m.foreign[id] {
+		delete(m.foreign, id)
+		return false
+	}
+	if m == nil || id.Epoch != d.epoch {
+		return false
+	}
+	if m.taken[id.Number] {
+		return true // reported again, since the reply was lost
+	}
+	if a := d.assignments[id.Number]; a == nil || a.member != m {
+		return false
+	}
+	m.taken[id.Number] = true
+	if r.Outcome.Returned {
+		m.workers = 0 // as in returnUnbegun
+	}
+	return d.endLocked(id.Number, r.Outcome.decode())
+}

@@ -1,0 +1,160 @@
+package ownership
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// lease is the body of the stored message that says who owns the durable. The sequence of
+// that message is the epoch of the owner.
+type lease struct {
+	Member   string        `json:"member"`
+	Released bool          `json:"free,omitempty"` // the member has drained: anybody may acquire it now
+	TTL      time.Duration `json:"ttl,omitempty"`  // of the member, nanoseconds; others may have a shorter one
+}
+
+// knownLease is what a member has last read of the lease. Only Member.run uses it.
+type knownLease struct {
+	lease
+	epoch       uint64    // 0: none
+	silentSince time.Time // since when the owner has not replied while the server did; zero while it replies
+}
+
+// held reports whether some process has the lease, as far as known.
+func (k *knownLease) held() bool { return k.epoch > 0 && !k.Released }
+
+// TTLOf returns the TTL for a durable with that AckWait. An owner or a member that is
+// silent for a TTL is taken for dead. The TTL is well below AckWait: all members have met
+// the next owner before the server redelivers what the last one held.
+func TTLOf(ackWait time.Duration) time.Duration { return min(ackWait/3, 10*time.Second) }
+
+// The other periods are parts of the TTL. Each counts from the moment before the request
+// was sent: a process that was suspended reads old replies first.
+
+// heartbeatInterval is how often a member sends a heartbeat, and how often an owner
+// renews its lease.
+func (c *Config) heartbeatInterval() time.Duration { return c.TTL / 4 }
+
+// ownerPeriod is how long an owner may assign messages after it has read its lease.
+func (c *Config) ownerPeriod() time.Duration { return c.TTL / 2 }
+
+// memberPeriod is how long a member may begin messages after a heartbeat that the owner
+// has answered.
+func (c *Config) memberPeriod() time.Duration { return c.TTL * 3 / 4 }
+
+// renewLease reads the lease. If it is still the owner's, the owner may assign messages
+// for another ownerPeriod. Else the owner is abandoned. If the lease cannot be read, the
+// owner stops assigning when the period ends. It runs on the goroutine of m.
+func (m *Member) renewLease(owner *Owner) {
+	asked := time.Now()
+	l, epoch, err := m.readLease()
+	switch {
+	case err != nil:
+		return
+	case epoch == owner.epoch && l.Member == m.cfg.ID: // both: a stream that was made anew repeats its epochs
+		owner.dispatcher.renew(time.Now(), asked.Add(m.cfg.ownerPeriod()))
+		return
+	}
+	m.known.lease, m.known.epoch = l, epoch
+	m.mu.Lock()
+	m.owner = nil
+	m.abandoned = append(m.abandoned, owner.intake)
+	m.mu.Unlock()
+	owner.abandon()
+	m.cfg.Lost(ErrLost)
+	m.wake.signal()
+}
+
+// acquireLease makes this process the owner, unless another one is faster. It returns
+// true if m should look again at once. It runs on the goroutine of m.
+func (m *Member) acquireLease() (again bool) {
+	if m.isDraining() {
+		return false
+	}
+	ctx, cancel := m.withRequestTimeout(m.ctx)
+	defer cancel()
+	asked := time.Now()
+	mine := lease{Member: m.cfg.ID, TTL: m.cfg.TTL}
+	epoch, err := m.store.acquireLease(ctx, mine, m.known.epoch)
+	if err != nil {
+		return errors.Is(err, ErrLost)
+	}
+	m.known = knownLease{lease: mine, epoch: epoch}
+	m.becomeOwner(epoch, asked)
+	return false
+}
+
+// becomeOwner starts an owner for a lease that is this process's. The lease was acquired
+// or read at a time after asked. If it fails, m tries again after a while, since the
+// lease stays. It runs on the goroutine of m.
+func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
+	m.workers.follow(epoch, time.Time{}) // the workers begin nothing that another owner assigned
+	ctx, cancel := m.withRequestTimeout(m.ctx)
+	defer cancel()
+	last, err := m.store.readSettleRecord(ctx)
+	if err != nil {
+		return
+	}
+	owner, err := m.openOwner(epoch, last, asked.Add(m.cfg.ownerPeriod()))
+	if err != nil {
+		m.cfg.Failed(err)
+		return
+	}
+	m.mu.Lock()
+	draining := m.draining
+	if !draining {
+		m.owner = owner
+	}
+	m.mu.Unlock()
+	if draining {
+		_ = owner.intake.Drain(ctx) // it has not started
+		m.releaseLease(ctx, owner)
+		return
+	}
+	owner.intake.Start()
+	close(owner.started)
+	m.announceLease()
+}
+
+// releaseLease closes the owner and lets other members acquire the lease at once. If the
+// server does not reply, they acquire it after a TTL.
+func (m *Member) releaseLease(ctx context.Context, owner *Owner) {
+	owner.close()
+	_ = m.store.releaseLease(ctx, m.cfg.ID, owner.epoch)
+	m.announceLease()
+}
+
+// readLease reads the lease and reports the first of several errors. It runs on the
+// goroutine of m.
+func (m *Member) readLease() (lease, uint64, error) {
+	ctx, cancel := m.withRequestTimeout(m.ctx)
+	defer cancel()
+	l, epoch, err := m.store.readLease(ctx)
+	m.recordLeaseError(err)
+	return l, epoch, err
+}
+
+// recordLeaseError keeps err for Stalled, and reports it if there was none before. Nil
+// clears it. A server that cannot be reached is no error of the lease: the connection
+// reports that.
+func (m *Member) recordLeaseError(err error) {
+	if errors.Is(err, context.DeadlineExceeded) || err != nil && (m.ctx.Err() != nil || !m.cfg.Link.Conn().IsConnected()) {
+		return
+	}
+	m.mu.Lock()
+	first := err != nil && m.leaseErr == nil
+	m.leaseErr = err
+	m.mu.Unlock()
+	if first {
+		m.cfg.Failed(err)
+	}
+}
+
+// announceLease tells the other members that the lease has changed. If the message is
+// lost, they find out at their next heartbeat.
+func (m *Member) announceLease() {
+	_ = m.cfg.Link.Publish(&wire.Out{Subject: m.store.leaseChanged()})
+}
