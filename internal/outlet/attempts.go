@@ -13,27 +13,27 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 )
 
-// retryableCodes are refusals that may be otherwise in a moment. Nothing was stored.
+// retryableCodes are refusals after which a retry may succeed soon. Nothing was stored.
 var retryableCodes = []int{jserr.DuplicatePending, jserr.WrongLastSequenceBusy, jserr.BatchIncomplete, jserr.TooManyBatches}
 
-// ambiguousCodes are refusals that say nothing of an earlier try of the same message: it
-// brings them about, if it was stored, since a single server compares sequences before it
-// looks for the ID; or the server gives them without looking for that.
+// ambiguousCodes are refusals that do not tell whether an earlier attempt stored the same
+// message. If it did, that may be the cause of the refusal: a single server compares
+// sequences before it looks for the ID. Or the server refuses before it looks for the ID.
 var ambiguousCodes = []int{jserr.WrongLastSequence, jserr.WrongLastSequenceBusy, jserr.BatchDuplicate, jserr.AccountLimits, jserr.ServerLimits, jserr.StreamSealed}
 
-// leaderless is how long a stream may have no responder before it is taken for
-// absent, and may be busy before that is the answer: leader elections and server
-// starts take a moment.
+// maxUnavailable is how long a stream may have no responder, or be busy, before that is
+// the outcome. Leader elections and server starts take a moment.
 const maxUnavailable = 500 * time.Millisecond
 
-// tries is what the tries to store one message have shown so far.
+// attempts is the state of all attempts to store one message. It belongs to the goroutine
+// that stores the message, or to the lock of the Window.
 type attempts struct {
-	maybeStored      bool      // one of them may have stored it
-	unavailableSince time.Time // from when on nobody answered, or the stream was busy; zero otherwise
+	maybeStored      bool      // one attempt may have stored the message
+	unavailableSince time.Time // since when nobody answers, or the stream is busy; zero if neither
 }
 
-// judge takes the error of a try, nil where it was stored. It says whether to try
-// again, and else with which error the message ends.
+// decide takes the error of one attempt, nil if that stored the message. It returns whether
+// to try again. If not, it returns the error of the message.
 func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	switch {
 	case err == nil:
@@ -44,7 +44,7 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 		return true, a.wrapUnknown(err)
 	case isLost(err):
 		a.maybeStored, a.unavailableSince = true, time.Time{}
-		return m.isRepeatable() && !errors.Is(err, nats.ErrConnectionClosed), a.wrapUnknown(err) // that is for good
+		return m.isRepeatable() && !errors.Is(err, nats.ErrConnectionClosed), a.wrapUnknown(err) // a closed connection does not come back
 	case hasCode(err, retryableCodes) && a.mayRecover():
 		return true, err
 	}
@@ -54,7 +54,7 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	return false, a.wrapUnknown(err)
 }
 
-// soon reports whether the stream has not been without an answer for long.
+// mayRecover reports whether the stream has been unavailable for less than maxUnavailable.
 func (a *attempts) mayRecover() bool {
 	if a.unavailableSince.IsZero() {
 		a.unavailableSince = time.Now()
@@ -62,8 +62,7 @@ func (a *attempts) mayRecover() bool {
 	return time.Since(a.unavailableSince) < maxUnavailable
 }
 
-// doubted is err, of a try that did not store the message, or may not have, after
-// others which may.
+// wrapUnknown adds ErrUnknown to err if one of the attempts may have stored the message.
 func (a *attempts) wrapUnknown(err error) error {
 	if a.maybeStored {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
@@ -71,20 +70,17 @@ func (a *attempts) wrapUnknown(err error) error {
 	return err
 }
 
+// hasCode reports whether err is a refusal with one of the codes.
 func hasCode(err error, codes []int) bool {
 	refused, ok := errors.AsType[*jserr.Refusal](err)
 	return ok && slices.Contains(codes, refused.Number)
 }
 
-// repeatable reports whether m may be sent again when its answer was lost.
-func (m *Message) isRepeatable() bool { return m.ID != "" || m.Idempotent }
-
-// unsent reports whether err means that the connection was found lost before the
-// message was out.
+// isUnsent reports whether err means that the connection was lost before the message was
+// sent.
 func isUnsent(err error) bool { return errors.Is(err, link.ErrDisconnected) }
 
-// lost reports whether err means that the message was sent and the answer did
-// not come.
+// isLost reports whether err means that the message was sent and no answer came.
 func isLost(err error) bool {
 	if _, is := errors.AsType[*unsentBatchError](err); is {
 		return false

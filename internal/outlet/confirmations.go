@@ -6,19 +6,19 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 )
 
-// ledger is what an Async knows of the messages it has handed to the connection.
-// It counts them in their order. Not safe for concurrent use.
+// confirmations counts, in their order, the messages that an Async has handed to the
+// connection, and those that the server has confirmed. It belongs to Async.run.
 //
-// A flush that was answered is not proof enough: when the connection is lost and
-// comes back between a message and the flush, the answer comes over the new one
-// and the message is gone. So the ledger follows the states of the connection,
-// which nats.go announces at the moment they change: what was handed over before
-// a loss was noticed and is not confirmed by then may be lost. What is handed over
-// after it waits in nats.go's buffer for the next connection.
+// An answered flush alone does not confirm a message. The connection may be lost and come
+// back between the message and the flush. Then the flush is answered over the new
+// connection, and the message is gone. So confirmations follows the states of the
+// connection, which nats.go reports at the moment they change. Messages that were sent
+// before a loss and are not confirmed by then may be lost. Messages that are sent after it
+// wait in the buffer of nats.go for the next connection.
 type confirmations struct {
 	sent        int64 // messages handed to the connection
-	settled     int64 // of those, from the first one: confirmed, or given up as lost
-	flushedAt   int64 // what handed was at the latest flush
+	settled     int64 // of those, counted from the first: confirmed, or given up as lost
+	flushedAt   int64 // the value of sent at the latest flush
 	flushing    bool  // a flush is under way
 	flushResult chan error
 
@@ -26,7 +26,7 @@ type confirmations struct {
 	states    <-chan nats.Status
 }
 
-// newLedger begins to follow l. forget ends that.
+// watchConfirmations follows the states of l until stop is called.
 func watchConfirmations(l *link.Link) (c confirmations, stop func()) {
 	nc := l.Conn()
 	states := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
@@ -34,10 +34,10 @@ func watchConfirmations(l *link.Link) (c confirmations, stop func()) {
 		func() { nc.RemoveStatusListener(states) }
 }
 
-// unsettled is the number of messages of which nothing is known.
+// unconfirmed returns the number of messages that are neither confirmed nor lost.
 func (c *confirmations) unconfirmed() int { return int(c.sent - c.settled) }
 
-// note takes a new state of the connection and returns how many messages may be
+// setState records a new state of the connection and returns how many messages may be
 // lost with it.
 func (c *confirmations) setState(s nats.Status) (lost int) {
 	was := c.connected
@@ -50,8 +50,8 @@ func (c *confirmations) setState(s nats.Status) (lost int) {
 	return lost
 }
 
-// confirm settles what was handed over before the latest flush, and returns how
-// many messages that are.
+// confirm confirms the messages that were sent before the latest flush, and returns their
+// number.
 func (c *confirmations) confirm() int64 {
 	n := max(c.flushedAt-c.settled, 0)
 	c.settled += n

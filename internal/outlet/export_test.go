@@ -2,5 +2,5 @@ package outlet
 
 import "time"
 
-// SetLongestTry has one try take up to d.
+// SetAttemptTimeout limits one attempt to d.
 func (o *Outlet) SetAttemptTimeout(d time.Duration) { o.attemptTimeout = d }

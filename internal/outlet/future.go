@@ -8,30 +8,31 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
-// Receipt is a message of a Window and what becomes of it. Its user makes it, as a
-// part of something else where that saves an allocation, sets the first two fields,
-// and gives it to Window.Add once.
+// Future is a message of a Window and its outcome, which comes later. The caller makes it,
+// sets the first two fields, and passes it to Window.Add once. It may be a field of another
+// struct, which saves an allocation.
 type Future struct {
 	Message  Message
-	Deadline time.Time // until when it is sent again, or its answer awaited
+	Deadline time.Time // until then it is sent again and its answer awaited
 
-	// the window's, under its lock
-	number     uint64 // in the order of Add, and the last token of its reply subject
+	// The lock of the window guards the next fields.
+	number     uint64 // in the order of Add; also the last token of the reply subject
 	prev, next *Future
 	attempts   attempts
-	unanswered bool      // and not answered yet
-	held       bool      // it waits for the connection, and others behind it
-	nextSend   time.Time // when to send it the next time; zero: not by itself
+	unanswered bool      // sent, and not answered yet
+	held       bool      // waits for the connection, and later messages behind it
+	nextSend   time.Time // when to send it again; zero: not planned
 	span       telemetry.Span
 
+	// mu guards the outcome.
 	mu    sync.Mutex
-	done  chan struct{} // made by whoever asks for it first
+	done  chan struct{} // made by the first call of Done
 	ended bool
 	ack   Ack
 	err   error
 }
 
-// Done returns a channel that is closed when the outcome is there.
+// Done returns a channel that is closed when the outcome is known.
 func (f *Future) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -44,7 +45,7 @@ func (f *Future) Done() <-chan struct{} {
 	return f.done
 }
 
-// Wait waits for the outcome. ok is false where ctx ended before it was there.
+// Wait waits for the outcome. ok is false if ctx ended before.
 func (f *Future) Wait(ctx context.Context) (ack Ack, ok bool, err error) {
 	if f.hasEnded() {
 		return f.ack, true, f.err
@@ -59,13 +60,14 @@ func (f *Future) Wait(ctx context.Context) (ack Ack, ok bool, err error) {
 	return f.ack, true, f.err
 }
 
+// hasEnded reports whether the outcome is known.
 func (f *Future) hasEnded() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.ended
 }
 
-// end sets the outcome.
+// end sets the outcome. The window calls it once.
 func (f *Future) end(ack Ack, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +77,7 @@ func (f *Future) end(ack Ack, err error) {
 	}
 }
 
-// receipts is a list in the order of Add.
+// futureList is a list of futures in the order of Add.
 type futureList struct{ first, last *Future }
 
 func (l *futureList) push(f *Future) {

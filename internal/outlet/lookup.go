@@ -12,12 +12,13 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Find asks the stream of subject for a message with the ID. found is false where the
-// stream does not know the ID, or no longer.
+// Find asks the stream of subject for a message with the ID. found is false if the stream
+// does not know the ID, or has forgotten it.
 //
-// There is no request for that. It sends a message with the ID which the server
-// refuses, for a rollup of a kind that does not exist, after it has looked for the
-// ID: so it is a duplicate or not stored. An expectation would be refused before.
+// The server has no request for that. So Find sends a message with the ID and with a
+// rollup of an unknown kind. The server looks for the ID first and then refuses the
+// rollup. So the message is a duplicate, or it is not stored. The server would check an
+// expected sequence before the ID, so that would not work.
 func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found bool, err error) {
 	m := &Message{Out: wire.Out{Subject: subject}, ID: id}
 	m.SetHeader(wire.HeaderNatsMsgID, id)
@@ -37,13 +38,13 @@ type Stored struct {
 
 // Query says which message of a stream to look up.
 type Query struct {
-	Sequence uint64 `json:"seq,omitempty"`          // the one at Sequence, or with Next the first from there on
-	Next     string `json:"next_by_subj,omitempty"` // on a subject that this matches
-	Last     string `json:"last_by_subj,omitempty"` // the last on a subject that this matches
+	Sequence uint64 `json:"seq,omitempty"`          // the message with this sequence; with Next, the first one from there on
+	Next     string `json:"next_by_subj,omitempty"` // on a subject that matches this
+	Last     string `json:"last_by_subj,omitempty"` // the last message on a subject that matches this
 }
 
-// LookUp asks the leader of the stream, which others may be behind, for a message.
-// found is false where there is none.
+// LookUp asks the leader of the stream for a message. Other replicas may be behind the
+// leader. found is false if there is no such message.
 func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, found bool, err error) {
 	ask, err := json.Marshal(q)
 	if err != nil {
@@ -80,8 +81,8 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 	return s, true, nil
 }
 
-// ask sends a question that may be put again, and does so where the answer does not
-// come.
+// requestAgain sends a request that changes nothing, again and again until there is an
+// answer or ctx ends.
 func (o *Outlet) requestAgain(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
 	for {
 		try, end := o.attemptContext(ctx)

@@ -7,24 +7,24 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
 
-// mostUntold bounds the memory for what waits to be told; beyond it messages are
-// counted only.
+// maxQueuedReports limits the memory for calls that wait. Further messages are only counted.
 const maxQueuedReports = 1000
 
-// teller tells what could not be sent, in order, on a goroutine of its own: whoever
-// is told may take long, publish, or end the Async. The goroutine begins when there
-// is something to tell and ends when there is nothing. The zero value is ready to
-// use. Safe for concurrent use.
+// reporter calls the functions of AsyncConfig for messages that could not be sent. It calls
+// them in order, on a goroutine of its own, because they may take long, publish, or end
+// the Async. The goroutine starts when there is something to report, and ends when there
+// is nothing more. Drain waits for it. The zero value is ready to use. Safe for concurrent
+// use.
 type reporter struct {
 	mu        sync.Mutex
 	queue     []func()
-	uncalled  int       // messages that are counted only
-	count     func(int) // tells of those
+	uncalled  int       // messages that are only counted
+	count     func(int) // reports their number
 	goroutine dispatch.Goroutine
 	ended     chan struct{} // closed when the goroutine ends; nil while there is none
 }
 
-// tell has one called, or its message counted.
+// report queues one call. If the queue is full it counts the message instead.
 func (r *reporter) report(one func(), count func(int)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,7 +36,7 @@ func (r *reporter) report(one func(), count func(int)) {
 	r.startLocked()
 }
 
-// lost has so many messages counted.
+// reportCount adds a number of messages that are only counted.
 func (r *reporter) reportCount(messages int, count func(int)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,6 +44,7 @@ func (r *reporter) reportCount(messages int, count func(int)) {
 	r.startLocked()
 }
 
+// startLocked starts the goroutine if it does not run.
 func (r *reporter) startLocked() {
 	if r.ended == nil {
 		r.ended = make(chan struct{})
@@ -51,6 +52,7 @@ func (r *reporter) startLocked() {
 	}
 }
 
+// run is the goroutine. It makes all calls and ends.
 func (r *reporter) run() {
 	r.mu.Lock()
 	r.goroutine = dispatch.Here()
@@ -64,6 +66,7 @@ func (r *reporter) run() {
 	r.mu.Unlock()
 }
 
+// nextLocked returns the next call, or nil if there is none.
 func (r *reporter) nextLocked() func() {
 	if len(r.queue) > 0 {
 		next := r.queue[0]
@@ -77,7 +80,8 @@ func (r *reporter) nextLocked() func() {
 	return nil
 }
 
-// await waits until all is told or ctx ends; not for the caller that ctx notes.
+// await waits until all calls are made or ctx ends. It does not wait if the goroutine
+// recorded in ctx is the reporter's own.
 func (r *reporter) await(ctx context.Context) {
 	r.mu.Lock()
 	ended := r.ended
@@ -91,6 +95,7 @@ func (r *reporter) await(ctx context.Context) {
 	}
 }
 
+// isCaller reports whether the goroutine recorded in ctx is the reporter's own.
 func (r *reporter) isCaller(ctx context.Context) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

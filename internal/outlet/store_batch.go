@@ -9,9 +9,9 @@ import (
 )
 
 // StoreBatch stores all messages in one stream or none of them, and waits for the
-// acknowledgement until ctx ends. name is unique and of at most 50 bytes. Where one
-// of the messages has an ID the batch is sent again when the answer is lost, for the
-// stream refuses a batch with an ID that it knows; of others the result is ErrUnknown.
+// acknowledgement until ctx ends. name is unique and has at most 50 bytes. If one of the
+// messages has an ID, the batch is sent again when the answer is lost, because the stream
+// refuses a batch with an ID that it knows. For other batches the error is ErrUnknown.
 func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
 	if err := o.link.Enter(); err != nil {
 		return Ack{}, o.countBatch(ms, nil, err)
@@ -27,16 +27,17 @@ func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack
 	return ack, o.countBatch(ms, spans, err)
 }
 
-// mostBatches is how many batches of a bus are under way at once. A server takes 50
-// for a stream.
+// maxBatches is how many batches a bus sends at once. A server accepts 50 for each stream.
 const maxBatches = 40
 
-// unsentError is an error after which a batch has no end and so is not stored.
+// unsentBatchError is the error of a batch whose last message was not sent. Such a batch is
+// not stored.
 type unsentBatchError struct{ err error }
 
 func (e *unsentBatchError) Error() string { return e.err.Error() }
 func (e *unsentBatchError) Unwrap() error { return e.err }
 
+// countBatch counts the outcome of each message of a batch and ends the spans.
 func (o *Outlet) countBatch(ms []Message, spans []telemetry.Span, err error) error {
 	for i := range ms {
 		_ = o.count(&ms[i], err)
@@ -47,6 +48,8 @@ func (o *Outlet) countBatch(ms []Message, spans []telemetry.Span, err error) err
 	return err
 }
 
+// storeBatch waits for a free place among maxBatches and sends the batch until it has an
+// outcome or ctx ends.
 func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
 	select {
 	case o.batches <- struct{}{}:
@@ -55,12 +58,12 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 		return Ack{}, ctx.Err()
 	}
 	var tried attempts
-	whole := &Message{} // for its ID
+	whole := &Message{} // stands for the batch: has the ID of one of its messages
 	for i := 0; i < len(ms) && whole.ID == ""; i++ {
 		whole.ID = ms[i].ID
 	}
 	for try := 1; ; try++ {
-		if !o.link.Conn().IsConnected() { // what waits for the next connection might be cut in two
+		if !o.link.Conn().IsConnected() { // nats.go might send only a part of what waits for the next connection
 			if err := o.awaitNextAttempt(ctx); err != nil {
 				return Ack{}, tried.wrapUnknown(err)
 			}
@@ -76,8 +79,8 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 	}
 }
 
-// tryBatch sends all messages once, under a name of its own: of an earlier try the
-// server may have a part.
+// storeBatchOnce sends all messages once. Each attempt needs a name of its own, because the
+// server may have a part of an earlier attempt.
 func (o *Outlet) storeBatchOnce(ctx context.Context, name string, repeatable bool, ms []Message) (Ack, error) {
 	if repeatable {
 		var end func()

@@ -1,0 +1,117 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/subject"
+	"github.com/omnibus-go/bus/internal/telemetry"
+)
+
+// ErrUnanswered is returned by Request when the request was sent and the link was closed
+// before the reply came.
+var ErrUnanswered = errors.New("the reply did not come before the connection was closed")
+
+// Send hands m to the connection. m arrives at most once.
+func (o *Outlet) Send(ctx context.Context, m *Message) error {
+	if err := o.link.Enter(); err != nil {
+		return o.count(m, err)
+	}
+	defer o.link.Leave()
+	if o.tel == nil {
+		return o.count(m, o.publish(m))
+	}
+	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpPublish, m))
+	o.inject(ctx, m)
+	err := o.count(m, o.publish(m))
+	span.End(err)
+	return err
+}
+
+// Request sends m and waits for one reply until ctx ends. The gate does not count it: a
+// reply that never comes must not hold up a shutdown.
+func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {
+	if !o.link.Open() {
+		return nil, link.ErrShut
+	}
+	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpRequest, m))
+	o.inject(ctx, m)
+	closed := o.link.Conn().IsClosed()
+	reply, err := o.request(ctx, m)
+	if errors.Is(err, nats.ErrConnectionClosed) && !closed {
+		err = fmt.Errorf("%w (%w)", ErrUnanswered, err)
+	}
+	o.counters.Requests.Add(1)
+	if err != nil {
+		o.counters.RequestErrors.Add(1)
+	}
+	span.End(err)
+	return reply, err
+}
+
+// Reply sends m as the answer to a request. It works after the gate was shut, because
+// handlers may finish while the bus stops.
+func (o *Outlet) Reply(ctx context.Context, m *Message) error {
+	o.inject(ctx, m)
+	return o.count(m, o.publish(m))
+}
+
+// publish hands m to the connection. Messages of Send, Reply and Window leave for the
+// server here, and all messages of a batch except the last.
+func (o *Outlet) publish(m *Message) error { return o.describe(m, o.link.Publish(&m.Out)) }
+
+// request sends m and waits for one reply. Messages of Request and Store leave for the
+// server here, and the last message of a batch.
+func (o *Outlet) request(ctx context.Context, m *Message) (*nats.Msg, error) {
+	reply, err := o.link.Request(ctx, &m.Out)
+	return reply, o.describe(m, err)
+}
+
+// inject writes the trace into the header of m. It leaves the header as it is if m would
+// be too large with the trace: a trace must not make a message fail.
+func (o *Outlet) inject(ctx context.Context, m *Message) {
+	if o.tel == nil || m.Copy != "" {
+		return
+	}
+	before := maps.Clone(m.Header)
+	m.Header = o.tel.Inject(ctx, m.Header)
+	if len(m.Header) != len(before) && m.size() > o.link.MaxPayload() {
+		m.Header = before
+	}
+}
+
+// describe adds the size of m and the limit to the error of nats.go for large messages.
+func (o *Outlet) describe(m *Message, err error) error {
+	if err != nil && errors.Is(err, nats.ErrMaxPayload) {
+		return &TooLargeError{Subject: m.Subject, Size: m.size(), Limit: o.link.MaxPayload()}
+	}
+	return err
+}
+
+// count counts the outcome of one message and returns err.
+func (o *Outlet) count(m *Message, err error) error {
+	if err != nil {
+		o.counters.PublishFailed.Add(1)
+		return err
+	}
+	o.counters.Published.Add(1)
+	o.counters.PublishedBytes.Add(int64(len(m.Data)))
+	return nil
+}
+
+// operation describes the sending of m for telemetry. It is empty if telemetry is off.
+func (o *Outlet) operation(name string, m *Message) telemetry.Op {
+	if o.tel == nil {
+		return telemetry.Op{}
+	}
+	template := m.Copy
+	if template == "" {
+		template = subject.Template(m.Subject)
+	}
+	return telemetry.Op{Name: name, Subject: m.Subject, Template: template, MessageID: m.ID, Size: len(m.Data)}
+}
