@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"slices"
 	"strconv"
@@ -15,18 +14,15 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go.opentelemetry.io/otel/propagation"
 
-	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
-	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
 	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// numbered is a message to "async" that can be told from others.
+// numbered returns a message to "async" with a number as payload.
 func numbered(n int) *outlet.Message {
 	return &outlet.Message{Out: wire.Out{Subject: "async", Data: []byte(strconv.Itoa(n))}}
 }
@@ -35,7 +31,7 @@ func numbered(n int) *outlet.Message {
 type failures struct {
 	mu      sync.Mutex
 	list    []string
-	counted []int // what it was told of messages that may be lost
+	counted []int // the calls of Lost
 }
 
 // config is one of an Async with room for size messages that reports to f.
@@ -134,7 +130,7 @@ func TestAsyncSendsASingleMessageAtOnce(t *testing.T) {
 func TestAsyncFlush(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o, turnstile := newHeldSender(t, testserver.New(t))
+		o, propagator := newBlockableSender(t, testserver.New(t))
 		a := outlet.NewAsync(o.Outlet, new(failures).config(2, true))
 		if err := a.Flush(t.Context()); err != nil {
 			t.Errorf("an unused one: %v", err)
@@ -145,7 +141,7 @@ func TestAsyncFlush(t *testing.T) {
 		if err := a.Flush(t.Context()); err != nil || o.counters.Published.Load() != 1 {
 			t.Errorf("%v, %d sent", err, o.counters.Published.Load())
 		}
-		turnstile.stop()
+		propagator.block()
 		if err := a.Add(t.Context(), numbered(1)); err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +157,7 @@ func TestAsyncFlush(t *testing.T) {
 		stop()
 		go a.Drain(gaveUp)
 		synctest.Wait()
-		turnstile.turn()
+		propagator.unblock()
 		if err := <-flushed; !errors.Is(err, outlet.ErrEnded) {
 			t.Errorf("abandoned: %v", err)
 		}
@@ -220,8 +216,8 @@ func TestAsyncWhenFull(t *testing.T) {
 	// full returns an Async whose buffer is full and whose goroutine is held up.
 	// When it is released it cannot send anything.
 	full := func(t *testing.T, wait bool) (a *outlet.Async, release func()) {
-		o, turnstile := newHeldSender(t, testserver.New(t))
-		turnstile.stop()
+		o, propagator := newBlockableSender(t, testserver.New(t))
+		propagator.block()
 		a = outlet.NewAsync(o.Outlet, new(failures).config(size, wait))
 		for i := range size + 1 { // one is out of the buffer
 			if err := a.Add(t.Context(), numbered(i)); err != nil {
@@ -230,7 +226,7 @@ func TestAsyncWhenFull(t *testing.T) {
 			synctest.Wait()
 		}
 		o.link.Close()
-		return a, turnstile.turn
+		return a, propagator.unblock
 	}
 	run := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -322,39 +318,16 @@ func TestAsyncAfterItsEnd(t *testing.T) {
 	}
 }
 
-func TestAsyncReportsWhatItCannotSend(t *testing.T) {
-	t.Parallel()
-	s := testserver.New(t)
-	o := newSender(t, s)
-	var f failures
-	a := outlet.NewAsync(o.Outlet, f.config(10, true))
-	for i := range 5 {
-		if i == 3 {
-			a.Drain(t.Context())
-			break
-		}
-		if err := a.Add(t.Context(), &outlet.Message{Out: wire.Out{Subject: "", Data: []byte(strconv.Itoa(i))}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if !slices.Equal(f.list, []string{"0", "1", "2"}) {
-		t.Errorf("reported %v", f.list)
-	}
-	if n := a.Drain(t.Context()); n != 3 {
-		t.Errorf("Drain counts %d messages as unsent, want 3", n)
-	}
-}
-
 // A server that hangs must not hold up Drain beyond its context, and what it did
 // not confirm is counted.
 func TestAsyncDrainGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		deaf := newDeaf(t)
+		silent := newSilentLink(t)
 		var f failures
-		o := outlet.New(deaf.link, nil, new(telemetry.Bus))
+		o := outlet.New(silent.link, nil, new(telemetry.Bus))
 		a := outlet.NewAsync(o, f.config(1000, true))
-		deaf.hang()
+		silent.silence()
 		for i := range 250 {
 			if err := a.Add(t.Context(), numbered(i)); err != nil {
 				t.Fatal(err)
@@ -375,134 +348,6 @@ func TestAsyncDrainGivesUpWithItsContext(t *testing.T) {
 			t.Errorf("reported as failed: %v", f.list)
 		}
 	})
-}
-
-// turnstile holds up who sends, where the trace is written into the message.
-type turnstile struct {
-	propagation.TraceContext
-	stopped atomic.Bool
-	turned  chan struct{}
-}
-
-func (h *turnstile) stop() { h.stopped.Store(true) }
-func (h *turnstile) turn() { close(h.turned) }
-
-func (h *turnstile) Inject(context.Context, propagation.TextMapCarrier) {
-	if h.stopped.Load() {
-		<-h.turned
-	}
-}
-
-// newHeldSender returns a sender with a turnstile, which is open.
-func newHeldSender(t *testing.T, s *testserver.Server) (*sender, *turnstile) {
-	t.Helper()
-	h := &turnstile{turned: make(chan struct{})}
-	tel, err := telemetry.New(telemetry.Config{TracerProvider: oteltest.New().TracerProvider(), Propagator: h})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := &sender{link: s.Link(t)}
-	o.Outlet = outlet.New(o.link, tel, &o.counters)
-	return o, h
-}
-
-// deaf is a connection through which, once it hangs, nothing comes back.
-type deaf struct {
-	link *link.Link
-	hung atomic.Bool
-}
-
-func newDeaf(t *testing.T) *deaf {
-	t.Helper()
-	d := new(deaf)
-	s := testserver.New(t)
-	l, err := link.Dial(t.Context(), link.Config{
-		URL: link.EmbeddedURL, Timeout: 5 * time.Second,
-		InProcess: func() (net.Conn, error) {
-			c, err := s.InProcessConn()
-			return &deafConn{Conn: c, hung: &d.hung}, err
-		},
-		Disconnected: func(error) {}, Reconnected: func() {}, Closed: func() {}, Failed: func(string, error) {},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.Close)
-	d.link = l
-	return d
-}
-
-func (d *deaf) hang() { d.hung.Store(true) }
-
-type deafConn struct {
-	net.Conn
-	hung *atomic.Bool
-}
-
-// Write swallows what is written, so nothing is answered.
-func (c *deafConn) Write(p []byte) (int, error) {
-	if c.hung.Load() {
-		return len(p), nil
-	}
-	return c.Conn.Write(p)
-}
-
-// way is a connection that a test can bend. It stays as it was made when the link
-// dials again.
-type way struct {
-	net.Conn
-	swallows atomic.Bool   // what is written
-	late     time.Duration // what is read
-	stopped  chan struct{} // closed: writes go on; nil: they do
-	holds    atomic.Bool   // writes, until stopped is closed
-}
-
-func (w *way) Write(p []byte) (int, error) {
-	if w.swallows.Load() {
-		return len(p), nil
-	}
-	if w.holds.Load() {
-		<-w.stopped
-		return 0, net.ErrClosed
-	}
-	return w.Conn.Write(p)
-}
-
-func (w *way) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	if err == nil {
-		time.Sleep(w.late)
-	}
-	return n, err
-}
-
-// bent returns a link over a way, which is the latest one. Where blocked it dials
-// no more.
-func bent(t *testing.T, s *testserver.Server, late time.Duration) (l *link.Link, latest func() *way, blocked *atomic.Bool) {
-	t.Helper()
-	var last atomic.Pointer[way]
-	blocked = new(atomic.Bool)
-	l, err := link.Dial(t.Context(), link.Config{
-		URL: link.EmbeddedURL, Timeout: 5 * time.Second,
-		InProcess: func() (net.Conn, error) {
-			if blocked.Load() {
-				return nil, errors.New("blocked")
-			}
-			c, err := s.InProcessConn()
-			w := &way{Conn: c, late: late, stopped: make(chan struct{})}
-			last.Store(w)
-			return w, err
-		},
-		Disconnected: func(error) {}, Reconnected: func() {}, Closed: func() {}, Failed: func(string, error) {},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		l.Close()
-		time.Sleep(late) // for a read that was late
-	})
-	return l, last.Load, blocked
 }
 
 func newAsync(l *link.Link, size int, f *failures) (*outlet.Async, *telemetry.Bus) {
@@ -535,239 +380,25 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// A long way to the server and back does not slow it down: it goes on while it
-// waits for confirmations.
-func TestAsyncOverALongWay(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := testserver.New(t)
-		const n, trip = 20_000, 20 * time.Millisecond
-		l, _, _ := bent(t, s, trip)
-		var f failures
-		a, _ := newAsync(l, 4096, &f)
-		began := time.Now()
-		addAll(t, a, 0, n)
-		if unsent := a.Drain(t.Context()); unsent != 0 {
-			t.Errorf("%d messages are unsent", unsent)
-		}
-		// A trip for each batch of 100 would be 4 s.
-		if took := time.Since(began); took > n/4096*3*trip || took < trip {
-			t.Errorf("it took %v", took)
-		}
-		f.expect(t)
-	})
-}
-
-// expect fails the test unless f was told of these losses, and of nothing else.
+// expect fails the test unless exactly these losses were reported, and no failures.
 func (f *failures) expect(t *testing.T, lost ...int) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.list) > 0 || !slices.Equal(f.counted, lost) {
-		t.Errorf("told of the failures %v and the losses %v, want the losses %v", f.list, f.counted, lost)
+		t.Errorf("reported the failures %v and the losses %v, want the losses %v", f.list, f.counted, lost)
 	}
-}
-
-// What the server does not confirm holds it up in the end, so that not more than
-// that is in doubt when the connection is lost.
-func TestAsyncWaitsForConfirmations(t *testing.T) {
-	t.Parallel()
-	for _, size := range []int{10, 300} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				s := testserver.New(t)
-				l, latest, blocked := bent(t, s, 0)
-				var f failures
-				a, counters := newAsync(l, size, &f)
-				latest().swallows.Store(true)
-				most := max(size, 100)
-				addAll(t, a, 0, most+size)
-				synctest.Wait()
-				if n := counters.Published.Load(); n != int64(most) || a.Pending() != size {
-					t.Errorf("it sent %d, %d are pending, want %d and %d", n, a.Pending(), most, size)
-				}
-				blocked.Store(true)
-				_ = latest().Close()
-				synctest.Wait()
-				f.expect(t, most)
-				if n := a.Pending(); n != 0 { // those wait for the next connection
-					t.Errorf("%d are pending", n)
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				if n := a.Drain(ctx); n != most+size {
-					t.Errorf("%d are unsent, want %d", n, most+size)
-				}
-			})
-		})
-	}
-}
-
-// Messages are lost with the connection that they were handed to, and a flush over
-// the next one is no proof of the contrary.
-func TestAsyncTellsWhatIsLostWithTheConnection(t *testing.T) {
-	t.Parallel()
-	s := testserver.New(t)
-	got := receive(t, s.Link(t))
-	l, latest, blocked := bent(t, s, 0)
-	var f failures
-	a, counters := newAsync(l, 1000, &f)
-	sent := func(n int64) {
-		t.Helper()
-		eventually(t, "they are sent", func() bool { return counters.Published.Load() == n })
-	}
-	addAll(t, a, 0, 10)
-	eventually(t, "they came", func() bool { return len(got()) == 10 })
-	if err := a.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	latest().swallows.Store(true)
-	addAll(t, a, 10, 60)
-	sent(60)
-	blocked.Store(true)
-	_ = latest().Close()
-	eventually(t, "the connection is lost", l.Conn().IsReconnecting)
-	addAll(t, a, 60, 70) // these wait for the next connection
-	sent(70)
-	blocked.Store(false)
-	eventually(t, "the connection is back", l.Conn().IsConnected)
-	addAll(t, a, 70, 80)
-	if unsent := a.Drain(t.Context()); unsent < 50 || unsent > 60 { // those of the first ten that were not confirmed yet
-		t.Errorf("%d messages are unsent, want the 50 that did not come", unsent)
-	}
-	eventually(t, "the others came", func() bool { return len(got()) == 30 })
-	if n := len(f.counted); n != 1 || f.counted[0] < 50 || f.counted[0] > 60 || len(f.list) > 0 {
-		t.Errorf("told of the losses %v and the failures %v", f.counted, f.list)
-	}
-}
-
-// TestAsyncLosesNothingSilently cuts the connection again and again, with and
-// without swallowing before. Whatever did not come must have been counted.
-func TestAsyncLosesNothingSilently(t *testing.T) {
-	t.Parallel()
-	s := testserver.New(t)
-	got := receive(t, s.Link(t))
-	l, latest, _ := bent(t, s, 0)
-	var f failures
-	const n = 20_000
-	a, _ := newAsync(l, n, &f) // there is room without a confirmation, too
-	for i := range n {
-		addAll(t, a, i, i+1)
-		if i%1000 != 999 {
-			continue
-		}
-		eventually(t, "the connection is back", l.Conn().IsConnected) // or what comes back would swallow, too
-		latest().swallows.Store(i%2000 == 999)
-		addAll(t, a, n+i, n+i+20)
-		if err := l.Conn().ForceReconnect(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	const accepted = n + n/1000*20
-	unsent := a.Drain(t.Context())
-	if err := l.Flush(t.Context(), 10*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "what was confirmed came", func() bool { return len(got()) >= accepted-unsent })
-	lost := 0
-	for _, k := range f.counted {
-		lost += k
-	}
-	if lost != unsent || len(f.list) > 0 {
-		t.Errorf("%d are unsent, it told of %v and %v", unsent, f.counted, f.list)
-	}
-	all := got()
-	slices.Sort(all)
-	if len(slices.Compact(all)) != len(all) {
-		t.Error("some came twice")
-	}
-	t.Logf("%d accepted, %d came, %d in doubt", accepted, len(all), unsent)
-}
-
-// Whoever is told of a failure may end what failed, or take his time.
-func TestAsyncWhoIsToldMayEndIt(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		o := newSender(t, testserver.New(t))
-		o.link.Close()
-		var a *outlet.Async
-		unsent := make(chan int, 1)
-		ready := make(chan struct{})
-		a = outlet.NewAsync(o.Outlet, outlet.AsyncConfig{Size: 10, Wait: true, Lost: func(int) {}, Failed: func(m *outlet.Message, _ error) {
-			if string(m.Data) != "0" {
-				return
-			}
-			<-ready
-			ctx := dispatch.FromCaller(t.Context())
-			if !a.IsReporting(ctx) || a.IsReporting(t.Context()) {
-				t.Error("it does not know who calls")
-			}
-			unsent <- a.Drain(ctx)
-		}})
-		began := time.Now()
-		addAll(t, a, 0, 3)
-		close(ready)
-		if n := <-unsent; n != 3 || time.Since(began) != 0 {
-			t.Errorf("%d are unsent, after %v", n, time.Since(began))
-		}
-		if n := a.Drain(t.Context()); n != 3 { // waits for the others to be told
-			t.Errorf("%d are unsent", n)
-		}
-	})
-}
-
-func TestAsyncGoesOnWhileSomebodyIsTold(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := testserver.New(t)
-		got := receive(t, s.Link(t))
-		const most = 1000 // are told one by one
-		release := make(chan struct{})
-		var failed, counted atomic.Int64
-		a := outlet.NewAsync(newSender(t, s).Outlet, outlet.AsyncConfig{Size: 10, Wait: true,
-			Failed: func(*outlet.Message, error) {
-				<-release
-				failed.Add(1)
-			},
-			Lost: func(n int) { counted.Add(int64(n)) },
-		})
-		bad := &outlet.Message{} // without a subject
-		for i := range 3 * most {
-			if err := errors.Join(a.Add(t.Context(), bad), a.Add(t.Context(), numbered(i))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := a.Flush(t.Context()); err != nil {
-			t.Error(err)
-		}
-		synctest.Wait()
-		if n := len(got()); n != 3*most {
-			t.Errorf("%d messages came, want %d", n, 3*most)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		began := time.Now()
-		if n := a.Drain(ctx); n != 3*most || time.Since(began) != time.Second {
-			t.Errorf("%d are unsent, after %v", n, time.Since(began))
-		}
-		close(release)
-		a.Drain(t.Context())
-		if f, c := failed.Load(), counted.Load(); f != most+1 || f+c != 3*most { // one is being told
-			t.Errorf("told of %d messages, and of %d more, want %d", f, c, most+1)
-		}
-	})
 }
 
 // A peer that takes nothing holds up no Drain beyond its context.
 func TestAsyncDrainGivesUpOnAPeerThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t)
-	l, latest, _ := bent(t, s, 0)
+	l, latest, _ := dialTestConn(t, s, 0)
 	var f failures
 	a, _ := newAsync(l, 100, &f)
 	w := latest()
-	w.holds.Store(true)
+	w.blocksWrites.Store(true)
 	addAll(t, a, 0, 50)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -778,7 +409,7 @@ func TestAsyncDrainGivesUpOnAPeerThatTakesNothing(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("Drain took %v, its context had 50 ms", took)
 	}
-	close(w.stopped)
+	close(w.released)
 	l.Close()
 	select {
 	case <-a.Done():

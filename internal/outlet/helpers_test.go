@@ -13,7 +13,7 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// sender is an outlet, its connection and its counters.
+// sender is an outlet with its link and its counters.
 type sender struct {
 	*outlet.Outlet
 	link     *link.Link
@@ -35,8 +35,8 @@ func message(id string) *outlet.Message {
 	return m
 }
 
-// stream plays a stream: answer is called for the n-th message, from 1, and its
-// result sent as the acknowledgement, unless it is empty.
+// stream takes the part of a stream. It calls answer for the n-th message, from 1, and
+// sends the result as the acknowledgement, unless the result is empty.
 func stream(t *testing.T, s *testserver.Server, answer func(n int, m *nats.Msg) string) {
 	t.Helper()
 	l := s.Link(t)

@@ -3,127 +3,19 @@ package outlet_test
 import (
 	"context"
 	"errors"
-	"net"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"go.opentelemetry.io/otel/propagation"
 
-	"github.com/omnibus-go/bus/internal/jserr"
-	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
-	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
 	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 const ackText = `{"stream":"S","seq":7,"domain":"d"}`
-
-func TestStoreReadsTheAnswer(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name, answer string
-		want         outlet.Ack
-		refusal      *jserr.Refusal
-		text         string // of another error
-	}{
-		{name: "stored", answer: ackText, want: outlet.Ack{Stream: "S", Sequence: 7, Domain: "d"}},
-		{name: "duplicate", answer: `{"stream":"S","seq":3,"duplicate":true}`, want: outlet.Ack{Stream: "S", Sequence: 3, Duplicate: true}},
-		{name: "refused", answer: `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}`,
-			refusal: &jserr.Refusal{Code: 503, Number: 10077, Description: "maximum messages exceeded"}},
-		{name: "no JSON", answer: `+OK`, text: "not an acknowledgement"},
-		{name: "other JSON", answer: `{"hello":"world"}`, text: "names none"},
-		{name: "a number", answer: `7`, text: "not an acknowledgement"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := testserver.New(t)
-			stream(t, s, func(int, *nats.Msg) string { return c.answer })
-			o := newSender(t, s)
-			ack, err := o.Store(t.Context(), message(""))
-			if ack != c.want {
-				t.Errorf("got %+v, want %+v", ack, c.want)
-			}
-			var refusal *jserr.Refusal
-			switch {
-			case c.refusal != nil:
-				if !errors.As(err, &refusal) || *refusal != *c.refusal {
-					t.Errorf("got error %v", err)
-				}
-			case c.text != "":
-				if err == nil || !strings.Contains(err.Error(), c.text) {
-					t.Errorf("got error %v", err)
-				}
-			case err != nil:
-				t.Errorf("got error %v", err)
-			}
-			stored, failed := o.counters.Published.Load(), o.counters.PublishFailed.Load()
-			if good := c.want.Stream != ""; good && stored != 1 || !good && failed != 1 || stored+failed != 1 {
-				t.Errorf("counted %d published and %d failed", stored, failed)
-			}
-		})
-	}
-}
-
-// Leader elections and server starts leave a stream without responder for a
-// moment.
-func TestStoreWaitsForAStreamThatComesSoon(t *testing.T) {
-	t.Parallel()
-	for _, id := range []string{"", "id"} {
-		t.Run("id="+id, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				s := testserver.New(t)
-				o := newSender(t, s)
-				go func() {
-					time.Sleep(300 * time.Millisecond)
-					stream(t, s, func(int, *nats.Msg) string { return ackText })
-				}()
-				if _, err := o.Store(t.Context(), message(id)); err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
-}
-
-func TestStoreWithoutAStream(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name         string
-		id           string
-		limit        time.Duration // of the context
-		want         error
-		atLeast, max time.Duration
-	}{
-		{name: "no id", limit: time.Hour, want: nats.ErrNoResponders, atLeast: 500 * time.Millisecond, max: time.Second},
-		{name: "id", id: "x", limit: time.Hour, want: nats.ErrNoResponders, atLeast: 500 * time.Millisecond, max: time.Second},
-		{name: "short of time", limit: 250 * time.Millisecond, want: context.DeadlineExceeded, atLeast: 250 * time.Millisecond, max: 250 * time.Millisecond},
-		{name: "short of time, id", id: "x", limit: 250 * time.Millisecond, want: context.DeadlineExceeded, atLeast: 250 * time.Millisecond, max: 250 * time.Millisecond},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				o := newSender(t, testserver.New(t))
-				ctx, cancel := context.WithTimeout(t.Context(), c.limit)
-				defer cancel()
-				began := time.Now()
-				_, err := o.Store(ctx, message(c.id))
-				if took := time.Since(began); took < c.atLeast || took > c.max {
-					t.Errorf("it took %v, want %v to %v", took, c.atLeast, c.max)
-				}
-				if !errors.Is(err, c.want) || errors.Is(err, outlet.ErrUnknown) {
-					t.Errorf("got %v, want %v and no doubt that it is not stored", err, c.want)
-				}
-			})
-		})
-	}
-}
 
 func TestStoreWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
@@ -201,29 +93,6 @@ func TestStoreEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A try that was lost may have been stored, so a stream that is gone afterwards
-// does not mean that the message is not.
-func TestStoreDoubtsOnceATryWasLost(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := testserver.New(t)
-		gone := s.Link(t)
-		_, err := gone.Conn().Subscribe("stored", func(*nats.Msg) { gone.Close() })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := gone.Flush(t.Context(), time.Second); err != nil {
-			t.Fatal(err)
-		}
-		o := newSender(t, s)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if _, err := o.Store(ctx, message("x")); !errors.Is(err, outlet.ErrUnknown) {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
 func TestStoreWhenTheConnectionIsLost(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -281,28 +150,6 @@ func TestStoreWhenTheConnectionIsClosed(t *testing.T) {
 	}
 }
 
-func TestAShutGateStoresNothing(t *testing.T) {
-	t.Parallel()
-	s := testserver.New(t)
-	stream(t, s, func(int, *nats.Msg) string { t.Error("a message was sent"); return ackText })
-	o := newSender(t, s)
-	if err := o.link.Shut(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := o.Store(t.Context(), message("x")); !errors.Is(err, link.ErrShut) {
-		t.Errorf("Store returned %v", err)
-	}
-	if err := o.Send(t.Context(), message("")); !errors.Is(err, link.ErrShut) {
-		t.Errorf("Send returned %v", err)
-	}
-	if _, err := o.Request(t.Context(), message("")); !errors.Is(err, link.ErrShut) {
-		t.Errorf("Request returned %v", err)
-	}
-	if n := o.counters.PublishFailed.Load(); n != 2 {
-		t.Errorf("counted %d failures, want 2", n)
-	}
-}
-
 // Whoever shuts the gate waits for those who are about to store something.
 func TestShuttingTheGateWaitsForStore(t *testing.T) {
 	t.Parallel()
@@ -333,13 +180,13 @@ func TestShuttingTheGateWaitsForStore(t *testing.T) {
 
 // While there is no connection a message is not sent again: each try would wait in
 // the buffer for the next connection, which is full in the end.
-func TestStoreTriesOnlyWhileConnected(t *testing.T) {
+func TestStoreAttemptsOnlyWhileConnected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := testserver.New(t)
 		var tries atomic.Int64
 		stream(t, s, func(int, *nats.Msg) string { tries.Add(1); return "" })
-		l, latest, blocked := bent(t, s, 0)
+		l, latest, blocked := dialTestConn(t, s, 0)
 		o := outlet.New(l, nil, new(telemetry.Bus))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
@@ -377,7 +224,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := testserver.New(t)
-			l, latest, _ := bent(t, s, 0)
+			l, latest, _ := dialTestConn(t, s, 0)
 			stream(t, s, func(n int, _ *nats.Msg) string {
 				if n == 1 {
 					_ = latest().Close()
@@ -400,7 +247,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 func TestStoreBeginsWithoutAConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l, latest, blocked := bent(t, testserver.New(t), 0)
+		l, latest, blocked := dialTestConn(t, testserver.New(t), 0)
 		o := outlet.New(l, nil, new(telemetry.Bus))
 		blocked.Store(true)
 		_ = latest().Close()
@@ -415,30 +262,6 @@ func TestStoreBeginsWithoutAConnection(t *testing.T) {
 			t.Errorf("got %v, want that nobody knows", err)
 		}
 	})
-}
-
-// What a later try says does not undo that an earlier one may have been stored.
-func TestStoreDoubtsThoughALaterTryFails(t *testing.T) {
-	t.Parallel()
-	s, small := testserver.New(t), testserver.New(t, func(o *server.Options) { o.MaxPayload = 100 })
-	var now atomic.Pointer[testserver.Server]
-	now.Store(s)
-	l := testserver.Dial(t, func() (net.Conn, error) { return now.Load().InProcessConn() })
-	stream(t, s, func(int, *nats.Msg) string {
-		now.Store(small)
-		if err := l.Conn().ForceReconnect(); err != nil {
-			t.Error(err)
-		}
-		return ""
-	})
-	o := outlet.New(l, nil, new(telemetry.Bus))
-	m := message("x")
-	m.Data = make([]byte, 200)
-	_, err := o.Store(t.Context(), m)
-	large, ok := errors.AsType[*outlet.TooLargeError](err)
-	if !errors.Is(err, outlet.ErrUnknown) || !ok || large.Limit != 100 || large.Size < 200 {
-		t.Errorf("got %v, want that nobody knows", err)
-	}
 }
 
 // With an ID a try has a deadline of its own; that costs no goroutine where the
@@ -468,69 +291,4 @@ func (c *afterFuncContext) Done() <-chan struct{} { return c.done }
 func (c *afterFuncContext) AfterFunc(func()) func() bool {
 	c.begun.Add(1)
 	return func() bool { c.stopped.Add(1); return true }
-}
-
-// The trace in a header must not make a message too large that is not.
-func TestTraceThatDoesNotFit(t *testing.T) {
-	t.Parallel()
-	s := testserver.New(t, func(o *server.Options) { o.MaxPayload = 1000 })
-	provider := oteltest.New().TracerProvider()
-	tel, err := telemetry.New(telemetry.Config{TracerProvider: provider, Propagator: chatty{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	handling, span := provider.Tracer("handler").Start(t.Context(), "a request")
-	defer span.End()
-	l := s.Link(t)
-	o := outlet.New(l, tel, new(telemetry.Bus))
-	got := make(chan *nats.Msg, 10)
-	stream(t, s, func(_ int, m *nats.Msg) string {
-		got <- m
-		if m.Reply == "nobody" {
-			return ""
-		}
-		return ackText
-	})
-	for _, tc := range []struct {
-		size   int
-		traced bool
-		fits   bool
-	}{{100, true, true}, {600, false, true}, {2000, false, false}} {
-		for name, send := range map[string]func(*outlet.Message) error{
-			"Send":    func(m *outlet.Message) error { return o.Send(t.Context(), m) },
-			"Store":   func(m *outlet.Message) error { _, err := o.Store(t.Context(), m); return err },
-			"Request": func(m *outlet.Message) error { _, err := o.Request(t.Context(), m); return err },
-			"Reply":   func(m *outlet.Message) error { return o.Reply(handling, m) },
-		} {
-			for _, own := range []bool{false, true} {
-				m := message("")
-				m.Data, m.Reply = make([]byte, tc.size), "nobody"
-				if own {
-					m.SetHeader("Own", "1")
-				}
-				err := send(m)
-				if !tc.fits {
-					large, ok := errors.AsType[*outlet.TooLargeError](err)
-					if !ok || large.Subject != "stored" || large.Size < tc.size || large.Limit != 1000 {
-						t.Errorf("%s of %d bytes: %v", name, tc.size, err)
-					}
-					continue
-				}
-				if err != nil {
-					t.Errorf("%s of %d bytes: %v", name, tc.size, err)
-					continue
-				}
-				if m := <-got; (m.Header.Get("trace") != "") != tc.traced || (m.Header.Get("Own") != "") != own {
-					t.Errorf("%s of %d bytes arrived with %d headers", name, tc.size, len(m.Header))
-				}
-			}
-		}
-	}
-}
-
-// chatty is a propagator that has much to say.
-type chatty struct{ propagation.TraceContext }
-
-func (chatty) Inject(_ context.Context, c propagation.TextMapCarrier) {
-	c.Set("trace", strings.Repeat("x", 500))
 }

@@ -12,18 +12,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/telemetry/oteltest"
 	"github.com/omnibus-go/bus/internal/testserver"
 )
-
-// refusal is how a stream refuses a message.
-func refusal(code int, text string) string {
-	return fmt.Sprintf(`{"error":{"code":400,"err_code":%d,"description":%q},"stream":"S","seq":0}`, code, text)
-}
 
 func add(t *testing.T, w *outlet.Window, id string, within time.Duration) *outlet.Future {
 	t.Helper()
@@ -32,82 +26,6 @@ func add(t *testing.T, w *outlet.Window, id string, within time.Duration) *outle
 		t.Fatal(err)
 	}
 	return r
-}
-
-// stores sends one message in both ways and returns what became of them. The stream
-// plays the n-th answer to the n-th try of either.
-func stores(t *testing.T, id string, answer func(n int) string, check func(outlet.Ack, error)) {
-	t.Helper()
-	for _, way := range []string{"Store", "Window"} {
-		t.Run(way, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := testserver.New(t)
-				stream(t, s, func(n int, _ *nats.Msg) string { return answer(n) })
-				o := newSender(t, s)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				if way == "Store" {
-					check(o.Store(ctx, message(id)))
-					return
-				}
-				w := outlet.NewWindow(o.Outlet, 1)
-				ack, _, err := add(t, w, id, time.Minute).Wait(context.Background())
-				check(ack, err)
-				w.Close()
-			})
-		})
-	}
-}
-
-// In a cluster another message may be under way; the answer comes when it has arrived.
-func TestStoreWaitsForWhatIsUnderWay(t *testing.T) {
-	t.Parallel()
-	for _, code := range []int{10158, 10164, 10176, 10210} {
-		for _, id := range []string{"", "x"} {
-			t.Run(fmt.Sprint(code, id), func(t *testing.T) {
-				t.Parallel()
-				stores(t, id, func(n int) string {
-					if n < 3 {
-						return refusal(code, "under way")
-					}
-					return ackText
-				}, func(ack outlet.Ack, err error) {
-					if err != nil || ack.Sequence != 7 {
-						t.Errorf("got %+v, %v", ack, err)
-					}
-				})
-				stores(t, id, func(int) string { return refusal(code, "under way") }, func(_ outlet.Ack, err error) {
-					refused, ok := errors.AsType[*jserr.Refusal](err)
-					if !ok || refused.Number != code || errors.Is(err, outlet.ErrUnknown) {
-						t.Errorf("got %v", err)
-					}
-				})
-			})
-		}
-	}
-}
-
-// A refusal that the message itself may have brought about proves nothing once an
-// answer was lost, nor does one that comes before the ID is looked for; another does, for
-// the stream would have known the ID.
-func TestStoreDoubtsRefusalsAfterALostAnswer(t *testing.T) {
-	t.Parallel()
-	for code, doubt := range map[int]bool{10071: true, 10164: true, 10201: true, 10002: true, 10023: true, 10109: true, 10077: false} {
-		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			t.Parallel()
-			stores(t, "x", func(n int) string {
-				if n == 1 {
-					return ""
-				}
-				return refusal(code, "no")
-			}, func(_ outlet.Ack, err error) {
-				refused, ok := errors.AsType[*jserr.Refusal](err)
-				if !ok || refused.Number != code || errors.Is(err, outlet.ErrUnknown) != doubt {
-					t.Errorf("got %v", err)
-				}
-			})
-		})
-	}
 }
 
 // What is not answered is sent every two seconds with an ID, and once without.
@@ -143,7 +61,7 @@ func TestWindowWithoutAConnection(t *testing.T) {
 	s := testserver.New(t)
 	got := make(chan string, 10)
 	stream(t, s, func(_ int, m *nats.Msg) string { got <- m.Header.Get("Nats-Msg-Id"); return ackText })
-	l, latest, blocked := bent(t, s, 0)
+	l, latest, blocked := dialTestConn(t, s, 0)
 	w := outlet.NewWindow(outlet.New(l, nil, new(telemetry.Bus)), 10)
 	if _, _, err := add(t, w, "0", time.Minute).Wait(t.Context()); err != nil {
 		t.Error(err)
