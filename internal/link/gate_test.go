@@ -19,7 +19,7 @@ func TestGate(t *testing.T) {
 		if !g.Open() {
 			t.Fatal("a new gate is shut")
 		}
-		if err := g.Enter(); err != nil {
+		if err := g.Enter(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		g.Leave()
@@ -31,7 +31,7 @@ func TestGate(t *testing.T) {
 		t.Error("it is open after Shut")
 	}
 	for range 3 {
-		if err := g.Enter(); !errors.Is(err, link.ErrShut) {
+		if err := g.Enter(t.Context()); !errors.Is(err, link.ErrShut) {
 			t.Errorf("Enter after Shut: %v", err)
 		}
 	}
@@ -63,7 +63,7 @@ func TestShutWaitsForThoseInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := link.NewGate()
 		for range 2 {
-			if err := g.Enter(); err != nil {
+			if err := g.Enter(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -73,7 +73,7 @@ func TestShutWaitsForThoseInside(t *testing.T) {
 		}
 		// Who comes too late must not be taken for one who leaves.
 		for range 3 {
-			if err := g.Enter(); !errors.Is(err, link.ErrShut) {
+			if err := g.Enter(t.Context()); !errors.Is(err, link.ErrShut) {
 				t.Fatalf("Enter while it shuts: %v", err)
 			}
 		}
@@ -112,7 +112,7 @@ func TestShutThatGivesUp(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				g := link.NewGate()
-				if err := g.Enter(); err != nil {
+				if err := g.Enter(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				ctx, cancel := tc.ctx(t.Context())
@@ -120,7 +120,7 @@ func TestShutThatGivesUp(t *testing.T) {
 				if err := g.Shut(ctx); !errors.Is(err, tc.want) {
 					t.Errorf("Shut returned %v, want %v", err, tc.want)
 				}
-				if err := g.Enter(); g.Open() || !errors.Is(err, link.ErrShut) {
+				if err := g.Enter(t.Context()); g.Open() || !errors.Is(err, link.ErrShut) {
 					t.Errorf("the gate is open after it gave up: %t, %v", g.Open(), err)
 				}
 				result := shutting(t.Context(), g)
@@ -166,7 +166,7 @@ func TestGateUnderLoad(t *testing.T) {
 	enough := make(chan struct{})
 	for p := range publishers {
 		wg.Go(func() {
-			for g.Enter() == nil {
+			for g.Enter(t.Context()) == nil {
 				done[p]++
 				g.Leave()
 				if passed.Add(1) == 1000 {
@@ -193,4 +193,170 @@ func TestGateUnderLoad(t *testing.T) {
 			t.Errorf("%d had passed when Shut returned, %d in the end", sum, passed.Load())
 		}
 	}
+}
+
+// entering calls g.Enter and returns where its result comes.
+func entering(ctx context.Context, g *link.Gate) <-chan error {
+	result := make(chan error, 1)
+	go func() { result <- g.Enter(ctx) }()
+	return result
+}
+
+// A held gate lets nobody in, and nobody fails. Hold waits for those inside.
+func TestHoldAndRelease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := link.NewGate()
+		g.Release() // of a gate that is not held
+		if err := g.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		held := make(chan error, 2)
+		for range 2 {
+			go func() { held <- g.Hold(t.Context()) }()
+		}
+		if ok, _ := returned(held); ok || !g.Open() || g.Inside() != 1 {
+			t.Fatalf("with one inside: returned %t, open %t, %d inside", ok, g.Open(), g.Inside())
+		}
+		waits, passes := entering(t.Context(), g), make(chan error, 1)
+		go func() { passes <- g.Pass(t.Context()) }()
+		if ok, err := returned(waits); ok {
+			t.Fatalf("a held gate let one in: %v", err)
+		}
+		if ok, err := returned(passes); ok {
+			t.Fatalf("a held gate let one pass: %v", err)
+		}
+		if err := g.TryEnter(); !errors.Is(err, link.ErrHeld) {
+			t.Errorf("TryEnter returned %v", err)
+		}
+		g.Leave()
+		for range 2 {
+			if ok, err := returned(held); !ok || err != nil {
+				t.Errorf("with nobody inside: returned %t, %v", ok, err)
+			}
+		}
+		g.Release()
+		if ok, err := returned(waits); !ok || err != nil {
+			t.Errorf("after Release: returned %t, %v", ok, err)
+		}
+		if ok, err := returned(passes); !ok || err != nil {
+			t.Errorf("after Release: passed %t, %v", ok, err)
+		}
+		g.Leave()
+		if err := g.Hold(t.Context()); err != nil { // again
+			t.Error(err)
+		}
+		g.Release()
+		if err := g.Enter(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Who waits at a held gate does so within its context. A Hold whose context ends leaves
+// the gate held.
+func TestHoldWithContexts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := link.NewGate()
+		if err := g.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		reason := errors.New("no time")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(reason)
+		if err := g.Hold(ctx); !errors.Is(err, reason) {
+			t.Errorf("Hold returned %v", err)
+		}
+		short, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		began := time.Now()
+		if err := g.Enter(short); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("Enter returned %v after %v", err, time.Since(began))
+		}
+		if err := g.Pass(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Pass returned %v", err)
+		}
+		if g.Inside() != 1 {
+			t.Errorf("%d are inside", g.Inside())
+		}
+	})
+}
+
+// Shut ends a hold: those who wait find the gate shut, and it cannot be held again.
+func TestShutWhileHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := link.NewGate()
+		if err := g.Hold(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waits := entering(t.Context(), g)
+		if ok, _ := returned(waits); ok {
+			t.Fatal("a held gate let one in")
+		}
+		if err := g.Shut(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if ok, err := returned(waits); !ok || !errors.Is(err, link.ErrShut) {
+			t.Errorf("Enter returned %t, %v", ok, err)
+		}
+		if err := g.Pass(t.Context()); !errors.Is(err, link.ErrShut) {
+			t.Errorf("Pass returned %v", err)
+		}
+		if err := g.Hold(t.Context()); !errors.Is(err, link.ErrShut) {
+			t.Errorf("Hold returned %v", err)
+		}
+		g.Release()
+		if g.Open() {
+			t.Error("Release opened it")
+		}
+	})
+}
+
+// While the gate is held nobody is inside, however many come and go, and nobody fails.
+func TestHoldUnderLoad(t *testing.T) {
+	t.Parallel()
+	const publishers, holders, rounds = 8, 2, 50
+	g := link.NewGate()
+	var inside atomic.Int64
+	var publishing, holding sync.WaitGroup
+	stop := make(chan struct{})
+	for range publishers {
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := g.Enter(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				inside.Add(1)
+				inside.Add(-1)
+				g.Leave()
+			}
+		})
+	}
+	var turn sync.Mutex // one hold at a time, as the registry does
+	for range holders {
+		holding.Go(func() {
+			for range rounds {
+				turn.Lock()
+				if err := g.Hold(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if n := inside.Load(); n != 0 {
+					t.Errorf("%d are inside a held gate", n)
+				}
+				g.Release()
+				turn.Unlock()
+			}
+		})
+	}
+	holding.Wait()
+	close(stop)
+	publishing.Wait()
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
@@ -19,7 +18,7 @@ var ErrUnanswered = errors.New("the reply did not come before the connection was
 
 // Send hands m to the connection. m arrives at most once.
 func (o *Outlet) Send(ctx context.Context, m *Message) error {
-	if err := o.link.Enter(); err != nil {
+	if err := o.link.Enter(ctx); err != nil {
 		return o.count(m, err)
 	}
 	defer o.link.Leave()
@@ -34,10 +33,10 @@ func (o *Outlet) Send(ctx context.Context, m *Message) error {
 }
 
 // Request sends m and waits for one reply until ctx ends. The gate does not count it: a
-// reply that never comes must not hold up a shutdown.
+// reply that never comes must not hold up a shutdown. While the gate is held it waits.
 func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {
-	if !o.link.Open() {
-		return nil, link.ErrShut
+	if err := o.link.Pass(ctx); err != nil {
+		return nil, err
 	}
 	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpRequest, m))
 	o.inject(ctx, m)

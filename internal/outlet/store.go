@@ -25,7 +25,7 @@ const (
 // answer is lost, a message with an ID or an idempotent message is sent again, because the
 // stream then stores it once. For other messages the error is ErrUnknown.
 func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
-	if err := o.link.Enter(); err != nil {
+	if err := o.link.Enter(ctx); err != nil {
 		return Ack{}, o.count(m, err)
 	}
 	defer o.link.Leave()

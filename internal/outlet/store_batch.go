@@ -13,7 +13,7 @@ import (
 // messages has an ID, the batch is sent again when the answer is lost, because the stream
 // refuses a batch with an ID that it knows. For other batches the error is ErrUnknown.
 func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
-	if err := o.link.Enter(); err != nil {
+	if err := o.link.Enter(ctx); err != nil {
 		return Ack{}, o.countBatch(ms, nil, err)
 	}
 	defer o.link.Leave()

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -73,12 +74,12 @@ func NewWindow(o *Outlet, size int) *Window {
 }
 
 // Add sends the message of f. Without a connection the message is sent as soon as there
-// is one. If the window is full Add waits, until ctx ends or f's deadline has passed; then
-// it returns ErrWindowFull with the reason. After an error f gets no outcome. After Add
+// is one. While the gate is held or the window is full Add waits, until ctx ends or f's deadline has passed; then
+// it returns an error with the reason, ErrWindowFull where the window was full. After an error f gets no outcome. After Add
 // returns, the end of ctx has no effect on the message.
 func (w *Window) Add(ctx context.Context, f *Future) error {
 	m := &f.Message
-	if err := w.out.link.Enter(); err != nil {
+	if err := w.passGate(ctx, f.Deadline); err != nil {
 		return w.out.count(m, err)
 	}
 	err := w.takeSlot(ctx, f.Deadline)
@@ -93,6 +94,16 @@ func (w *Window) Add(ctx context.Context, f *Future) error {
 		return w.out.count(m, err)
 	}
 	return nil
+}
+
+// passGate enters the gate. While that is held it waits until ctx ends or the deadline.
+func (w *Window) passGate(ctx context.Context, deadline time.Time) error {
+	if err := w.out.link.TryEnter(); !errors.Is(err, link.ErrHeld) {
+		return err
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return w.out.link.Enter(ctx)
 }
 
 // takeSlot takes a slot of the window and waits for one if the window is full.
