@@ -64,6 +64,10 @@ type Async struct {
 	stopFlush    context.CancelFunc
 
 	confirmations confirmations // belongs to run
+
+	pause       atomic.Pointer[asyncPause] // nil while it is not quiesced
+	paused      chan struct{}              // has one when run has to look at pause
+	unconfirmed atomic.Int64               // of confirmations, after the latest batch
 }
 
 // entry is a message in the buffer, or a marker of Flush.
@@ -75,7 +79,7 @@ type entry struct {
 
 // NewAsync returns an Async that sends through o.
 func NewAsync(o *Outlet, c AsyncConfig) *Async {
-	a := &Async{out: o, cfg: c, closing: make(chan struct{}), done: make(chan struct{})}
+	a := &Async{out: o, cfg: c, closing: make(chan struct{}), done: make(chan struct{}), paused: make(chan struct{}, 1)}
 	a.flushContext, a.stopFlush = context.WithCancel(context.Background())
 	return a
 }
@@ -189,6 +193,7 @@ func (a *Async) run() {
 	a.confirmations, unwatch = watchConfirmations(a.out.link)
 	defer unwatch()
 	for {
+		a.whilePaused()
 		fill, closing := a.buffer, (<-chan struct{})(nil)
 		if a.room() == 0 {
 			fill, closing = nil, a.closing
@@ -201,7 +206,9 @@ func (a *Async) run() {
 			}
 			a.sendBatch(first)
 			a.flushIfNeeded()
+			a.unconfirmed.Store(int64(a.confirmations.unconfirmed()))
 		case <-closing:
+		case <-a.paused:
 		case s := <-a.confirmations.states:
 			a.setState(s)
 			a.flushIfNeeded() // for what was sent while there was no connection
@@ -238,7 +245,7 @@ func (a *Async) sendBatch(first *entry) {
 		default:
 			return
 		}
-		if time.Since(began) >= batchDelay {
+		if time.Since(began) >= batchDelay || a.pause.Load() != nil {
 			return
 		}
 	}
