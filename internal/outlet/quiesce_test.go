@@ -256,9 +256,9 @@ func TestAsyncDrainWhileQuiesced(t *testing.T) {
 func TestAsyncQuiesceWithoutConfirmation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		deaf := newDeaf(t)
-		a, _ := newAsync(deaf.link, 100, new(failures))
-		deaf.hang()
+		silent := newSilentLink(t)
+		a, _ := newAsync(silent.link, 100, new(failures))
+		silent.silence()
 		for i := range 3 {
 			if err := a.Add(t.Context(), numbered(i)); err != nil {
 				t.Error(err)
@@ -279,7 +279,7 @@ func TestAsyncQuiesceWithoutConfirmation(t *testing.T) {
 		if n := a.Drain(ctx); n != 3 {
 			t.Errorf("%d were not sent, want 3", n)
 		}
-		deaf.link.Abort()
+		silent.link.Abort()
 		<-a.Done()
 	})
 }
