@@ -102,7 +102,7 @@ func (b *Bus) loads() []load {
 }
 
 // load returns what the receiver knows.
-func (r *receiver) load(s SubscriptionStats) load {
+func (r *handlerCall) load(s SubscriptionStats) load {
 	l := load{stats: s}
 	l.failed, l.calls = r.counters.Latest.Of(s.Handled + s.HandlerErrors)
 	return l

@@ -51,7 +51,7 @@ type Consumer struct {
 	stream   string
 	durable  string
 	filters  []string // what it handles
-	receiver *receiver
+	receiver *handlerCall
 	aside    *aside
 	retry    RetryPolicy
 
@@ -120,7 +120,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 		return nil, err
 	}
 	o.group = durable
-	r, err := s.bus.newReceiver(strings.Join(filters, " "), o, mk)
+	r, err := s.bus.newHandlerCall(strings.Join(filters, " "), o, mk)
 	if err != nil {
 		return nil, err
 	}

@@ -221,7 +221,7 @@ type runs interface {
 }
 
 // stats reads the receiver's own counters and those of its runs.
-func (r *receiver) stats(calls runs) SubscriptionStats {
+func (r *handlerCall) stats(calls runs) SubscriptionStats {
 	c := &r.counters
 	ended, failed, postponed := calls.Ended(), c.Errors.Load(), c.Postponed.Load()
 	return SubscriptionStats{

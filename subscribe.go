@@ -16,7 +16,7 @@ import (
 // Subscription is a live Subscribe or Respond. Safe for concurrent use.
 type Subscription struct {
 	bus      *Bus
-	receiver *receiver
+	receiver *handlerCall
 	core     *intake.Core
 	stage    lifecycle.Stage
 
@@ -79,7 +79,7 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle f
 		return err
 	}
 	var err error
-	if s.receiver, err = s.bus.newReceiver(pattern, o, mk); err != nil {
+	if s.receiver, err = s.bus.newHandlerCall(pattern, o, mk); err != nil {
 		return err
 	}
 	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes

@@ -9,10 +9,10 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
-// receiver is what stands between a delivery and its handler, the same for
+// handlerCall is what stands between a delivery and its handler, the same for
 // subscriptions, responders and consumers: spans, counters, deadline, panics.
 // Outside it the message is settled, inside it comes the middleware.
-type receiver struct {
+type handlerCall struct {
 	ctx      context.Context // of all handlers of the bus
 	pattern  string
 	group    string
@@ -27,9 +27,9 @@ type receiver struct {
 	lastError atomic.Pointer[string] // as requesters see it: anybody may read the statistics
 }
 
-// newReceiver composes the handler of one subscription. It returns an *OptionError
+// newHandlerCall composes the handler of one subscription. It returns an *OptionError
 // where a middleware returns none.
-func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver, error) {
+func (b *Bus) newHandlerCall(pattern string, o *handleOptions, mk maker) (*handlerCall, error) {
 	handle, err := chain(mk(b.format, o), o.middleware, "Use")
 	if err == nil {
 		handle, err = chain(handle, b.cfg.middleware, "WithMiddleware")
@@ -37,7 +37,7 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 	if err != nil {
 		return nil, err
 	}
-	return &receiver{
+	return &handlerCall{
 		ctx:     b.core.Handlers,
 		pattern: pattern,
 		group:   o.group,
@@ -50,7 +50,7 @@ func (b *Bus) newReceiver(pattern string, o *handleOptions, mk maker) (*receiver
 // call runs the handler on m, its n-th message, and notes in failed how it failed. It
 // does not panic. Where the handler ends the goroutine it does not return, and what
 // its caller has deferred finds failed.
-func (r *receiver) call(m *RawMsg, n int64, failed *error) {
+func (r *handlerCall) call(m *RawMsg, n int64, failed *error) {
 	if r.timeout > 0 || r.tel != nil {
 		r.callIn(r.ctx, m, n, failed)
 		return
@@ -60,7 +60,7 @@ func (r *receiver) call(m *RawMsg, n int64, failed *error) {
 
 // callIn is call in a context made from that of the handlers. It returns the context
 // in which the handler ran.
-func (r *receiver) callIn(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
+func (r *handlerCall) callIn(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)
@@ -73,7 +73,7 @@ func (r *receiver) callIn(ctx context.Context, m *RawMsg, n int64, failed *error
 	return ctx
 }
 
-func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
+func (r *handlerCall) traced(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
 	ctx, span := r.tel.Process(ctx, telemetry.Op{Name: telemetry.OpProcess, Subject: m.Subject, Template: r.pattern,
 		Group: r.group, MessageID: m.ID, Size: len(m.Data)}, m.Header)
 	defer func() { span.End(*failed) }()
@@ -83,7 +83,7 @@ func (r *receiver) traced(ctx context.Context, m *RawMsg, n int64, failed *error
 
 // timed calls the handler and counts the outcome. n numbers the message: the
 // clock is read for a sample of them, since it costs a tenth of a small message.
-func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64, failed *error) {
+func (r *handlerCall) timed(ctx context.Context, m *RawMsg, n int64, failed *error) {
 	defer r.count(m, n, failed)
 	if r.always || telemetry.Sampled(uint64(n)) {
 		defer r.observe(time.Now())
@@ -92,7 +92,7 @@ func (r *receiver) timed(ctx context.Context, m *RawMsg, n int64, failed *error)
 }
 
 // observe notes how long a call took that began at a time.
-func (r *receiver) observe(began time.Time) {
+func (r *handlerCall) observe(began time.Time) {
 	took := time.Since(began)
 	r.counters.Latency.Observe(took)
 	if r.always {
@@ -101,7 +101,7 @@ func (r *receiver) observe(began time.Time) {
 }
 
 // count counts the outcome of the n-th message, which is m.
-func (r *receiver) count(m *RawMsg, n int64, failed *error) {
+func (r *handlerCall) count(m *RawMsg, n int64, failed *error) {
 	if *failed == nil {
 		return
 	}
