@@ -76,11 +76,12 @@ var house = map[string]room{
 	}},
 
 	"internal/ownership": {floor: 7, imports: map[string]string{
-		"internal/dead":     "how a message travels with what is known of it",
-		"internal/dispatch": "runs what other processes give",
-		"internal/link":     "the connection it speaks over",
-		"internal/settle":   "the outcomes that travel",
-		"internal/wire":     "what it hands on: deliveries",
+		"internal/dead":     "the form of a message that travels to a member",
+		"internal/dispatch": "runs the messages that other processes assign",
+		"internal/jserr":    "the server's refusals",
+		"internal/link":     "the connection",
+		"internal/settle":   "outcomes and reasons of dead letters",
+		"internal/wire":     "deliveries and headers",
 		natsGo:              "subscriptions and their messages",
 	}},
 	"internal/intake": {floor: 4, imports: map[string]string{
@@ -123,7 +124,7 @@ var house = map[string]room{
 		"internal/core":                 "what the parts of a bus share",
 		"internal/jserr":                "the server's error numbers",
 		"codec":                         "WithCodec and As take one",
-		"internal/ownership":            "who keeps the order of a durable with keys",
+		"internal/ownership":            "shares a durable with keys between processes",
 		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -72,21 +72,6 @@ func (s *store) writeSettleRecord(ctx context.Context, r settleRecord, epoch uin
 
 var errLeaseBusy = errors.New("another process is writing the lease")
 
-// The server's error codes.
-const (
-	codeNoMessage         = 10037
-	codeWrongLast         = 10071
-	codeWrongLastConstant = 10164 // without the sequence that it has instead
-)
-
-// apiError is an error in a reply of the server.
-type apiError struct {
-	Code        int    `json:"err_code"`
-	Description string `json:"description"`
-}
-
-func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Description, e.Code) }
-
 // write stores a message if the lease has the epoch, and returns its sequence. It returns
 // ErrLost if the lease has another epoch.
 func (s *store) write(ctx context.Context, subject string, body []byte, epoch uint64) (sequence uint64, err error) {
@@ -95,14 +80,14 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 		wire.HeaderNatsExpectedLastSubjectSequenceSubject: {s.lease()},
 	}}
 	var reply struct {
-		Error    *apiError `json:"error"`
-		Sequence uint64    `json:"seq"`
+		Error    *jserr.Refusal `json:"error"`
+		Sequence uint64         `json:"seq"`
 	}
 	if err := s.request(ctx, out, &reply); err != nil {
 		return 0, err
 	}
 	switch e := reply.Error; {
-	case e != nil && slices.Contains([]int{codeWrongLast, codeWrongLastConstant}, e.Code):
+	case e != nil && jserr.IsWrongLastSequence(e):
 		return 0, fmt.Errorf("%w: %w", ErrLost, e)
 	case e != nil:
 		return 0, e
@@ -117,7 +102,7 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 func (s *store) read(ctx context.Context, subject string, body any) (sequence uint64, err error) {
 	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + StreamOf(s.stream), Data: encode(map[string]string{"last_by_subj": subject})}
 	var reply struct {
-		Error   *apiError `json:"error"`
+		Error   *jserr.Refusal `json:"error"`
 		Message struct {
 			Sequence uint64 `json:"seq"`
 			Data     []byte `json:"data"`
@@ -126,7 +111,7 @@ func (s *store) read(ctx context.Context, subject string, body any) (sequence ui
 	if err := s.request(ctx, out, &reply); err != nil {
 		return 0, err
 	}
-	if e := reply.Error; e != nil && e.Code != codeNoMessage {
+	if e := reply.Error; e != nil && e.Number != jserr.MessageNotFound {
 		return 0, e
 	}
 	if sequence = reply.Message.Sequence; sequence > 0 {
