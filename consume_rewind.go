@@ -163,7 +163,8 @@ func (c *Consumer) target(ctx context.Context, to start, info *jetstream.Consume
 // durable is paused.
 func (c *Consumer) goBack(ctx context.Context, target uint64) error {
 	old, _ := c.own()
-	if err := old.Rest(ctx); err != nil {
+	if err := old.Quiesce(ctx); err != nil {
+		old.Resume()
 		return c.stillRunning(err)
 	}
 	info, err := c.alone(ctx, old)
@@ -174,7 +175,7 @@ func (c *Consumer) goBack(ctx context.Context, target uint64) error {
 		err = c.renew(ctx, old)
 	}
 	if err != nil {
-		old.Wake()
+		old.Resume()
 	}
 	return err
 }

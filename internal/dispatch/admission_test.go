@@ -28,7 +28,7 @@ func TestQueueRests(t *testing.T) {
 		if run, ok := q.Longest(); !ok || run.Subject != "s" || time.Since(run.Since) != time.Millisecond {
 			t.Errorf("the longest is %+v", run)
 		}
-		q.Rest()
+		q.Quiesce()
 		if err := q.Wait(t.Context()); err != nil || ran.Load() != 2 {
 			t.Errorf("%v after %d runs", err, ran.Load())
 		}
@@ -40,7 +40,7 @@ func TestQueueRests(t *testing.T) {
 		if _, ok := q.Longest(); ok {
 			t.Error("something runs")
 		}
-		q.Wake()
+		q.Resume()
 		if err := q.Wait(t.Context()); err != nil || ran.Load() != 6 {
 			t.Errorf("%v after %d runs", err, ran.Load())
 		}

@@ -19,8 +19,8 @@ import (
 // message). Push is for a source that asks for no more than it has room for: it never
 // waits.
 //
-// States: open → stopped. Workers are started when there is something to run and end
-// when there is nothing; but one, once started, is idleWorker instead until Stop, since
+// States: open ⇄ quiesced → stopped, and open → stopped. Workers are started when there is
+// something to run and end when there is nothing; but one, once started, is idleWorker instead until Stop, since
 // to start one costs more than many a handler. Wait waits for those that run
 // something, Stop for the idleWorker one.
 type Queue struct {
@@ -31,14 +31,15 @@ type Queue struct {
 	ended       atomic.Int64  // runs ended
 	inline      atomic.Uint64 // the goroutine that calls Enter
 	watched     atomic.Bool   // somebody waits in Wait
-	stopped     atomic.Bool   // written under mu
+	barred      atomic.Bool   // Enter may not begin: stopped or quiesced; written under mu
 
 	mu         sync.Mutex
 	room       sync.Cond   // the backlog got shorter
 	idle       sync.Cond   // for the idleWorker worker: there is something to run, or Stop; and that it has gone
 	idleWorker *idleWorker // nil while there is none
 	admission  *admission  // nil where messages begin one by one, as soon as they can
-	resting    bool        // begin nothing for now
+	stopped    bool
+	quiesced   bool // begin nothing for now
 	backlog    ring
 	workers    map[uint64]*Run // by the goroutine ids of running workers
 	started    int             // workers started and not ended
@@ -62,22 +63,26 @@ func (q *Queue) OnExit(fn func()) { q.exited = fn }
 func (q *Queue) Concurrency() int { return q.concurrency }
 
 // Enter begins a run on the calling goroutine, the only one that may call it, where the
-// concurrency is one. It returns which run it is, from 1. Leave must follow. After Stop
-// it does nothing and returns false.
+// concurrency is one. It returns which run it is, from 1. Leave must follow. While the
+// queue is quiesced it waits. After Stop it does nothing and returns false.
 //
-// It counts the run before it looks whether the queue has stopped: so either it sees
-// that, or a Wait after the Stop sees the run.
+// It counts the run before it looks whether it may begin: so either it sees that it may
+// not, or a Wait after Quiesce or Stop sees the run.
 func (q *Queue) Enter() (number int64, ok bool) {
 	if q.inline.Load() == 0 {
 		q.inline.Store(goroutineID())
 	}
-	number = q.begun.Add(1)
-	if q.stopped.Load() {
+	for {
+		number = q.begun.Add(1)
+		if !q.barred.Load() {
+			return number, true
+		}
 		q.begun.Add(-1)
 		q.notify()
-		return 0, false
+		if !q.awaitResume() {
+			return 0, false
+		}
 	}
-	return number, true
 }
 
 // Leave ends the run that Enter began. It is to be deferred: returned says whether the
@@ -94,7 +99,7 @@ func (q *Queue) Leave(returned *bool) {
 // call it.
 func (q *Queue) Do(d wire.Delivery) bool {
 	q.mu.Lock()
-	for q.backlog.n >= q.concurrency && !q.stopped.Load() {
+	for q.backlog.n >= q.concurrency && !q.stopped {
 		q.room.Wait()
 	}
 	return q.add(d)
@@ -108,7 +113,7 @@ func (q *Queue) Push(d wire.Delivery) bool {
 
 // add appends d and starts a worker if one may start. It unlocks q.mu.
 func (q *Queue) add(d wire.Delivery) bool {
-	if q.stopped.Load() {
+	if q.stopped {
 		q.mu.Unlock()
 		return false
 	}
@@ -124,7 +129,7 @@ func (q *Queue) add(d wire.Delivery) bool {
 // startLocked has one more worker look at the backlog, if one may: the idleWorker one, or
 // a new one if it returns true.
 func (q *Queue) startLocked() (start bool) {
-	if q.resting || q.admission.busyLocked(q.backlog.n) {
+	if q.quiesced || q.admission.busyLocked(q.backlog.n) {
 		return false
 	}
 	if q.idleWorker != nil {
@@ -179,12 +184,12 @@ type idleWorker struct{ _ byte }
 // idleLocked waits until there is something to run. It returns false at once where
 // another worker is idleWorker, and when the queue stops.
 func (q *Queue) idleLocked() bool {
-	if q.idleWorker != nil || q.stopped.Load() {
+	if q.idleWorker != nil || q.stopped {
 		return false
 	}
 	self := new(idleWorker)
 	q.idleWorker = self
-	for q.idleWorker == self && !q.stopped.Load() {
+	for q.idleWorker == self && !q.stopped {
 		q.idle.Wait()
 	}
 	if q.idleWorker != self {
@@ -222,7 +227,7 @@ func (q *Queue) callLocked(d wire.Delivery, batch []wire.Delivery) {
 
 // runsLocked reports whether there is something that may begin.
 func (q *Queue) runsLocked() bool {
-	return q.backlog.n > 0 && !q.resting && !q.stopped.Load()
+	return q.backlog.n > 0 && !q.quiesced && !q.stopped
 }
 
 func (q *Queue) invoke(d wire.Delivery) {
@@ -278,7 +283,8 @@ func (q *Queue) Backlog() (msgs, bytes int) {
 func (q *Queue) Stop() []wire.Delivery {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.stopped.Store(true)
+	q.stopped = true
+	q.barred.Store(true)
 	q.room.Broadcast()
 	q.admission.lookLocked()
 	for q.idle.Broadcast(); q.idleWorker != nil; {

@@ -32,8 +32,9 @@ type CoreConfig struct {
 // Core is one core subscription. Messages wait in nats.go's list, where the
 // pending limits hold; the queue runs them.
 //
-// States: open → draining → ended → closed, when its handlers have returned or
-// nobody waits for them any more. Drain does all steps, Close leaves draining out.
+// States: open ⇄ quiesced → draining → ended → closed. It is closed when its handlers have
+// returned or nobody waits for them any more. Drain does all steps, Close leaves draining
+// out.
 // The handlers run on the goroutine that nats.go owns for the subscription, or on
 // the queue's workers when more than one may run at once.
 type Core struct {
@@ -50,7 +51,7 @@ type Core struct {
 }
 
 // LeftBehind is the error of a drain that ended before every message that had
-// arrived was handled.
+// arrived was handled, and of Quiesce when handlers run still.
 type LeftBehind struct {
 	Pending int   // messages that waited for a handler
 	Running int   // handlers that ran
@@ -168,7 +169,7 @@ func (s *Core) atRest() (pending, running int) {
 		pending, _ = s.Pending()
 		running = s.InFlight()
 		same := begun == s.Begun() && ended == s.Ended()
-		if same && (pending == 0 || running > 0 || s.queue.Concurrency() > 1 || s.IsLost() || !s.sub.IsValid()) {
+		if same && (pending == 0 || running > 0 || s.queue.Concurrency() > 1 || s.IsLost() || s.queue.IsQuiesced() || !s.sub.IsValid()) {
 			break
 		}
 		if look < 1000 {
@@ -219,6 +220,7 @@ func (s *Core) RunsCaller(ctx context.Context) bool { return s.queue.RunsCaller(
 // handlers and closes. When ctx ends first it closes at once and returns a
 // *LeftBehind. It and Close may be called once in all.
 func (s *Core) Drain(ctx context.Context) error {
+	s.queue.Resume()
 	err := s.leftBehind(s.drain(ctx))
 	s.end()
 	close(s.done)

@@ -109,7 +109,7 @@ type Durable struct {
 	holds     uint64          // numbers them
 	reports   reports
 	draining  bool
-	resting   bool // ask for nothing for now
+	quiesced  bool // ask for nothing for now
 	ends      bool // somebody closes it
 	abandoned bool // nothing is reported to the server any more
 	err       error

@@ -311,7 +311,7 @@ func (s *puller) want() (messages, bytes int, doubt bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if d.draining || d.resting || !connected || now.Before(s.pullAfter) {
+	if d.draining || d.quiesced || !connected || now.Before(s.pullAfter) {
 		return 0, 0, false
 	}
 	messages, bytes = s.credit(now)

@@ -7,27 +7,6 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Rest makes the queue begin nothing until Wake. It goes on to take messages in.
-func (q *Queue) Rest() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.resting = true
-	q.admission.lookLocked()
-	q.notifyLocked()
-}
-
-// Wake ends Rest.
-func (q *Queue) Wake() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.resting = false
-	for range min(q.backlog.n, q.concurrency) {
-		if q.startLocked() {
-			go q.work()
-		}
-	}
-}
-
 // Run is a run that goes on; of several messages the first.
 type Run struct {
 	Subject  string

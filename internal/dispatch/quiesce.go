@@ -1,0 +1,44 @@
+package dispatch
+
+// Quiesce makes the queue begin nothing until Resume or Stop. Push goes on to take messages
+// in. Enter and Do wait. What runs goes on; Wait waits for it.
+func (q *Queue) Quiesce() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.quiesced = true
+	q.barred.Store(true)
+	q.admission.lookLocked()
+	q.notifyLocked()
+}
+
+// Resume ends Quiesce. Without one it does nothing.
+func (q *Queue) Resume() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.quiesced = false
+	q.barred.Store(q.stopped)
+	q.room.Broadcast()
+	for range min(q.backlog.n, q.concurrency) {
+		if q.startLocked() {
+			go q.work()
+		}
+	}
+}
+
+// IsQuiesced reports whether the queue is quiesced.
+func (q *Queue) IsQuiesced() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.quiesced
+}
+
+// awaitResume waits until the queue is not quiesced. It returns false when it has stopped.
+// Enter calls it.
+func (q *Queue) awaitResume() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.quiesced && !q.stopped {
+		q.room.Wait()
+	}
+	return !q.stopped
+}
