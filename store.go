@@ -42,7 +42,7 @@ func (s *store) mend(c *config, valid func(name string, config []byte) error) er
 	if s.dir == nil {
 		return nil
 	}
-	done, err := s.dir.Mend(valid)
+	done, err := s.dir.Repair(valid)
 	for _, m := range done {
 		c.logger.Warn("a process that was killed had left a stream unfinished: "+m.What, "stream", m.Stream, "path", m.Path)
 	}

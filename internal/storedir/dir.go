@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/gofrs/flock"
 )
 
-// The names of our entries in a directory.
+// The names of the entries that this package makes.
 const (
 	lockName     = "LOCK"
 	ownerName    = "OWNER"
@@ -25,11 +24,11 @@ const (
 	fileMode = 0o600
 )
 
-// Dir is an open directory. It is locked until [Dir.Close]; the lock ends with
-// the process in any case. All methods may be called from several goroutines.
+// Dir is an open directory. It is locked until [Dir.Close], at most until the process ends.
+// Safe for concurrent use.
 type Dir struct {
-	// Warnings says what is wrong with the directory but no reason to refuse
-	// it, such as a mode that lets others read it. Ready to be logged.
+	// Warnings are faults of the directory that do not make Open fail, for example a mode
+	// that lets other users read it. Each is a text for the log.
 	Warnings []string
 
 	path     string
@@ -39,33 +38,33 @@ type Dir struct {
 	closeErr error
 }
 
-// Open locks dir for this process and returns it. It creates dir and its
-// parents if they are absent, with a new identity. Open does not wait for a lock.
-// It returns [*LockedError], [*AccessError], [*FormatError], [*ForeignError] or
-// [*CorruptError], and then has taken nothing over.
+// Open locks dir for this process and returns it. If dir does not exist, Open creates it
+// and its parents, with a new identity. It does not wait for a lock. It fails with a
+// [*LockedError], [*AccessError], [*FormatError], [*ForeignError] or [*CorruptError]; then
+// dir is not locked.
 func Open(dir string) (*Dir, error) {
-	path, err := create(dir)
+	path, err := createDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	// Before the first write: not even a LOCK is left in a foreign directory.
-	if err := refuseForeign(path); err != nil {
+	// This comes before the first write, so that a foreign directory gets no LOCK either.
+	if err := checkForeign(path); err != nil {
 		return nil, err
 	}
-	lock, err := acquire(path)
+	lock, err := lockDir(path)
 	if err != nil {
 		return nil, err
 	}
 	d := &Dir{path: path, lock: lock}
-	if err := d.load(); err != nil {
-		_ = d.Close() // err says more
+	if err := d.prepare(); err != nil {
+		_ = d.Close() // err is more important
 		return nil, err
 	}
 	return d, nil
 }
 
-// create makes dir with its parents and returns its absolute path.
-func create(dir string) (string, error) {
+// createDir creates dir with its parents and returns its absolute path.
+func createDir(dir string) (string, error) {
 	if dir == "" {
 		return "", &AccessError{Dir: dir, Op: "open", Err: errors.New("the path is empty")}
 	}
@@ -77,7 +76,7 @@ func create(dir string) (string, error) {
 	if err := os.MkdirAll(path, dirMode); err != nil {
 		return "", &AccessError{Dir: path, Op: "create", Err: err}
 	}
-	// A power cut must not take away a directory in which messages were stored.
+	// A power cut must not remove a directory in which messages were stored.
 	for _, made := range missing {
 		if err := syncDir(filepath.Dir(made)); err != nil && !errors.Is(err, os.ErrPermission) {
 			return "", &AccessError{Dir: path, Op: "create", Err: err}
@@ -102,22 +101,9 @@ func missingDirs(path string) []string {
 	}
 }
 
-// acquire takes the lock. Each call opens the file anew, so a second one in
-// this process fails like one in another.
-func acquire(path string) (*flock.Flock, error) {
-	lock := flock.New(filepath.Join(path, lockName), flock.SetPermissions(fileMode))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return nil, &AccessError{Dir: path, Op: opLock, Err: err}
-	}
-	if !locked {
-		return nil, &LockedError{Dir: path, Owner: readOwner(path)}
-	}
-	return lock, nil
-}
-
-// load brings a locked directory into order and fills d.
-func (d *Dir) load() error {
+// prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls
+// it.
+func (d *Dir) prepare() error {
 	if err := d.clean(); err != nil {
 		return err
 	}
@@ -136,7 +122,7 @@ func (d *Dir) load() error {
 	return nil
 }
 
-// clean removes what a crash left: a half-written identity, a dead owner.
+// clean removes what a crash left: a half-written identity and a stale OWNER.
 func (d *Dir) clean() error {
 	d.removeOwner()
 	if err := remove(d.file(tempName(identityName))); err != nil {
@@ -145,10 +131,7 @@ func (d *Dir) clean() error {
 	return nil
 }
 
-// removeOwner ignores errors: a stale OWNER is overwritten by the next owner,
-// and on Windows a process that reads it right now can stop its removal.
-func (d *Dir) removeOwner() { _ = remove(d.file(ownerName)) }
-
+// makeData creates the directory for the data of the server.
 func makeData(path string) error {
 	err := os.Mkdir(path, dirMode)
 	if errors.Is(err, os.ErrExist) {
@@ -163,59 +146,11 @@ func makeData(path string) error {
 // Path returns the absolute path of the directory.
 func (d *Dir) Path() string { return d.path }
 
-// Identity returns what the directory is and was since its creation.
+// Identity returns the identity of the directory.
 func (d *Dir) Identity() Identity { return d.identity }
 
-// Data returns the path of the directory within for the server's data. It exists.
+// Data returns the path of the directory for the data of the server. It exists.
 func (d *Dir) Data() string { return d.file(dataName) }
 
+// file returns the path of an entry of the directory.
 func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }
-
-// Close gives the directory free. Further calls, also at the same time, wait
-// for the first and return the same.
-func (d *Dir) Close() error {
-	d.closing.Do(func() {
-		// In this order: once unlocked, OWNER may be the next owner's.
-		d.removeOwner()
-		d.closeErr = d.lock.Unlock()
-	})
-	return d.closeErr
-}
-
-// tolerated are entries by others that do not make an empty directory foreign:
-// what file systems and desktops put into the root of a volume.
-var tolerated = []string{"lost+found", ".snapshot", ".DS_Store", "System Volume Information"}
-
-// refuseForeign returns an error if path holds something but no identity.
-func refuseForeign(path string) error {
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return &AccessError{Dir: path, Op: "read", Err: err}
-	}
-	found := foreignNames(entries)
-	if len(found) == 0 {
-		return nil
-	}
-	// Asked after the list was read: a concurrent Open writes the identity
-	// before anything that the list could hold.
-	switch _, err := os.Lstat(filepath.Join(path, identityName)); {
-	case err == nil:
-		return nil
-	case errors.Is(err, os.ErrNotExist):
-		return &ForeignError{Dir: path, Found: found}
-	default:
-		return &AccessError{Dir: path, Op: "read", Err: err}
-	}
-}
-
-func foreignNames(entries []os.DirEntry) []string {
-	ours := []string{lockName, ownerName, identityName, tempName(identityName)}
-	var found []string
-	for _, entry := range entries {
-		name := entry.Name()
-		if !slices.Contains(ours, name) && !slices.Contains(tolerated, name) {
-			found = append(found, name)
-		}
-	}
-	return found
-}

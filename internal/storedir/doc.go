@@ -1,14 +1,23 @@
-// Package storedir owns the directory in which a bus keeps its data. It knows
-// nothing of NATS but how its server lays out the files of streams (streams.go).
+// Package storedir owns the directory in which a bus keeps its data. Of NATS it knows only
+// how the server lays out the files of streams (streams.go).
 //
-// A server does not lock its store: two on one directory both run, and the
-// acknowledged messages of one vanish. So [Open] takes a lock, gives the
-// directory an identity that stays the same for its life, and refuses what is
-// not a directory of ours. In it are
+// A server does not lock its store. Two servers on one directory both run, and the
+// acknowledged messages of one of them are lost. So [Open] locks the directory, gives it an
+// identity that never changes, and refuses a directory that is not a bus directory. The
+// directory contains:
 //
-//	LOCK          locked while in use; never removed, frees itself with its process
-//	OWNER         who has it open, for the error text of the next one
+//	LOCK          locked while in use; never removed; the lock ends with its process
+//	OWNER         who has the directory open, for the error text of another process
 //	omnibus.json  the identity
-//	data/         what belongs to the server
-//	set-aside/    what a killed process had begun and never finished, see [Dir.Mend]
+//	data/         the data of the server
+//	set-aside/    streams whose creation a killed process did not finish, see [Dir.Repair]
+//
+// States: a directory is open, from [Open] to [Dir.Close], or closed.
+//
+// Goroutines: none. All functions run on the goroutine of the caller.
+//
+// After a crash the operating system releases the lock. The next Open removes what a
+// half-finished Open left, and the stale OWNER. Dir.Repair finishes or undoes what the
+// server had begun with streams. The identity is written so that a power cut leaves either
+// none or a complete one.
 package storedir

@@ -7,13 +7,12 @@ import (
 	"syscall"
 )
 
-// tempName returns the name under which the file name is written first. It is
-// always the same, since only the holder of the lock writes: at most one is
-// ever left.
+// tempName returns the name of the temporary file for name. It is always the same, because
+// only the owner of the lock writes. So a crash leaves at most one.
 func tempName(name string) string { return name + ".tmp" }
 
-// writeFile replaces a file such that after a crash or power cut there is
-// either the old one or the whole new one.
+// writeFile replaces a file. After a crash or a power cut there is either the old file or the
+// complete new one.
 func writeFile(path string, data []byte) error {
 	temp := tempName(path)
 	if err := remove(temp); err != nil {
@@ -28,6 +27,7 @@ func writeFile(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// writeSynced creates a file and syncs it to the disk.
 func writeSynced(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
@@ -40,7 +40,7 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// remove is os.Remove for a file that may be gone.
+// remove removes a file if it exists.
 func remove(path string) error {
 	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -48,6 +48,7 @@ func remove(path string) error {
 	return nil
 }
 
+// checkDir returns an error if path is not a directory.
 func checkDir(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() {

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// syncDir makes the names in a directory survive a power cut.
+// syncDir syncs a directory to the disk, so that its entries survive a power cut.
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
@@ -17,13 +17,13 @@ func syncDir(path string) error {
 	}
 	err = d.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // some network and user space file systems have no such thing
+		err = nil // some network and user space file systems cannot sync a directory
 	}
 	return errors.Join(err, d.Close())
 }
 
-// modeWarnings names those paths that others than the owner may use. They stay
-// as they are: someone may have wanted it so, such as a group on a volume.
+// modeWarnings returns a warning for each path that other users may access. It does not
+// change the modes, because they may be intended, for example for a group.
 func modeWarnings(dir string, paths ...string) []string {
 	var warnings []string
 	for _, path := range paths {
@@ -38,4 +38,5 @@ func modeWarnings(dir string, paths ...string) []string {
 	return warnings
 }
 
+// isReadOnly reports whether err is that of a read-only file system.
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }

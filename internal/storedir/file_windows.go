@@ -5,14 +5,15 @@ import (
 	"syscall"
 )
 
-// syncDir does nothing: Windows cannot sync a directory, and NTFS keeps a
-// journal of its names.
+// syncDir does nothing. Windows cannot sync a directory, and NTFS has a journal for its
+// entries.
 func syncDir(string) error { return nil }
 
-// modeWarnings returns nil: access follows lists here, and Go's modes say
-// nothing about them.
+// modeWarnings returns nil. Windows uses access control lists, which the modes of Go do not
+// show.
 func modeWarnings(string, ...string) []string { return nil }
 
 const errorWriteProtect = syscall.Errno(19)
 
+// isReadOnly reports whether err is that of a write-protected medium.
 func isReadOnly(err error) bool { return errors.Is(err, errorWriteProtect) }

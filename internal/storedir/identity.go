@@ -12,26 +12,27 @@ import (
 	"unicode"
 )
 
-// Format is the version of the directory's layout that this code writes and
-// the newest that it reads.
+// Format is the version of the directory layout that this code writes. It is also the
+// newest that this code reads.
 const Format = 1
 
-// Identity is what a directory is. It never changes after the first [Open].
+// Identity identifies a directory. The first [Open] creates it, and it never changes.
 type Identity struct {
 	// Format is the version of the layout, see [Format].
 	Format int `json:"format"`
-	// ID is random and tells the directory from any other.
+	// ID is random and unique to the directory.
 	ID string `json:"id"`
-	// ServerName is the server's name. A server under another name would be a
-	// new peer to a cluster, so it must stay.
+	// ServerName is the name of the server. A cluster takes a server with another name for
+	// a new peer, so the name must not change.
 	ServerName string `json:"server_name"`
-	// Domain is the JetStream domain, one subject token. It can never be added later.
+	// Domain is the JetStream domain, one subject token. The server cannot add it later.
 	Domain string `json:"domain"`
-	// Created is the time of the first Open, UTC, in seconds.
+	// Created is the time of the first Open, in UTC, in whole seconds.
 	Created time.Time `json:"created"`
 }
 
-// loadIdentity returns the stored identity, or stores a new one. The lock is held.
+// loadIdentity returns the stored identity, or stores a new one. prepare calls it under the
+// lock.
 func loadIdentity(path string) (Identity, error) {
 	file := filepath.Join(path, identityName)
 	raw, err := os.ReadFile(file)
@@ -44,10 +45,10 @@ func loadIdentity(path string) (Identity, error) {
 	return parseIdentity(path, file, raw)
 }
 
-// createIdentity is called under the lock, so what refuseForeign found before
-// it may have changed.
+// createIdentity stores a new identity. It checks again for foreign entries: the first check
+// was before the lock.
 func createIdentity(path string) (Identity, error) {
-	if err := refuseForeign(path); err != nil {
+	if err := checkForeign(path); err != nil {
 		return Identity{}, err
 	}
 	id := newIdentity()
@@ -61,6 +62,7 @@ func createIdentity(path string) (Identity, error) {
 	return id, nil
 }
 
+// newIdentity returns a new random identity.
 func newIdentity() Identity {
 	return Identity{
 		Format:     Format,
@@ -71,13 +73,13 @@ func newIdentity() Identity {
 	}
 }
 
-// randomName has 50 random bits: enough for the servers of any one cluster.
+// randomName returns a name with 50 random bits. That is enough for the servers of a cluster.
 func randomName() string {
 	return "bus-" + strings.ToLower(rand.Text()[:10])
 }
 
-// parseIdentity reads the format first: what else a newer one holds, and how,
-// is not known here.
+// parseIdentity reads an identity. It reads the format first, because this code does not
+// know the other fields of a newer format.
 func parseIdentity(path, file string, raw []byte) (Identity, error) {
 	var version struct{ Format int }
 	if err := json.Unmarshal(raw, &version); err != nil {
@@ -90,14 +92,14 @@ func parseIdentity(path, file string, raw []byte) (Identity, error) {
 	if err := json.Unmarshal(raw, &id); err != nil {
 		return Identity{}, &CorruptError{File: file, Err: err}
 	}
-	if err := id.complete(); err != nil {
+	if err := id.check(); err != nil {
 		return Identity{}, &CorruptError{File: file, Err: err}
 	}
 	return id, nil
 }
 
-// complete returns an error if a stored identity lacks something.
-func (id Identity) complete() error {
+// check returns an error if a stored identity lacks a field or has an invalid name.
+func (id Identity) check() error {
 	switch {
 	case id.Format < 1:
 		return fmt.Errorf("format is %d", id.Format)
@@ -111,11 +113,12 @@ func (id Identity) complete() error {
 	return id.checkNames()
 }
 
+// checkNames checks the names that the server uses.
 func (id Identity) checkNames() error {
-	if reason := badName(id.ServerName); reason != "" {
+	if reason := nameProblem(id.ServerName); reason != "" {
 		return fmt.Errorf("server_name %q %s", id.ServerName, reason)
 	}
-	reason := badName(id.Domain)
+	reason := nameProblem(id.Domain)
 	if reason == "" && strings.ContainsAny(id.Domain, ".*>") {
 		// The domain becomes a token of the API's subjects: $JS.<domain>.API.
 		reason = "contains a dot or a wildcard character"
@@ -126,10 +129,11 @@ func (id Identity) checkNames() error {
 	return nil
 }
 
-// maxName is as long as the server allows the names of streams to be.
+// maxName is the longest name in bytes, as for streams.
 const maxName = 255
 
-func badName(s string) string {
+// nameProblem returns what is wrong with a name, or "".
+func nameProblem(s string) string {
 	switch {
 	case len(s) > maxName:
 		return fmt.Sprintf("is longer than %d bytes", maxName)

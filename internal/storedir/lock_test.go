@@ -1,9 +1,13 @@
 package storedir_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,13 +83,112 @@ func TestKilledOwner(t *testing.T) {
 	}
 }
 
-func TestUnknownOwner(t *testing.T) {
+func TestClose(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if slices.Contains(names(t, dir), "OWNER") {
+		t.Error("OWNER is left")
+	}
+	second := open(t, dir)
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if !slices.Contains(names(t, dir), "OWNER") {
+		t.Error("a late Close removed the next owner's file")
+	}
+	refused[*storedir.LockedError](t, dir)
+	if second.Identity() != d.Identity() {
+		t.Error("the identity changed")
+	}
+}
+
+func TestCloseAfterDirIsGone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
-	open(t, dir)
-	write(t, filepath.Join(dir, "OWNER"), `{"pid":1`)
-	err := refused[*storedir.LockedError](t, dir)
-	if err.Owner != (storedir.Owner{}) || !strings.Contains(err.Error(), "in use by another process:") {
-		t.Errorf("error = %+v: %v", *err, err)
+	d := open(t, dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Skipf("SKIPPED: this system does not remove files in use: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenRace(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "a", "bus")
+	var won atomic.Int32
+	var wg, tried sync.WaitGroup
+	tried.Add(20)
+	for range 20 {
+		wg.Go(func() {
+			d, err := storedir.Open(dir)
+			tried.Done()
+			if err != nil {
+				if _, ok := errors.AsType[*storedir.LockedError](err); !ok {
+					t.Error(err)
+				}
+				return
+			}
+			won.Add(1)
+			tried.Wait() // hold it until all others were refused
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := won.Load(); n != 1 {
+		t.Errorf("%d won", n)
+	}
+}
+
+// TestOpenCloseStress checks that whoever wins sees the same identity and is alone.
+func TestOpenCloseStress(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "bus")
+	var inside atomic.Int32
+	var ids sync.Map
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			for range 30 {
+				d, err := storedir.Open(dir)
+				if _, ok := errors.AsType[*storedir.LockedError](err); ok {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d have it open", n)
+				}
+				ids.Store(d.Identity(), true)
+				if _, err := os.Stat(filepath.Join(dir, "OWNER")); err != nil {
+					t.Errorf("the previous owner took this one's file: %v", err)
+				}
+				inside.Add(-1)
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	count := 0
+	ids.Range(func(any, any) bool { count++; return true })
+	if count != 1 {
+		t.Errorf("%d identities were seen", count)
 	}
 }

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// Owner says who has a directory open. All fields are zero while the owner is
+// Owner is the process that has a directory open. All fields are zero while that process is
 // still starting.
 type Owner struct {
-	// PID is the owner's process id on Host; in another container it may mean nothing here.
+	// PID is the process ID on Host. If Host is another container it may have no meaning here.
 	PID int `json:"pid"`
-	// Host is the name of the owner's machine or container.
+	// Host is the name of the machine or container.
 	Host string `json:"host"`
-	// Program is the base name of the owner's executable.
+	// Program is the base name of the executable.
 	Program string `json:"program"`
-	// Bus is the server name of the owner's bus.
+	// Bus is the server name of the bus.
 	Bus string `json:"bus"`
-	// Since is when it opened the directory, UTC, in seconds.
+	// Since is when the process opened the directory, in UTC, in whole seconds.
 	Since time.Time `json:"since"`
 }
 
-// String describes o within an error text.
+// String returns o as a part of an error text.
 func (o Owner) String() string {
 	if o.PID == 0 {
 		return "another process"
@@ -31,6 +31,7 @@ func (o Owner) String() string {
 	return fmt.Sprintf("%s (pid %d on %s, bus %s, since %s)", o.Program, o.PID, o.Host, o.Bus, o.Since.Format(time.RFC3339))
 }
 
+// thisOwner returns this process as an owner.
 func thisOwner(id Identity) Owner {
 	host, err := os.Hostname()
 	if err != nil {
@@ -51,8 +52,8 @@ func (o Owner) isThisProcess() bool {
 	return err == nil && o.PID == os.Getpid() && o.Host == host
 }
 
-// writeOwner needs no atomic write: who reads half of it sees no owner, and
-// nothing depends on it but an error text.
+// writeOwner writes OWNER. The write need not be atomic: a process that reads half of it sees
+// no owner, and only an error text depends on it.
 func writeOwner(path string, id Identity) error {
 	raw, err := json.Marshal(thisOwner(id))
 	if err == nil {
@@ -61,6 +62,7 @@ func writeOwner(path string, id Identity) error {
 	return err
 }
 
+// readOwner reads OWNER. It returns the zero Owner if that is missing or damaged.
 func readOwner(path string) Owner {
 	var o Owner
 	raw, err := os.ReadFile(filepath.Join(path, ownerName))

@@ -9,14 +9,15 @@ import (
 	"strings"
 )
 
-// What the server writes, in the order in which it writes it: when it makes a
-// stream the folder, its two subfolders with an empty block, the configuration
-// and then the checksum of that, each by way of a temporary file, so each is
-// either whole or not there. When it changes a stream the same two files again.
-// When it removes one it removes the configuration, and then puts removedPrefix
-// before the folder's name and removes what is in it.
+// The names of the files of the server.
+//
+// To create a stream the server creates the folder, the two subfolders with an empty block,
+// the configuration, and then the checksum of the configuration. It writes each file by a
+// temporary file, so a file is complete or does not exist. To change a stream it writes the
+// last two files again. To remove a stream it removes the configuration, then puts
+// removedPrefix before the name of the folder, and then removes the content.
 const (
-	serverName    = "jetstream" // data/jetstream/<account>/streams/<stream>
+	jetstreamName = "jetstream" // data/jetstream/<account>/streams/<stream>
 	streamsName   = "streams"
 	configName    = "meta.inf"
 	sumName       = "meta.sum"
@@ -28,13 +29,13 @@ const (
 	removedPrefix = "."
 )
 
-// largestEmptyBlock is how many bytes of a block cannot be a message. A stream
-// that is made with a first sequence above 1 has a mark of that size.
-const largestEmptyBlock = 30
+// maxEmptyBlock is the largest size, in bytes, of a block without messages. A stream that is
+// created with a first sequence above 1 has a block of that size.
+const maxEmptyBlock = 30
 
-// Streams returns the names of the streams in dir, sorted, without those whose
-// making was not finished or whose removal had begun. dir need not exist. It
-// returns [*AccessError].
+// Streams returns the names of the streams in dir, sorted. It leaves out streams whose
+// creation was not finished or whose removal had begun. dir need not exist. It fails with an
+// [*AccessError].
 func Streams(dir string) ([]string, error) {
 	var names []string
 	err := eachStream(filepath.Join(dir, dataName), func(path string) error {
@@ -42,8 +43,8 @@ func Streams(dir string) ([]string, error) {
 		if strings.HasPrefix(name, removedPrefix) {
 			return nil
 		}
-		unborn, err := isUnborn(path)
-		if err == nil && !unborn {
+		unfinished, err := isUnfinished(path)
+		if err == nil && !unfinished {
 			names = append(names, name)
 		}
 		return err
@@ -55,15 +56,14 @@ func Streams(dir string) ([]string, error) {
 	return names, nil
 }
 
-// eachStream calls f with the path of each stream's folder in the server's data,
-// until f returns an error.
+// eachStream calls f with the path of the folder of each stream, until f returns an error.
 func eachStream(data string, f func(path string) error) error {
-	return eachFolder(filepath.Join(data, serverName), func(account string) error {
+	return eachFolder(filepath.Join(data, jetstreamName), func(account string) error {
 		return eachFolder(filepath.Join(account, streamsName), f)
 	})
 }
 
-// eachFolder calls f with the path of each folder in path, which may be absent.
+// eachFolder calls f with the path of each folder in path. path need not exist.
 func eachFolder(path string, f func(path string) error) error {
 	entries, err := readDir(path)
 	if err != nil {
@@ -71,7 +71,7 @@ func eachFolder(path string, f func(path string) error) error {
 	}
 	for _, e := range entries {
 		folder := filepath.Join(path, e.Name())
-		info, err := os.Stat(folder) // it may be a link to one
+		info, err := os.Stat(folder) // it may be a link to a folder
 		if err == nil && info.IsDir() {
 			err = f(folder)
 		}
@@ -82,7 +82,7 @@ func eachFolder(path string, f func(path string) error) error {
 	return nil
 }
 
-// readDir is os.ReadDir for a folder that may be absent.
+// readDir returns the entries of a folder, none if it does not exist.
 func readDir(path string) ([]fs.DirEntry, error) {
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -91,11 +91,10 @@ func readDir(path string) ([]fs.DirEntry, error) {
 	return entries, err
 }
 
-// isUnborn reports whether the folder is of a stream whose making was never
-// finished, so that nobody was told that it exists and no message can be in it:
-// without a checksum, without messages and consumers, and with nothing that the
-// server would not have written until then.
-func isUnborn(path string) (bool, error) {
+// isUnfinished reports whether the folder is that of a stream whose creation was never
+// finished. Then no client knows of the stream and no message is in it. Such a folder has no
+// checksum, no messages, no consumers, and nothing that the server writes later.
+func isUnfinished(path string) (bool, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return false, err
@@ -105,9 +104,9 @@ func isUnborn(path string) (bool, error) {
 		var ok bool
 		switch {
 		case e.Name() == messagesName:
-			ok, err = holds(filepath.Join(path, e.Name()), isEmptyBlock)
+			ok, err = hasOnly(filepath.Join(path, e.Name()), isEmptyBlock)
 		case e.Name() == consumersName:
-			ok, err = holds(filepath.Join(path, e.Name()), nil)
+			ok, err = hasOnly(filepath.Join(path, e.Name()), nil)
 		case e.Name() == sumName:
 			ok, err = isSmall(e, 0)
 		default:
@@ -120,8 +119,9 @@ func isUnborn(path string) (bool, error) {
 	return true, nil
 }
 
-// holds reports whether the folder has only entries that fit, none where fit is nil.
-func holds(path string, fit func(fs.DirEntry) (bool, error)) (bool, error) {
+// hasOnly reports whether the folder has only entries that fit. If fit is nil it must have no
+// entries.
+func hasOnly(path string, fit func(fs.DirEntry) (bool, error)) (bool, error) {
 	entries, err := readDir(path)
 	for _, e := range entries {
 		if fit == nil {
@@ -134,6 +134,7 @@ func holds(path string, fit func(fs.DirEntry) (bool, error)) (bool, error) {
 	return true, err
 }
 
+// isEmptyBlock reports whether an entry of msgs is a block without messages, or a key.
 func isEmptyBlock(e fs.DirEntry) (bool, error) {
 	if strings.HasSuffix(e.Name(), keySuffix) {
 		return true, nil
@@ -141,13 +142,14 @@ func isEmptyBlock(e fs.DirEntry) (bool, error) {
 	if !strings.HasSuffix(e.Name(), blockSuffix) {
 		return false, nil
 	}
-	return isSmall(e, largestEmptyBlock)
+	return isSmall(e, maxEmptyBlock)
 }
 
-func isSmall(e fs.DirEntry, most int64) (bool, error) {
+// isSmall reports whether e is a file of at most max bytes.
+func isSmall(e fs.DirEntry, max int64) (bool, error) {
 	info, err := e.Info()
 	if err != nil {
 		return false, err
 	}
-	return info.Mode().IsRegular() && info.Size() <= most, nil
+	return info.Mode().IsRegular() && info.Size() <= max, nil
 }

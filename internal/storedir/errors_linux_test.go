@@ -8,8 +8,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/omnibus-go/bus/internal/storedir"
 	"golang.org/x/sys/unix"
+
+	"github.com/omnibus-go/bus/internal/storedir"
 )
 
 // TestNotPermitted opens directories that the user may not use, also where the

@@ -108,7 +108,7 @@ func anyConfig(name string, config []byte) error {
 }
 
 // A folder in which nobody can have stored anything is set aside as it is.
-func TestMendSetsAside(t *testing.T) {
+func TestRepairMovesAsideUnfinishedStreams(t *testing.T) {
 	t.Parallel()
 	for name, files := range map[string]streamFiles{
 		"an empty folder":           {},
@@ -128,9 +128,9 @@ func TestMendSetsAside(t *testing.T) {
 			if names, err := storedir.Streams(d.Path()); err != nil || len(names) != 0 {
 				t.Errorf("Streams = %q, %v", names, err)
 			}
-			done, err := d.Mend(anyConfig)
+			done, err := d.Repair(anyConfig)
 			if err != nil || len(done) != 1 || done[0].Stream != "S" || !strings.Contains(done[0].What, "set aside") {
-				t.Fatalf("Mend = %+v, %v", done, err)
+				t.Fatalf("Repair = %+v, %v", done, err)
 			}
 			if filepath.Dir(done[0].Path) != filepath.Join(d.Path(), "set-aside") || !same(content(t, done[0].Path), before) {
 				t.Errorf("%s holds %q, want %q", done[0].Path, content(t, done[0].Path), before)
@@ -138,7 +138,7 @@ func TestMendSetsAside(t *testing.T) {
 			if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("the folder is still there: %v", err)
 			}
-			if done, err := d.Mend(anyConfig); len(done) != 0 || err != nil {
+			if done, err := d.Repair(anyConfig); len(done) != 0 || err != nil {
 				t.Errorf("a second time: %+v, %v", done, err)
 			}
 		})
@@ -146,13 +146,13 @@ func TestMendSetsAside(t *testing.T) {
 }
 
 // A change that was interrupted gets its checksum.
-func TestMendEndsAChange(t *testing.T) {
+func TestRepairFinishesAChange(t *testing.T) {
 	t.Parallel()
 	now := `{"name":"S","max_age":2}`
 	d, folder := withStream(t, "S", streamFiles{"meta.inf": now, "meta.sum": sumOf(t, `{"name":"S","max_age":123}`), "meta.sum.tmp": "01", "msgs/1.blk": message})
-	done, err := d.Mend(anyConfig)
+	done, err := d.Repair(anyConfig)
 	if err != nil || len(done) != 1 || done[0].Stream != "S" || !strings.Contains(done[0].What, "was being changed") {
-		t.Fatalf("Mend = %+v, %v", done, err)
+		t.Fatalf("Repair = %+v, %v", done, err)
 	}
 	if want := (streamFiles{"meta.inf": now, "meta.sum": sumOf(t, now), "msgs/": "", "msgs/1.blk": message}); !same(content(t, folder), want) {
 		t.Errorf("it holds %q, want %q", content(t, folder), want)
@@ -160,7 +160,7 @@ func TestMendEndsAChange(t *testing.T) {
 }
 
 // What may be damage is left alone, for the server to refuse.
-func TestMendLeavesAlone(t *testing.T) {
+func TestRepairLeavesDamageAlone(t *testing.T) {
 	t.Parallel()
 	config := `{"name":"S","max_age":2}`
 	flipped := strings.Replace(config, "2", "3", 1) // one bit
@@ -191,8 +191,8 @@ func TestMendLeavesAlone(t *testing.T) {
 			if names, err := storedir.Streams(d.Path()); err != nil || !slices.Equal(names, []string{"S"}) {
 				t.Errorf("Streams = %q, %v", names, err)
 			}
-			if done, err := d.Mend(anyConfig); len(done) != 0 || err != nil {
-				t.Errorf("Mend = %+v, %v", done, err)
+			if done, err := d.Repair(anyConfig); len(done) != 0 || err != nil {
+				t.Errorf("Repair = %+v, %v", done, err)
 			}
 			if after := content(t, folder); !same(before, after) {
 				t.Errorf("it held %q and holds %q", before, after)
@@ -209,22 +209,22 @@ func TestMendLeavesAlone(t *testing.T) {
 		if err := os.Chtimes(filepath.Join(folder, "meta.sum"), later, later); err != nil {
 			t.Fatal(err)
 		}
-		if done, err := d.Mend(anyConfig); len(done) != 0 || err != nil {
-			t.Errorf("Mend = %+v, %v", done, err)
+		if done, err := d.Repair(anyConfig); len(done) != 0 || err != nil {
+			t.Errorf("Repair = %+v, %v", done, err)
 		}
 	})
 }
 
 // A stream that the server marked as removed is removed.
-func TestMendEndsARemoval(t *testing.T) {
+func TestRepairFinishesARemoval(t *testing.T) {
 	t.Parallel()
 	d, folder := withStream(t, ".S", streamFiles{"meta.sum": "x", "msgs/1.blk": message, "obs/c/meta.inf": "{}"})
 	if names, err := storedir.Streams(d.Path()); err != nil || len(names) != 0 {
 		t.Errorf("Streams = %q, %v", names, err)
 	}
-	done, err := d.Mend(anyConfig)
+	done, err := d.Repair(anyConfig)
 	if err != nil || len(done) != 1 || done[0].Stream != "S" || !strings.Contains(done[0].What, "removal had begun") {
-		t.Fatalf("Mend = %+v, %v", done, err)
+		t.Fatalf("Repair = %+v, %v", done, err)
 	}
 	if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the folder is still there: %v", err)
@@ -232,13 +232,13 @@ func TestMendEndsARemoval(t *testing.T) {
 }
 
 // Without data there is nothing to do; what cannot be read is an error.
-func TestMendWithoutStreams(t *testing.T) {
+func TestRepairWithoutStreams(t *testing.T) {
 	t.Parallel()
 	dir, _ := newDir(t)
 	d := open(t, dir)
 	for range 2 {
-		if done, err := d.Mend(anyConfig); len(done) != 0 || err != nil {
-			t.Errorf("Mend = %+v, %v", done, err)
+		if done, err := d.Repair(anyConfig); len(done) != 0 || err != nil {
+			t.Errorf("Repair = %+v, %v", done, err)
 		}
 		if names, err := storedir.Streams(dir); len(names) != 0 || err != nil {
 			t.Errorf("Streams = %q, %v", names, err)
@@ -250,8 +250,8 @@ func TestMendWithoutStreams(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "data", "jetstream", "X", "streams"), "a file")
 	var access *storedir.AccessError
-	if _, err := d.Mend(anyConfig); !errors.As(err, &access) {
-		t.Errorf("Mend = %v", err)
+	if _, err := d.Repair(anyConfig); !errors.As(err, &access) {
+		t.Errorf("Repair = %v", err)
 	}
 	if _, err := storedir.Streams(dir); !errors.As(err, &access) || access.Dir != dir {
 		t.Errorf("Streams = %v", err)
@@ -259,11 +259,11 @@ func TestMendWithoutStreams(t *testing.T) {
 }
 
 // Two streams of one name, at different times, are both kept.
-func TestSetAsideTwice(t *testing.T) {
+func TestRepairMovesAsideTwice(t *testing.T) {
 	t.Parallel()
 	d, folder := withStream(t, "S", streamFiles{"msgs/": ""})
 	for range 2 {
-		if _, err := d.Mend(anyConfig); err != nil {
+		if _, err := d.Repair(anyConfig); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -272,19 +272,5 @@ func TestSetAsideTwice(t *testing.T) {
 	}
 	if kept := names(t, filepath.Join(d.Path(), "set-aside")); len(kept) != 2 {
 		t.Errorf("kept %q", kept)
-	}
-}
-
-// Who the owner is, is only told to others: a directory works without.
-func TestOwnerThatCannotBeWritten(t *testing.T) {
-	t.Parallel()
-	dir, _ := newDir(t)
-	write(t, filepath.Join(dir, "OWNER", "in the way"), "")
-	d := open(t, dir)
-	if len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], "OWNER") {
-		t.Errorf("Warnings = %q", d.Warnings)
-	}
-	if err := refused[*storedir.LockedError](t, dir); err.Owner != (storedir.Owner{}) {
-		t.Errorf("the owner is %+v", err.Owner)
 	}
 }
