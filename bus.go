@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
@@ -33,8 +34,9 @@ type Bus struct {
 	registry  lifecycle.Registry
 	format    *format
 	services  *services
-	captures  captures
-	unobserve func() // ends the observation of consumers
+	captures  *capture.Index
+	declaring lifecycle.Mutex // of Bus.Stream, which reads a configuration and writes it back
+	unobserve func()          // ends the observation of consumers
 	retired   retired
 	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
 	memory    sync.Once // guards the note that streams are in memory
@@ -140,6 +142,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 		return err
 	}
 	b.core.Outlet = outlet.New(b.core.Link, b.core.Telemetry, &b.core.Counters)
+	b.captures = capture.New(b.core)
 	return nil
 }
 

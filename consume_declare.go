@@ -28,7 +28,7 @@ func (s *Stream) checkConsume(ctx context.Context, durable string, filters []str
 		if err := o.checkKey(filter); err != nil {
 			return err
 		}
-		err := s.stores(ctx, filter, "stores nothing that matches", func(c *content) bool { return c.mayHave(filter) })
+		err := s.checkMayHave(ctx, filter)
 		if err != nil {
 			return err
 		}

@@ -118,7 +118,14 @@ var house = map[string]room{
 		"github.com/hashicorp/go-hclog": "the logger",
 	}},
 
+	"internal/capture": {floor: 6, imports: map[string]string{
+		"internal/core":    "the server it asks",
+		"internal/subject": "finds the pattern that matches",
+		natsGo:             "what the server says of a stream",
+	}},
+
 	"": {floor: 10, imports: map[string]string{
+		"internal/capture":              "which subjects streams store",
 		"event":                         "WithEvents",
 		"health":                        "Bus.Health",
 		"internal/core":                 "what the parts of a bus share",

@@ -137,7 +137,7 @@ func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
 	if err := checkSize(m, b.maxPayload()); err != nil {
 		return err
 	}
-	if b.captures.find(m.Subject) == nil {
+	if b.captures.Find(m.Subject) == nil {
 		return nil
 	}
 	return b.captured(ctx, m.Subject)
@@ -145,21 +145,21 @@ func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
 
 // captured counts and reports a message for a subject that a stream stores.
 func (b *Bus) captured(ctx context.Context, subj string) error {
-	c := b.captures.find(subj)
-	first := !b.captures.wasReported(subj)
+	c := b.captures.Find(subj)
+	first := !b.captures.Reported(subj)
 	if first || b.cfg.strict {
-		c = b.stillCaptures(ctx, subj)
+		c = b.captures.Confirm(ctx, subj)
 	}
 	if c == nil {
 		return nil
 	}
 	b.core.Counters.Captured.Add(1)
-	err := &CapturedError{Call: "Publish", Subject: subj, Stream: c.stream}
+	err := &CapturedError{Call: "Publish", Subject: subj, Stream: c.Name}
 	if b.cfg.strict {
 		return err
 	}
-	if first && b.captures.reportOnce(subj) {
-		b.report(event.Event{Kind: event.Captured, Subject: subj, Stream: c.stream, Err: err})
+	if first && b.captures.RegisterReport(subj) {
+		b.report(event.Event{Kind: event.Captured, Subject: subj, Stream: c.Name, Err: err})
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 	if err := checkPattern(pattern); err != nil {
 		return nil, err
 	}
-	if err := s.stores(ctx, pattern, "stores nothing that matches", func(c *content) bool { return c.mayHave(pattern) }); err != nil {
+	if err := s.checkMayHave(ctx, pattern); err != nil {
 		return nil, err
 	}
 	r := &replay{Reader: s.bus.reader(s.name, pattern, o), replayOptions: o, stream: s}

@@ -51,11 +51,11 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 // answerable refuses a request on a subject that a stream stores: the stream's
 // acknowledgement would come before every reply, and be taken for it.
 func (b *Bus) answerable(ctx context.Context, subj string) error {
-	if c := b.captures.find(subj); c == nil || c.silent {
+	if c := b.captures.Find(subj); c == nil || c.NoAck {
 		return nil
 	}
-	if c := b.stillCaptures(ctx, subj); c != nil && !c.silent {
-		return &CapturedError{Call: "Request", Subject: subj, Stream: c.stream}
+	if c := b.captures.Confirm(ctx, subj); c != nil && !c.NoAck {
+		return &CapturedError{Call: "Request", Subject: subj, Stream: c.Name}
 	}
 	return nil
 }

@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/jserr"
-	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // Stream is a durable log of messages on the server. It holds no resources and
@@ -25,36 +24,7 @@ type Stream struct {
 	storage  jetstream.StorageType
 	replicas int
 
-	content atomic.Pointer[content] // the latest that is known
-}
-
-// content is what a stream stores.
-type content struct {
-	subjects []string // of its own
-	copies   bool     // it has messages of other streams, or under other subjects than they were published to
-}
-
-func contentOf(info *jetstream.StreamInfo) *content {
-	c := info.Config
-	return &content{subjects: c.Subjects, copies: c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil}
-}
-
-// takes reports whether a message on subj is stored.
-func (c *content) takes(subj string) bool {
-	return slices.ContainsFunc(c.subjects, func(p string) bool { return subject.Matches(p, subj) })
-}
-
-// mayHave reports whether there may be messages that pattern matches.
-func (c *content) mayHave(pattern string) bool {
-	return c.copies || slices.ContainsFunc(c.subjects, func(p string) bool { return subject.Overlap(p, pattern) })
-}
-
-// hint says what the stream stores.
-func (c *content) hint() string {
-	if len(c.subjects) == 0 {
-		return "it stores nothing but copies of other streams; publish to where they come from"
-	}
-	return "it stores " + strings.Join(c.subjects, ", ")
+	content atomic.Pointer[capture.Content] // as of the last look at the server
 }
 
 // Name is the stream's name.
@@ -71,7 +41,7 @@ func (s *Stream) Subjects() []string {
 	if s == nil || s.content.Load() == nil {
 		return nil
 	}
-	return slices.Clone(s.content.Load().subjects)
+	return slices.Clone(s.content.Load().Subjects)
 }
 
 // LookupStream returns an existing stream, or an error that matches
@@ -89,40 +59,50 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 	if err != nil {
 		return nil, streamError(name, "look up", err)
 	}
-	return b.known(st.CachedInfo()), nil
+	return b.streamOf(st.CachedInfo()), nil
 }
 
-// known notes what the stream stores.
-func (b *Bus) known(info *jetstream.StreamInfo) *Stream {
+// streamOf returns the stream of info, and registers what it stores.
+func (b *Bus) streamOf(info *jetstream.StreamInfo) *Stream {
 	s := &Stream{bus: b, name: info.Config.Name, created: info.Created, storage: info.Config.Storage, replicas: info.Config.Replicas}
-	s.see(info)
+	s.register(info)
 	return s
 }
 
-// see notes what the stream stores now.
-func (s *Stream) see(info *jetstream.StreamInfo) {
-	s.content.Store(contentOf(info))
-	s.bus.captures.set(captureOf(info))
+// register registers what the stream stores now.
+func (s *Stream) register(info *jetstream.StreamInfo) {
+	s.content.Store(capture.ContentOf(info))
+	s.bus.captures.Set(info)
 }
 
-// stores returns an error unless the stream is one for what is asked of it. It looks
-// the stream up before it says no: somebody may have added subjects.
-func (s *Stream) stores(ctx context.Context, subj, not string, fits func(*content) bool) error {
-	if fits(s.content.Load()) {
+// checkStores returns an error unless the stream stores messages on a literal subject.
+func (s *Stream) checkStores(ctx context.Context, subj string) error {
+	return s.checkContent(ctx, subj, "does not store it", func(c *capture.Content) bool { return c.Stores(subj) })
+}
+
+// checkMayHave returns an error unless the stream may have messages that match a pattern.
+func (s *Stream) checkMayHave(ctx context.Context, pattern string) error {
+	return s.checkContent(ctx, pattern, "stores nothing that matches", func(c *capture.Content) bool { return c.MayHave(pattern) })
+}
+
+// checkContent returns a *SubjectError with the reason unless ok accepts what the stream
+// stores. Before it returns one it asks the server: another program may have added subjects.
+func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(*capture.Content) bool) error {
+	if ok(s.content.Load()) {
 		return nil
 	}
-	if s.bus.core.Link.Conn().IsConnected() {
+	if s.bus.core.Connected() {
 		ctx, cancel := s.bus.core.WithTimeout(ctx)
 		defer cancel()
 		st, err := s.bus.core.JetStream.Stream(ctx, s.name)
 		if err != nil {
 			return streamError(s.name, "look up", err)
 		}
-		if s.see(st.CachedInfo()); fits(s.content.Load()) {
+		if s.register(st.CachedInfo()); ok(s.content.Load()) {
 			return nil
 		}
 	}
-	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, not), Hint: s.content.Load().hint()}
+	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, reason), Hint: s.content.Load().Hint()}
 }
 
 // streamError wraps the server's answer about a stream.

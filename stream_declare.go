@@ -65,7 +65,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	if err != nil {
 		return nil, err
 	}
-	return b.known(info), nil
+	return b.streamOf(info), nil
 }
 
 // hasDisk refuses a stream on disk where the bus has none.
@@ -84,7 +84,7 @@ const declareTries = 5
 // other's change. So the calls of a bus take turns, and each looks whether its change
 // has lasted.
 func (b *Bus) declare(ctx context.Context, c *StreamConfig, shrink bool) (info *jetstream.StreamInfo, err error) {
-	unlock, err := b.captures.declaring.Lock(ctx)
+	unlock, err := b.declaring.Lock(ctx)
 	if err != nil {
 		return nil, streamError(c.Name, "declare", err)
 	}

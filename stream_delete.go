@@ -29,7 +29,7 @@ func (s *Stream) Delete(ctx context.Context) error {
 	if gone != nil && !errors.Is(gone, jetstream.ErrStreamNotFound) {
 		return streamError(s.name, "delete", gone)
 	}
-	s.bus.captures.remove(s.name)
+	s.bus.captures.Remove(s.name)
 	for _, beside := range []struct{ name, subjects string }{
 		{dead.RetryStreamOf(s.name), dead.SubjectsOf(dead.Retry, s.name)},
 		{dead.StreamOf(s.name), dead.SubjectsOf(dead.Dead, s.name)},
