@@ -254,7 +254,7 @@ func TestStopWithAHandlerOfAnOwner(t *testing.T) {
 	wait(t, busy, "the handler")
 	con.Stop()
 	close(free)
-	hasText(t, nextEvent(t, events, event.SettlementRefused).Err, "had ended here")
+	hasText(t, nextEvent(t, events, event.SettlementRefused).Err, "had stopped before the handler returned")
 	consume(t, sb, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
 		again <- m.Data
 		return nil

@@ -128,6 +128,7 @@ func (d *dispatcher) dispatch() {
 	d.dispatchLocked()
 }
 
+// dispatchLocked skips messages whose key runs for another owner; they stay in the queue.
 func (d *dispatcher) dispatchLocked() {
 	if !d.ownsLocked() {
 		return

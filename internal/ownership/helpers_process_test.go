@@ -248,6 +248,7 @@ func (s *suspension) wrap(c net.Conn) net.Conn {
 	return &suspendedConn{c, s}
 }
 
+// suspendedConn is the connection that a suspension suspends.
 type suspendedConn struct {
 	net.Conn
 	suspension *suspension

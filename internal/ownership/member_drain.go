@@ -6,7 +6,7 @@ import (
 )
 
 // ErrEnded says why an outcome does not count that came after Drain had stopped waiting.
-var ErrEnded = errors.New("the consumer had ended here before the handler did; the message comes again")
+var ErrEnded = errors.New("the consumer had stopped before the handler returned; the message is redelivered")
 
 // Drain ends this process's part. An owner takes no more messages, waits for those it has
 // assigned, settles them and releases the lease. Another member waits for its handlers. If ctx

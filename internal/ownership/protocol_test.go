@@ -15,7 +15,7 @@ import (
 )
 
 // A message comes out at a member as it went in at the owner.
-func TestJobsTravel(t *testing.T) {
+func TestAssignmentsTravel(t *testing.T) {
 	t.Parallel()
 	d := wire.Delivery{In: wire.In{Subject: "s.a", Header: wire.Header{"Nats-Msg-Id": {"x"}, "Tenant": {"y"}}, Data: []byte("body")},
 		Stored: &wire.Stored{Stream: "S", Sequence: 7, Time: time.Unix(1, 2).UTC(), Deliveries: 3, Attempt: 4}}
@@ -30,7 +30,7 @@ func TestJobsTravel(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoJob(t *testing.T) {
+func TestWhatIsNoAssignment(t *testing.T) {
 	t.Parallel()
 	good := encodeAssignment(&wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Attempt: 1}}, "to", "in", assignmentID{})
 	for name, m := range map[string]*nats.Msg{

@@ -124,7 +124,7 @@ func (s *store) read(ctx context.Context, subject string, body any) (sequence ui
 func (s *store) request(ctx context.Context, out *wire.Out, reply any) error {
 	msg, err := s.link.Request(ctx, out)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("nobody answers for stream %s: %w", StreamOf(s.stream), err)
+		return fmt.Errorf("no server responds for stream %s: %w", StreamOf(s.stream), err)
 	}
 	if err != nil {
 		return err
