@@ -3,8 +3,8 @@ package bus
 import (
 	"context"
 	"errors"
+	"reflect"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,29 +21,6 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
-
-const defaultAckWait = 30 * time.Second
-
-// AckWait is how long the server waits for a sign of life of a message before it
-// gives it to another member; the default is 30 s. The library sends such signs
-// by itself for as long as the message waits or its handler runs, so this only
-// says how soon the messages of a process that died come again. At least 1 s. It
-// holds for all members of a durable, which should give the same: the last one to
-// start sets it.
-func AckWait(d time.Duration) ConsumeOption {
-	return consumeOption(func(o *handleOptions) {
-		if d < time.Second {
-			o.fail("AckWait", d, "must be at least 1s")
-			return
-		}
-		o.ackWait, o.ackWaitGiven = d, true
-	})
-}
-
-// consumeOption is an option of Consume alone.
-type consumeOption func(*handleOptions)
-
-func (f consumeOption) onConsume(o *handleOptions) { f(o) }
 
 // Consumer is one process's part in a durable consumer. Safe for concurrent use.
 type Consumer struct {
@@ -100,31 +77,41 @@ func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T
 	if h == nil {
 		return nil, badArgument("Consume", "handler", "is nil")
 	}
-	return st.consume(ctx, "Consume", durable, []string{string(s)}, typed(h), slices.Concat(opts, []ConsumeOption{handles[T]()}))
+	return st.consume(ctx, durable, consumption{call: "Consume", filters: []string{string(s)}, make: typed(h), of: reflect.TypeFor[T]()}, opts)
 }
 
-// consume consumes what matches one of the filters. call is the user's.
-func (s *Stream) consume(ctx context.Context, call, durable string, filters []string, mk maker, opts []ConsumeOption) (*Consumer, error) {
-	if err := s.callable(ctx, call); err != nil {
+// consumption is what a call of Consume, ConsumeBatch or Stream.Consume asks for.
+type consumption struct {
+	call    string // the user's
+	filters []string
+	make    maker
+	of      reflect.Type // what the handler takes
+	batch   *batch       // nil for a handler of one message
+}
+
+// consume starts a consumer of what matches one of the filters.
+func (s *Stream) consume(ctx context.Context, durable string, want consumption, opts []ConsumeOption) (*Consumer, error) {
+	if err := s.callable(ctx, want.call); err != nil {
 		return nil, err
 	}
-	o := newHandleOptions()
+	o := newConsumeOptions()
+	o.batch.handler = want.batch
 	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
-	o.settleBatch(call)
+	o.completeBatch(want.call)
 	if err := o.mistaken(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	if err := s.checkConsume(ctx, durable, filters, o); err != nil {
+	if err := s.checkConsume(ctx, durable, want, o); err != nil {
 		return nil, err
 	}
-	o.group = durable
-	r, err := s.bus.newHandlerCall(strings.Join(filters, " "), o, mk)
+	o.group.name = durable
+	r, err := s.bus.newHandlerCall(strings.Join(want.filters, " "), &o.handlerOptions, want.make)
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: filters, receiver: r, stopOnce: lifecycle.NewStopOnce()}
+	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: want.filters, receiver: r, stopOnce: lifecycle.NewStopOnce()}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if err := c.takeKeys(o); err != nil { // before anything is written for it
 		return nil, err
@@ -137,7 +124,7 @@ func (s *Stream) consume(ctx context.Context, call, durable string, filters []st
 }
 
 // begin declares what c needs on the server, and has it take messages.
-func (s *Stream) begin(ctx context.Context, c *Consumer, o *handleOptions) error {
+func (s *Stream) begin(ctx context.Context, c *Consumer, o *consumeOptions) error {
 	info, err := s.declareConsumer(ctx, c.durable, c.filters, o)
 	if err != nil {
 		return err
@@ -153,7 +140,7 @@ func (s *Stream) begin(ctx context.Context, c *Consumer, o *handleOptions) error
 	return c.open(ctx, o, info.Config)
 }
 
-func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.ConsumerConfig) (err error) {
+func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream.ConsumerConfig) (err error) {
 	c.intake = c.intakeConfig(o, config)
 	c.gather(o)
 	if o.shares(c.bus) {
@@ -173,7 +160,7 @@ func (c *Consumer) open(ctx context.Context, o *handleOptions, config jetstream.
 }
 
 // remember has an intake begin with what others have left.
-func (c *Consumer) remember(ctx context.Context, o *handleOptions, conf *intake.DurableConfig) error {
+func (c *Consumer) remember(ctx context.Context, o *consumeOptions, conf *intake.DurableConfig) error {
 	m, err := c.aside.openMemory(ctx, c, o)
 	if err != nil {
 		return err
@@ -183,7 +170,7 @@ func (c *Consumer) remember(ctx context.Context, o *handleOptions, conf *intake.
 	return nil
 }
 
-func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
+func (c *Consumer) intakeConfig(o *consumeOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
 	return intake.DurableConfig{
 		Source: intake.Source{
 			Next:    nextSubject(c.stream, c.durable),
@@ -197,10 +184,10 @@ func (c *Consumer) intakeConfig(o *handleOptions, config jetstream.ConsumerConfi
 		Window:      8,
 		AckWait:     config.AckWait,
 		Key:         o.keyFunc(c.bus.format),
-		GiveUpStuck: o.stuckKey == ParkKey,
+		GiveUpStuck: o.key.parks(),
 		Policy:      o.retry.policy(),
 		Timeout:     c.bus.core.Timeout,
-		Interval:    o.every,
+		Interval:    o.interval,
 		Run:         c.run,
 		Exited:      c.exited,
 		Retrying:    c.retrying,

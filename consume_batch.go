@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -31,22 +32,22 @@ const (
 // the default is 100. Fewer come when their payloads are large: about 8 MiB are here
 // at a time.
 func BatchSize(n int) ConsumeOption {
-	return consumeOption(func(o *handleOptions) {
+	return consumeOption(func(o *consumeOptions) {
 		if n < 1 || n > largestBatch {
 			o.fail("BatchSize", n, fmt.Sprintf("must lie between 1 and %d", largestBatch))
 		}
-		o.batchSize = n
+		o.batch.size = n
 	})
 }
 
 // BatchWait is how long ConsumeBatch waits for more messages when there are fewer than
 // BatchSize; the default is 100 ms, 0 means not at all. At most an hour.
 func BatchWait(d time.Duration) ConsumeOption {
-	return consumeOption(func(o *handleOptions) {
+	return consumeOption(func(o *consumeOptions) {
 		if d < 0 || d > time.Hour {
 			o.fail("BatchWait", d, "must lie between 0 and 1h")
 		}
-		o.batchWait, o.batchWaitGiven = d, true
+		o.batch.wait = &d
 	})
 }
 
@@ -81,7 +82,14 @@ func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subj
 		return h(ctx, typed)
 	}}
 	join := typed(func(ctx context.Context, m *Msg[T]) error { return joinBatch(ctx, m) })
-	return st.consume(ctx, "ConsumeBatch", durable, []string{string(s)}, join, append(slices.Clone(opts), b))
+	return st.consume(ctx, durable, consumption{call: "ConsumeBatch", filters: []string{string(s)}, make: join, of: reflect.TypeFor[T](), batch: b}, opts)
+}
+
+// batchOptions is what ConsumeBatch and its options set.
+type batchOptions struct {
+	handler *batch         // nil for handlers of one message
+	size    int            // 0 where it was not given
+	wait    *time.Duration // nil where it was not given
 }
 
 // batch is how a consumer handles batches.
@@ -90,41 +98,41 @@ type batch struct {
 	timeout time.Duration
 }
 
-func (b *batch) onConsume(o *handleOptions) { o.batch = b }
-
-// settleBatch looks at what the options say of batches, when all are known.
-func (o *handleOptions) settleBatch(call string) {
-	if o.batch == nil {
-		if o.batchSize != 0 || o.batchWaitGiven {
+// completeBatch checks the options about batches and fills in the defaults, when all
+// options are known.
+func (o *consumeOptions) completeBatch(call string) {
+	b := &o.batch
+	if b.handler == nil {
+		if b.size != 0 || b.wait != nil {
 			o.fail(call, "BatchSize or BatchWait", "is for ConsumeBatch only")
 		}
 		return
 	}
-	if o.batchSize == 0 {
-		o.batchSize = defaultBatchSize
+	if b.size == 0 {
+		b.size = defaultBatchSize
 	}
-	if !o.batchWaitGiven {
-		o.batchWait = defaultBatchWait
+	if b.wait == nil {
+		b.wait = new(defaultBatchWait)
 	}
-	if o.key != nil {
+	if o.key.make != nil {
 		o.fail(call, "KeyBy…", "batches keep no order by key; use Consume, or leave the key out")
 	}
 	if o.atOnce() > maxConcurrency {
-		o.fail("BatchSize", o.batchSize, fmt.Sprintf("times the Concurrency of %d is more than %d messages", o.concurrency, maxConcurrency))
+		o.fail("BatchSize", b.size, fmt.Sprintf("times the Concurrency of %d is more than %d messages", o.concurrency, maxConcurrency))
 	}
-	o.batch.timeout, o.timeout = o.timeout, 0 // of the whole, not of each message
+	b.handler.timeout, o.timeout = o.timeout, 0 // of the whole, not of each message
 }
 
 // atOnce is how many messages are handled at once.
-func (o *handleOptions) atOnce() int { return o.concurrency * max(o.batchSize, 1) }
+func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size, 1) }
 
 // gather makes the intake of c gather batches, if o says so.
-func (c *Consumer) gather(o *handleOptions) {
-	if o.batch == nil {
+func (c *Consumer) gather(o *consumeOptions) {
+	if o.batch.handler == nil {
 		return
 	}
-	run := o.batch.runner(c)
-	c.intake.Batch = intake.Batch{Size: o.batchSize, Wait: o.batchWait, Run: run}
+	run := o.batch.handler.runner(c)
+	c.intake.Batch = intake.Batch{Size: o.batch.size, Wait: *o.batch.wait, Run: run}
 	c.intake.Run = func(d wire.Delivery) settle.Outcome {
 		outcome := []settle.Outcome{{}}
 		run([]wire.Delivery{d}, outcome)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,15 +18,15 @@ import (
 // everything is the filter of a consumer that gets all that its stream stores.
 const everything = ">"
 
-func (s *Stream) checkConsume(ctx context.Context, durable string, filters []string, o *handleOptions) error {
+func (s *Stream) checkConsume(ctx context.Context, durable string, want consumption, o *consumeOptions) error {
 	if !streamName.MatchString(durable) {
 		return badDurable(durable)
 	}
-	for _, filter := range filters {
+	for _, filter := range want.filters {
 		if err := checkPattern(filter); err != nil {
 			return err
 		}
-		if err := o.checkKey(filter); err != nil {
+		if err := o.checkKey(filter, want.of); err != nil {
 			return err
 		}
 		err := s.checkMayHave(ctx, filter)
@@ -41,9 +42,9 @@ func badDurable(name string) error {
 }
 
 // declareConsumer creates the consumer, or checks that the one there is fits.
-func (s *Stream) declareConsumer(ctx context.Context, durable string, filters []string, o *handleOptions) (*jetstream.ConsumerInfo, error) {
+func (s *Stream) declareConsumer(ctx context.Context, durable string, filters []string, o *consumeOptions) (*jetstream.ConsumerInfo, error) {
 	want := jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: o.ackWait, MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.atOnce()), Metadata: o.keyMetadata()}
+		AckWait: cmp.Or(o.ackWait, defaultAckWait), MaxDeliver: -1, MaxAckPending: max(leastAckPending, 4*o.atOnce()), Metadata: o.keyMetadata()}
 	switch {
 	case slices.Contains(filters, everything): // the server is quicker without
 	case len(filters) == 1:
@@ -76,7 +77,7 @@ func most(c jetstream.ConsumerConfig) int {
 
 // adoptConsumer uses the consumer that exists, with another AckWait if that is asked
 // for.
-func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig, o *handleOptions) (*jetstream.ConsumerInfo, error) {
+func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfig, o *consumeOptions) (*jetstream.ConsumerInfo, error) {
 	con, err := s.bus.core.JetStream.Consumer(ctx, s.name, want.Durable)
 	if err != nil {
 		return nil, streamError(s.name, "consume", err)
@@ -89,7 +90,7 @@ func (s *Stream) adoptConsumer(ctx context.Context, want jetstream.ConsumerConfi
 		return nil, e
 	}
 	info, err := s.changeKey(ctx, con.CachedInfo(), want)
-	if err != nil || !o.ackWaitGiven || have.AckWait == want.AckWait {
+	if err != nil || o.ackWait == 0 || have.AckWait == want.AckWait {
 		return info, err
 	}
 	have = info.Config

@@ -13,11 +13,11 @@ import (
 const metadataKey = "_omnibus.key"
 
 // keyMetadata is what the consumer of o has in its metadata.
-func (o *handleOptions) keyMetadata() map[string]string {
-	if o.key == nil {
+func (o *consumeOptions) keyMetadata() map[string]string {
+	if o.key.make == nil {
 		return nil
 	}
-	return map[string]string{metadataKey: o.keySaid}
+	return map[string]string{metadataKey: o.key.name}
 }
 
 // sayKey is a key for people.
@@ -54,8 +54,8 @@ func (s *Stream) changeKey(ctx context.Context, info *jetstream.ConsumerInfo, wa
 
 // takeKeys makes c the one consumer of its bus that takes its durable with keys, where
 // the order is not kept together: two of them would wait for each other's messages.
-func (c *Consumer) takeKeys(o *handleOptions) error {
-	if o.key == nil || o.shares(c.bus) {
+func (c *Consumer) takeKeys(o *consumeOptions) error {
+	if o.key.make == nil || o.shares(c.bus) {
 		return nil
 	}
 	name := durableName{c.stream, c.durable}
@@ -65,7 +65,7 @@ func (c *Consumer) takeKeys(o *handleOptions) error {
 			return nil
 		}
 		if other.(*Consumer).life.Err() == nil {
-			return &OptionError{Option: o.keyOption, Value: o.keySaid, Reason: fmt.Sprintf(
+			return &OptionError{Option: o.key.option, Value: o.key.name, Reason: fmt.Sprintf(
 				"this bus has a consumer with keys of durable %q of stream %q already; end that first, give it more Concurrency, or open a port with WithListen, then several keep the order together", c.durable, c.stream)}
 		}
 		if c.bus.keyed.CompareAndSwap(name, other, c) {

@@ -2,7 +2,7 @@ package bus
 
 import (
 	"context"
-	"slices"
+	"reflect"
 )
 
 // Consume is the function Consume for handlers of several types: m shares the messages
@@ -32,5 +32,5 @@ func (s *Stream) Consume(ctx context.Context, durable string, m *Mux, opts ...Co
 	if err != nil {
 		return nil, err
 	}
-	return s.consume(ctx, "Stream.Consume", durable, filters, r.shareOut, slices.Concat(opts, []ConsumeOption{handles[[]byte]()}))
+	return s.consume(ctx, durable, consumption{call: "Stream.Consume", filters: filters, make: r.shareOut, of: reflect.TypeFor[[]byte]()}, opts)
 }

@@ -37,14 +37,14 @@ type taking interface {
 const mostOut = 256
 
 // shares reports whether the order by key is kept together with other processes.
-func (o *handleOptions) shares(b *Bus) bool { return o.key != nil && !b.core.Alone }
+func (o *consumeOptions) shares(b *Bus) bool { return o.key.make != nil && !b.core.Alone }
 
 // sharing is a consumer's part in a durable whose order by key several processes keep
 // together. While this one is the owner it has an intake, a new one each time.
 type sharing struct {
 	*ownership.Member
 	c    *Consumer
-	o    *handleOptions
+	o    *consumeOptions
 	conf intake.DurableConfig
 	done chan struct{}
 
@@ -53,7 +53,7 @@ type sharing struct {
 }
 
 // share joins the processes that consume the durable.
-func (c *Consumer) share(o *handleOptions) (*sharing, error) {
+func (c *Consumer) share(o *consumeOptions) (*sharing, error) {
 	s := &sharing{c: c, o: o, conf: c.intake, done: make(chan struct{})}
 	workers := s.conf.Concurrency
 	s.conf.Concurrency, s.conf.DeferRetry = max(mostOut, workers), nil

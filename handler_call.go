@@ -29,7 +29,7 @@ type handlerCall struct {
 
 // newHandlerCall composes the handler of one subscription. It returns an *OptionError
 // where a middleware returns none.
-func (b *Bus) newHandlerCall(pattern string, o *handleOptions, mk maker) (*handlerCall, error) {
+func (b *Bus) newHandlerCall(pattern string, o *handlerOptions, mk maker) (*handlerCall, error) {
 	handle, err := chain(mk(b.format, o), o.middleware, "Use")
 	if err == nil {
 		handle, err = chain(handle, b.cfg.middleware, "WithMiddleware")
@@ -40,7 +40,7 @@ func (b *Bus) newHandlerCall(pattern string, o *handleOptions, mk maker) (*handl
 	return &handlerCall{
 		ctx:     b.core.Handlers,
 		pattern: pattern,
-		group:   o.group,
+		group:   o.group.name,
 		handle:  handle,
 		timeout: o.timeout,
 		tel:     b.core.Telemetry,

@@ -74,7 +74,7 @@ func TestHealthOfSlowRoundTrips(t *testing.T) {
 
 // waiting returns a bus in a bubble's report when n messages of 10 bytes wait
 // for a handler that is stuck, and its report when that is released.
-func waiting(t *testing.T, n int, limits bus.CoreOption, thresholds health.Thresholds) (stuck, released health.Report) {
+func waiting(t *testing.T, n int, limits bus.SubscribeOption, thresholds health.Thresholds) (stuck, released health.Report) {
 	t.Helper()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		h, _, release := held[[]byte](1000)
@@ -100,7 +100,7 @@ func TestHealthOfPendingMessages(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
 		waiting    int
-		limits     bus.CoreOption
+		limits     bus.SubscribeOption
 		thresholds health.Thresholds
 		want       []string // words of the reason; nil means healthy
 	}{

@@ -58,7 +58,7 @@ const (
 )
 
 // openMemory reads what earlier lives of the consumer left.
-func (a *aside) openMemory(ctx context.Context, c *Consumer, o *handleOptions) (*memory, error) {
+func (a *aside) openMemory(ctx context.Context, c *Consumer, o *consumeOptions) (*memory, error) {
 	m := &memory{aside: a, consumer: c, maxCrashes: max(o.retry.MaxCrashes, 0), life: strconv.FormatUint(rand.Uint64(), 36),
 		began: make(map[uint64]int), notes: make(map[place]givenBack)}
 	subjects, err := subjectsOf(ctx, a.retries, a.place(0).Notes())
@@ -75,10 +75,10 @@ func (a *aside) openMemory(ctx context.Context, c *Consumer, o *handleOptions) (
 			return nil, err
 		}
 	}
-	if o.key == nil {
+	if o.key.make == nil {
 		return m, nil
 	}
-	m.keys, err = a.openParked(ctx, o.stuckKey == ParkKey)
+	m.keys, err = a.openParked(ctx, o.key.parks())
 	return m, err
 }
 

@@ -53,8 +53,8 @@ func WithHeader(key, value string) MessageOption {
 	})
 }
 
-// MsgIDOption is what MsgID returns.
-type MsgIDOption interface {
+// msgIDOption is an option of Publish and PublishTo.
+type msgIDOption interface {
 	PublishOption
 	StoreOption
 }
@@ -62,7 +62,7 @@ type MsgIDOption interface {
 // MsgID names the message: Msg.ID at the receiver. A stream stores a message
 // with the same ID once within its Duplicates window, and PublishTo then repeats
 // itself until it knows the outcome. One line of text, at most 256 bytes.
-func MsgID(id string) MsgIDOption {
+func MsgID(id string) msgIDOption { //nolint:revive // callers only pass it on
 	return messageOption(func(o *sendOptions) {
 		if id == "" || len(id) > 256 {
 			o.mistake(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
@@ -77,8 +77,8 @@ func MsgID(id string) MsgIDOption {
 	})
 }
 
-// CodecOption is what As returns.
-type CodecOption interface {
+// codecOption is an option of a message, a handler or Replay.
+type codecOption interface {
 	MessageOption
 	HandlerOption
 	ReplayOption
@@ -88,7 +88,9 @@ type asOption struct{ codec codec.Codec }
 
 // As encodes this message with c, whatever its type and the bus's rules say. As
 // an option of a handler, or of Replay, it decodes messages that carry no content type.
-func As(c codec.Codec) CodecOption { return asOption{c} }
+func As(c codec.Codec) codecOption { //nolint:revive // callers only pass it on
+	return asOption{c}
+}
 
 func (a asOption) apply(o *sendOptions) {
 	if err := a.check(); err != nil {

@@ -160,7 +160,7 @@ func (r *routing) filters() ([]string, error) {
 }
 
 // shareOut is the maker of a handler that calls the first route that matches.
-func (r *routing) shareOut(f *format, o *handleOptions) RawHandler {
+func (r *routing) shareOut(f *format, o *handlerOptions) RawHandler {
 	handlers := make([]RawHandler, len(r.routes))
 	for i, route := range r.routes {
 		handlers[i] = route.make(f, o)

@@ -13,42 +13,6 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// StuckKey says what becomes of a key whose message cannot be handled.
-type StuckKey int
-
-// The ways.
-const (
-	// BlockKey: the messages of the key wait until the failing one is handled or, after
-	// its last attempt, a dead letter; then the next one is handled.
-	BlockKey StuckKey = iota
-	// ParkKey: when a message of the key becomes a dead letter those behind it do so
-	// too, in order and with CauseBehind, also those that come later, for as long as
-	// the key has dead letters. Redrive gives them back in order; new messages of the
-	// key wait until those are done.
-	ParkKey
-)
-
-// OnStuckKey says what becomes of a key whose message cannot be handled; the default
-// is BlockKey.
-//
-// Behind a message that fails and waits for its next attempt the others of its key
-// wait, in this process and without taking the place of other keys: up to 1,000
-// messages in all (4 × Concurrency if that is more), and up to 8 MiB. When those
-// behind one message are a quarter of that, or nothing more fits, that is reported as
-// event.KeyStuck. With BlockKey it goes on; when nothing more fits, all keys wait for
-// that message to be handled or to use up its attempts, and Health says so. With
-// ParkKey that message is given up at that moment, before its last attempt, and other
-// keys go on.
-func OnStuckKey(p StuckKey) ConsumeOption {
-	return consumeOption(func(o *handleOptions) {
-		if p != BlockKey && p != ParkKey {
-			o.fail("OnStuckKey", int(p), "use BlockKey or ParkKey")
-			return
-		}
-		o.stuckKey, o.stuckGiven = p, true
-	})
-}
-
 // parked knows the keys of a durable of which something lies beside the stream. Which
 // messages that is it remembers, and what has become of them it asks.
 type parked struct {

@@ -33,19 +33,19 @@ func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Res
 	if err := b.usable("Respond"); err != nil {
 		return nil, err
 	}
-	o := newHandleOptions()
+	o := newHandlerOptions()
 	if err := applyAll(opts, o, RespondOption.onRespond); err != nil {
 		return nil, err
 	}
-	if !o.grouped {
-		o.group = b.cfg.name
+	if !o.group.set {
+		o.group.name = b.cfg.name
 	}
 	return b.respond(string(e), o, answering(b, fn))
 }
 
 // answering makes a handler that sends fn's answer.
 func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
-	return func(f *format, o *handleOptions) RawHandler {
+	return func(f *format, o *handlerOptions) RawHandler {
 		info := typeOf[Req](f)
 		return func(ctx context.Context, raw *RawMsg) error {
 			m, err := decode[Req](f, info, o.assumed(f, info, raw.Subject), raw)
@@ -131,7 +131,7 @@ func (f *format) replyCodec(m *RawMsg, assumed codec.Codec) (codec.Codec, error)
 	return cd, nil
 }
 
-func (b *Bus) respond(pattern string, o *handleOptions, mk maker) (*Subscription, error) {
+func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscription, error) {
 	s := &Subscription{bus: b, stage: lifecycle.StageResponders}
 	if err := b.services.start(); err != nil {
 		return nil, b.of("Respond", pattern, err)

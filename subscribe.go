@@ -62,7 +62,7 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 	if err := b.usable("Subscribe"); err != nil {
 		return nil, err
 	}
-	o := newHandleOptions()
+	o := newHandlerOptions()
 	if err := applyAll(opts, o, SubscribeOption.onSubscribe); err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 }
 
 // open subscribes and registers. handle handles each message.
-func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle func(in wire.In, number int64)) error {
+func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle func(in wire.In, number int64)) error {
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
@@ -82,15 +82,15 @@ func (s *Subscription) open(pattern string, o *handleOptions, mk maker, handle f
 	if s.receiver, err = s.bus.newHandlerCall(pattern, o, mk); err != nil {
 		return err
 	}
-	s.pendingMsgs, s.pendingBytes = o.pendingMsgs, o.pendingBytes
+	s.pendingMsgs, s.pendingBytes = o.pending.msgs, o.pending.bytes
 	s.stopOnce = lifecycle.NewStopOnce()
 	s.receiver.always = s.stage == lifecycle.StageResponders
 	s.core = intake.NewCore(s.bus.core.Link, intake.CoreConfig{
 		Subject:      pattern,
-		Group:        o.group,
+		Group:        o.group.name,
 		Concurrency:  o.concurrency,
-		PendingMsgs:  o.pendingMsgs,
-		PendingBytes: o.pendingBytes,
+		PendingMsgs:  o.pending.msgs,
+		PendingBytes: o.pending.bytes,
 		Timeout:      s.bus.core.Timeout,
 		Run:          handle,
 		Failed:       s.troubled,

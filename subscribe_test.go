@@ -173,7 +173,7 @@ func TestSlowConsumer(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name    string
-		limits  bus.CoreOption
+		limits  bus.SubscribeOption
 		allowed int // messages, the one that is handled included
 	}{
 		{"messages", bus.PendingLimits(10, -1), 10},

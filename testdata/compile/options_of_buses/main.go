@@ -20,8 +20,8 @@ func main() {
 	bus.Connect(ctx, url, bus.WithMaxPayload(1<<20))    // want `bus\.Option does not implement bus\.ConnectOption`
 	bus.Connect(ctx, url, bus.WithServerOptions(nil))   // want `bus\.Option does not implement bus\.ConnectOption`
 	bus.Connect(ctx, url, bus.Concurrency(4))           // want `bus\.HandlerOption does not implement bus\.ConnectOption`
-	bus.New(bus.Queue("workers"))                       // want `bus\.CoreOption does not implement bus\.Option`
-	bus.New(bus.MsgID("1"))                             // want `bus\.MsgIDOption does not implement bus\.Option`
+	bus.New(bus.Queue("workers"))                       // want `bus\.coreOption does not implement bus\.Option`
+	bus.New(bus.MsgID("1"))                             // want `bus\.msgIDOption does not implement bus\.Option`
 	bus.New(nil, 4)                                     // want `int does not implement bus\.Option`
 
 	bus.Connect(ctx, url, bus.WithName("a"), bus.WithTimeout(time.Second), bus.WithToken("t"), bus.FromEnv())
