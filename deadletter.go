@@ -176,7 +176,7 @@ func (s *Stream) deadLetters(ctx context.Context, f DeadFilter, yield func(*Dead
 // openDead returns a reader of the stream of the dead letters; nil where there is none.
 func (s *Stream) openDead(ctx context.Context, pattern string, from uint64) (*reader.Reader, error) {
 	r := s.bus.reader(dead.StreamOf(s.name), pattern, &replayOptions{from: from})
-	err := r.Look(ctx)
+	err := r.SetEnd(ctx)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil, nil

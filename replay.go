@@ -161,16 +161,16 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 
 // reader returns a reader of the messages of a stream that match a pattern.
 func (b *Bus) reader(stream, pattern string, o *replayOptions) *reader.Reader {
-	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Patience: b.core.Timeout, Ended: b.core.Handlers.Done()}
+	c := reader.Config{Stream: stream, Filter: pattern, From: o.from, Since: o.since, Timeout: b.core.Timeout, Ended: b.core.Handlers.Done()}
 	if o.follow {
-		c.Patience, c.Ended = 0, b.core.Stopping
+		c.Timeout, c.Ended = 0, b.core.Stopping
 	}
 	return reader.New(b.core.Link, c)
 }
 
 // begin finds the end, and the beginning where that depends on it.
 func (r *replay) begin(ctx context.Context) error {
-	err := r.Look(ctx)
+	err := r.SetEnd(ctx)
 	if err == nil && r.last > 0 {
 		err = r.SeekLast(ctx, uint64(r.last))
 	}
@@ -211,7 +211,7 @@ func (r *replay) further(ctx context.Context, pause time.Duration) error {
 			return err
 		}
 	}
-	return r.Look(ctx)
+	return r.SetEnd(ctx)
 }
 
 // toEnd gives do what there is before the end; more is false when do wants no more.

@@ -7,12 +7,11 @@ import (
 	"fmt"
 )
 
-// ErrNoDirect is returned by Count and SeekLast for a stream that does not answer
-// batched requests: then only reading all of it tells.
+// ErrNoDirect is the error of Count and SeekLast for a stream that does not allow direct get.
+// To count its messages, read them.
 var ErrNoDirect = errors.New("the stream does not allow direct get")
 
-// Count returns how many messages the filter matches from a sequence on, also those
-// beyond the end.
+// Count returns how many messages from a sequence on match the filter, also after the end.
 func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
 	if !r.direct {
 		return 0, ErrNoDirect
@@ -21,32 +20,31 @@ func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	m, err := r.answer(ctx, directGet+r.cfg.Stream, body) // the first of two messages; nobody takes the other
+	m, err := r.requestReply(ctx, directGet+r.cfg.Stream, body) // the server sends two messages; the first has the count, the second is dropped
 	if err != nil {
 		return 0, err
 	}
 	switch {
 	case len(m.Header[headerSequence]) > 0:
-		return number(m.Header, headerPending) + 1, nil
+		return headerNumber(m.Header, headerPending) + 1, nil
 	case m.Header.Get("Status") == "404":
 		return 0, nil
 	}
 	return 0, fmt.Errorf("the server refuses to count: %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
 }
 
-// SeekLast goes to where the last n messages before the end begin that the filter
-// matches. Where messages are stored or removed at the same time there may be a few
-// more or fewer.
+// SeekLast moves to the first of the last n messages up to the end that match the filter. If
+// messages are stored or removed at the same time, there may be a few more or fewer.
 func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
-	low, high := max(r.first, 1), r.last+1 // it lies between, if there are so many
-	beyond, err := r.Count(ctx, r.last+1)
+	low, high := max(r.first, 1), r.last+1 // the range of the search, if there are so many
+	afterEnd, err := r.Count(ctx, r.last+1)
 	for guess := high - min(n, high-low); err == nil && low < high; guess = low + (high-low)/2 {
-		var least, most uint64
-		switch least, most, err = r.countToEnd(ctx, guess, &beyond); {
-		case least <= n && n <= most:
+		var atLeast, atMost uint64
+		switch atLeast, atMost, err = r.countToEnd(ctx, guess, &afterEnd); {
+		case atLeast <= n && n <= atMost:
 			r.next = guess
 			return err
-		case least > n:
+		case atLeast > n:
 			low = guess + 1
 		default:
 			high = guess
@@ -56,14 +54,15 @@ func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
 	return err
 }
 
-// countToEnd is Count without what lies beyond the end, which was *beyond a moment ago:
-// it is counted by itself, so what is stored meanwhile makes of the number two.
-func (r *Reader) countToEnd(ctx context.Context, from uint64, beyond *uint64) (least, most uint64, err error) {
+// countToEnd counts the matching messages from a sequence up to the end. It subtracts the
+// messages after the end from all. Messages may be stored between the two counts, so the
+// result is a range. *afterEnd is the latest count of messages after the end.
+func (r *Reader) countToEnd(ctx context.Context, from uint64, afterEnd *uint64) (atLeast, atMost uint64, err error) {
 	all, err := r.Count(ctx, from)
 	if err != nil {
 		return 0, 0, err
 	}
-	most = all - min(*beyond, all)
-	*beyond, err = r.Count(ctx, r.last+1)
-	return all - min(*beyond, all), most, err
+	atMost = all - min(*afterEnd, all)
+	*afterEnd, err = r.Count(ctx, r.last+1)
+	return all - min(*afterEnd, all), atMost, err
 }

@@ -11,9 +11,8 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// The headers that the server adds to a message it sends so. It puts them after those
-// that the message has, which may be of the same names: a republished message is like
-// that.
+// The headers that the server adds to a message of a batch. It adds them after the headers of
+// the message. A republished message already has headers with the same names.
 const (
 	headerStream   = "Nats-Stream"
 	headerSubject  = "Nats-Subject"
@@ -25,31 +24,31 @@ const (
 
 var errNoMessage = errors.New("not a message of a stream")
 
-// delivery returns the message that m brings, and the sequence of the one before in
-// the same batch.
-func delivery(m *nats.Msg) (d wire.Delivery, before uint64, err error) {
+// parseDelivery returns the message of the stream in m, and the sequence of the message before
+// it in the same batch.
+func parseDelivery(m *nats.Msg) (d wire.Delivery, previous uint64, err error) {
 	h := m.Header
 	if len(h[headerSequence]) == 0 {
 		return d, 0, errNoMessage
 	}
-	s := &wire.Stored{Attempt: 1, Stream: cut(h, headerStream)}
-	d = wire.Delivery{In: wire.In{Subject: cut(h, headerSubject), Data: m.Data}, Stored: s}
-	if s.Sequence, err = strconv.ParseUint(cut(h, headerSequence), 10, 64); err != nil {
+	s := &wire.Stored{Attempt: 1, Stream: popHeader(h, headerStream)}
+	d = wire.Delivery{In: wire.In{Subject: popHeader(h, headerSubject), Data: m.Data}, Stored: s}
+	if s.Sequence, err = strconv.ParseUint(popHeader(h, headerSequence), 10, 64); err != nil {
 		return d, 0, errNoMessage
 	}
-	if s.Time, err = time.Parse(time.RFC3339Nano, cut(h, headerTime)); err != nil {
+	if s.Time, err = time.Parse(time.RFC3339Nano, popHeader(h, headerTime)); err != nil {
 		return d, 0, errNoMessage
 	}
-	cut(h, headerPending)
-	before, _ = strconv.ParseUint(cut(h, headerLast), 10, 64)
+	popHeader(h, headerPending)
+	previous, _ = strconv.ParseUint(popHeader(h, headerLast), 10, 64)
 	if len(h) > 0 {
 		d.Header = wire.Header(h)
 	}
-	return d, before, nil
+	return d, previous, nil
 }
 
-// cut takes the last value of key off h.
-func cut(h nats.Header, key string) string {
+// popHeader removes the last value of key from h and returns it.
+func popHeader(h nats.Header, key string) string {
 	values := h[key]
 	if len(values) == 0 {
 		return ""
@@ -63,8 +62,8 @@ func cut(h nats.Header, key string) string {
 	return last
 }
 
-// number is the last value of key, 0 where it is none.
-func number(h nats.Header, key string) uint64 {
+// headerNumber returns the last value of key as a number, 0 if it is not one.
+func headerNumber(h nats.Header, key string) uint64 {
 	values := h[key]
 	if len(values) == 0 {
 		return 0

@@ -1,7 +1,3 @@
-// Package reader reads the messages of a stream in order, without a consumer: it
-// acknowledges nothing, keeps nothing and needs no permission of other readers. So
-// it works on every retention; a consumer would be refused on a work queue, and
-// counts as interest.
 package reader
 
 import (
@@ -12,35 +8,35 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Config says what to read.
+// Config is what a Reader reads.
 type Config struct {
-	Stream   string
-	Filter   string        // a pattern; ">" for all
-	From     uint64        // the first sequence
-	Since    time.Time     // the first time; then From is not looked at
-	Patience time.Duration // how long the server may be silent; 0 for as long as the context lasts
+	Stream  string
+	Filter  string        // the subjects; ">" for all
+	From    uint64        // the first sequence; ignored if Since is set
+	Since   time.Time     // the time of the first message
+	Timeout time.Duration // how long the server may give no answer; 0: until the context ends
 
-	Ended <-chan struct{} // closed when reading must end
+	Ended <-chan struct{} // closed to end all reading
 }
 
-// Reader reads a stream. Messages come up to an end: the last sequence that there was
-// when Look was called. It is not safe for concurrent use. It has no goroutine.
+// Reader reads a stream up to its end: the last sequence that the stream had when SetEnd was
+// called. Not safe for concurrent use.
 type Reader struct {
 	cfg     Config
 	link    *link.Link
-	created time.Time
-	direct  bool // the stream answers batched requests
-	first   uint64
-	last    uint64 // the end
+	created time.Time // of the stream, at the first SetEnd
+	direct  bool      // the stream answers requests for batches
+	first   uint64    // the first sequence of the stream
+	last    uint64    // the end
 
-	next   uint64 // what was not fetched yet begins here; 0 means at Since
-	ready  []wire.Delivery
-	buffer []wire.Delivery // the array of ready
+	next   uint64          // the next sequence to fetch; 0: the first one since cfg.Since
+	ready  []wire.Delivery // fetched and not returned yet
+	buffer []wire.Delivery // the memory of ready, for reuse
 	inbox  inbox
-	batch  int // messages to ask for
+	batch  int // size of the next batch
 }
 
-// New returns a reader that knows no end yet. Close it.
+// New returns a Reader without an end. Call SetEnd before Next, and Close at last.
 func New(l *link.Link, c Config) *Reader {
 	r := &Reader{cfg: c, link: l, next: max(c.From, 1), batch: firstBatch}
 	if !c.Since.IsZero() {
@@ -49,13 +45,13 @@ func New(l *link.Link, c Config) *Reader {
 	return r
 }
 
-// Close gives up what the reader has.
+// Close ends the subscription for batches.
 func (r *Reader) Close() { r.inbox.close() }
 
-// Next returns the next message. ok is false when there is none before the end.
+// Next returns the next message. ok is false if there is none up to the end.
 func (r *Reader) Next(ctx context.Context) (d wire.Delivery, ok bool, err error) {
 	for {
-		if err := r.mayGoOn(ctx); err != nil {
+		if err := r.checkEnded(ctx); err != nil {
 			return wire.Delivery{}, false, err
 		}
 		if d, ok := r.pop(); ok {
@@ -70,11 +66,11 @@ func (r *Reader) Next(ctx context.Context) (d wire.Delivery, ok bool, err error)
 	}
 }
 
-// pop takes the first message that is here and asked for.
+// pop returns the first fetched message up to the end.
 func (r *Reader) pop() (wire.Delivery, bool) {
 	for len(r.ready) > 0 && r.ready[0].Stored.Sequence <= r.last {
 		d := r.ready[0]
-		r.ready[0] = wire.Delivery{} // may be freed before its neighbours
+		r.ready[0] = wire.Delivery{} // its memory may be freed before that of its neighbours
 		r.ready = r.ready[1:]
 		if !d.Stored.Time.Before(r.cfg.Since) {
 			return d, true
@@ -83,7 +79,7 @@ func (r *Reader) pop() (wire.Delivery, bool) {
 	return wire.Delivery{}, false
 }
 
-// fill fetches what comes next, in a batch where the stream allows that.
+// fill fetches the next messages, in a batch if the stream allows that. Next calls it.
 func (r *Reader) fill(ctx context.Context) error {
 	r.ready = r.buffer[:0]
 	if !r.direct {
@@ -94,25 +90,25 @@ func (r *Reader) fill(ctx context.Context) error {
 	case err != nil:
 		return err
 	case more:
-		if err := r.ask(); !passing(err) { // it comes while these are read
+		if err := r.requestBatch(); !isTemporary(err) { // the next batch arrives while this one is read
 			return err
 		}
-		return nil // they are here, and it is asked for when they have been read
+		return nil // the request is made again when this batch has been read
 	case r.next > r.last:
 		return nil
 	}
-	return r.fetchOne(ctx) // who answered may be a copy that is behind; the leader knows
+	return r.fetchOne(ctx) // a replica that is behind may have answered; ask the leader
 }
 
-// add appends what was fetched.
+// add appends a fetched message.
 func (r *Reader) add(d wire.Delivery) {
 	r.ready = append(r.ready, d)
 	r.buffer = r.ready
 	r.next = d.Stored.Sequence + 1
 }
 
-// mayGoOn returns why reading must end.
-func (r *Reader) mayGoOn(ctx context.Context) error {
+// checkEnded returns an error if reading must end.
+func (r *Reader) checkEnded(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

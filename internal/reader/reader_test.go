@@ -21,19 +21,19 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// stream answers as a server would for a stream with messages 1 to last, and as the
-// test wants.
+// stream takes the part of a stream with messages 1 to last. It answers as a server does, with
+// the faults that a test sets.
 type stream struct {
 	t    *testing.T
 	last uint64
 
-	mu sync.Mutex // held while it answers
+	mu sync.Mutex // held during an answer
 
-	created string              // when it was made
-	lose    func(n uint64) bool // whether a message of a batch does not arrive
-	behind  uint64              // what the one who answers batches does not have yet
-	deaf    int                 // so many requests for batches are not answered
-	batches int                 // were asked for
+	created string              // creation time
+	lose    func(n uint64) bool // reports whether a message of a batch is lost
+	behind  uint64              // so many messages are missing on the replica that answers batches
+	ignored int                 // so many requests for batches get no answer
+	batches int                 // requested
 }
 
 func newStream(t *testing.T, l *link.Link, last uint64, change func(*stream)) *stream {
@@ -71,7 +71,7 @@ func (s *stream) request(m *nats.Msg) (r request) {
 
 func (s *stream) batch(m *nats.Msg) {
 	r := s.request(m)
-	if s.batches++; s.batches <= s.deaf {
+	if s.batches++; s.batches <= s.ignored {
 		return
 	}
 	if s.last-s.behind < r.Seq {
@@ -99,10 +99,10 @@ func (s *stream) get(m *nats.Msg) {
 	_ = m.Respond(fmt.Appendf(nil, `{"message":{"subject":"s","seq":%d,"time":%q}}`, r.Seq, s.created))
 }
 
-// read returns the sequences of all messages, and why reading ended.
+// read returns the sequences of all messages, and the error that ended reading.
 func read(t *testing.T, r *reader.Reader) (all []uint64, err error) {
 	t.Helper()
-	if err := r.Look(t.Context()); err != nil {
+	if err := r.SetEnd(t.Context()); err != nil {
 		return nil, err
 	}
 	for {
@@ -114,7 +114,7 @@ func read(t *testing.T, r *reader.Reader) (all []uint64, err error) {
 	}
 }
 
-// Whatever happens to the answers, each message comes once, in order.
+// Each message comes once and in order, whatever happens to the answers.
 func TestReaderMissesNothing(t *testing.T) {
 	t.Parallel()
 	const last = 1000
@@ -123,22 +123,22 @@ func TestReaderMissesNothing(t *testing.T) {
 		want[i] = uint64(i + 1)
 	}
 	for name, change := range map[string]func(*stream){
-		"as it is": func(*stream) {},
+		"no faults": func(*stream) {},
 		"messages are lost": func(s *stream) {
 			lost := map[uint64]bool{1: true, 16: true, 17: true, 100: true, 500: true, last: true}
 			s.lose = func(n uint64) bool { l := lost[n]; delete(lost, n); return l }
 		},
-		"requests are lost":            func(s *stream) { s.deaf = 2 },
-		"a copy is behind":             func(s *stream) { s.behind = 20 },
-		"a copy has nothing":           func(s *stream) { s.behind = last },
-		"a copy is behind and forgets": func(s *stream) { s.behind = 3; s.deaf = 1 },
+		"requests are lost":                       func(s *stream) { s.ignored = 2 },
+		"a replica is behind":                     func(s *stream) { s.behind = 20 },
+		"a replica has nothing":                   func(s *stream) { s.behind = last },
+		"a replica is behind and loses a request": func(s *stream) { s.behind = 3; s.ignored = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				l := testserver.New(t).Link(t)
 				newStream(t, l, last, change)
-				r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 30 * time.Second})
+				r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Timeout: 30 * time.Second})
 				defer r.Close()
 				got, err := read(t, r)
 				if err != nil || !slices.Equal(got, want) {
@@ -149,13 +149,13 @@ func TestReaderMissesNothing(t *testing.T) {
 	}
 }
 
-// Who does not answer is asked again for as long as patience lasts.
-func TestReaderIsPatient(t *testing.T) {
+// A request without an answer is repeated until the timeout.
+func TestReaderRetriesUntilTheTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := testserver.New(t).Link(t)
-		s := newStream(t, l, 10, func(s *stream) { s.deaf = 1000 })
-		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: 10 * time.Second})
+		s := newStream(t, l, 10, func(s *stream) { s.ignored = 1000 })
+		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Timeout: 10 * time.Second})
 		defer r.Close()
 		began := time.Now()
 		_, err := read(t, r)
@@ -167,13 +167,13 @@ func TestReaderIsPatient(t *testing.T) {
 	})
 }
 
-// Another stream of the same name is not the one that was read.
+// A stream that was deleted and created again is not the one that was read.
 func TestReaderOfAnotherStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := testserver.New(t).Link(t)
 		s := newStream(t, l, 10, func(*stream) {})
-		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Patience: time.Second})
+		r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Timeout: time.Second})
 		defer r.Close()
 		if _, err := read(t, r); err != nil {
 			t.Fatal(err)
@@ -181,14 +181,14 @@ func TestReaderOfAnotherStream(t *testing.T) {
 		s.mu.Lock()
 		s.created = "2026-11-24T00:00:01Z"
 		s.mu.Unlock()
-		if err := r.Look(t.Context()); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := r.SetEnd(t.Context()); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("got %v", err)
 		}
 	})
 }
 
-// While the connection's buffer is full no request can be made; that ends nothing before
-// its time.
+// While the buffer of the connection is full no request can be sent. Reading waits until its
+// context ends.
 func TestReaderWaitsWhileTheBufferIsFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -196,7 +196,7 @@ func TestReaderWaitsWhileTheBufferIsFull(t *testing.T) {
 		newStream(t, l, 100, func(*stream) {})
 		r := reader.New(l, reader.Config{Stream: "S", Filter: ">"})
 		defer r.Close()
-		if err := r.Look(t.Context()); err != nil {
+		if err := r.SetEnd(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
