@@ -28,7 +28,7 @@ const Version = "0.1.0"
 type Bus struct {
 	cfg       *config
 	core      *core.Core
-	engine    *engine // nil when the server is elsewhere
+	local     *localServer // nil when the server is elsewhere
 	async     *outlet.Async
 	window    *outlet.Window
 	registry  lifecycle.Registry
@@ -43,13 +43,14 @@ type Bus struct {
 	state     busState
 }
 
-// engine is the embedded server as the rest of the library sees it, so that only
-// New links it.
-type engine struct {
+// localServer is the embedded server as the rest of the package sees it. It consists of
+// functions, so that only programs that call New link nats-server.
+type localServer struct {
 	dial      func() (net.Conn, error)
 	clientURL func() string
-	health    func() error // nil: accepting, and JetStream is healthy
-	stop      func() error // stops the server, then gives the store directory up
+	health    func() error // nil: the server accepts connections, and JetStream is healthy
+	stop      func() error // stops the server and releases the store directory
+	alone     bool         // no client outside this process can reach the server
 }
 
 // Connect returns a bus on the existing server at url ("nats://host:4222",
@@ -63,9 +64,9 @@ func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, erro
 		return nil, noContext("Connect")
 	}
 	c := newConfig()
-	c.url = url
+	c.server.url = url
 	c.apply(asOptions(opts))
-	c.url, c.storeDir, c.listen = url, "", "" // FromEnv may have set them
+	c.server.url, c.server.storeDir, c.server.listen = url, "", "" // FromEnv may have set them
 	c.checkURL("Connect", url)
 	if err := c.check(); err != nil {
 		return nil, err
@@ -89,29 +90,29 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	defer cancel()
 	b, err := open(ctx, c, nil)
 	if err != nil {
-		return nil, &ConnectError{URL: link.Redact(c.url), Err: translate(err)}
+		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: translate(err)}
 	}
 	c.logger.Info("connected", "server", b.core.Link.Describe())
 	return b, nil
 }
 
 // open makes the bus on a server that runs: e, or the one at c.url.
-func open(ctx context.Context, c *config, e *engine) (*Bus, error) {
-	b := &Bus{cfg: c, engine: e}
+func open(ctx context.Context, c *config, e *localServer) (*Bus, error) {
+	b := &Bus{cfg: c, local: e}
 	b.state.begin()
 	if err := b.openCore(ctx); err != nil {
 		return nil, err
 	}
 	b.format = newFormat(c, &b.core.Counters)
 	b.async = outlet.NewAsync(b.core.Outlet, outlet.AsyncConfig{
-		Size: c.async.Size,
-		Wait: !c.async.NoWait,
+		Size: c.publish.buffer.Size,
+		Wait: !c.publish.buffer.NoWait,
 		Failed: func(m *outlet.Message, err error) {
 			b.report(event.Event{Kind: event.PublishFailed, Subject: m.Subject, Err: translate(err)})
 		},
 		Lost: func(n int) { b.report(event.Event{Kind: event.PublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
-	b.window = outlet.NewWindow(b.core.Outlet, c.window)
+	b.window = outlet.NewWindow(b.core.Outlet, c.publish.window)
 	b.services = newServices(b)
 	if err := b.observeConsumers(); err != nil {
 		b.core.Link.Close()
@@ -126,11 +127,11 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	b.core = &core.Core{
 		Logger: c.logger, Report: b.report,
 		Timeout: c.timeout, DrainTimeout: c.drainTimeout,
-		InMemory: b.engine != nil && c.storeDir == "", Alone: c.alone,
+		InMemory: b.local != nil && c.server.storeDir == "", Alone: b.local != nil && b.local.alone,
 		Handlers: b.state.handlers, Stopping: b.state.stopping,
 	}
-	b.core.Telemetry, err = telemetry.New(telemetry.Config{TracerProvider: c.tracer, MeterProvider: c.meter,
-		Propagator: c.propagator, Version: Version, BusName: c.name})
+	b.core.Telemetry, err = telemetry.New(telemetry.Config{TracerProvider: c.telemetry.tracer, MeterProvider: c.telemetry.meter,
+		Propagator: c.telemetry.propagator, Version: Version, BusName: c.name})
 	if err != nil {
 		return err
 	}
@@ -148,9 +149,9 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 
 func (b *Bus) linkConfig() link.Config {
 	lc := link.Config{
-		URL:     b.cfg.url,
+		URL:     b.cfg.server.url,
 		Name:    b.cfg.name,
-		Access:  b.cfg.access,
+		Access:  b.cfg.auth.options,
 		Timeout: b.core.Timeout,
 		Disconnected: func(err error) {
 			if b.state.closing.Load() {
@@ -173,8 +174,8 @@ func (b *Bus) linkConfig() link.Config {
 			b.report(event.Event{Kind: event.ServerError, Subject: subject, Err: err})
 		},
 	}
-	if b.engine != nil {
-		lc.URL, lc.InProcess = link.EmbeddedURL, b.engine.dial
+	if b.local != nil {
+		lc.URL, lc.InProcess = link.EmbeddedURL, b.local.dial
 	}
 	return lc
 }
@@ -232,8 +233,8 @@ func (b *Bus) ClientURL() string {
 	if b.none() {
 		return ""
 	}
-	if b.engine != nil {
-		return b.engine.clientURL()
+	if b.local != nil {
+		return b.local.clientURL()
 	}
 	return b.core.Link.URL()
 }

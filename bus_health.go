@@ -27,7 +27,7 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 		r.Add(health.Failed, "connection", "the bus is closed")
 		return r
 	}
-	r.Embedded = b.engine != nil
+	r.Embedded = b.local != nil
 	if b.core.Link.Conn().IsConnected() {
 		r.Server = b.core.Link.Describe()
 	}
@@ -37,8 +37,8 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	default:
 	}
 	b.checkConnection(ctx, &r)
-	if b.engine != nil {
-		if err := b.engine.health(); err != nil {
+	if b.local != nil {
+		if err := b.local.health(); err != nil {
 			r.Add(health.Failed, "server", "%v", err)
 		}
 	}
@@ -68,7 +68,7 @@ func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
 
 func (b *Bus) checkLoad(r *health.Report) {
 	t := b.cfg.thresholds
-	if used := float64(b.async.Pending()) / float64(b.cfg.async.Size); used > t.PendingRatio {
+	if used := float64(b.async.Pending()) / float64(b.cfg.publish.buffer.Size); used > t.PendingRatio {
 		r.Add(health.Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
 	}
 	loads := b.loads()

@@ -269,20 +269,6 @@ func isTimeout(target, why error) bool {
 	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded) //nolint:errorlint // the very one
 }
 
-// ConnectError reports a server that could not be reached or refused the
-// connection.
-type ConnectError struct {
-	URL string // without its password
-	Err error
-}
-
-func (e *ConnectError) Error() string {
-	return fmt.Sprintf("bus: cannot connect to %s: %s", e.URL, inner(e.Err))
-}
-
-// Unwrap returns the reason.
-func (e *ConnectError) Unwrap() error { return e.Err }
-
 // FieldConflict is one field in which a wanted configuration differs from the
 // server's in a way that is not changed silently.
 type FieldConflict struct{ Field, Have, Want string }

@@ -222,8 +222,7 @@ func TestListenErrors(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			_, err := quietBus(bus.WithListen(addr), bus.WithStoreDir(dir))
-			asError[*bus.StartError](t, err)
-			if l := asError[*bus.ListenError](t, err, "cannot listen on", addr); l.Addr != addr {
+			if l := asError[*bus.StartError](t, err, "cannot listen on", addr); l.Addr != addr {
 				t.Errorf("the error is %+v", l)
 			}
 			mustWork(t, bus.WithStoreDir(dir)) // nothing holds it

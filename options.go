@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -55,46 +54,47 @@ func (identity) accessOption() {}
 func forConnect(f func(*config)) ConnectOption { return anywhere{f} }
 func forAccess(f func(*config)) AccessOption   { return identity{anywhere{f}} }
 
-// config is what the options say. It does not change once the bus runs.
+// config is what the options say. It does not change once the bus is open.
 type config struct {
-	// of New only
-	url           string
-	storeDir      string
-	alone         bool // no client outside this process can reach the embedded server
-	listen        string
-	sync          SyncPolicy
-	maxMemory     int64
-	maxStore      int64
-	maxPayload    int
-	serverOptions []any // func(*server.Options); server.go knows the type
+	name       string
+	version    string
+	server     serverConfig // of New only
+	auth       authConfig
+	log        logConfig
+	logger     hclog.Logger // made of log by apply
+	payload    payloadConfig
+	telemetry  telemetryConfig
+	publish    publishConfig
+	middleware []Middleware
+	onEvent    func(event.Event)
+	thresholds health.Thresholds
 
-	// of New and Connect
-	name         string
-	version      string
-	logger       hclog.Logger
-	slog         *slogsink.Sink // what logger writes to, with WithSlog
-	logLevel     hclog.Level    // NoLevel: the logger's own
-	onEvent      func(event.Event)
-	codec        codec.Codec
-	codecRules   []codecRule
-	codecs       []codec.Codec
-	compression  Compression
-	middleware   []Middleware
 	timeout      time.Duration
 	drainTimeout time.Duration
-	async        AsyncBuffer
-	window       int
-	strict       bool
-	thresholds   health.Thresholds
-	tracer       trace.TracerProvider
-	meter        metric.MeterProvider
-	propagator   propagation.TextMapPropagator
 
-	access      []nats.Option // how the bus identifies itself; made of credentials by check
-	credentials []credential  // in the order in which they were given
-
-	from string // the environment variable that is being looked at
+	env  string // the environment variable that is being read
 	errs []error
+}
+
+// logConfig says where the bus logs to.
+type logConfig struct {
+	logger hclog.Logger   // nil: the default one
+	slog   *slogsink.Sink // what logger writes to, with WithSlog
+	level  hclog.Level    // NoLevel: the logger's own
+}
+
+// telemetryConfig says where spans and metrics go; nil fields mean nowhere.
+type telemetryConfig struct {
+	tracer     trace.TracerProvider
+	meter      metric.MeterProvider
+	propagator propagation.TextMapPropagator
+}
+
+// publishConfig is about PublishAsync, PublishToAsync and Publish.
+type publishConfig struct {
+	buffer AsyncBuffer
+	window int // messages of PublishToAsync without an acknowledgement
+	strict bool
 }
 
 const (
@@ -108,18 +108,17 @@ const (
 	largestPayload      = 8 << 20 // above it the server warns, and clients must be sized for it
 )
 
+// newConfig returns the defaults.
 func newConfig() *config {
 	return &config{
 		name:         programName(),
 		version:      programVersion(),
-		sync:         SyncAlways,
-		maxPayload:   defaultMaxPayload,
-		codec:        codec.JSON,
+		server:       serverConfig{sync: SyncAlways, maxPayload: defaultMaxPayload},
+		payload:      payloadConfig{codec: codec.JSON},
+		publish:      publishConfig{buffer: AsyncBuffer{Size: defaultAsync}, window: defaultWindow},
+		thresholds:   health.Thresholds{}.WithDefaults(),
 		timeout:      defaultTimeout,
 		drainTimeout: defaultDrainTimeout,
-		async:        AsyncBuffer{Size: defaultAsync},
-		window:       defaultWindow,
-		thresholds:   health.Thresholds{}.WithDefaults(),
 	}
 }
 
@@ -132,20 +131,26 @@ func (c *config) apply(opts []Option) {
 		}
 		o.configure(c)
 	}
-	if c.logger == nil {
-		c.logger = hclog.New(&hclog.LoggerOptions{Name: "bus", Level: hclog.Info})
+	c.logger = c.log.open()
+}
+
+// open returns the logger with its level set.
+func (l *logConfig) open() hclog.Logger {
+	if l.logger == nil {
+		l.logger = hclog.New(&hclog.LoggerOptions{Name: "bus", Level: hclog.Info})
 	}
-	if c.logLevel != hclog.NoLevel {
-		c.logger.SetLevel(c.logLevel)
-		if c.slog != nil {
-			c.slog.Least = c.logLevel
+	if l.level != hclog.NoLevel {
+		l.logger.SetLevel(l.level)
+		if l.slog != nil {
+			l.slog.Least = l.level
 		}
 	}
+	return l.logger
 }
 
 func (c *config) bad(option string, value any, reason string) {
-	if c.from != "" {
-		reason += " (from the environment: " + c.from + ")"
+	if c.env != "" {
+		reason += " (from the environment: " + c.env + ")"
 	}
 	c.errs = append(c.errs, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
@@ -218,7 +223,7 @@ func WithLogger(l hclog.Logger) ConnectOption {
 			c.bad("WithLogger", "nil", "give a logger, hclog.NewNullLogger() for none")
 			return
 		}
-		c.logger, c.slog = l, nil
+		c.log.logger, c.log.slog = l, nil
 	})
 }
 
@@ -229,8 +234,8 @@ func WithSlog(l *slog.Logger) ConnectOption {
 			c.bad("WithSlog", "nil", "give a logger")
 			return
 		}
-		c.slog = &slogsink.Sink{Logger: l}
-		c.logger = c.slog.As("bus")
+		c.log.slog = &slogsink.Sink{Logger: l}
+		c.log.logger = c.log.slog.As("bus")
 	})
 }
 
@@ -296,7 +301,7 @@ func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 		if a.Size == 0 {
 			a.Size = defaultAsync
 		}
-		c.async = a
+		c.publish.buffer = a
 	})
 }
 
@@ -309,7 +314,7 @@ func WithAsyncWindow(messages int) ConnectOption {
 			c.bad("WithAsyncWindow", messages, fmt.Sprintf("must lie between 1 and %d", largestWindow))
 			return
 		}
-		c.window = messages
+		c.publish.window = messages
 	})
 }
 
@@ -317,7 +322,7 @@ func WithAsyncWindow(messages int) ConnectOption {
 // a stream known to this bus stores, where without it a warning is logged.
 // bustest turns it on.
 func WithStrictPublish() ConnectOption {
-	return forConnect(func(c *config) { c.strict = true })
+	return forConnect(func(c *config) { c.publish.strict = true })
 }
 
 // WithTracerProvider turns on spans for publish, request, process and settle, and
@@ -325,20 +330,20 @@ func WithStrictPublish() ConnectOption {
 // is written or read for tracing. For the global provider pass
 // otel.GetTracerProvider().
 func WithTracerProvider(p trace.TracerProvider) ConnectOption {
-	return forConnect(func(c *config) { c.tracer = p })
+	return forConnect(func(c *config) { c.telemetry.tracer = p })
 }
 
 // WithMeterProvider turns on metrics, named by the OpenTelemetry semantic
 // conventions for messaging. For the global provider pass
 // otel.GetMeterProvider().
 func WithMeterProvider(p metric.MeterProvider) ConnectOption {
-	return forConnect(func(c *config) { c.meter = p })
+	return forConnect(func(c *config) { c.telemetry.meter = p })
 }
 
 // WithPropagator sets how trace context travels; the default is W3C trace
 // context and baggage. It has no effect without WithTracerProvider.
 func WithPropagator(p propagation.TextMapPropagator) ConnectOption {
-	return forConnect(func(c *config) { c.propagator = p })
+	return forConnect(func(c *config) { c.telemetry.propagator = p })
 }
 
 // WithHealthThresholds sets when Health reports degraded. Zero fields keep
@@ -356,8 +361,8 @@ func WithHealthThresholds(t health.Thresholds) ConnectOption {
 // check looks at what only makes sense together.
 func (c *config) check() error {
 	c.checkCredentials()
-	if c.url != "" && c.listen != "" {
-		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.listen)
+	if c.server.url != "" && c.server.listen != "" {
+		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen)
 	}
 	return errors.Join(c.errs...)
 }

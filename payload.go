@@ -36,11 +36,11 @@ type format struct {
 }
 
 func newFormat(c *config, counters *telemetry.Bus) *format {
-	comp := c.compression.withDefaults()
+	comp := c.payload.compression.withDefaults()
 	return &format{
-		codec:       c.codec,
-		rules:       c.codecRules,
-		known:       wire.NewCodecs(c.codecs...),
+		codec:       c.payload.codec,
+		rules:       c.payload.rules,
+		known:       wire.NewCodecs(c.payload.codecs...),
 		compression: comp,
 		coder:       wire.NewCoder(comp.MaxDecoded),
 		counters:    counters,

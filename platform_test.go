@@ -131,12 +131,9 @@ func TestListenWhereOthersDo(t *testing.T) {
 
 func mustBeTaken(t *testing.T, err error, addr string) {
 	t.Helper()
-	if _, ok := errors.AsType[*bus.StartError](err); !ok {
-		t.Errorf("New returned %v, want a *StartError", err)
-	}
-	var listen *bus.ListenError
-	if !errors.As(err, &listen) {
-		t.Fatalf("New returned %v, want a *ListenError", err)
+	listen, ok := errors.AsType[*bus.StartError](err)
+	if !ok {
+		t.Fatalf("New returned %v, want a *StartError", err)
 	}
 	if listen.Addr != addr || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("the error does not say what is taken: %v", err)

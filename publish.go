@@ -147,7 +147,7 @@ func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
 func (b *Bus) captured(ctx context.Context, subj string) error {
 	c := b.captures.Find(subj)
 	first := !b.captures.Reported(subj)
-	if first || b.cfg.strict {
+	if first || b.cfg.publish.strict {
 		c = b.captures.Confirm(ctx, subj)
 	}
 	if c == nil {
@@ -155,7 +155,7 @@ func (b *Bus) captured(ctx context.Context, subj string) error {
 	}
 	b.core.Counters.Captured.Add(1)
 	err := &CapturedError{Call: "Publish", Subject: subj, Stream: c.Name}
-	if b.cfg.strict {
+	if b.cfg.publish.strict {
 		return err
 	}
 	if first && b.captures.RegisterReport(subj) {

@@ -59,7 +59,7 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	f.pending.Deadline = end
 	err := b.window.Add(ctx, &f.pending)
 	if errors.Is(err, outlet.ErrWindowFull) {
-		return &callError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.window)}
+		return &callError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.publish.window)}
 	}
 	return b.of("PublishToAsync", f.pending.Message.Subject, err)
 }

@@ -100,8 +100,8 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	b.state.closing.Store(true)
 	b.core.Link.Close()
 	<-b.async.Done()
-	if b.engine != nil {
-		errs = append(errs, b.engine.stop())
+	if b.local != nil {
+		errs = append(errs, b.local.stop())
 	}
 	return errors.Join(errs...)
 }

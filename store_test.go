@@ -200,8 +200,8 @@ func TestStoreIsLocked(t *testing.T) {
 	for _, path := range paths {
 		storeRange(t, st, "S", 0, 1)
 		err := refusedOn(t, path, "is open in this process already", "close it first")
-		if locked := asError[*bus.LockedError](t, err); locked.Owner.PID != os.Getpid() || locked.Owner.Bus != b.Conn().ConnectedServerName() {
-			t.Errorf("the owner is %+v", locked.Owner)
+		if locked := asError[*bus.StoreError](t, err); locked.Problem != bus.StoreLocked || locked.PID != os.Getpid() || locked.Bus != b.Conn().ConnectedServerName() {
+			t.Errorf("the owner is %+v", locked)
 		}
 	}
 	storeRange(t, st, "S", 0, 1)
@@ -222,7 +222,7 @@ func TestStoreIsLockedByAnotherProcess(t *testing.T) {
 		pid, err := strconv.Atoi(os.Getenv(envPID))
 		must(t, err)
 		text := refusedOn(t, dir, "in use by", fmt.Sprintf("pid %d", pid), "stop it or use another directory", "do not delete LOCK")
-		if owner := asError[*bus.LockedError](t, text).Owner; owner.PID != pid || owner.Program == "" || owner.Since.IsZero() {
+		if owner := asError[*bus.StoreError](t, text); owner.Problem != bus.StoreLocked || owner.PID != pid || owner.Program == "" || owner.Since.IsZero() {
 			t.Errorf("the owner is %+v", owner)
 		}
 		return
@@ -538,8 +538,8 @@ func TestStoreWithStreamsIsNotLeftBehind(t *testing.T) {
 			if b != nil {
 				t.Fatal("it went to the server", b.Close())
 			}
-			e := asError[*bus.UnmovedError](t, err, strconv.Quote(d), "WithURL", "WithStoreDir")
-			if e.Dir != d || !slices.Contains(e.Streams, "S") || !slices.Contains(e.Streams, "T") {
+			e := asError[*bus.StoreError](t, err, strconv.Quote(d), "WithURL", "WithStoreDir")
+			if e.Problem != bus.StoreUnmoved || e.Dir != d || !slices.Contains(e.Streams, "S") || !slices.Contains(e.Streams, "T") {
 				t.Errorf("got %+v", e)
 			}
 			if after := snapshot(t, d); !maps.Equal(before, after) {
@@ -577,7 +577,9 @@ func TestStoreIsFreeAfterAFailedStart(t *testing.T) {
 	addr := taken(t)
 	for range 3 {
 		_, err := quietBus(bus.WithStoreDir(dir), bus.WithListen(addr))
-		asError[*bus.ListenError](t, err)
+		if e := asError[*bus.StartError](t, err); e.Addr != addr {
+			t.Errorf("the error is %+v", e)
+		}
 		_, err = quietBus(bus.WithStoreDir(dir), bus.WithName("not a name"))
 		asError[*bus.OptionError](t, err)
 	}
@@ -622,5 +624,7 @@ func TestStoreOfOthersStreams(t *testing.T) {
 	mustHold(t, b, "KV_like", 1, 1)
 	must(t, b.Close())
 	_, err = quietBus(bus.WithStoreDir(dir), bus.WithURL("nats://127.0.0.1:1"))
-	asError[*bus.UnmovedError](t, err, "KV_like")
+	if e := asError[*bus.StoreError](t, err, "KV_like"); e.Problem != bus.StoreUnmoved {
+		t.Errorf("got %+v", e)
+	}
 }

@@ -9,6 +9,15 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
+// payloadConfig is what the options say of payloads.
+type payloadConfig struct {
+	codec       codec.Codec   // of types that imply none
+	rules       []codecRule   // of subjects; the first that matches holds
+	codecs      []codec.Codec // all that the bus can read beside the built-in ones
+	compression Compression
+}
+
+// codecRule is one WithCodecFor.
 type codecRule struct {
 	pattern string
 	codec   codec.Codec
@@ -19,19 +28,19 @@ type codecRule struct {
 // own codec wrote carries no content type only where that is JSON.
 func WithCodec(cd codec.Codec) ConnectOption {
 	return forConnect(func(c *config) {
-		if c.learn("WithCodec", cd) {
-			c.codec = cd
+		if c.addCodec("WithCodec", cd) {
+			c.payload.codec = cd
 		}
 	})
 }
 
-// learn adds cd to the codecs of the bus, or reports what is wrong with it.
-func (c *config) learn(option string, cd codec.Codec) bool {
+// addCodec adds cd to the codecs of the bus, or reports what is wrong with it.
+func (c *config) addCodec(option string, cd codec.Codec) bool {
 	if err := wire.CheckCodec(cd); err != nil {
 		c.bad(option, contentTypeOf(cd), err.Error())
 		return false
 	}
-	c.codecs = append(c.codecs, cd)
+	c.payload.codecs = append(c.payload.codecs, cd)
 	return true
 }
 
@@ -52,8 +61,8 @@ func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
 			c.bad("WithCodecFor", strconv.Quote(subject.Original(pattern)), p.Reason+"; "+p.Hint)
 			return
 		}
-		if c.learn("WithCodecFor", cd) {
-			c.codecRules = append(c.codecRules, codecRule{pattern, cd})
+		if c.addCodec("WithCodecFor", cd) {
+			c.payload.rules = append(c.payload.rules, codecRule{pattern, cd})
 		}
 	})
 }
@@ -99,6 +108,6 @@ func WithCompression(comp Compression) ConnectOption {
 		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
 			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")
 		}
-		c.compression = comp
+		c.payload.compression = comp
 	})
 }

@@ -84,12 +84,12 @@ func (c *config) fromEnv(environ []string) {
 		c.fromVariable(name, vars[name])
 	}
 	c.userFromEnv(vars["USER"], vars["PASSWORD"])
-	c.from = ""
+	c.env = ""
 }
 
 // userFromEnv adds the user whom two variables describe.
 func (c *config) userFromEnv(user, password string) {
-	c.from = envPrefix + "USER"
+	c.env = envPrefix + "USER"
 	switch {
 	case user != "":
 		c.addFromEnv(WithUser(user, password))
@@ -112,8 +112,8 @@ func (c *config) fromVariable(name, value string) {
 	if parse == nil {
 		return
 	}
-	c.from = envPrefix + name
-	defer func() { c.from = "" }()
+	c.env = envPrefix + name
+	defer func() { c.env = "" }()
 	o, err := parse(value)
 	switch {
 	case err != nil:
@@ -161,5 +161,5 @@ func logLevelOption(v string) (Option, error) {
 	if level == hclog.NoLevel {
 		return nil, fmt.Errorf("is not a level; use trace, debug, info, warn, error or off")
 	}
-	return option(func(c *config) { c.logLevel = level }), nil
+	return option(func(c *config) { c.log.level = level }), nil
 }

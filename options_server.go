@@ -1,18 +1,35 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/link"
 )
+
+// serverConfig is what the options of New say of the server.
+type serverConfig struct {
+	url        string // of an existing server; empty: embedded
+	storeDir   string // empty: in memory
+	listen     string // empty: no port
+	sync       SyncPolicy
+	maxMemory  int64 // bytes; 0: the default
+	maxStore   int64 // bytes; 0: the default
+	maxPayload int   // bytes
+	customize  []any // func(*server.Options); only server.go knows the type
+}
 
 // WithStoreDir keeps the streams of the embedded server in dir, which is made
 // if absent and belongs to one bus at a time. Without it they are in memory and
 // gone with the process. What was stored survives kill -9, and a power cut
 // unless WithSync says otherwise. An empty dir means in memory.
 func WithStoreDir(dir string) Option {
-	return option(func(c *config) { c.storeDir = dir })
+	return option(func(c *config) { c.server.storeDir = dir })
 }
 
 // WithListen opens a port of the embedded server for other NATS clients:
@@ -22,21 +39,21 @@ func WithStoreDir(dir string) Option {
 func WithListen(addr string) Option {
 	return option(func(c *config) {
 		if addr == "" {
-			c.listen = ""
+			c.server.listen = ""
 			return
 		}
 		if _, _, err := splitListen(addr); err != nil {
 			c.bad("WithListen", strconv.Quote(addr), err.Error())
 		}
-		c.listen = addr
+		c.server.listen = addr
 	})
 }
 
-// splitListen splits host:port into what the server wants.
+// splitListen splits host:port.
 func splitListen(addr string) (host string, port int, err error) {
 	host, text, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", 0, fmt.Errorf(`is not host:port; use "127.0.0.1:4222", or port 0 for any free one`)
+		return "", 0, errors.New(`is not host:port; use "127.0.0.1:4222", or port 0 for any free one`)
 	}
 	port, err = strconv.Atoi(text)
 	if err != nil || port < 0 || port > 65535 {
@@ -74,7 +91,7 @@ func WithSync(p SyncPolicy) Option {
 		if p.relaxed && p.every < 100*time.Millisecond {
 			c.bad("WithSync", p, "the interval must be at least 100ms; use SyncAlways to sync each message")
 		}
-		c.sync = p
+		c.server.sync = p
 	})
 }
 
@@ -84,7 +101,7 @@ func WithSync(p SyncPolicy) Option {
 func WithMaxMemory(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxMemory", bytes)
-		c.maxMemory = bytes
+		c.server.maxMemory = bytes
 	})
 }
 
@@ -93,7 +110,7 @@ func WithMaxMemory(bytes int64) Option {
 func WithMaxStore(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxStore", bytes)
-		c.maxStore = bytes
+		c.server.maxStore = bytes
 	})
 }
 
@@ -105,6 +122,45 @@ func WithMaxPayload(bytes int) Option {
 		if bytes < 2*payloadReserve || bytes > largestPayload {
 			c.bad("WithMaxPayload", bytes, fmt.Sprintf("must lie between %d and %d", 2*payloadReserve, largestPayload))
 		}
-		c.maxPayload = bytes
+		c.server.maxPayload = bytes
 	})
+}
+
+// WithURL has New use the server at u ("nats://host:4222", several separated by
+// commas) instead of an embedded one. An empty u means embedded, so that it can
+// come straight from a configuration.
+func WithURL(u string) Option {
+	return option(func(c *config) {
+		if u != "" {
+			c.checkURL("WithURL", u)
+		}
+		c.server.url = u
+	})
+}
+
+func (c *config) checkURL(option, list string) {
+	for u := range strings.SplitSeq(list, ",") {
+		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
+			c.bad(option, strconv.Quote(link.Redact(list)), reason)
+			return
+		}
+	}
+}
+
+func urlProblem(u string) string {
+	if u == "" {
+		return `is empty; use "nats://host:4222"`
+	}
+	if !strings.Contains(u, "://") {
+		u = "nats://" + u
+	}
+	p, err := url.Parse(u)
+	if err != nil || p.Hostname() == "" {
+		return `is not a URL; use "nats://host:4222"`
+	}
+	switch p.Scheme {
+	case "nats", "tls", "ws", "wss":
+		return ""
+	}
+	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
 }

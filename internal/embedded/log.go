@@ -1,4 +1,4 @@
-package bus
+package embedded
 
 import (
 	"fmt"
@@ -55,9 +55,9 @@ func (l *serverLog) keep(text string) bool {
 	return true
 }
 
-// begin notes that the server has started, and returns the line that says it has
-// not.
-func (l *serverLog) begin() string {
+// markStarted records that the server has started. It returns the fatal line that came
+// before, or "".
+func (l *serverLog) markStarted() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.started = true

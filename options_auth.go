@@ -2,55 +2,11 @@ package bus
 
 import (
 	"crypto/tls"
-	"fmt"
-	"net/url"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go"
-
-	"github.com/omnibus-go/bus/internal/link"
 )
-
-// WithURL has New use the server at u ("nats://host:4222", several separated by
-// commas) instead of an embedded one. An empty u means embedded, so that it can
-// come straight from a configuration.
-func WithURL(u string) Option {
-	return option(func(c *config) {
-		if u != "" {
-			c.checkURL("WithURL", u)
-		}
-		c.url = u
-	})
-}
-
-func (c *config) checkURL(option, list string) {
-	for u := range strings.SplitSeq(list, ",") {
-		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
-			c.bad(option, strconv.Quote(link.Redact(list)), reason)
-			return
-		}
-	}
-}
-
-func urlProblem(u string) string {
-	if u == "" {
-		return `is empty; use "nats://host:4222"`
-	}
-	if !strings.Contains(u, "://") {
-		u = "nats://" + u
-	}
-	p, err := url.Parse(u)
-	if err != nil || p.Hostname() == "" {
-		return `is not a URL; use "nats://host:4222"`
-	}
-	switch p.Scheme {
-	case "nats", "tls", "ws", "wss":
-		return ""
-	}
-	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
-}
 
 // WithTLS secures the connection to an existing server with t. A tls:// URL
 // alone uses the system's certificate authorities.
@@ -107,6 +63,12 @@ func WithNKey(seedFile string) AccessOption {
 	})
 }
 
+// authConfig is how the bus identifies itself to an existing server.
+type authConfig struct {
+	credentials []credential  // in the order in which they were given
+	options     []nats.Option // made of credentials by check
+}
+
 // credential is one way to identify the bus, or to secure its connection.
 type credential struct {
 	name    string // of the option
@@ -116,29 +78,29 @@ type credential struct {
 }
 
 func (c *config) addAccess(name string, o nats.Option) {
-	c.credentials = append(c.credentials, credential{name: name, option: o})
+	c.auth.credentials = append(c.auth.credentials, credential{name: name, option: o})
 }
 
 // addFromEnv adds what o does, which counts only for an existing server: whether
 // there is one is known when all options are.
 func (c *config) addFromEnv(o Option) {
-	alone := &config{from: c.from}
+	alone := &config{env: c.env}
 	o.configure(alone)
-	for i := range alone.credentials {
-		alone.credentials[i].fromEnv = true
+	for i := range alone.auth.credentials {
+		alone.auth.credentials[i].fromEnv = true
 	}
-	c.credentials = append(c.credentials, alone.credentials...)
-	c.credentials = append(c.credentials, credential{fromEnv: true, errs: alone.errs})
+	c.auth.credentials = append(c.auth.credentials, alone.auth.credentials...)
+	c.auth.credentials = append(c.auth.credentials, credential{fromEnv: true, errs: alone.errs})
 }
 
 // checkCredentials makes the access options of what was given.
 func (c *config) checkCredentials() {
-	for _, cr := range c.credentials {
+	for _, cr := range c.auth.credentials {
 		switch {
-		case c.url != "":
+		case c.server.url != "":
 			c.errs = append(c.errs, cr.errs...)
 			if cr.option != nil {
-				c.access = append(c.access, cr.option)
+				c.auth.options = append(c.auth.options, cr.option)
 			}
 		case !cr.fromEnv:
 			c.bad(cr.name, "…", "identifies the bus to an existing server, but none is named; add WithURL, or protect the embedded server's port with WithServerOptions")

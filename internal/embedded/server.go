@@ -1,0 +1,168 @@
+package embedded
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Server is a running server. Safe for concurrent use.
+type Server struct {
+	// Access is how the bus identifies itself to the server.
+	Access []nats.Option
+	// Alone says that no client outside this process can reach the server.
+	Alone bool
+
+	config *Config
+	store  *store
+	server *server.Server
+}
+
+// Start starts a server and waits until it is ready. It is called by New.
+//
+// Errors: *StoreError about the store directory before the server starts; *StartError for
+// everything else.
+func Start(c *Config) (s *Server, err error) {
+	dir, err := c.openStore()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if s == nil { // also when a function of Customize panics
+			err = errors.Join(err, dir.release())
+		}
+	}()
+	if err := c.repairStore(dir); err != nil {
+		return nil, err
+	}
+	if s, err = c.run(dir); err != nil {
+		return nil, &StartError{err}
+	}
+	s.logStart()
+	return s, nil
+}
+
+// StartError reports that the server did not start, with a *ListenError or a *StoreError
+// inside where that is the reason.
+type StartError struct{ Err error }
+
+func (e *StartError) Error() string { return "the server did not start: " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// run starts the server on dir. The goroutines of the server end with its Shutdown.
+func (c *Config) run(dir *store) (*Server, error) {
+	opts := c.serverOptions(dir)
+	access, err := letBusIn(opts)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, err
+	}
+	log := &serverLog{logger: c.Logger.Named("nats"), failed: make(chan struct{})}
+	ns.SetLoggerV2(log, true, false, false)
+	ns.Start()
+	if err := c.awaitReady(ns, log, opts); err != nil {
+		stop(ns)
+		return nil, err
+	}
+	if isSingle(opts) {
+		dropDomainNames(ns, opts.JetStreamDomain)
+	}
+	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
+	return &Server{Access: access, Alone: alone, config: c, store: dir, server: ns}, nil
+}
+
+// isSingle reports whether the server is connected to no other server.
+func isSingle(o *server.Options) bool {
+	return o.LeafNode.Port == 0 && len(o.LeafNode.Remotes) == 0 && o.Cluster.Port == 0 && o.Gateway.Port == 0
+}
+
+// domainNames are the parts of the JetStream API that a domain gives a second name,
+// "$JS.<domain>.API.<part>".
+var domainNames = []string{"INFO", "STREAM.>", "CONSUMER.>", "DIRECT.>", "META.>", "SERVER.>", "ACCOUNT.>", "$KV.>", "$OBJ.>"}
+
+// dropDomainNames removes these names. With them the server looks for each of them in
+// every message that is published, which takes as long as all the rest. Only other servers
+// need them, over a leaf link: whoever adds a link to a running server must add the names
+// again. See ADR 3.
+func dropDomainNames(s *server.Server, domain string) {
+	for _, part := range domainNames {
+		s.GlobalAccount().RemoveMapping("$JS." + domain + ".API." + part)
+	}
+}
+
+// Dial returns a connection to the server inside this process.
+func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
+
+// Stop stops the server and gives the store directory up. It is called once.
+func (s *Server) Stop() error {
+	stop(s.server)
+	return s.store.release()
+}
+
+func stop(s *server.Server) {
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+// ClientURL is where other clients reach the server; empty without a port.
+func (s *Server) ClientURL() string {
+	if s.config.Listen == (Address{}) {
+		return ""
+	}
+	return everyInterface.Replace(s.server.ClientURL())
+}
+
+// everyInterface makes addresses to listen on ones to connect to.
+var everyInterface = strings.NewReplacer("://0.0.0.0:", "://127.0.0.1:", "://[::]:", "://[::1]:")
+
+// logStart logs what a reader of the log wants to know first.
+func (s *Server) logStart() {
+	c := s.config
+	if s.store.dir != nil {
+		sync, durability := "always", "survives kill -9 and power cuts"
+		if !c.SyncAlways {
+			sync = c.SyncEvery.String()
+			durability = "survives kill -9; a power cut can lose the last " + sync
+		}
+		c.Logger.Info("streams are kept on disk", "dir", s.store.dir.Path(), "sync", sync, "durability", durability)
+	}
+	if c.Listen == (Address{}) {
+		return
+	}
+	c.Logger.Info("listening for NATS clients", "url", s.ClientURL())
+	if addr, ok := s.server.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && !s.authenticates() {
+		c.Logger.Warn("the port is open to other machines and asks no client who it is; listen on 127.0.0.1, or set up users with WithServerOptions")
+	}
+}
+
+// authenticates reports whether the server asks its clients who they are.
+func (s *Server) authenticates() bool {
+	v, err := s.server.Varz(nil)
+	return err == nil && v.AuthRequired
+}
+
+// checkStreamConfig returns an error unless config is what the server writes of the stream
+// name.
+func checkStreamConfig(name string, config []byte) error {
+	var info server.FileStreamInfo
+	d := json.NewDecoder(bytes.NewReader(config))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&info); err != nil {
+		return err
+	}
+	if info.Name != name || info.Created.IsZero() || d.More() {
+		return fmt.Errorf("it is not the configuration of stream %q", name)
+	}
+	return nil
+}
