@@ -22,13 +22,13 @@ type Recovery interface {
 	// it will not be handled.
 	MayRun(d wire.Delivery) (wait bool, barred error)
 
-	// MarkStarted records that the handler of a message on trial is called, and MarkEnded that it
-	// has returned. fatal is why it will not be called; after any other err it is tried
-	// again later.
+	// MarkStarted records that the handler of a message on trial is called, and
+	// MarkEnded that it has returned. fatal is why it will not be called; after any other
+	// err it is tried again later.
 	MarkStarted(d wire.Delivery) (fatal, err error)
 	MarkEnded(d wire.Delivery)
 
-	// RecordHandback notes what this process gives back.
+	// RecordHandback records the messages that this process returns.
 	RecordHandback(ctx context.Context, ds []wire.Delivery)
 }
 
@@ -38,35 +38,27 @@ const recheckAfter = 100 * time.Millisecond
 // skipped counts runs of the queue in which no handler was called.
 type skipped struct{ begun, ended atomic.Int64 }
 
-func (v *skipped) add() {
-	v.begun.Add(1)
-	v.ended.Add(1)
+func (s *skipped) add() {
+	s.begun.Add(1)
+	s.ended.Add(1)
 }
 
 // attempt calls the handler of del, unless it must not be called, now or ever. Not
-// now, called is false; then del has been seen to.
+// now, called is false; then del has been seen to. A worker calls it.
 func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called bool) {
-	rec := d.cfg.Recovery
-	if rec == nil {
+	if d.cfg.Recovery == nil {
 		return d.cfg.Run(del), true
 	}
-	if !del.Stored.Restored {
-		rec.Restore(del)
-		del.Stored.Restored = true
-	}
+	d.restore(del)
 	if dead := del.Stored.Dead; dead != nil {
 		return settle.Outcome{Err: dead, Permanent: true}, true
 	}
-	if hasKey(&del) && !del.Stored.MayRun {
-		wait, dead := rec.MayRun(del)
-		if wait {
-			d.again(del, recheckAfter)
-			return outcome, false
-		}
-		if dead != nil {
-			return neverTried(&del, dead), true
-		}
-		del.Stored.MayRun = true
+	switch wait, barred := d.order.mayRun(del); {
+	case wait:
+		d.again(del, recheckAfter)
+		return outcome, false
+	case barred != nil:
+		return neverTried(del.Stored, barred), true
 	}
 	if !d.isolation.Enter(del, del.Stored.Trial == wire.Alone) {
 		return outcome, false
@@ -78,12 +70,20 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	return d.try(del)
 }
 
+// restore sets what is known of del, once.
+func (d *Durable) restore(del wire.Delivery) {
+	if !del.Stored.Restored {
+		d.cfg.Recovery.Restore(del)
+		del.Stored.Restored = true
+	}
+}
+
 // try calls the handler of del, which may end the process.
 func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
 	dead, err := d.cfg.Recovery.MarkStarted(del)
 	switch {
 	case dead != nil:
-		return neverTried(&del, dead), true
+		return neverTried(del.Stored, dead), true
 	case err != nil:
 		d.report(err)
 		d.again(del, deadLetterRetry)
@@ -104,19 +104,8 @@ func (d *Durable) call(del wire.Delivery) settle.Outcome {
 
 func (d *Durable) leaveIsolation(del wire.Delivery) { d.pushAll(d.isolation.Leave(del)) }
 
-// pushAll queues again what was in the queue before: it has waited for a batch then.
-func (d *Durable) pushAll(ds []wire.Delivery) {
-	if len(ds) == 0 {
-		return
-	}
-	for _, del := range ds {
-		d.push(del)
-	}
-	d.queue.Hurry()
-}
-
 // neverTried is the outcome of a message whose handler will not be called (again).
-func neverTried(del *wire.Delivery, dead error) settle.Outcome {
-	del.Stored.Attempt--
+func neverTried(s *wire.Stored, dead error) settle.Outcome {
+	s.Attempt--
 	return settle.Outcome{Err: dead, Permanent: true}
 }

@@ -3,7 +3,6 @@ package intake
 import (
 	"time"
 
-	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -22,25 +21,13 @@ type Batch struct {
 // atOnce is how many messages may run at once.
 func (c *DurableConfig) atOnce() int { return c.Concurrency * max(c.Batch.Size, 1) }
 
-func (d *Durable) newQueue() *dispatch.Queue {
-	c := &d.cfg
-	q := dispatch.New(c.Concurrency, d.run)
-	if c.Batch.Run != nil {
-		q = dispatch.NewBatches(c.Concurrency, c.Batch.Size, c.Batch.Wait, d.runBatch)
-	}
-	if c.Interval > 0 {
-		q.Pace(c.Interval)
-	}
-	return q
-}
-
 // runBatch makes one attempt at each message, on a worker of the queue. What must run
 // alone does so afterwards, as a batch of one.
 func (d *Durable) runBatch(all []wire.Delivery) {
 	var batch, alone []wire.Delivery
 	for _, del := range all {
 		switch {
-		case d.isAlone(&del):
+		case d.isAlone(del):
 			alone = append(alone, del)
 		case d.isolation.Enter(del, false):
 			batch = append(batch, del)
@@ -64,7 +51,8 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 	}
 }
 
-// runTogether makes one attempt at each message of a batch, and acts on the outcomes.
+// runTogether makes one attempt at each message of a batch, and acts on the outcomes,
+// also where the handler ends the goroutine.
 func (d *Durable) runTogether(batch []wire.Delivery) {
 	outcomes := make([]settle.Outcome, len(batch))
 	for i := range outcomes {
@@ -80,10 +68,9 @@ func (d *Durable) runTogether(batch []wire.Delivery) {
 }
 
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.
-func (d *Durable) isAlone(del *wire.Delivery) bool {
-	if rec := d.cfg.Recovery; rec != nil && del.Stored.Dead == nil && !del.Stored.Restored {
-		rec.Restore(*del)
-		del.Stored.Restored = true
+func (d *Durable) isAlone(del wire.Delivery) bool {
+	if d.cfg.Recovery != nil && del.Stored.Dead == nil {
+		d.restore(del)
 	}
 	return del.Stored.Dead != nil || del.Stored.Trial != wire.Untried
 }

@@ -2,7 +2,6 @@ package intake
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -15,28 +14,39 @@ import (
 // it is asked whether there can be one.
 const repeatFor = 500 * time.Millisecond
 
-// repeatLast acknowledges what was settled last again until that is answered. Nobody
-// answers for a message that the consumer, which was sent back, has not sent yet, nor
-// where the consumer is gone: then all of them are of no account.
-func (s *puller) repeatLast(ctx context.Context) error {
-	s.d.mu.Lock()
-	last, at := s.lastEnd, s.lastAt
-	if s.index == 0 && s.d.err != nil { // it was deleted
-		last = ""
+// Confirm waits until the server has processed the settlements that were sent before.
+// A drain calls it at its end, and an owner before it records that they were sent.
+func (d *Durable) Confirm(ctx context.Context) error {
+	for _, p := range d.pullers {
+		if err := p.confirm(ctx); err != nil {
+			return err
+		}
 	}
-	s.d.mu.Unlock()
+	return nil
+}
+
+// confirm does so for one consumer. That takes settlements in order, so repeating the
+// last one as a request tells. Nobody answers for a message that the consumer, which was
+// sent back, has not sent yet, nor where the consumer is gone: then there is nothing to
+// confirm.
+func (p *puller) confirm(ctx context.Context) error {
+	last := p.unconfirmed()
 	if last == "" {
 		return nil
 	}
 	for {
 		try, cancel := context.WithTimeout(ctx, repeatFor)
-		_, err := s.d.link.Request(try, &wire.Out{Subject: last, Data: ackBody})
+		_, err := p.d.link.Request(try, &wire.Out{Subject: last, Data: ackBody})
 		cancel()
 		silent := errors.Is(err, context.DeadlineExceeded)
 		switch {
+		case err == nil:
+			p.confirmed(last)
+			return nil
 		case ctx.Err() != nil || !silent && !errors.Is(err, nats.ErrNoResponders):
 			return err
-		case s.cannotAnswer(ctx, at):
+		case p.cannotAnswer(ctx, last):
+			p.confirmed(last)
 			return nil
 		case !silent:
 			return err
@@ -44,12 +54,28 @@ func (s *puller) repeatLast(ctx context.Context) error {
 	}
 }
 
-// cannotAnswer reports whether the consumer is gone, or before a message.
-func (s *puller) cannotAnswer(ctx context.Context, sequence uint64) bool {
-	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
-	if err != nil {
-		return false
+// unconfirmed is where the last message was settled that is not confirmed, or empty.
+func (p *puller) unconfirmed() string {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	if p.index == 0 && p.d.err != nil { // the consumer was deleted
+		return ""
 	}
-	var i info
-	return json.Unmarshal(reply.Data, &i) == nil && (i.gone() || i.Type == infoType && i.Delivered.Stream < sequence)
+	return p.lastEnd
+}
+
+func (p *puller) confirmed(last string) {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	if p.lastEnd == last {
+		p.lastEnd = ""
+	}
+}
+
+// cannotAnswer reports whether the consumer is gone, or is before the message that was
+// settled at last: it was sent back, or created again.
+func (p *puller) cannotAnswer(ctx context.Context, last string) bool {
+	var at wire.Stored
+	i, ok := p.state(ctx)
+	return ok && (i.gone() || i.Type == infoType && at.ReadAck(last) == nil && i.Delivered.Stream < at.Sequence)
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// The server tells those whose pulls wait that the consumer was deleted. A
+// The server tells those whose requests wait that the consumer was deleted. A
 // consumer whose window is full has none waiting; it only finds that nobody takes
-// its next pull, which has harmless causes too. So it asks.
+// its next request, which has harmless causes too. So it asks.
 
 // The server's error codes for a consumer and a stream that do not exist.
 const (
@@ -22,11 +22,12 @@ const (
 	codeNoStream   = 10059
 )
 
-// infoType is the type of the answer to a question about a consumer.
+// infoType is the type of the reply to a question about a consumer.
 const infoType = "io.nats.jetstream.api.v1.consumer_info_response"
 
-// info is what interests us of that answer.
-type info struct {
+// consumerInfo is what interests us of that reply, and of the one to a request for a
+// stored message.
+type consumerInfo struct {
 	Type  string `json:"type"`
 	Error struct {
 		Code int `json:"err_code"`
@@ -42,36 +43,38 @@ type info struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"ack_floor"`
 
-	Message struct { // of the answer to a request for one
+	Message struct { // of the reply to a request for one
 		Time time.Time `json:"time"`
 	} `json:"message"`
 }
 
-func (i *info) gone() bool { return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream }
-
-// inquire asks whether the consumer is still there. The answer comes to the inbox.
-func (s *puller) inquire() error {
-	return s.d.link.Publish(&wire.Out{Subject: s.Info, Reply: s.sub.Subject})
+func (i *consumerInfo) gone() bool {
+	return i.Error.Code == codeNoConsumer || i.Error.Code == codeNoStream
 }
 
-// onReply heeds the answer to inquire.
-func (s *puller) onReply(m *nats.Msg) {
-	d := s.d
-	var i info
-	var begin []wire.Delivery
+// inquire asks about the consumer. The reply comes to the inbox, see onReply.
+func (p *puller) inquire() error {
+	return p.d.link.Publish(&wire.Out{Subject: p.Info, Reply: p.sub.Subject})
+}
+
+// onReply acts on the reply to inquire, and on the one to a request for a stored message.
+func (p *puller) onReply(m *nats.Msg) {
+	d := p.d
+	var i consumerInfo
 	err := json.Unmarshal(m.Data, &i)
+	var begin []wire.Delivery
 	var next *wire.Out
 	d.mu.Lock()
 	switch {
 	case err != nil || i.Type != infoType && i.Type != getType:
 		d.reportLocked(fmt.Errorf("a message on the inbox is not from the server: %.100q", m.Data))
 	case i.gone():
-		s.goneLocked()
+		p.goneLocked()
 	default:
-		next = s.recordLagLocked(&i)
+		next = p.recordLagLocked(&i)
 		if i.Type == infoType {
-			s.foundLocked()
-			begin = s.answeredLocked(time.Now(), &i)
+			p.foundLocked()
+			begin = d.order.answeredLocked(p, time.Now(), &i)
 		}
 	}
 	d.mu.Unlock()
@@ -81,49 +84,45 @@ func (s *puller) onReply(m *nats.Msg) {
 	for _, del := range begin {
 		d.push(del)
 	}
-	s.pull()
+	p.pull()
 	d.wakeMaintainer()
 }
 
 // ErrSourceGone is reported, again and again, while the consumer of messages that come back
-// does not exist. Who is reported may make it anew.
+// does not exist. Who gets the report may create it again.
 var ErrSourceGone = errors.New("the consumer of the retries was deleted on the server")
 
 // askGone is when a source that was gone is asked for messages once more.
 const askGone = time.Second
 
-// goneLocked heeds that the consumer of s does not exist. That of the stream itself
-// ends the intake: what it had handled only the server knew.
-func (s *puller) goneLocked() {
-	if s.index == 0 {
-		s.d.endLocked(ErrConsumerDeleted)
+// goneLocked acts on the news that the consumer of p does not exist. That of the stream
+// itself ends the intake: only the server knew what it had handled.
+func (p *puller) goneLocked() {
+	if p.index == 0 {
+		p.d.endLocked(ErrConsumerDeleted)
 		return
 	}
 	now := time.Now()
-	s.begin(now, now.Add(askGone))
-	s.lastEnd = "" // nobody is there to confirm it
-	if !s.d.draining {
-		s.stalled = ErrSourceGone
-		s.d.reportLocked(ErrSourceGone)
+	p.beginLocked(now, now.Add(askGone))
+	p.lastEnd = "" // nobody is there to confirm it
+	if !p.d.draining {
+		p.stalled = ErrSourceGone
+		p.d.reportLocked(ErrSourceGone)
 	}
 }
 
-// foundLocked heeds that the consumer of s exists.
-func (s *puller) foundLocked() {
-	if errors.Is(s.stalled, ErrSourceGone) {
-		s.stalled = nil
+// foundLocked acts on the news that the consumer of p exists.
+func (p *puller) foundLocked() {
+	if errors.Is(p.stalled, ErrSourceGone) {
+		p.stalled = nil
 	}
 }
 
-// state asks about the consumer and waits for the answer, nil where there is none.
-func (s *puller) state(ctx context.Context) *info {
-	reply, err := s.d.link.Request(ctx, &wire.Out{Subject: s.Info})
+// state asks about the consumer and waits for the reply; ok is false where there is none.
+func (p *puller) state(ctx context.Context) (i consumerInfo, ok bool) {
+	reply, err := p.d.link.Request(ctx, &wire.Out{Subject: p.Info})
 	if err != nil {
-		return nil
+		return i, false
 	}
-	var i info
-	if json.Unmarshal(reply.Data, &i) != nil {
-		return nil
-	}
-	return &i
+	return i, json.Unmarshal(reply.Data, &i) == nil
 }

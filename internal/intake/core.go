@@ -1,5 +1,3 @@
-// Package intake is the way in: it takes messages from core subscriptions and
-// from streams, hands them to a dispatch.Queue, and settles them.
 package intake
 
 import (
@@ -49,20 +47,6 @@ type Core struct {
 	lost    chan struct{} // closed when nats.go's goroutine has been ended
 	done    chan struct{}
 }
-
-// LeftBehind is the error of a drain that ended before every message that had
-// arrived was handled, and of Quiesce when handlers run still.
-type LeftBehind struct {
-	Pending int   // messages that waited for a handler
-	Running int   // handlers that ran
-	Err     error // why it did not wait longer
-}
-
-// Error says why.
-func (e *LeftBehind) Error() string { return e.Err.Error() }
-
-// Unwrap returns why.
-func (e *LeftBehind) Unwrap() error { return e.Err }
 
 // errOnlyCaller is why a drain ends when only the handler that waits for it could
 // handle the rest.
@@ -135,7 +119,7 @@ func in(m *nats.Msg) wire.In {
 	return wire.In{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}
 }
 
-// exited is reported that a handler has ended the goroutine it ran on, which is nats.go's
+// exited is called when a handler has ended the goroutine it ran on, which is nats.go's
 // and not replaced.
 func (s *Core) exited() {
 	close(s.lost)
@@ -213,7 +197,7 @@ func (s *Core) InFlight() int { return s.queue.InFlight() }
 // Done is closed when the subscription is closed.
 func (s *Core) Done() <-chan struct{} { return s.done }
 
-// RunsCaller reports whether the caller that ctx notes is one of the handlers.
+// RunsCaller reports whether the caller that ctx names is one of the handlers.
 func (s *Core) RunsCaller(ctx context.Context) bool { return s.queue.RunsCaller(ctx) }
 
 // Drain ends the interest, runs everything that has arrived, waits for the
@@ -260,7 +244,7 @@ func (s *Core) end() {
 func (s *Core) drain(ctx context.Context) error {
 	begun := s.queue.Begun()
 	waiting, _ := s.Pending()
-	// Where the server cannot be reported, what has arrived is handled all the same.
+	// Where the server cannot be told, what has arrived is handled all the same.
 	_ = s.link.EndInterest(ctx, s.sub, s.cfg.Timeout)
 	own := 0
 	if s.queue.Concurrency() == 1 && s.queue.RunsCaller(ctx) {

@@ -364,7 +364,7 @@ func isLeftBehind(err error) bool {
 	return ok
 }
 
-// A server that refuses the subscription fails the call, and nobody else is reported.
+// A server that refuses the subscription fails the call, and nobody else is told.
 func TestCoreOpenRefused(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t, func(o *server.Options) {

@@ -11,7 +11,21 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Drain asks for no more, gives back what was not begun, waits for the handlers
+// LeftBehind is the error of a drain that ended before every message that had
+// arrived was handled, and of Quiesce when handlers run still.
+type LeftBehind struct {
+	Pending int   // messages that waited for a handler
+	Running int   // handlers that ran
+	Err     error // why it did not wait longer
+}
+
+// Error says why.
+func (e *LeftBehind) Error() string { return e.Err.Error() }
+
+// Unwrap returns why.
+func (e *LeftBehind) Unwrap() error { return e.Err }
+
+// Drain asks for no more, returns what was not begun, waits for the handlers
 // and until the server has seen their acknowledgements, and closes. When ctx ends
 // first it closes at once; what then still runs comes again elsewhere. It may be
 // called once.
@@ -30,7 +44,30 @@ func (d *Durable) Drain(ctx context.Context) error {
 	return err
 }
 
-// end ends what is ours.
+// Abandon ends the intake at once: it takes nothing more and tells the server nothing
+// about what it has. Handlers that run go on, see Wait.
+func (d *Durable) Abandon() {
+	d.mu.Lock()
+	ends := !d.ends
+	d.ends, d.draining, d.abandoned = true, true, true
+	d.mu.Unlock()
+	if !ends { // a drain does it
+		return
+	}
+	d.notBegun()
+	d.end()
+	close(d.done)
+}
+
+// Wait waits until an abandoned intake runs no handler and has reported everything, or
+// until ctx ends.
+func (d *Durable) Wait(ctx context.Context) error {
+	err := d.queue.Wait(ctx)
+	d.awaitReported(ctx)
+	return err
+}
+
+// end closes the inboxes and ends the maintainer.
 func (d *Durable) end() {
 	d.closePullers()
 	close(d.stop)
@@ -39,31 +76,42 @@ func (d *Durable) end() {
 	}
 }
 
+// drain does what Drain does before it closes.
 func (d *Durable) drain(ctx context.Context) error {
-	// Where the server cannot be reported, the rest is done all the same.
+	// Where the server cannot be told, the rest is done all the same.
 	var err error
-	for _, s := range d.pullers {
-		_ = d.link.EndInterest(ctx, s.sub, d.cfg.Timeout)
-		err = errors.Join(err, emptied(ctx, s.sub, 0, nil))
+	for _, p := range d.pullers {
+		_ = d.link.EndInterest(ctx, p.sub, d.cfg.Timeout)
+		err = errors.Join(err, emptied(ctx, p.sub, 0, nil))
 	}
-	d.giveBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
-	d.halt()
+	d.handBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
+	d.authority.halt()
 	if err == nil {
 		err = d.queue.Wait(ctx)
 	}
-	d.giveBack(ctx, d.notDone())
+	d.handBack(ctx, d.takeUnfinished())
 	pending, _ := d.Pending()
 	if running := d.InFlight(); err != nil && pending+running > 0 {
 		return &LeftBehind{Pending: pending, Running: running, Err: err}
 	}
-	if err := d.flush(ctx); err != nil {
+	if err := d.authority.flush(ctx); err != nil {
 		return err
 	}
-	return d.confirm(ctx)
+	return d.confirmAll(ctx)
 }
 
-// graceForRecords is how long messages may be parked, and then how long what is given back may
-// be noted, when there is no time left: without that their attempts would be forgotten.
+// confirmAll is Confirm within the timeout of the config.
+func (d *Durable) confirmAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
+	defer cancel()
+	if err := d.Confirm(ctx); err != nil {
+		return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+	}
+	return nil
+}
+
+// graceForRecords is how long messages may be deferred, and then how long a handback may
+// be recorded, when there is no time left: without that their attempts would be forgotten.
 // Both together are less than the 100 ms in which a bus must end.
 const graceForRecords = 40 * time.Millisecond
 
@@ -74,14 +122,14 @@ func outliving(ctx context.Context) (later context.Context, end func()) {
 	return later, func() { stop(); cancel() }
 }
 
-// giveBack returns messages for others, or for later, with a note of that. What failed
-// before is parked instead where that is possible, so that its attempts are not
+// handBack returns messages for others, or for later, and records that. What failed
+// before is deferred instead where that is possible, so that its attempts are not
 // forgotten; but not what has a key, whose order that would break.
-func (d *Durable) giveBack(ctx context.Context, all []due) {
+func (d *Durable) handBack(ctx context.Context, all []due) {
 	back := d.deferAll(ctx, all)
 	if d.cfg.Recovery != nil && len(back) > 0 {
-		noting, end := outliving(ctx)
-		d.cfg.Recovery.RecordHandback(noting, back)
+		recording, end := outliving(ctx)
+		d.cfg.Recovery.RecordHandback(recording, back)
 		end()
 	}
 	for i := range back {
@@ -93,7 +141,7 @@ func (d *Durable) giveBack(ctx context.Context, all []due) {
 	}
 }
 
-// deferAll parks what giveBack says, and returns the rest.
+// deferAll defers what handBack says, and returns the rest.
 func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery) {
 	ctx, end := outliving(ctx)
 	defer end()
@@ -102,7 +150,7 @@ func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery
 		if !d.isOurs(&del) {
 			continue
 		}
-		if hasKey(&del) || del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.deferRetry(ctx, del, all[i].at) {
+		if del.Stored.Attempt == 1 || del.Stored.Dead != nil || !d.order.mayDefer(del.Stored) || !d.deferRetry(ctx, del, all[i].at) {
 			back = append(back, del)
 		}
 	}
@@ -113,49 +161,17 @@ func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery
 func (d *Durable) notBegun() []due {
 	left := d.removeWaiting()
 	stopped := d.queue.Stop()
-	if d.keyed() {
-		stopped = append(stopped, d.lanes.Stop()...)
-	}
+	stopped = append(stopped, d.order.stop()...)
 	return append(left, dueNow(append(stopped, d.isolation.Stop()...))...)
 }
 
-// notDone returns what was tried in vain since the drain began.
-func (d *Durable) notDone() []due {
+// takeUnfinished returns what was tried in vain since the drain began.
+func (d *Durable) takeUnfinished() []due {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left := d.left
-	d.left, d.leftGone = nil, true
+	left := d.unfinished
+	d.unfinished, d.unfinishedGone = nil, true
 	return dueNow(left)
-}
-
-func dueNow(ds []wire.Delivery) (all []due) {
-	for _, del := range ds {
-		all = append(all, due{time.Now(), del})
-	}
-	return all
-}
-
-func (d *Durable) removeWaiting() []due {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := d.waiting.all()
-	for i := range all {
-		d.pullers[all[i].d.Stored.Source].waiting--
-	}
-	return all
-}
-
-// confirm waits until the server has processed what was settled. Of each consumer it
-// takes that in order, so repeating the last one and asking for an answer tells.
-func (d *Durable) confirm(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
-	defer cancel()
-	for _, s := range d.pullers {
-		if err := s.repeatLast(ctx); err != nil {
-			return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
-		}
-	}
-	return nil
 }
 
 // emptied waits until nats.go's list of a subscription has no more than own

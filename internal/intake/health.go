@@ -6,13 +6,12 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
 
-// reports is what a Durable has to report and who tells it: a goroutine of its own,
-// since whoever is reported may take long, or end the Durable. Guarded by the
-// Durable's mu.
+// reports is what a Durable has to report, and the reporter: a goroutine of its own,
+// since whoever gets a report may take long, or end the Durable. Guarded by Durable.mu.
 type reports struct {
-	unreported []error
-	reporter   dispatch.Goroutine // zero before it has begun
-	reported   chan struct{}      // closed when the reporter ends; nil while there is none
+	pending  []error
+	reporter dispatch.Goroutine // zero before it has begun
+	ended    chan struct{}      // closed when the reporter ends; nil while there is none
 }
 
 // report has err reported.
@@ -22,56 +21,54 @@ func (d *Durable) report(err error) {
 	d.reportLocked(err)
 }
 
+// reportLocked starts a reporter where there is none.
 func (d *Durable) reportLocked(err error) {
-	d.reports.unreported = append(d.reports.unreported, err)
-	if d.reports.reported == nil {
-		d.reports.reported = make(chan struct{})
+	d.reports.pending = append(d.reports.pending, err)
+	if d.reports.ended == nil {
+		d.reports.ended = make(chan struct{})
 		go d.reportAll()
 	}
 }
 
-// reportAll tells what there is, and ends.
+// reportAll is the reporter: it reports what there is, and ends.
 func (d *Durable) reportAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reports.reporter = dispatch.Here()
-	for len(d.reports.unreported) > 0 {
-		err := d.reports.unreported[0]
-		d.reports.unreported = d.reports.unreported[1:]
+	for len(d.reports.pending) > 0 {
+		err := d.reports.pending[0]
+		d.reports.pending = d.reports.pending[1:]
 		d.mu.Unlock()
 		d.cfg.Report(err)
 		d.mu.Lock()
 	}
-	close(d.reports.reported)
+	close(d.reports.ended)
 	d.reports = reports{}
 }
 
 // awaitReported waits until all is reported or ctx ends. It does not wait for the reporter
-// if that is the caller whom ctx notes.
+// if that is the caller whom ctx names.
 func (d *Durable) awaitReported(ctx context.Context) {
 	d.mu.Lock()
-	reported, reporter := d.reports.reported, d.reports.reporter
+	ended, reporter := d.reports.ended, d.reports.reporter
 	d.mu.Unlock()
-	if reported == nil || reporter.IsCaller(ctx) {
+	if ended == nil || reporter.IsCaller(ctx) {
 		return
 	}
 	select {
-	case <-reported:
+	case <-ended:
 	case <-ctx.Done():
 	}
 }
 
-// Stalled is why no messages can be had at present, or nil.
+// Stalled is why no messages can be had at present, or nil. Health reads it.
 func (d *Durable) Stalled() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range d.pullers {
-		if s.stalled != nil {
-			return s.stalled
-		}
-		if s.barrier.reported != nil {
-			return s.barrier.reported
+	for _, p := range d.pullers {
+		if p.stalled != nil {
+			return p.stalled
 		}
 	}
-	return d.stuckLocked()
+	return d.order.stalledLocked()
 }

@@ -3,118 +3,252 @@ package intake
 import (
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// With keys a message that comes is sorted into the lane of its key, and what runs is
+// keyed is the order of messages with keys: of each key one message runs at a time, in
+// stream order. A message that comes is sorted into the lane of its key, and what runs is
 // the first of each lane. A message without a key runs beside them.
+//
+// No message with a key begins before a start barrier has seen that no earlier one of
+// its key may be elsewhere. The lanes are closed while the barrier of any puller is.
+//
+// Everything but the lanes, which have a lock of their own, is guarded by Durable.mu.
+type keyed struct {
+	d       *Durable
+	lanes   *dispatch.Lanes
+	sources []keyedSource // by the index of their puller
+	recent  recentSettlements
+	stuck   map[string]*stuckKey // by key
+	crowded bool                 // stuck is to be looked at
+}
 
-// name gives del its key. A message that has none because that failed is dead.
-func (d *Durable) name(del *wire.Delivery) {
-	if d.cfg.Key == nil {
-		return
+// keyedSource is what keyed knows of one puller.
+type keyedSource struct {
+	barrier startBarrier
+	full    bool      // what waits leaves no room
+	created time.Time // when the consumer was created, as far as that was said
+	repeat  bool      // the connection was lost: repeat settlements that may not have arrived
+	stale   int       // messages in the inbox that came before the connection was lost
+}
+
+// newKeyed returns closed lanes; the barriers open them.
+func newKeyed(d *Durable) *keyed {
+	return &keyed{d: d, lanes: dispatch.NewLanes(true), sources: make([]keyedSource, 1+len(d.cfg.More)), stuck: make(map[string]*stuckKey)}
+}
+
+func hasKey(s *wire.Stored) bool { return s.Key != "" }
+
+// receiver counts, besides, what was left of the last connection.
+func (k *keyed) receiver(p *puller) nats.MsgHandler {
+	s := &k.sources[p.index]
+	return func(m *nats.Msg) {
+		p.receive(m)
+		k.d.mu.Lock()
+		s.stale = max(s.stale-1, 0)
+		k.d.mu.Unlock()
 	}
-	key, err := d.cfg.Key(del)
+}
+
+// admit gives del its key. A message that has none because that failed is dead.
+func (k *keyed) admit(p *puller, del *wire.Delivery, reply string) (settled bool) {
+	if k.settledBefore(p, del, reply) {
+		return true
+	}
+	key, err := k.d.cfg.Key(del)
 	if err != nil {
 		del.Stored.Dead = err
 		del.Stored.Attempt-- // it has never been tried
-		return
+		return false
 	}
 	del.Stored.Key = key
+	return false
 }
 
-func hasKey(del *wire.Delivery) bool { return del.Stored.Key != "" }
-
-// enter has del run, or wait in its lane.
-func (d *Durable) enter(del wire.Delivery) {
-	if !hasKey(&del) || d.lanes.Enter(del) {
-		d.push(del)
-	} else {
-		d.crowd(&del)
+// deliveredLocked tells the barrier of p.
+func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, again bool) {
+	b := &k.sources[p.index].barrier
+	if !b.delivered(del.Stored.Number) {
+		k.closeLocked(p, now)
+	}
+	switch {
+	case again:
+		b.cameAgain()
+	case del.Stored.Deliveries > 1 && b.arrived(now):
+		k.d.wakeMaintainer()
 	}
 }
 
-// reenter has del, which waited for its next attempt, run again after those of its
-// lane that are before it.
-func (d *Durable) reenter(del wire.Delivery) {
-	if !hasKey(&del) {
-		d.push(del)
-	} else if first, ok := d.lanes.Again(del); ok {
-		d.push(first)
-	}
-}
-
-// leave lets the next message of del's lane run.
-func (d *Durable) leave(del *wire.Delivery) {
-	if !hasKey(del) {
+// arrive has del run, or wait in its lane.
+func (k *keyed) arrive(del wire.Delivery) {
+	if !hasKey(del.Stored) || k.lanes.Enter(del) {
+		k.d.push(del)
 		return
 	}
-	if next, ok := d.lanes.Next(del.Stored.Key); ok {
-		d.push(next)
+	k.arrivedBehind(del.Stored)
+}
+
+// resume has del run again after those of its lane that are before it.
+func (k *keyed) resume(del wire.Delivery) {
+	if !hasKey(del.Stored) {
+		k.d.push(del)
+	} else if first, ok := k.lanes.Again(del); ok {
+		k.d.push(first)
 	}
 }
 
-// keyed is whether the intake keeps the order of keys.
-func (d *Durable) keyed() bool { return d.lanes != nil }
+// mayRun asks the recovery whether an earlier message of the key is a dead letter or
+// comes back first.
+func (k *keyed) mayRun(del wire.Delivery) (wait bool, barred error) {
+	if !hasKey(del.Stored) || del.Stored.MayRun {
+		return false, nil
+	}
+	wait, barred = k.d.cfg.Recovery.MayRun(del)
+	del.Stored.MayRun = !wait && barred == nil
+	return wait, barred
+}
 
-// shutBarrierLocked keeps messages of the lanes from beginning until s has all again that
-// the server gave out.
-func (d *Durable) shutBarrierLocked(s *puller, now time.Time) {
-	if d.keyed() {
-		d.lanes.Close()
-		s.barrier.shut(now)
-		d.wakeMaintainer()
+// finished lets the next message of the lane of del run.
+func (k *keyed) finished(del wire.Delivery) {
+	if !hasKey(del.Stored) {
+		return
+	}
+	k.d.mu.Lock()
+	delete(k.stuck, del.Stored.Key)
+	k.d.mu.Unlock()
+	if next, ok := k.lanes.Next(del.Stored.Key); ok {
+		k.d.push(next)
 	}
 }
 
-// shutBarriers is shutBarrierLocked for all pullers.
-func (d *Durable) shutBarriers(now time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range d.pullers {
-		d.shutBarrierLocked(s, now)
-	}
+// mayDefer is false for a message with a key, since those behind it wait here.
+func (k *keyed) mayDefer(s *wire.Stored) bool { return !hasKey(s) }
+
+func (k *keyed) settledLocked(at position, h hold, body []byte) {
+	k.recent.add(at, recentSettlement{h.stored, h.reply, body})
 }
 
-// answeredLocked heeds what the server says of a source's consumer. It returns the
-// messages that may begin when that opens the lanes.
-func (s *puller) answeredLocked(now time.Time, i *info) []wire.Delivery {
-	d := s.d
-	if !d.keyed() || s.stale > 0 || s.repeatLocked(i.Created) || !s.barrier.answer(now, i.Delivered.Consumer, i.AckPending, s.hereBy(i.Delivered.Consumer)) {
+// waitingLocked is zero while the barrier is closed: what waits for that is no reason to
+// ask for more.
+func (k *keyed) waitingLocked(p *puller) int {
+	if !k.sources[p.index].barrier.open {
+		return 0
+	}
+	return k.lanes.Waiting(p.index)
+}
+
+// creditLocked leaves p no more than MaxHeld, as messages that wait in lanes do not
+// count for the window. After each answer of the server there is room for those without
+// which the barrier stays closed.
+func (k *keyed) creditLocked(p *puller, messages, bytes int) (int, int) {
+	s := &k.sources[p.index]
+	wanted := p.window.hasRoom(p.here(), p.asked)
+	if room := p.MaxHeld - p.held - p.asked; room < min(messages, max(p.MaxHeld/8, 1)) {
+		messages = 0 // not one at a time
+	} else {
+		messages = min(messages, room)
+	}
+	if full := wanted && messages == 0; full != s.full {
+		s.full, k.crowded = full, true
+		k.d.wakeMaintainer()
+	}
+	if wants := s.barrier.wants(p.asked); wants > messages {
+		return wants, max(bytes, 2*k.d.link.MaxPayload())
+	}
+	return messages, bytes
+}
+
+func (k *keyed) wantsMoreLocked(p *puller) bool { return k.sources[p.index].barrier.wantsMore(p.asked) }
+
+func (k *keyed) startLocked(p *puller, now time.Time) { k.closeLocked(p, now) }
+
+// reconnectedLocked closes the barrier: what the server says now counts, not what waits
+// in the inbox of one that is gone.
+func (k *keyed) reconnectedLocked(p *puller, now time.Time) {
+	s := &k.sources[p.index]
+	s.stale, _, _ = p.sub.Pending()
+	s.repeat = true
+	k.closeLocked(p, now)
+}
+
+// closeLocked keeps messages in their lanes until p has all again that the server gave
+// out.
+func (k *keyed) closeLocked(p *puller, now time.Time) {
+	k.lanes.Close()
+	k.sources[p.index].barrier.close(now)
+	k.d.wakeMaintainer()
+}
+
+// answeredLocked returns the first message of each lane when the answer opens the last
+// barrier.
+func (k *keyed) answeredLocked(p *puller, now time.Time, i *consumerInfo) []wire.Delivery {
+	s := &k.sources[p.index]
+	if s.stale > 0 || k.repeatLocked(p, i.Created) || !s.barrier.answer(now, i.Delivered.Consumer, i.AckPending, k.hereBy(p, i.Delivered.Consumer)) {
 		return nil
 	}
-	for _, other := range d.pullers {
-		if !other.barrier.open {
+	for j := range k.sources {
+		if !k.sources[j].barrier.open {
 			return nil
 		}
 	}
-	d.forgetSettledLocked()
-	return d.lanes.Open()
+	k.d.authority.allHereLocked()
+	return k.lanes.Open()
 }
 
-// hereBy is how many of the deliveries up to a number are held.
-func (s *puller) hereBy(number uint64) (n int) {
-	for p, h := range s.d.held {
-		if p.source == s.index && h.number <= number {
+// hereBy is how many of the deliveries of p up to a number are held.
+func (k *keyed) hereBy(p *puller, number uint64) (n int) {
+	for at, h := range k.d.held {
+		if at.source == p.index && h.number <= number {
 			n++
 		}
 	}
 	return n
 }
 
-// watchBarrier asks the server about a source's consumer when that may open its barrier,
-// and tells when that takes long.
-func (s *puller) watchBarrier(now time.Time) {
-	if !s.d.keyed() {
-		return
-	}
-	s.d.mu.Lock()
-	ask := s.barrier.mustAsk(now)
-	if err := s.barrier.complain(now, s.d.cfg.AckWait); err != nil && !s.d.draining {
-		s.d.reportLocked(err)
-	}
-	s.d.mu.Unlock()
-	if ask && s.d.link.Conn().IsConnected() {
-		_ = s.inquire() // it is asked again
+// maintain looks at stuck keys and at the barriers.
+func (k *keyed) maintain(now time.Time) {
+	k.lookAtStuck()
+	for _, p := range k.d.pullers {
+		k.watchBarrier(p, now)
 	}
 }
+
+// watchBarrier asks the server about the consumer of p when that may open its barrier,
+// and reports when that takes long.
+func (k *keyed) watchBarrier(p *puller, now time.Time) {
+	b := &k.sources[p.index].barrier
+	k.d.mu.Lock()
+	ask := b.mustAsk(now)
+	if err := b.overdue(now, k.d.cfg.AckWait); err != nil && !k.d.draining {
+		k.d.reportLocked(err)
+	}
+	k.d.mu.Unlock()
+	if ask && k.d.link.Conn().IsConnected() {
+		_ = p.inquire() // it is asked again
+	}
+}
+
+func (k *keyed) nextLocked() (next time.Time) {
+	for i := range k.sources {
+		if b := &k.sources[i].barrier; !b.open && (next.IsZero() || b.ask.Before(next)) {
+			next = b.ask
+		}
+	}
+	return next
+}
+
+func (k *keyed) backlog() (msgs, bytes int) { return k.lanes.Backlog() }
+
+func (k *keyed) stalledLocked() error {
+	for i := range k.sources {
+		if err := k.sources[i].barrier.reported; err != nil {
+			return err
+		}
+	}
+	return k.stuckLocked()
+}
+
+func (k *keyed) stop() []wire.Delivery { return k.lanes.Stop() }

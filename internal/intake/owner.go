@@ -8,11 +8,11 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Owner is what makes sure that only the owner of a durable settles its messages,
-// where several processes keep an order together. See package ownership.
+// Owner makes sure that only the owner of a durable settles its messages, where several
+// processes keep an order together. See package ownership.
 type Owner interface {
-	// Settled reports whether a message that comes was settled by an owner before. If
-	// that was as a dead letter it sets what the message died of.
+	// SettledBefore reports whether a message that comes was settled by an owner before.
+	// If that was as a dead letter it sets the error that the message failed with.
 	SettledBefore(*wire.Delivery) bool
 	// Settle has then called once this process may settle a message for good, or
 	// never may. then must not block.
@@ -20,155 +20,109 @@ type Owner interface {
 	// MarkDead is Settle for a message that is to become a dead letter. It returns false,
 	// and calls nothing, while too many others are.
 	MarkDead(d *wire.Delivery, then func(ok bool)) (room bool)
-	// SettlementSent notes that the server was reported.
+	// SettlementSent records that the server was told.
 	SettlementSent(*wire.Delivery)
-	// Forget drops what was settled by owners before, but for what is here.
+	// Forget drops what was settled by owners before, except for what is here.
 	Forget(here func(source int, position uint64) bool)
-	// Halt has the outcome of all that was not begun be Returned.
+	// Halt has the outcome of every call that was not begun be Returned.
 	Halt()
-	// Flush waits until the server has been reported of all that was settled.
+	// Flush waits until the server has been told of all that was settled.
 	Flush(context.Context) error
 }
 
-// settleAsOwner settles del once this process may do so for good. If it never may, the
-// intake is about to be abandoned. It is for intakes with a claim: here del moves to the
-// heap.
-func (d *Durable) settleAsOwner(del wire.Delivery, name string, body []byte) {
-	d.cfg.Owner.Settle(&del, func(ok bool) {
+// authority decides who may settle a message for good. It has two implementations, sole
+// and owned.
+type authority interface {
+	// settledBefore settles once more, without a handler, a message that has come and that
+	// an owner before has settled when the server did not hear of that.
+	settledBefore(del *wire.Delivery) bool
+	// settle settles del for good.
+	settle(del wire.Delivery, name string, body []byte)
+	// markDead waits until it is recorded that del is a dead letter. full is that there is
+	// no room for that now; without either this process may not write one.
+	markDead(del wire.Delivery) (recorded, full bool)
+	// pullExpiry is how long the server may keep a request for messages.
+	pullExpiry() time.Duration
+	// allHereLocked is called when all messages that may come again are here.
+	allHereLocked()
+	// halt returns what waits for a worker anywhere; flush waits until what was settled is
+	// sent. Both belong to a drain.
+	halt()
+	flush(context.Context) error
+}
+
+// newAuthority returns the authority that the config of d asks for.
+func newAuthority(d *Durable) authority {
+	if d.cfg.Owner == nil {
+		return sole{d}
+	}
+	return &owned{d, d.cfg.Owner}
+}
+
+// sole is the authority of a process that has the consumer for itself: it may settle
+// everything.
+type sole struct{ d *Durable }
+
+func (s sole) settledBefore(*wire.Delivery) bool { return false }
+
+func (s sole) settle(del wire.Delivery, name string, body []byte) { s.d.settle(del, name, body) }
+
+func (s sole) markDead(wire.Delivery) (recorded, full bool) { return true, false }
+
+func (s sole) pullExpiry() time.Duration { return pullExpiry }
+
+func (s sole) allHereLocked() {}
+
+func (s sole) halt() {}
+
+func (s sole) flush(context.Context) error { return nil }
+
+// owned is the authority of a process that is the owner for now: it asks before it
+// settles.
+type owned struct {
+	d     *Durable
+	owner Owner
+}
+
+func (o *owned) settledBefore(del *wire.Delivery) bool {
+	if !o.owner.SettledBefore(del) || del.Stored.Dead != nil {
+		return false
+	}
+	o.d.settle(*del, telemetry.OpAck, ackBody)
+	o.owner.SettlementSent(del)
+	return true
+}
+
+// settle settles del once this process may do so. If it never may, the intake is about
+// to be abandoned.
+func (o *owned) settle(del wire.Delivery, name string, body []byte) {
+	o.owner.Settle(&del, func(ok bool) {
 		if ok {
-			d.settle(del, name, body)
-			d.cfg.Owner.SettlementSent(&del)
+			o.d.settle(del, name, body)
+			o.owner.SettlementSent(&del)
 		}
 	})
 }
 
-// markDead waits until it is noted that del is a dead letter. full is that there is no
-// room for that now; without either this process may not say so.
-func (d *Durable) markDead(del wire.Delivery) (noted, full bool) {
-	if d.cfg.Owner == nil {
-		return true, false
-	}
+func (o *owned) markDead(del wire.Delivery) (recorded, full bool) {
 	answer := make(chan bool, 1)
-	if !d.cfg.Owner.MarkDead(&del, func(ok bool) { answer <- ok }) {
+	if !o.owner.MarkDead(&del, func(ok bool) { answer <- ok }) {
 		return false, true
 	}
 	return <-answer, false
 }
 
-// pullExpiry is how long the server may keep a request for messages. What it gives to
-// an owner that stands still is lost for AckWait; so it must not do that for longer.
-func (d *Durable) pullExpiry() time.Duration {
-	if d.cfg.Owner == nil {
-		return pullExpiry
-	}
-	return min(pullExpiry, d.cfg.AckWait)
+// pullExpiry is at most AckWait: what the server gives to an owner that stands still is
+// lost for AckWait, so it must not do that for longer.
+func (o *owned) pullExpiry() time.Duration { return min(pullExpiry, o.d.cfg.AckWait) }
+
+func (o *owned) allHereLocked() {
+	o.owner.Forget(func(source int, sequence uint64) bool {
+		_, here := o.d.held[position{source, sequence}]
+		return here
+	})
 }
 
-// settledElsewhere settles once more, without a handler, what an owner before has settled
-// when the server did not hear of that.
-func (d *Durable) settledElsewhere(del *wire.Delivery) bool {
-	if d.cfg.Owner == nil || !d.cfg.Owner.SettledBefore(del) || del.Stored.Dead != nil {
-		return false
-	}
-	d.settle(*del, telemetry.OpAck, ackBody)
-	d.cfg.Owner.SettlementSent(del)
-	return true
-}
+func (o *owned) halt() { o.owner.Halt() }
 
-// forgetSettledLocked drops what owners before have settled: all that may come again is here.
-func (d *Durable) forgetSettledLocked() {
-	if d.cfg.Owner != nil {
-		d.cfg.Owner.Forget(func(source int, p uint64) bool {
-			_, here := d.held[position{source, p}]
-			return here
-		})
-	}
-}
-
-// halt has those returned that wait for somebody to handle them.
-func (d *Durable) halt() {
-	if d.cfg.Owner != nil {
-		d.cfg.Owner.Halt()
-	}
-}
-
-// flush waits until what was settled has been reported.
-func (d *Durable) flush(ctx context.Context) error {
-	if d.cfg.Owner == nil {
-		return nil
-	}
-	return d.cfg.Owner.Flush(ctx)
-}
-
-// Abandon ends the intake at once: it takes nothing more and tells the server nothing
-// about what it has. Handlers that run go on, see Wait.
-func (d *Durable) Abandon() {
-	d.mu.Lock()
-	ends := !d.ends
-	d.ends, d.draining, d.abandoned = true, true, true
-	d.mu.Unlock()
-	if !ends { // a drain does it
-		return
-	}
-	d.notBegun()
-	d.end()
-	close(d.done)
-}
-
-// Wait waits until an abandoned intake runs no handler and has reported everything, or
-// until ctx ends.
-func (d *Durable) Wait(ctx context.Context) error {
-	err := d.queue.Wait(ctx)
-	d.awaitReported(ctx)
-	return err
-}
-
-// Confirm waits until the server has processed the settlements that were sent before.
-func (d *Durable) Confirm(ctx context.Context) error {
-	for _, s := range d.pullers {
-		if err := s.confirm(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// confirm does so for one consumer. It takes settlements in order, so repeating the last
-// one as a request tells. Where its message is no more, nothing is left to confirm.
-func (s *puller) confirm(ctx context.Context) error {
-	s.d.mu.Lock()
-	last := s.lastEnd
-	s.d.mu.Unlock()
-	if last == "" {
-		return nil
-	}
-	err := s.confirmOne(ctx, last)
-	if err != nil && !s.forgot(ctx, last) {
-		return err
-	}
-	s.d.mu.Lock()
-	defer s.d.mu.Unlock()
-	if s.lastEnd == last {
-		s.lastEnd = ""
-	}
-	return nil
-}
-
-// confirmOne leaves half of the time for a question, since there may never be an answer.
-func (s *puller) confirmOne(ctx context.Context, last string) error {
-	if end, ok := ctx.Deadline(); ok {
-		half, cancel := context.WithDeadline(ctx, end.Add(-time.Until(end)/2))
-		defer cancel()
-		ctx = half
-	}
-	_, err := s.d.link.Request(ctx, &wire.Out{Subject: last, Data: ackBody})
-	return err
-}
-
-// forgot reports whether the consumer is gone, or is before the message that was settled
-// at last: it was sent back, or made anew, and answers for no such message.
-func (s *puller) forgot(ctx context.Context, last string) bool {
-	var at wire.Stored
-	i := s.state(ctx)
-	return i != nil && (i.gone() || i.Type == infoType && at.ReadAck(last) == nil && i.Delivered.Stream < at.Sequence)
-}
+func (o *owned) flush(ctx context.Context) error { return o.owner.Flush(ctx) }

@@ -61,7 +61,7 @@ func (d *Durable) Held() int {
 	return d.pullers[0].held
 }
 
-// Forget ends a Durable that is quiesced, after the server was reported to send the messages of
+// Forget ends a Durable that is quiesced, after the server was told to send the messages of
 // the stream itself once more: it says nothing more about those. The others are given
 // back. It is called instead of Drain.
 func (d *Durable) Forget(ctx context.Context) error {

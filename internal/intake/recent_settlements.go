@@ -6,18 +6,19 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// recent are the latest messages that were settled for good. What the server has not
-// heard of that, because the connection or the server itself went down or because it
-// had just sent the message again, it hears again: else the messages would be out for
-// an AckWait, and those after them would wait.
-type recent struct {
-	ends map[position]recentEnd
+// recentSettlements are the latest messages that were settled for good. Where the server
+// may not know of a settlement, because the connection or the server itself went down or
+// because it had just sent the message again, it is told again. Otherwise the message
+// would be out for an AckWait, and those after it would wait. Guarded by Durable.mu.
+type recentSettlements struct {
+	at   map[position]recentSettlement
 	ring []position
 	next int
 }
 
-type recentEnd struct {
-	stored time.Time // of the message, since a stream that is made anew repeats its sequences
+// recentSettlement is how one message was settled.
+type recentSettlement struct {
+	stored time.Time // when the server stored the message: a stream that is created again repeats its sequences
 	reply  string
 	body   []byte
 }
@@ -25,66 +26,68 @@ type recentEnd struct {
 // maxRecent is about what is settled in the 100 ms that a server may forget.
 const maxRecent = 1024
 
-func (r *recent) add(p position, e recentEnd) {
-	if r.ends == nil {
-		r.ends = make(map[position]recentEnd)
+func (r *recentSettlements) add(at position, s recentSettlement) {
+	if r.at == nil {
+		r.at = make(map[position]recentSettlement)
 	}
-	if _, there := r.ends[p]; !there {
+	if _, there := r.at[at]; !there {
 		if len(r.ring) < maxRecent {
-			r.ring = append(r.ring, p)
+			r.ring = append(r.ring, at)
 		} else {
-			delete(r.ends, r.ring[r.next])
-			r.ring[r.next] = p
+			delete(r.at, r.ring[r.next])
+			r.ring[r.next] = at
 			r.next = (r.next + 1) % maxRecent
 		}
 	}
-	r.ends[p] = e
+	r.at[at] = s
 }
 
-// has tells how a message that is sent again was settled.
-func (r *recent) has(d *wire.Delivery) (body []byte, ok bool) {
+// find returns how a message that is delivered again was settled.
+func (r *recentSettlements) find(d *wire.Delivery) (body []byte, ok bool) {
 	if d.Stored.Deliveries == 1 {
 		return nil, false
 	}
-	e, ok := r.ends[positionOf(d)]
-	return e.body, ok && e.stored.Equal(d.Stored.Time)
+	s, ok := r.at[positionOf(d)]
+	return s.body, ok && s.stored.Equal(d.Stored.Time)
 }
 
-// settledBefore is whether del, which has come again, was settled here lately. Then
-// that is said again. It would count as here while it is not out.
-func (s *puller) settledBefore(del *wire.Delivery, reply string) bool {
-	d := s.d
-	if !d.keyed() {
-		return false
-	}
-	d.mu.Lock()
-	body, ok := d.recent.has(del)
+// settledBefore reports whether del, which has come again, was settled here lately. Then
+// it is settled again at reply. It would count as here while it is not out.
+func (k *keyed) settledBefore(p *puller, del *wire.Delivery, reply string) bool {
+	now := time.Now()
+	k.d.mu.Lock()
+	body, ok := k.recent.find(del)
 	if ok {
-		s.arrivedLocked(del, time.Now())
+		p.arrivedLocked(now)
+		if !k.sources[p.index].barrier.delivered(del.Stored.Number) {
+			k.closeLocked(p, now)
+		}
 	}
-	d.mu.Unlock()
+	k.d.mu.Unlock()
 	if ok {
-		_ = d.link.Publish(&wire.Out{Subject: reply, Data: body}) // else it comes again
+		_ = k.d.link.Publish(&wire.Out{Subject: reply, Data: body}) // else it comes again
 	}
 	return ok
 }
 
-// repeatLocked says the latest settlements once more, when the connection was lost and
-// the consumer is still the one it was; then its answer is too old to onStatus. A consumer
-// that was made anew may have other messages under the same numbers.
-func (s *puller) repeatLocked(created time.Time) bool {
+// repeatLocked sends the latest settlements once more, when the connection was lost and
+// the consumer is still the one it was. It returns true when it sent any: then the
+// server's answer is older than they are. A consumer that was created again may have other
+// messages under the same numbers.
+func (k *keyed) repeatLocked(p *puller, created time.Time) bool {
+	s := &k.sources[p.index]
 	same, lost := s.created.Equal(created), s.repeat
 	s.created, s.repeat = created, false
 	if !lost || !same {
 		return false
 	}
-	said := false
-	for p, e := range s.d.recent.ends {
-		if p.source == s.index {
-			said = true
-			_ = s.d.link.Publish(&wire.Out{Subject: e.reply, Data: e.body}) // else it is as before
+	sent := false
+	for at, r := range k.recent.at {
+		if at.source == p.index {
+			sent = true
+			_ = k.d.link.Publish(&wire.Out{Subject: r.reply, Data: r.body}) // else it is as before
 		}
 	}
-	s.barrier.shut(time.Now())
-	return said
+	s.barrier.close(time.Now())
+	return sent
 }

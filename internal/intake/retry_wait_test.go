@@ -25,17 +25,17 @@ func numbers(ds []wire.Delivery) []int {
 	return ns
 }
 
-func TestWaitingIsEmptyAtFirst(t *testing.T) {
+func TestRetryWaitIsEmptyAtFirst(t *testing.T) {
 	t.Parallel()
-	var w waiting
+	var w retryWait
 	if _, ok := w.next(); ok || w.len() != 0 || len(w.ripe(at(1e6))) != 0 || len(w.all()) != 0 {
 		t.Error("an empty list holds something")
 	}
 }
 
-func TestWaitingReturnsTheRipeOnesEarliestFirst(t *testing.T) {
+func TestRetryWaitReturnsTheRipeOnesEarliestFirst(t *testing.T) {
 	t.Parallel()
-	var w waiting
+	var w retryWait
 	for _, second := range []int{5, 1, 4, 2, 3} {
 		w.add(at(second), numbered(second))
 	}
@@ -60,9 +60,9 @@ func TestWaitingReturnsTheRipeOnesEarliestFirst(t *testing.T) {
 	}
 }
 
-func TestWaitingAllEmptiesIt(t *testing.T) {
+func TestRetryWaitAllEmptiesIt(t *testing.T) {
 	t.Parallel()
-	var w waiting
+	var w retryWait
 	for i := range 10 {
 		w.add(at(10-i), numbered(i))
 	}
@@ -77,11 +77,11 @@ func TestWaitingAllEmptiesIt(t *testing.T) {
 	}
 }
 
-func TestWaitingAgainstASortedList(t *testing.T) {
+func TestRetryWaitAgainstASortedList(t *testing.T) {
 	t.Parallel()
 	type item struct{ second, number int }
 	rnd := rand.New(rand.NewPCG(3, 4))
-	var w waiting
+	var w retryWait
 	var model []item
 	now := 0
 	for i := range 20_000 {
@@ -112,9 +112,9 @@ func TestWaitingAgainstASortedList(t *testing.T) {
 	}
 }
 
-func TestWaitingLetsGoOfPayloads(t *testing.T) {
+func TestRetryWaitLetsGoOfPayloads(t *testing.T) {
 	t.Parallel()
-	var w waiting
+	var w retryWait
 	for i := range 64 {
 		w.add(at(i), wire.Delivery{In: wire.In{Data: []byte("payload")}})
 	}

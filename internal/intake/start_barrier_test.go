@@ -42,7 +42,7 @@ func (m *gateModel) hear() {
 	m.wire = m.wire[1:]
 	if !w.answer {
 		if !m.barrier.delivered(w.number) {
-			m.barrier.shut(time.Now())
+			m.barrier.close(time.Now())
 		}
 		if m.done[w.message] { // it was sent again before that was heard; it is said again
 			delete(m.out, w.message)
@@ -87,7 +87,7 @@ func (m *gateModel) settle(r *rand.Rand) {
 // reconnect loses what is on its way; the member shuts its barrier.
 func (m *gateModel) reconnect() {
 	m.wire = nil
-	m.barrier.shut(time.Now())
+	m.barrier.close(time.Now())
 }
 
 // Whatever is lost and whoever else takes messages: an open barrier has all that was given
@@ -99,7 +99,7 @@ func TestGateAtRandom(t *testing.T) {
 	opened := 0
 	for range 300 {
 		m := &gateModel{out: make(map[uint64]uint64), held: make(map[uint64]uint64), done: make(map[uint64]bool)}
-		m.barrier.shut(time.Now())
+		m.barrier.close(time.Now())
 		for step := range 400 {
 			switch n := r.IntN(100); {
 			case n < 30:
@@ -135,7 +135,7 @@ func TestGateAtRandom(t *testing.T) {
 			m.hear()
 		}
 		if !m.barrier.open {
-			t.Fatalf("seed %d: all is here, and the barrier is shut", seed)
+			t.Fatalf("seed %d: all is here, and the barrier is closed", seed)
 		}
 	}
 	if opened < 3000 {

@@ -6,130 +6,151 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// stuckKey is a key whose first message has failed and will be tried again.
+// stuckKey is a key whose first message has failed and is to be tried again. It is in
+// keyed.stuck, and guarded by Durable.mu.
 type stuckKey struct {
-	head     wire.Delivery
-	err      error // of its last attempt
+	head     wire.Delivery // the message that failed
+	err      error         // of its last attempt
 	reported bool
-	giveUp   bool // at its next failure, or as soon as it waits
-	taken    bool // it waited, and has been given up
+	giveUp   bool // its next failure is the last, or it is given up as soon as it waits
+	given    bool // it has been given up
 }
 
-// failed notes that del, which was tried, has failed and will be tried again. It returns true when that
-// must not be.
-func (d *Durable) failed(del wire.Delivery, err error) (giveUp bool) {
-	if !hasKey(&del) {
+// failed records that del failed and is to be tried again. It returns true, which gives
+// del up, when the config says so and too many others wait behind it. A worker calls it.
+func (k *keyed) failed(del wire.Delivery, err error) (giveUp bool) {
+	if !hasKey(del.Stored) {
 		return false
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := d.stuck[del.Stored.Key]
-	if k == nil {
-		k = new(stuckKey)
-		d.stuck[del.Stored.Key] = k
+	k.d.mu.Lock()
+	defer k.d.mu.Unlock()
+	s := k.stuck[del.Stored.Key]
+	if s == nil {
+		s = new(stuckKey)
+		k.stuck[del.Stored.Key] = s
 	}
-	k.head, k.err = del, err
-	d.crowded = true
-	return k.giveUp
+	s.head, s.err = del, err
+	k.crowded = true
+	if behind := k.lanes.Behind(del.Stored.Key); behind >= k.manyBehind(del.Stored.Source) || k.isLongestOfFullLocked(s, behind) {
+		k.reportStuckLocked(s, behind)
+		s.giveUp = s.giveUp || k.d.cfg.GiveUpStuck
+	}
+	s.given = s.giveUp
+	return s.giveUp
 }
 
-// unstick forgets what failed of del's key.
-func (d *Durable) unstick(del *wire.Delivery) {
-	if !hasKey(del) {
-		return
+// isLongestOfFullLocked reports whether nothing more fits, and more messages wait behind
+// s than behind any other stuck key.
+func (k *keyed) isLongestOfFullLocked(s *stuckKey, behind int) bool {
+	if behind == 0 || !k.fullLocked() {
+		return false
 	}
-	d.mu.Lock()
-	delete(d.stuck, del.Stored.Key)
-	d.mu.Unlock()
+	longest, _ := k.longestLocked()
+	return longest == s
 }
 
 // manyBehind is how many messages of a key must wait for it to be stuck, as far as a
 // source is concerned.
-func (d *Durable) manyBehind(source int) int { return max(d.pullers[source].MaxHeld/4, 1) }
+func (k *keyed) manyBehind(source int) int { return max(k.d.pullers[source].MaxHeld/4, 1) }
 
-// crowd notes that del waits behind another.
-func (d *Durable) crowd(del *wire.Delivery) {
-	if d.lanes.Behind(del.Stored.Key) < d.manyBehind(del.Stored.Source) {
+// arrivedBehind has the maintainer look when many wait behind the key of a message.
+func (k *keyed) arrivedBehind(s *wire.Stored) {
+	if k.lanes.Behind(s.Key) < k.manyBehind(s.Source) {
 		return
 	}
-	d.mu.Lock()
-	d.crowded = true
-	d.mu.Unlock()
-	d.wakeMaintainer()
+	k.d.mu.Lock()
+	k.crowded = true
+	k.d.mu.Unlock()
+	k.d.wakeMaintainer()
 }
 
-// lookAtStuck tells of keys behind whose failing message too many others wait, and
-// gives that message up where the keys are to be parked. When nothing more fits that is
-// the one with the most.
-func (d *Durable) lookAtStuck() {
-	d.mu.Lock()
-	if !d.crowded {
-		d.mu.Unlock()
+// lookAtStuck reports keys behind whose failing message too many others wait, and gives
+// that message up where the config says so. When nothing more fits that is the one with
+// the most behind it. The maintainer calls it.
+func (k *keyed) lookAtStuck() {
+	k.d.mu.Lock()
+	if !k.crowded {
+		k.d.mu.Unlock()
 		return
 	}
-	d.crowded = false
-	var most *stuckKey
+	k.crowded = false
 	var givenUp []wire.Delivery
-	longest := 0
-	for key, k := range d.stuck {
-		behind := d.lanes.Behind(key)
-		if behind > longest {
-			most, longest = k, behind
-		}
-		if behind >= d.manyBehind(k.head.Stored.Source) || k.giveUp {
-			givenUp = d.declareStuckLocked(givenUp, k, behind)
+	for key, s := range k.stuck {
+		if behind := k.lanes.Behind(key); s.giveUp || behind >= k.manyBehind(s.head.Stored.Source) {
+			givenUp = k.declareStuckLocked(givenUp, s, behind)
 		}
 	}
-	if len(givenUp) == 0 && most != nil && d.fullLocked() {
-		givenUp = d.declareStuckLocked(givenUp, most, longest)
+	if len(givenUp) == 0 && k.fullLocked() {
+		if s, behind := k.longestLocked(); s != nil {
+			givenUp = k.declareStuckLocked(givenUp, s, behind)
+		}
 	}
-	d.mu.Unlock()
-	d.pushAll(givenUp)
+	k.d.mu.Unlock()
+	k.d.pushAll(givenUp)
 }
 
-// declareStuckLocked adds to ds the first message of k when that is given up now.
-func (d *Durable) declareStuckLocked(ds []wire.Delivery, k *stuckKey, behind int) []wire.Delivery {
-	if !k.reported {
-		k.reported = true
-		d.reportLocked(&KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: behind, Err: k.err})
+// longestLocked is the stuck key with the most messages behind it, nil where none has any.
+func (k *keyed) longestLocked() (longest *stuckKey, behind int) {
+	for key, s := range k.stuck {
+		if n := k.lanes.Behind(key); n > behind {
+			longest, behind = s, n
+		}
 	}
-	if !d.cfg.GiveUpStuck || k.taken {
+	return longest, behind
+}
+
+// declareStuckLocked reports s, and adds its message to ds when that is given up now.
+func (k *keyed) declareStuckLocked(ds []wire.Delivery, s *stuckKey, behind int) []wire.Delivery {
+	k.reportStuckLocked(s, behind)
+	if !k.d.cfg.GiveUpStuck || s.given {
 		return ds
 	}
-	k.giveUp = true
-	del, ok := d.waiting.take(k.head.Stored)
+	s.giveUp = true
+	del, ok := k.d.waiting.take(s.head.Stored)
 	if !ok {
-		d.crowded = true // it runs; its failure is the last, but it may be postponed
+		k.crowded = true // it runs; its failure is the last, but it may be postponed
 		return ds
 	}
-	k.taken = true
-	d.pullers[del.Stored.Source].waiting--
-	if del.Stored.Dead == nil { // else it only waits to be buried
-		del.Stored.Dead = k.err
+	s.given = true
+	k.d.pullers[del.Stored.Source].waiting--
+	if del.Stored.Dead == nil { // else it only waits for its dead letter to be written
+		del.Stored.Dead = s.err
 		del.Stored.Attempt-- // the next one, which is not made
 	}
 	return append(ds, del)
 }
 
-// fullLocked is whether a source can take in nothing more because of messages that
+// reportStuckLocked reports s once.
+func (k *keyed) reportStuckLocked(s *stuckKey, behind int) {
+	if !s.reported {
+		s.reported = true
+		k.d.reportLocked(s.problem(behind))
+	}
+}
+
+func (s *stuckKey) problem(behind int) *KeyStuck {
+	return &KeyStuck{Subject: s.head.Subject, Sequence: s.head.Stored.Sequence, Behind: behind, Err: s.err}
+}
+
+// fullLocked is whether a puller can take in nothing more because of messages that
 // wait.
-func (d *Durable) fullLocked() bool {
-	for _, s := range d.pullers {
-		if s.full {
+func (k *keyed) fullLocked() bool {
+	for i := range k.sources {
+		if k.sources[i].full {
 			return true
 		}
 	}
 	return false
 }
 
-// stuckLocked is why no messages can be had while others wait for a stuck key.
-func (d *Durable) stuckLocked() error {
-	if !d.fullLocked() {
+// stuckLocked is why no messages can be had while others wait for a stuck key, or nil.
+func (k *keyed) stuckLocked() error {
+	if !k.fullLocked() {
 		return nil
 	}
-	for key, k := range d.stuck {
-		if k.reported {
-			return &KeyStuck{Subject: k.head.Subject, Sequence: k.head.Stored.Sequence, Behind: d.lanes.Behind(key), Err: k.err}
+	for key, s := range k.stuck {
+		if s.reported {
+			return s.problem(k.lanes.Behind(key))
 		}
 	}
 	return nil
