@@ -107,7 +107,7 @@ func (s *Stream) consumerConflict(have, want jetstream.ConsumerConfig) error {
 	e := &ConsumerConflictError{Stream: s.name, Durable: want.Durable}
 	check := func(field string, have, want any) {
 		if have != want {
-			e.Fields = append(e.Fields, FieldConflict{field, fmt.Sprint(have), fmt.Sprint(want)})
+			e.Fields = append(e.Fields, FieldChange{Field: field, Have: fmt.Sprint(have), Want: fmt.Sprint(want)})
 		}
 	}
 	has, wants := filtersOf(have), filtersOf(want)

@@ -37,7 +37,7 @@ func (s *Stream) changeKey(ctx context.Context, info *jetstream.ConsumerInfo, wa
 		return info, nil
 	}
 	if info.NumWaiting > 0 {
-		return nil, &ConsumerConflictError{Stream: s.name, Durable: want.Durable, Fields: []FieldConflict{{fieldKey, sayKey(have), sayKey(want)}}}
+		return nil, &ConsumerConflictError{Stream: s.name, Durable: want.Durable, Fields: []FieldChange{{Field: fieldKey, Have: sayKey(have), Want: sayKey(want)}}}
 	}
 	have.Metadata = maps.Clone(have.Metadata)
 	delete(have.Metadata, metadataKey)

@@ -16,10 +16,10 @@ const (
 	levelRewind = 4
 )
 
-// needs returns a *LevelError where the server is too old for a call.
+// needs returns an *UnsupportedError where the server is too old for a call.
 func (b *Bus) needs(call string, level int, version string) error {
 	if _, has := b.core.Link.Conn().ConnectedServerJetStream(); b.core.Link.Conn().IsConnected() && has < level {
-		return &LevelError{Call: call, Needs: level, Has: has, Version: version}
+		return &UnsupportedError{Call: call, Level: level, Have: has, Version: version}
 	}
 	return nil
 }
@@ -43,7 +43,7 @@ func (c *Consumer) callable(ctx context.Context, call string) error {
 // Resume. It outlasts the members and the server. What members have taken in they
 // still handle: about what they do in a second. Consumer.Lag tells of a pause.
 //
-// Errors: *LevelError before nats-server 2.11, *OptionError for a time that has
+// Errors: *UnsupportedError before nats-server 2.11, *OptionError for a time that has
 // passed, *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 	if err := c.callable(ctx, "Pause"); err != nil {

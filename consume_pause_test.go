@@ -120,7 +120,7 @@ func TestOldServersCannotPause(t *testing.T) {
 		} {
 			if err := call(); wants[i] == "" {
 				must(t, err)
-			} else if e := asError[*bus.LevelError](t, err, wants[i]); e.Has != level {
+			} else if e := asError[*bus.UnsupportedError](t, err, wants[i]); e.Have != level {
 				t.Errorf("got %+v", e)
 			}
 		}

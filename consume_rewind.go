@@ -33,7 +33,7 @@ import (
 // Errors: *RewindError for a place before the durable's start or beyond what it has
 // got to, for a call from one of its handlers, and for keys on a server that others
 // can reach, where processes keep the order together; *UnfinishedError; *OptionError for
-// another to; *LevelError before nats-server 2.14; *StreamError, ErrTimeout, ErrClosed.
+// another to; *UnsupportedError before nats-server 2.14; *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if err := c.callable(ctx, "Rewind"); err != nil {
 		return err

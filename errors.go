@@ -269,43 +269,18 @@ func isTimeout(target, why error) bool {
 	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded) //nolint:errorlint // the very one
 }
 
-// FieldConflict is one field in which a wanted configuration differs from the
-// server's in a way that is not changed silently.
-type FieldConflict struct{ Field, Have, Want string }
-
-func (f FieldConflict) String() string {
-	return fmt.Sprintf("%s: have %s, want %s", f.Field, f.Have, f.Want)
-}
-
-// StreamConflictError is returned by Bus.Stream when the stream exists with a
-// configuration that could only be changed by removing messages or making them less
-// safe, by going back to what it was, or not at all. Nothing was changed.
-type StreamConflictError struct {
-	Stream      string
-	Fields      []FieldChange
-	WouldRemove Removal // what is lost of what is stored now where AllowShrink allows it
-}
-
-func (e *StreamConflictError) Error() string {
-	text := fmt.Sprintf("bus: stream %q exists with another configuration, nothing was changed: %s", e.Stream, joinChanges(e.Fields))
-	if e.WouldRemove != (Removal{}) {
-		text += fmt.Sprintf("; it would remove %v", e.WouldRemove)
-	}
-	return text
-}
-
 // ConsumerConflictError is returned by Consume when the durable exists with
 // another configuration. Nothing was changed.
 type ConsumerConflictError struct {
 	Stream, Durable string
-	Fields          []FieldConflict
+	Fields          []FieldChange
 
 	Skipped []string // patterns that were asked for, and of whose messages the durable sends none or not all
 	Unasked []string // patterns whose messages it sends, and that were not asked for
 }
 
 func (e *ConsumerConflictError) Error() string {
-	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinFields(e.Fields))
+	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinChanges(e.Fields))
 	if len(e.Skipped) > 0 {
 		s += "; it would skip " + strings.Join(e.Skipped, ", ")
 	}
@@ -335,31 +310,6 @@ func (e *ConsumerConflictError) remedy() string {
 	}
 	return another
 }
-
-func joinFields(fields []FieldConflict) string {
-	texts := make([]string, len(fields))
-	for i, f := range fields {
-		texts[i] = f.String()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// StreamError reports what the server answered to an operation on a stream or
-// one of its consumers.
-type StreamError struct {
-	Stream    string
-	Op        string // "publish", "create", …
-	Code      int    // the server's status, as of HTTP; 0 where the error is not its answer
-	ErrorCode int    // the server's number of the error, as 10071 for a wrong last sequence; likewise
-	Err       error
-}
-
-func (e *StreamError) Error() string {
-	return fmt.Sprintf("bus: stream %q: %s: %s", e.Stream, e.Op, inner(e.Err))
-}
-
-// Unwrap returns the server's answer.
-func (e *StreamError) Unwrap() error { return e.Err }
 
 // PublicError is what Public returns: an error of a responder whose text travels
 // to the caller, who gets it as a *RemoteError. Its fields travel as Public

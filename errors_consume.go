@@ -53,18 +53,6 @@ func (e *ConsumerNotFoundError) Error() string {
 	return fmt.Sprintf("bus: stream %q has no consumer %q any more, which gave dead letters up and would get them back: nothing was given back; Consume once with that name, leave these letters out with DeadFilter, or Discard them", e.Stream, e.Durable)
 }
 
-// LevelError is returned by a call that the server is too old for.
-type LevelError struct {
-	Call    string // "Rewind"
-	Needs   int    // the JetStream API level that it needs
-	Has     int    // the server's
-	Version string // the first nats-server with that level
-}
-
-func (e *LevelError) Error() string {
-	return fmt.Sprintf("bus: %s needs JetStream API level %d, the server has %d: use nats-server %s or newer", e.Call, e.Needs, e.Has, e.Version)
-}
-
 // Running is a handler call that has not returned.
 type Running struct {
 	Subject  string // of its message, of a batch the first; empty for none

@@ -25,22 +25,6 @@ func (e *ConflictError) Error() string {
 // Unwrap returns the server's answer, a *StreamError.
 func (e *ConflictError) Unwrap() error { return e.err }
 
-// StreamFeatureError is returned for what a stream can do only when it was declared
-// so. Nothing was stored.
-type StreamFeatureError struct {
-	Stream  string
-	Feature string // the field of StreamConfig: "AtomicBatches", "MessageTTL"
-
-	err *StreamError
-}
-
-func (e *StreamFeatureError) Error() string {
-	return fmt.Sprintf("bus: stream %q was declared without %s: set it in the StreamConfig and declare it again with Bus.Stream", e.Stream, e.Feature)
-}
-
-// Unwrap returns the server's answer, a *StreamError.
-func (e *StreamFeatureError) Unwrap() error { return e.err }
-
 // BatchSizeError is returned for a batch that has no messages, or too many. Nothing
 // was sent.
 type BatchSizeError struct{ Messages, Limit int }

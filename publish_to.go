@@ -30,7 +30,7 @@ type Ack struct {
 // ends. Without them a lost answer is ErrUnknownOutcome.
 //
 // Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed,
-// *ConflictError, *StreamFeatureError, *StreamError (the server's refusal, with its
+// *ConflictError, *UnsupportedError, *StreamError (the server's refusal, with its
 // number), *SubjectError, *CodecError, *ValidationError, *PayloadError, *OptionError.
 func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Ack, error) {
 	var m outlet.Message
@@ -133,7 +133,7 @@ func (s *Stream) publishError(err error, id string) error {
 	}
 	e := streamError(s.name, "publish", err)
 	if feature := featureCodes[e.ErrorCode]; feature != "" {
-		return &StreamFeatureError{Stream: s.name, Feature: feature, err: e}
+		return &UnsupportedError{Call: "PublishTo", Stream: s.name, Fields: []string{feature}, Err: e}
 	}
 	return published(e, id)
 }
@@ -160,7 +160,7 @@ func (o *sendOptions) fillID() {
 
 // TTL has the stream remove the message after d, whole seconds from one on. The
 // stream must be declared with StreamConfig.MessageTTL, else it is a
-// *StreamFeatureError. The stream's own limits may remove it earlier.
+// *UnsupportedError. The stream's own limits may remove it earlier.
 func TTL(d time.Duration) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if d < time.Second || d%time.Second != 0 {

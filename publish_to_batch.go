@@ -49,7 +49,7 @@ func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
 // In a stream on disk without replicas a batch takes some milliseconds, however
 // small it is: use it for what belongs together, not to be fast.
 //
-// Errors: those of PublishTo, *BatchSizeError, *DuplicateError, *StreamFeatureError.
+// Errors: those of PublishTo, *BatchSizeError, *DuplicateError, *UnsupportedError.
 // *ItemError says which item one is about.
 func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error) {
 	if err := st.callable(ctx, "PublishToBatch"); err != nil {

@@ -185,12 +185,12 @@ func TestPublishToBatchThatTheServerRefuses(t *testing.T) {
 		is    func(testing.TB, error)
 	}{
 		{"not declared for batches", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, numbers(3), func(t testing.TB, err error) {
-			if e := asError[*bus.StreamFeatureError](t, err, "without AtomicBatches"); e.Feature != "AtomicBatches" {
+			if e := asError[*bus.UnsupportedError](t, err, "without AtomicBatches"); !slices.Equal(e.Fields, []string{"AtomicBatches"}) {
 				t.Errorf("got %+v", e)
 			}
 		}},
 		{"not declared for TTL", nil, append(numbers(2), bus.ItemOf("s.a", 1, bus.TTL(time.Second))), func(t testing.TB, err error) {
-			asError[*bus.StreamFeatureError](t, err, "without MessageTTL")
+			asError[*bus.UnsupportedError](t, err, "without MessageTTL")
 		}},
 		{"another last sequence of the stream", nil, append([]bus.Item{bus.ItemOf("s.b", 0, bus.ExpectLastSequence(1))}, numbers(3)...), conflictOf(0, bus.ConflictError{Expected: 1, Actual: 2})},
 		{"another last sequence of a subject", nil, []bus.Item{

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -193,13 +194,13 @@ func TestTTL(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S"})
-		e := asError[*bus.StreamFeatureError](t, second(bus.PublishTo(t.Context(), st, "S", 0, bus.TTL(time.Second))), `"S"`, "without MessageTTL", "declare it again")
-		if e.Stream != "S" || e.Feature != "MessageTTL" {
+		e := asError[*bus.UnsupportedError](t, second(bus.PublishTo(t.Context(), st, "S", 0, bus.TTL(time.Second))), `"S"`, "without MessageTTL", "declare it again")
+		if e.Stream != "S" || !slices.Equal(e.Fields, []string{"MessageTTL"}) {
 			t.Errorf("got %+v", e)
 		}
 		f, err := bus.PublishToAsync(t.Context(), st, "S", 0, bus.TTL(time.Second))
 		must(t, err)
-		asError[*bus.StreamFeatureError](t, second(f.Wait(t.Context())))
+		asError[*bus.UnsupportedError](t, second(f.Wait(t.Context())))
 
 		st = declare(t, b, bus.StreamConfig{Name: "S", MessageTTL: true})
 		declare(t, b, bus.StreamConfig{Name: "S"}) // leaves it on

@@ -2,17 +2,14 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/capture"
-	"github.com/omnibus-go/bus/internal/jserr"
 )
 
 // Stream is a durable log of messages on the server. It holds no resources and
@@ -103,25 +100,4 @@ func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(
 		}
 	}
 	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, reason), Hint: s.content.Load().Hint()}
-}
-
-// streamError wraps the server's answer about a stream.
-func streamError(name, op string, err error) *StreamError {
-	e := &StreamError{Stream: name, Op: op, Err: err}
-	e.Code, e.ErrorCode = jserr.Codes(err)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrNoResponders):
-		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
-	case e.Code == 0:
-		e.Err = translate(err)
-	case remedies[e.ErrorCode] != "":
-		e.Err = fmt.Errorf("%w; %s", err, remedies[e.ErrorCode])
-	}
-	return e
-}
-
-// remedies are for answers of the server that do not say what to do, by its numbers.
-var remedies = map[int]string{
-	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
-	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
 }

@@ -3,34 +3,8 @@ package bus
 import (
 	"encoding/json"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
-)
-
-// FieldChange is a field of a stream's configuration that is not as it should be.
-type FieldChange struct {
-	Field, Have, Want string
-
-	Needs Need // what it takes to change it; empty in changes that are made
-}
-
-func (f FieldChange) String() string {
-	text := FieldConflict{f.Field, f.Have, f.Want}.String()
-	if f.Needs != "" {
-		text += " (needs " + string(f.Needs) + ")"
-	}
-	return text
-}
-
-// Need is what it takes to make a change that Bus.Stream refused.
-type Need string
-
-// What a change may need.
-const (
-	NeedsAllowShrink Need = "AllowShrink"       // it may remove messages, or make them less safe
-	NeedsRevision    Need = "a higher Revision" // the field had that value before: an older program may want it back
-	NeedsNewStream   Need = "a new stream"      // the server cannot make it
 )
 
 // draft is what becomes of a stream that is there.
@@ -82,14 +56,14 @@ func (c *StreamConfig) draft(have jetstream.StreamConfig, shrink bool) (*draft, 
 
 // needs says what a change needs that is not there. fresh means that it is not one
 // back to what was.
-func needs(e effect, shrink, fresh bool) Need {
+func needs(e effect, shrink, fresh bool) string {
 	switch {
 	case e == remakes:
-		return NeedsNewStream
+		return needsNewStream
 	case e == shrinks && !shrink:
-		return NeedsAllowShrink
+		return needsAllowShrink
 	case e != labels && !fresh:
-		return NeedsRevision
+		return needsRevision
 	}
 	return ""
 }
@@ -133,10 +107,9 @@ func copyOfConfig(js *jetstream.StreamConfig) *jetstream.StreamConfig {
 	return c
 }
 
-func joinChanges(changes []FieldChange) string {
-	texts := make([]string, len(changes))
-	for i, c := range changes {
-		texts[i] = c.String()
-	}
-	return strings.Join(texts, "; ")
-}
+// What a refused change needs.
+const (
+	needsAllowShrink = "AllowShrink"
+	needsRevision    = "a higher Revision"
+	needsNewStream   = "a new stream"
+)

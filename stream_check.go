@@ -42,16 +42,16 @@ func (c *StreamConfig) checkKinds() error {
 	if c.Revision < 0 {
 		errs = append(errs, badStreamField("Revision", c.Revision, "must not be negative"))
 	}
-	if c.Storage < AutoStorage || c.Storage > MemoryStorage {
-		errs = append(errs, badStreamField("Storage", int(c.Storage), "use AutoStorage, FileStorage or MemoryStorage"))
+	if c.Storage < 0 || c.Storage > MemoryStorage {
+		errs = append(errs, badStreamField("Storage", int(c.Storage), "use FileStorage or MemoryStorage"))
 	}
 	if c.Replicas < 0 || c.Replicas > 5 {
 		errs = append(errs, badStreamField("Replicas", c.Replicas, "must lie between 1 and 5"))
 	}
-	if c.Retention < AutoRetention || c.Retention > InterestRetention {
+	if c.Retention < 0 || c.Retention > InterestRetention {
 		errs = append(errs, badStreamField("Retention", int(c.Retention), "use LimitsRetention, WorkQueueRetention or InterestRetention"))
 	}
-	if c.Discard < AutoDiscard || c.Discard > DiscardNewPerSubject {
+	if c.Discard < 0 || c.Discard > DiscardNewPerSubject {
 		errs = append(errs, badStreamField("Discard", int(c.Discard), "use DiscardOld, DiscardNew or DiscardNewPerSubject"))
 	}
 	return errors.Join(errs...)

@@ -12,8 +12,7 @@ type Storage int
 // The kinds of storage. The zero value decides by the bus: on disk with
 // WithStoreDir and on external servers, else in memory.
 const (
-	AutoStorage Storage = iota
-	FileStorage
+	FileStorage Storage = iota + 1
 	MemoryStorage
 )
 
@@ -23,10 +22,9 @@ type Retention int
 // The kinds of retention. The zero value leaves an existing stream as it is, and is
 // LimitsRetention for a new one.
 const (
-	AutoRetention      Retention = iota
-	LimitsRetention              // when a limit is reached
-	WorkQueueRetention           // also when a consumer has handled it; each message has one consumer
-	InterestRetention            // also when all consumers have handled it; without consumers at once
+	LimitsRetention    Retention = iota + 1 // when a limit is reached
+	WorkQueueRetention                      // also when a consumer has handled it; each message has one consumer
+	InterestRetention                       // also when all consumers have handled it; without consumers at once
 )
 
 // Discard says what a stream does with a new message when it is full.
@@ -35,10 +33,9 @@ type Discard int
 // The ways to discard. The zero value leaves an existing stream as it is, and is
 // DiscardOld for a new one.
 const (
-	AutoDiscard          Discard = iota
-	DiscardOld                   // removes the oldest messages
-	DiscardNew                   // refuses the new message at MaxMsgs and MaxBytes
-	DiscardNewPerSubject         // refuses it at MaxMsgsPerSubject, too
+	DiscardOld           Discard = iota + 1 // removes the oldest messages
+	DiscardNew                              // refuses the new message at MaxMsgs and MaxBytes
+	DiscardNewPerSubject                    // refuses it at MaxMsgsPerSubject, too
 )
 
 // StreamConfig describes a stream. A zero field leaves an existing stream as it

@@ -31,14 +31,14 @@ func TestStreamPlan(t *testing.T) {
 			text: "stream \"S\":\n  change Revision: have 3, want 4"},
 		{name: "less", config: bus.StreamConfig{MaxMsgs: 10, MaxBytes: 2 << 20},
 			want: bus.Plan{Changes: []bus.FieldChange{{Field: "MaxBytes", Have: "1048576", Want: "2097152"}},
-				Conflicts:   []bus.FieldChange{{Field: "MaxMsgs", Have: "1000", Want: "10", Needs: bus.NeedsAllowShrink}},
+				Conflicts:   []bus.FieldChange{{Field: "MaxMsgs", Have: "1000", Want: "10", Needs: "AllowShrink"}},
 				WouldRemove: bus.Removal{Messages: 90}},
 			text: "stream \"S\":\n  change MaxBytes: have 1048576, want 2097152\n  refuse MaxMsgs: have 1000, want 10 (needs AllowShrink)\n  remove 90 messages"},
 		{name: "less, allowed", config: bus.StreamConfig{MaxMsgs: 10}, opts: []bus.DeclareOption{bus.AllowShrink()},
 			want: bus.Plan{Changes: []bus.FieldChange{{Field: "MaxMsgs", Have: "1000", Want: "10"}}, WouldRemove: bus.Removal{Messages: 90}},
 			text: "stream \"S\":\n  change MaxMsgs: have 1000, want 10\n  remove 90 messages"},
 		{name: "impossible", config: bus.StreamConfig{Counters: true}, opts: []bus.DeclareOption{bus.AllowShrink()},
-			want: bus.Plan{Conflicts: []bus.FieldChange{{Field: "Counters", Have: "false", Want: "true", Needs: bus.NeedsNewStream}}},
+			want: bus.Plan{Conflicts: []bus.FieldChange{{Field: "Counters", Have: "false", Want: "true", Needs: "a new stream"}}},
 			text: "stream \"S\":\n  refuse Counters: have false, want true (needs a new stream)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

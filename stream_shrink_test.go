@@ -183,7 +183,7 @@ func TestAllowShrinkCannotDoEverything(t *testing.T) {
 			_, err := b.Stream(t.Context(), tc.config, bus.AllowShrink())
 			conflict := asError[*bus.StreamConflictError](t, err, tc.field+": have ", "needs a new stream")
 			for _, f := range conflict.Fields {
-				if f.Field == tc.field && f.Needs != bus.NeedsNewStream {
+				if f.Field == tc.field && f.Needs != "a new stream" {
 					t.Errorf("got %+v", f)
 				}
 			}

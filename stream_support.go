@@ -3,43 +3,12 @@ package bus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus/internal/jserr"
 )
-
-// UnsupportedError is returned by Bus.Stream when the server is too old for a part
-// of the configuration. A server before 2.12 would leave such parts out in silence.
-type UnsupportedError struct {
-	Stream string
-	Fields []string // of StreamConfig, or of the server's where only Raw sets them
-	Level  int      // the API level of servers that know them; 0 where that is not known
-	Have   int      // the server's
-
-	// Changed says that the server has taken the rest of the configuration: it gave
-	// no sign before. Otherwise nothing was changed.
-	Changed bool
-	Err     error // the server's answer, where it refused
-}
-
-func (e *UnsupportedError) Error() string {
-	text := fmt.Sprintf("bus: stream %q: the server does not know %s", e.Stream, strings.Join(e.Fields, ", "))
-	if e.Level > 0 {
-		text += fmt.Sprintf(" (it has API level %d, they need %d)", e.Have, e.Level)
-	}
-	text += ": use a newer server, or leave them out; "
-	if e.Changed {
-		return text + "it took the rest"
-	}
-	return text + "nothing was changed"
-}
-
-// Unwrap returns the server's answer, or nil.
-func (e *UnsupportedError) Unwrap() error { return e.Err }
 
 // supports asks the server whether it knows the fields, where that is not certain.
 func (b *Bus) supports(ctx context.Context, js *jetstream.StreamConfig, fields []*field) error {
