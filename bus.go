@@ -15,6 +15,7 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -32,7 +33,7 @@ type Bus struct {
 	async     *outlet.Async
 	window    *outlet.Window
 	registry  lifecycle.Registry
-	format    *format
+	format    *payload.Format
 	services  *services
 	captures  *capture.Index
 	declaring lifecycle.Mutex // of Bus.Stream, which reads a configuration and writes it back

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -231,7 +232,7 @@ func (k *keyOptions) parks() bool { return k.stuck != nil && *k.stuck == ParkKey
 type keyFunc func(*wire.Delivery) (string, error)
 
 // keyMaker makes a keyFunc for a bus's format and the options of one consumer.
-type keyMaker func(f *format, o *handlerOptions) keyFunc
+type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 
 // KeyBySubject keeps the order of the messages of each subject: of those at most one
 // is with the handler at a time, and the next one comes when that is done. Messages
@@ -261,7 +262,7 @@ type keyMaker func(f *format, o *handlerOptions) keyFunc
 //
 // Only one option may say the key.
 func KeyBySubject() ConsumeOption {
-	return keyOption("KeyBySubject", "subject", func(*format, *handlerOptions) keyFunc {
+	return keyOption("KeyBySubject", "subject", func(*payload.Format, *handlerOptions) keyFunc {
 		return func(d *wire.Delivery) (string, error) { return d.Subject, nil }
 	})
 }
@@ -276,7 +277,7 @@ func KeyByToken(n int) ConsumeOption {
 			return
 		}
 		o.key.token = n
-		o.keyBy("KeyByToken", fmt.Sprint("token ", n), func(*format, *handlerOptions) keyFunc {
+		o.keyBy("KeyByToken", fmt.Sprint("token ", n), func(*payload.Format, *handlerOptions) keyFunc {
 			return func(d *wire.Delivery) (string, error) { return token(d.Subject, n), nil }
 		})
 	})
@@ -319,7 +320,7 @@ func KeyByHeader(name string) ConsumeOption {
 			o.fail("KeyByHeader", fmt.Sprintf("%q", name), err.Error())
 			return
 		}
-		o.keyBy("KeyByHeader", "header "+name, func(*format, *handlerOptions) keyFunc {
+		o.keyBy("KeyByHeader", "header "+name, func(*payload.Format, *handlerOptions) keyFunc {
 			return func(d *wire.Delivery) (string, error) { return wire.Get(d.Header, name), nil }
 		})
 	})
@@ -339,16 +340,16 @@ func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 			return
 		}
 		o.key.of = reflect.TypeFor[T]()
-		o.keyBy("KeyBy", "function of "+o.key.of.String(), func(f *format, o *handlerOptions) keyFunc { return keyed(f, o, key) })
+		o.keyBy("KeyBy", "function of "+o.key.of.String(), func(f *payload.Format, o *handlerOptions) keyFunc { return keyed(f, o, key) })
 	})
 }
 
 // keyed turns a key of T into one of raw messages.
-func keyed[T any](f *format, o *handlerOptions, key func(*Msg[T]) string) keyFunc {
-	info := typeOf[T](f)
+func keyed[T any](f *payload.Format, o *handlerOptions, key func(*Msg[T]) string) keyFunc {
+	info := payload.TypeOf[T](f)
 	return func(d *wire.Delivery) (name string, err error) {
 		guard(context.Background(), func(_ context.Context, raw *RawMsg) error {
-			m, err := decode[T](f, info, o.assumed(f, info, raw.Subject), raw)
+			m, err := decode[T](f, info, o.codec, raw)
 			if err != nil {
 				return &unreadable{err}
 			}
@@ -372,7 +373,7 @@ func (o *consumeOptions) keyBy(option, said string, mk keyMaker) {
 }
 
 // keyFunc is the function that names keys, nil without keys.
-func (o *consumeOptions) keyFunc(f *format) keyFunc {
+func (o *consumeOptions) keyFunc(f *payload.Format) keyFunc {
 	if o.key.make == nil {
 		return nil
 	}

@@ -246,8 +246,8 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 	}
 	_, verbatim := any(v).([]byte)
 	m.Header = l.editedHeader(m.Header, verbatim && o.codec == nil)
-	if err := checkSize(&m, b.maxPayload()); err != nil {
-		return err
+	if err := b.core.Outlet.CheckSize(&m); err != nil {
+		return payloadError(err)
 	}
 	c := l.copy()
 	c.Header, c.Data = m.Header, m.Data

@@ -133,8 +133,17 @@ var house = map[string]room{
 		"github.com/hashicorp/go-hclog": "the log",
 	}},
 
+	"internal/payload": {floor: 6, imports: map[string]string{
+		"codec":              "the codec of each message is chosen here",
+		"internal/outlet":    "the messages that it fills",
+		"internal/subject":   "the rules are for patterns",
+		"internal/telemetry": "the counters of compression",
+		"internal/wire":      "headers, content types and compression",
+	}},
+
 	"": {floor: 10, imports: map[string]string{
 		"internal/capture":              "which subjects streams store",
+		"internal/payload":              "values to payloads and back",
 		"event":                         "WithEvents",
 		"health":                        "Bus.Health",
 		"internal/core":                 "what the parts of a bus share",

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"github.com/omnibus-go/bus/internal/payload"
 )
 
 // Handler handles one message. A nil error means done; what an error means
@@ -39,6 +41,23 @@ func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 	}
 	return h, nil
 }
+
+// typed turns a handler of T into one of raw messages: decode, validate, call.
+func typed[T any](h Handler[T]) maker {
+	return func(f *payload.Format, o *handlerOptions) RawHandler {
+		info := payload.TypeOf[T](f)
+		return func(ctx context.Context, raw *RawMsg) error {
+			m, err := decode[T](f, info, o.codec, raw)
+			if err != nil {
+				return &unreadable{err}
+			}
+			return h(ctx, m)
+		}
+	}
+}
+
+// maker makes a handler for a bus's format and the options of one subscription.
+type maker func(f *payload.Format, o *handlerOptions) RawHandler
 
 type stoppingKey struct{}
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -103,7 +104,7 @@ func isPermanent(err error) bool {
 		return true
 	}
 	_, bad := errors.AsType[*unreadable](err)
-	return bad && !errors.Is(err, errUnknown) // another member may know what this one does not
+	return bad && !errors.Is(err, payload.ErrUnknown) // another member may know what this one does not
 }
 
 // permanent is a handler error that no further try would mend.

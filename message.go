@@ -4,6 +4,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -76,3 +80,58 @@ func retyped[New, Old any](m *Msg[Old], data New) *Msg[New] {
 	return &Msg[New]{Data: data, Subject: m.Subject, Header: m.Header, ID: m.ID, Time: m.Time, Stream: m.Stream,
 		Sequence: m.Sequence, Attempt: m.Attempt, Deliveries: m.Deliveries}
 }
+
+// decode makes m a message of type T, which info describes. call is the codec of messages
+// that name none; nil means that the rules of the bus apply.
+func decode[T any](f *payload.Format, info *payload.Type, call codec.Codec, m *RawMsg) (*Msg[T], error) {
+	if same, ok := any(m).(*Msg[T]); ok && len(m.Header) == 0 {
+		return same, nil // bytes: there is nothing to decode
+	}
+	typed := retyped(m, *new(T))
+	in := wire.In{Subject: m.Subject, Header: wire.Header(m.Header), Data: m.Data}
+	return typed, payloadError(f.Decode(info, &in, call, &typed.Data))
+}
+
+// encode makes m, which is empty, the message with v for the literal subject subj. o may
+// be nil.
+func encode[T any](m *outlet.Message, f *payload.Format, subj string, v T, o *sendOptions) error {
+	m.Subject = subj
+	if err := checkLiteral(subj); err != nil {
+		return err
+	}
+	var call codec.Codec
+	if o != nil {
+		call, m.Header, m.ID = o.codec, o.header, o.id
+	}
+	return payloadError(payload.Encode(f, m, v, call))
+}
+
+// newFormat returns the rules by which a bus encodes and decodes.
+func newFormat(c *config, counters *telemetry.Bus) *payload.Format {
+	comp := c.payload.compression.withDefaults()
+	return payload.New(payload.Config{
+		Codec: c.payload.codec, Rules: c.payload.rules, Known: c.payload.codecs, Counters: counters,
+		Encoding: comp.Encoding, MinSize: comp.MinSize, MaxDecoded: comp.MaxDecoded,
+	})
+}
+
+// payloadError turns an error of internal/payload, or of the check of the size, into the
+// public one.
+func payloadError(err error) error {
+	switch e := err.(type) { //nolint:errorlint // they are not wrapped
+	case *payload.CodecError:
+		return &CodecError{Subject: e.Subject, ContentType: e.ContentType, Encoding: e.Encoding, Op: e.Op, Err: e.Err}
+	case *payload.InvalidError:
+		return &ValidationError{Subject: e.Subject, Type: e.Type, Err: e.Err}
+	case *outlet.TooLargeError:
+		return &PayloadError{Subject: e.Subject, Size: e.Size, Limit: e.Limit}
+	}
+	return err
+}
+
+// unreadable marks the error of a message that could not be decoded or is not valid. A
+// handler may return the same error about something else.
+type unreadable struct{ err error }
+
+func (e *unreadable) Error() string { return e.err.Error() }
+func (e *unreadable) Unwrap() error { return e.err }

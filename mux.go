@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
@@ -160,7 +161,7 @@ func (r *routing) filters() ([]string, error) {
 }
 
 // shareOut is the maker of a handler that calls the first route that matches.
-func (r *routing) shareOut(f *format, o *handlerOptions) RawHandler {
+func (r *routing) shareOut(f *payload.Format, o *handlerOptions) RawHandler {
 	handlers := make([]RawHandler, len(r.routes))
 	for i, route := range r.routes {
 		handlers[i] = route.make(f, o)

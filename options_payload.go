@@ -5,22 +5,17 @@ import (
 	"strconv"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // payloadConfig is what the options say of payloads.
 type payloadConfig struct {
-	codec       codec.Codec   // of types that imply none
-	rules       []codecRule   // of subjects; the first that matches holds
-	codecs      []codec.Codec // all that the bus can read beside the built-in ones
+	codec       codec.Codec    // of types that imply none
+	rules       []payload.Rule // of subjects; the first that matches holds
+	codecs      []codec.Codec  // all that the bus can read beside the built-in ones
 	compression Compression
-}
-
-// codecRule is one WithCodecFor.
-type codecRule struct {
-	pattern string
-	codec   codec.Codec
 }
 
 // WithCodec sets the codec of the types that imply none; the default is
@@ -62,7 +57,7 @@ func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
 			return
 		}
 		if c.addCodec("WithCodecFor", cd) {
-			c.payload.rules = append(c.payload.rules, codecRule{pattern, cd})
+			c.payload.rules = append(c.payload.rules, payload.Rule{Pattern: pattern, Codec: cd})
 		}
 	})
 }

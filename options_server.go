@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/outlet"
 )
 
 // serverConfig is what the options of New say of the server.
@@ -119,8 +120,8 @@ func WithMaxStore(bytes int64) Option {
 // for a payload is 8 KiB lower.
 func WithMaxPayload(bytes int) Option {
 	return option(func(c *config) {
-		if bytes < 2*payloadReserve || bytes > largestPayload {
-			c.bad("WithMaxPayload", bytes, fmt.Sprintf("must lie between %d and %d", 2*payloadReserve, largestPayload))
+		if bytes < 2*outlet.PayloadReserve || bytes > largestPayload {
+			c.bad("WithMaxPayload", bytes, fmt.Sprintf("must lie between %d and %d", 2*outlet.PayloadReserve, largestPayload))
 		}
 		c.server.maxPayload = bytes
 	})

@@ -134,8 +134,8 @@ func (b *Bus) refused(err error) error {
 
 // admit looks at the size, and at whether a stream captures the subject.
 func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
-	if err := checkSize(m, b.maxPayload()); err != nil {
-		return err
+	if err := b.core.Outlet.CheckSize(m); err != nil {
+		return payloadError(err)
 	}
 	if b.captures.Find(m.Subject) == nil {
 		return nil

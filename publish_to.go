@@ -78,8 +78,8 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 // admit looks at m's size, and at whether the stream stores its subject and can
 // have messages of what is expected.
 func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *expectation) error {
-	if err := checkSize(m, s.bus.maxPayload()); err != nil {
-		return err
+	if err := s.bus.core.Outlet.CheckSize(m); err != nil {
+		return payloadError(err)
 	}
 	if err := s.checkStores(ctx, m.Subject); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
 )
 
 // batchLimit is the most messages that a server takes as one batch.
@@ -16,13 +17,13 @@ const batchLimit = 1000
 
 // Item is one message of a PublishToBatch. ItemOf makes it; it may be used again.
 type Item struct {
-	encode func(*outlet.Message, *format) (*expectation, error)
+	encode func(*outlet.Message, *payload.Format) (*expectation, error)
 }
 
 // ItemOf makes an item of a batch: v for the subject s. What is wrong with it is
 // found by PublishToBatch. v must not be changed before that.
 func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
-	return Item{func(m *outlet.Message, f *format) (*expectation, error) {
+	return Item{func(m *outlet.Message, f *payload.Format) (*expectation, error) {
 		o, err := storeOptions(opts)
 		if err != nil {
 			return nil, err

@@ -144,8 +144,8 @@ func (p *storeBatch) tooLarge(ctx context.Context, err error) error {
 		return err
 	}
 	for i := range p.messages {
-		if large := checkSize(&p.messages[i], int(st.CachedInfo().Config.MaxMsgSize)); large != nil {
-			return &ItemError{i, large}
+		if large := p.messages[i].CheckSize(int(st.CachedInfo().Config.MaxMsgSize)); large != nil {
+			return &ItemError{i, payloadError(large)}
 		}
 	}
 	return err

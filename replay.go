@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/reader"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -115,9 +116,9 @@ func Replay[T any](ctx context.Context, st *Stream, s Subject[T], opts ...Replay
 			return
 		}
 		defer r.Close()
-		f, info := st.bus.format, typeOf[T](st.bus.format)
+		f, info := st.bus.format, payload.TypeOf[T](st.bus.format)
 		err = r.each(ctx, func(raw *RawMsg) bool {
-			m, err := decode[T](f, info, f.codecFor(raw.Subject, info, r.codec), raw)
+			m, err := decode[T](f, info, r.codec, raw)
 			if err != nil {
 				m = retyped(raw, *new(T))
 			}

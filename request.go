@@ -5,7 +5,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -30,14 +32,14 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if err := encode(&m, b.format, string(e), r, o); err != nil {
 		return none, err
 	}
-	if err := checkSize(&m, b.maxPayload()); err != nil {
-		return none, err
+	if err := b.core.Outlet.CheckSize(&m); err != nil {
+		return none, payloadError(err)
 	}
 	if err := b.answerable(ctx, m.Subject); err != nil {
 		return none, err
 	}
-	if b.format.compression.Encoding != "" {
-		m.SetHeader(wire.HeaderAcceptEncoding, b.format.compression.Encoding)
+	if encoding := b.format.Encoding(); encoding != "" {
+		m.SetHeader(wire.HeaderAcceptEncoding, encoding)
 	}
 	ctx, done := b.core.Bound(ctx)
 	reply, err := b.core.Outlet.Request(ctx, &m)
@@ -71,12 +73,12 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 		b.core.Counters.RequestErrors.Add(1)
 		return none, err
 	}
-	info := typeOf[Resp](b.format)
-	assumed := b.format.codecFor(subj, info, nil)
-	if o != nil && o.codec != nil && info.implied == nil {
-		assumed = o.codec
+	t := payload.TypeOf[Resp](b.format)
+	var call codec.Codec
+	if o != nil && t.Implied == nil {
+		call = o.codec
 	}
-	m, err := decode[Resp](b.format, info, assumed, raw)
+	m, err := decode[Resp](b.format, t, call, raw)
 	if err != nil {
 		b.core.Counters.RequestErrors.Add(1)
 		return none, err

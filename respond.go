@@ -8,6 +8,7 @@ import (
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -45,10 +46,10 @@ func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Res
 
 // answering makes a handler that sends fn's answer.
 func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
-	return func(f *format, o *handlerOptions) RawHandler {
-		info := typeOf[Req](f)
+	return func(f *payload.Format, o *handlerOptions) RawHandler {
+		info := payload.TypeOf[Req](f)
 		return func(ctx context.Context, raw *RawMsg) error {
-			m, err := decode[Req](f, info, o.assumed(f, info, raw.Subject), raw)
+			m, err := decode[Req](f, info, o.codec, raw)
 			if err != nil {
 				return badRequest(err)
 			}
@@ -91,44 +92,15 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 	if a.reply == "" {
 		return nil
 	}
-	out, err := encodeReply(b.format, a.reply, m, v, assumed)
-	if err != nil {
-		return err
+	out := outlet.Message{Out: wire.Out{Subject: a.reply}}
+	err := payload.EncodeReply(b.format, &out, v, payload.Request{Subject: m.Subject, Header: wire.Header(m.Header), Assumed: assumed})
+	if err == nil {
+		err = b.core.Outlet.CheckSize(&out)
 	}
-	if err := checkSize(&out, b.maxPayload()); err != nil {
-		return err
+	if err != nil {
+		return payloadError(err)
 	}
 	return translate(b.core.Outlet.Reply(ctx, &out))
-}
-
-// encodeReply makes v the answer to m, which goes to the subject to, in m's codec where
-// v's type leaves a choice, compressed as m accepts.
-func encodeReply[T any](f *format, to string, m *RawMsg, v T, assumed codec.Codec) (outlet.Message, error) {
-	out := outlet.Message{Out: wire.Out{Subject: to}}
-	var call codec.Codec
-	if typeOf[T](f).implied == nil {
-		var err error
-		if call, err = f.replyCodec(m, assumed); err != nil {
-			return out, err
-		}
-	}
-	if err := marshal(f, &out, m.Subject, v, call); err != nil {
-		return out, err
-	}
-	return out, f.compress(&out, wire.Acceptable(m.Header.Get(wire.HeaderAcceptEncoding)))
-}
-
-// replyCodec is the codec that the request m names, or assumed.
-func (f *format) replyCodec(m *RawMsg, assumed codec.Codec) (codec.Codec, error) {
-	text := m.Header.Get(wire.HeaderContentType)
-	if text == "" {
-		return assumed, nil
-	}
-	cd, err := f.known.ByContentType(text)
-	if err != nil {
-		return nil, &CodecError{Subject: m.Subject, ContentType: text, Op: "encode", Err: err}
-	}
-	return cd, nil
 }
 
 func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscription, error) {
@@ -152,7 +124,7 @@ func badRequest(err error) error {
 	if _, ok := errors.AsType[*ValidationError](err); ok {
 		return &PublicError{Code: "400", Message: "invalid request", cause: err}
 	}
-	if errors.Is(err, errUnknown) {
+	if errors.Is(err, payload.ErrUnknown) {
 		return &PublicError{Code: "415", Message: "unknown content type or encoding", cause: err}
 	}
 	return &PublicError{Code: "400", Message: "malformed request", cause: err}

@@ -27,10 +27,16 @@ func (m *Message) isRepeatable() bool { return m.ID != "" || m.Idempotent }
 
 // size returns the size of m as the server counts it, in bytes.
 func (m *Message) size() int {
-	size := len(m.Data)
+	size := m.contentSize()
 	if len(m.Header) > 0 {
 		size += len("NATS/1.0\r\n\r\n")
 	}
+	return size
+}
+
+// contentSize returns the size of the payload and the header fields of m, in bytes.
+func (m *Message) contentSize() int {
+	size := len(m.Data)
 	for key, values := range m.Header {
 		for _, v := range values {
 			size += len(key) + len(v) + len(": \r\n")
@@ -47,4 +53,25 @@ type TooLargeError struct {
 
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("a message of %d bytes to %q, the server takes %d", e.Size, e.Subject, e.Limit)
+}
+
+// PayloadReserve is how much of the server's limit a message leaves free, in bytes: room
+// for the headers that a dead letter or a trace adds.
+const PayloadReserve = 8 << 10
+
+// CheckSize returns a *TooLargeError if m is larger than a message of the bus may be: the
+// server's limit less PayloadReserve, or half of a small limit. Callers check what users
+// publish. Copies of messages may use the reserve.
+func (o *Outlet) CheckSize(m *Message) error {
+	limit := o.link.MaxPayload()
+	return m.CheckSize(limit - min(PayloadReserve, limit/2))
+}
+
+// CheckSize returns a *TooLargeError if the payload and the header fields of m have more
+// than limit bytes.
+func (m *Message) CheckSize(limit int) error {
+	if size := m.contentSize(); size > limit {
+		return &TooLargeError{Subject: m.Subject, Size: size, Limit: limit}
+	}
+	return nil
 }

@@ -1,0 +1,108 @@
+package payload_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+func newFormat(encoding string) *payload.Format {
+	return payload.New(payload.Config{
+		Codec: codec.JSON, Rules: []payload.Rule{{Pattern: "cbor.>", Codec: codec.CBOR}},
+		Counters: new(telemetry.Bus), Encoding: encoding, MinSize: 10, MaxDecoded: 1 << 20,
+	})
+}
+
+func encode[T any](t *testing.T, f *payload.Format, subj string, v T) *outlet.Message {
+	t.Helper()
+	m := &outlet.Message{Out: wire.Out{Subject: subj}}
+	if err := payload.Encode(f, m, v, nil); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func decode[T any](f *payload.Format, m *outlet.Message) (v T, err error) {
+	in := wire.In{Subject: m.Subject, Header: m.Header, Data: m.Data}
+	err = f.Decode(payload.TypeOf[T](f), &in, nil, &v)
+	return v, err
+}
+
+// checked has a Validate method of its pointer, which also changes it.
+type checked struct{ Text string }
+
+func (c *checked) Validate() error {
+	if c.Text == "" {
+		return errors.New("empty")
+	}
+	c.Text = strings.TrimSpace(c.Text)
+	return nil
+}
+
+func TestRoundTrip(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x", 1000)
+	for _, encoding := range []string{"", "zstd", "s2", "gzip"} {
+		f := newFormat(encoding)
+		for _, subj := range []string{"a", "cbor.a"} {
+			m := encode(t, f, subj, checked{" " + text + " "})
+			if (encoding != "") != (len(m.Data) < 500) {
+				t.Errorf("%q: %d bytes", encoding, len(m.Data))
+			}
+			if got, err := decode[checked](f, m); err != nil || got.Text != text {
+				t.Errorf("%q, %s: got %d bytes, %v", encoding, subj, len(got.Text), err)
+			}
+			if named := wire.Get(m.Header, wire.HeaderContentType); (named != "") != (subj == "cbor.a") {
+				t.Errorf("%s has the content type %q", subj, named)
+			}
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	f := newFormat("")
+	_, invalid := errors.AsType[*payload.InvalidError](payload.Encode(f, &outlet.Message{}, checked{}, nil))
+	_, unencodable := errors.AsType[*payload.CodecError](payload.Encode(f, &outlet.Message{}, make(chan int), nil))
+	if !invalid || !unencodable {
+		t.Errorf("invalid %v, unencodable %v", invalid, unencodable)
+	}
+	for header, unknown := range map[string]bool{wire.HeaderContentType: true, wire.HeaderContentEncoding: true, "X": false} {
+		m := &outlet.Message{Out: wire.Out{Subject: "a", Data: []byte("{")}}
+		m.SetHeader(header, "application/new")
+		_, err := decode[checked](f, m)
+		if _, ok := errors.AsType[*payload.CodecError](err); !ok || errors.Is(err, payload.ErrUnknown) != unknown {
+			t.Errorf("%s: %v", header, err)
+		}
+	}
+}
+
+func TestBytesAreNotCopied(t *testing.T) {
+	f := newFormat("")
+	data, m := []byte("data"), &outlet.Message{Out: wire.Out{Subject: "cbor.a"}}
+	if n := testing.AllocsPerRun(100, func() { _ = payload.Encode(f, m, data, nil) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if &m.Data[0] != &data[0] || m.Header != nil {
+		t.Errorf("the message is %+v", m)
+	}
+}
+
+func TestReplyIsEncodedAsTheRequest(t *testing.T) {
+	t.Parallel()
+	f := newFormat("zstd")
+	m := &outlet.Message{Out: wire.Out{Subject: "_INBOX.1"}}
+	h := wire.Header{wire.HeaderContentType: {codec.CBOR.ContentType()}}
+	if err := payload.EncodeReply(f, m, checked{strings.Repeat("x", 1000)}, payload.Request{Subject: "a", Header: h}); err != nil {
+		t.Fatal(err)
+	}
+	if named := wire.Get(m.Header, wire.HeaderContentType); named != codec.CBOR.ContentType() || len(m.Data) < 1000 {
+		t.Errorf("content type %q, %d bytes; the request accepts no compression", named, len(m.Data))
+	}
+}
