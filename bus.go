@@ -22,10 +22,9 @@ import (
 // Version is the version of the library.
 const Version = "0.1.0"
 
-// Bus is a typed event bus: publish, subscribe, request, durable streams. New
-// makes one with a server inside this process, Connect one that uses an existing
-// server. All methods and the functions that take a bus are safe for concurrent
-// use.
+// Bus is a typed event bus: publish, subscribe, request, durable streams. New makes one
+// with a server inside this process. Connect makes one on an existing server. All methods,
+// and the functions that take a bus, are safe for concurrent use.
 type Bus struct {
 	cfg       *config
 	core      *core.Core
@@ -54,10 +53,9 @@ type localServer struct {
 	alone     bool         // no client outside this process can reach the server
 }
 
-// Connect returns a bus on the existing server at url ("nats://host:4222",
-// several separated by commas). It tries each once, until ctx ends, and does not wait
-// for a server that starts later; afterwards the connection comes back by itself
-// whenever it is lost.
+// Connect returns a bus on the existing server at url: "nats://host:4222", or several URLs
+// separated by commas. It tries each URL once, until ctx ends. It does not wait for a server
+// that starts later. A connection that is lost later comes back by itself.
 //
 // Errors: *OptionError (all of them, joined), *ConnectError.
 func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, error) {
@@ -75,6 +73,7 @@ func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, erro
 	return connect(ctx, c)
 }
 
+// asOptions returns opts as options of New. Nil ones stay nil.
 func asOptions(opts []ConnectOption) []Option {
 	all := make([]Option, len(opts))
 	for i, o := range opts {
@@ -85,7 +84,7 @@ func asOptions(opts []ConnectOption) []Option {
 	return all
 }
 
-// connect makes a bus on the server that c.url names.
+// connect makes a bus on an existing server.
 func connect(ctx context.Context, c *config) (*Bus, error) {
 	ctx, cancel := (&core.Core{Timeout: c.timeout}).WithTimeout(ctx)
 	defer cancel()
@@ -97,9 +96,10 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	return b, nil
 }
 
-// open makes the bus on a server that runs: e, or the one at c.url.
-func open(ctx context.Context, c *config, e *localServer) (*Bus, error) {
-	b := &Bus{cfg: c, local: e}
+// open makes the bus on a running server: the local one, or the one at the URL where local
+// is nil.
+func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
+	b := &Bus{cfg: c, local: local}
 	b.state.begin()
 	if err := b.openCore(ctx); err != nil {
 		return nil, err
@@ -148,6 +148,8 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	return nil
 }
 
+// linkConfig says how to connect, and what the connection reports. Its functions run on
+// goroutines of nats.go.
 func (b *Bus) linkConfig() link.Config {
 	lc := link.Config{
 		URL:     b.cfg.server.url,
@@ -181,8 +183,8 @@ func (b *Bus) linkConfig() link.Config {
 	return lc
 }
 
-// noteMemory says once, when the first stream is declared, that it will not last.
-func (b *Bus) noteMemory() {
+// logMemoryOnce logs, when the first stream is declared, that streams are in memory.
+func (b *Bus) logMemoryOnce() {
 	if b.core.InMemory {
 		b.memory.Do(func() {
 			b.cfg.logger.Info("streams are kept in memory and end with the process; WithStoreDir keeps them on disk")
@@ -190,9 +192,9 @@ func (b *Bus) noteMemory() {
 	}
 }
 
-// usable returns an error unless b can be used.
+// usable returns an error if b was not made by New or Connect, or is closed.
 func (b *Bus) usable(call string) error {
-	if b.none() {
+	if b.isZero() {
 		reason := "is nil; did New or Connect fail?"
 		if b != nil {
 			reason = "is empty; New and Connect make one"
@@ -205,33 +207,32 @@ func (b *Bus) usable(call string) error {
 	return nil
 }
 
-// none reports whether b was not made by New or Connect. It has ended.
-func (b *Bus) none() bool { return b == nil || b.core == nil }
+// isZero reports whether b is nil or the zero Bus.
+func (b *Bus) isZero() bool { return b == nil || b.core == nil }
 
-// Conn returns the bus's connection, for what this library does not offer. It is
-// the caller's part not to close it. In testing/synctest bubbles use only its
-// functions that take a context: the others share timers with the whole process. An empty bus has none.
+// Conn returns the bus's connection, for what this library does not offer. The caller must
+// not close it. In a testing/synctest bubble use only its functions that take a context: the
+// others share timers with the whole process. Conn of a zero Bus is nil.
 func (b *Bus) Conn() *nats.Conn {
-	if b.none() {
+	if b.isZero() {
 		return nil
 	}
 	return b.core.Link.Conn()
 }
 
-// JetStream returns the client of the server's streams, for what this library
-// does not offer. An empty bus has none.
+// JetStream returns the JetStream client of the bus, for what this library does not offer.
+// JetStream of a zero Bus is nil.
 func (b *Bus) JetStream() jetstream.JetStream {
-	if b.none() {
+	if b.isZero() {
 		return nil
 	}
 	return b.core.JetStream
 }
 
-// ClientURL returns where other NATS clients reach the server: the port of
-// WithListen, or the server's URL of an external one. It is empty when there is
-// no port.
+// ClientURL returns the URL at which other NATS clients reach the server: the port of
+// WithListen, or the URL of an existing server. It is empty when the server has no port.
 func (b *Bus) ClientURL() string {
-	if b.none() {
+	if b.isZero() {
 		return ""
 	}
 	if b.local != nil {
@@ -240,9 +241,10 @@ func (b *Bus) ClientURL() string {
 	return b.core.Link.URL()
 }
 
-// Flush waits until the server has processed everything that was published
-// before, also by PublishAsync: what that could not send is reported as an event. It
-// waits for the outcomes of PublishToAsync, too, which only their futures tell.
+// Flush waits until the server has processed all messages that were published before it
+// was called. Messages of PublishAsync that could not be sent are reported as events. Flush
+// also waits for the outcomes of PublishToAsync; the futures tell them.
+//
 // Errors: ErrTimeout, ErrClosed, ErrDisconnected.
 func (b *Bus) Flush(ctx context.Context) error {
 	if err := b.callable(ctx, "Flush"); err != nil {

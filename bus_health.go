@@ -23,7 +23,7 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 		ctx = context.Background()
 	}
 	r := health.Report{Problems: []health.Problem{}} // "[]" in JSON
-	if b.none() || !b.core.Link.Open() {
+	if b.isZero() || !b.core.Link.Open() {
 		r.Add(health.Failed, "connection", "the bus is closed")
 		return r
 	}

@@ -98,7 +98,7 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 	o.batch.handler = want.batch
 	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
 	o.completeBatch(want.call)
-	if err := o.mistaken(); err != nil {
+	if err := o.joined(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)

@@ -93,10 +93,10 @@ type StartOption struct{ start start }
 
 func (s StartOption) onConsume(o *consumeOptions) {
 	if err := s.check("Consume"); err != nil {
-		o.mistake(err)
+		o.addError(err)
 	}
 	if o.start != (start{}) && o.start != s.start {
-		o.mistake(&OptionError{Option: "Consume start", Value: s.start.String(), Reason: "another option says " + o.start.String() + " already; leave one out"})
+		o.addError(&OptionError{Option: "Consume start", Value: s.start.String(), Reason: "another option says " + o.start.String() + " already; leave one out"})
 		return
 	}
 	o.start = s.start
@@ -104,12 +104,12 @@ func (s StartOption) onConsume(o *consumeOptions) {
 
 func (s StartOption) onReplay(o *replayOptions) {
 	if err := s.check("Replay"); err != nil {
-		o.mistake(err)
+		o.addError(err)
 		return
 	}
 	switch s.start.kind {
 	case startLast, startNew:
-		o.mistake(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use StartAtFirst, StartAtSequence or StartAtTime"})
+		o.addError(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use StartAtFirst, StartAtSequence or StartAtTime"})
 	default:
 		o.start(s.start.sequence, s.start.time, 0)
 	}

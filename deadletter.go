@@ -50,22 +50,22 @@ type DeadFilter struct {
 }
 
 func (f *DeadFilter) check() error {
-	var m mistakes
+	var m optionErrors
 	if f.Durable != "" && !streamName.MatchString(f.Durable) {
-		m.mistake(badDurable(f.Durable))
+		m.addError(badDurable(f.Durable))
 	}
 	if f.Subject != "" {
 		if err := checkPattern(f.Subject); err != nil {
-			m.mistake(err)
+			m.addError(err)
 		}
 	}
 	if f.Cause != "" && !slices.Contains(causes, f.Cause) {
-		m.mistake(&OptionError{Option: "DeadFilter Cause", Value: fmt.Sprintf("%q", string(f.Cause)), Reason: fmt.Sprintf("is none; there are %q", causes)})
+		m.addError(&OptionError{Option: "DeadFilter Cause", Value: fmt.Sprintf("%q", string(f.Cause)), Reason: fmt.Sprintf("is none; there are %q", causes)})
 	}
 	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
-		m.mistake(&OptionError{Option: "DeadFilter To", Value: f.To.Format(time.RFC3339Nano), Reason: "is before From, " + f.From.Format(time.RFC3339Nano) + ": no letter fits"})
+		m.addError(&OptionError{Option: "DeadFilter To", Value: f.To.Format(time.RFC3339Nano), Reason: "is before From, " + f.From.Format(time.RFC3339Nano) + ": no letter fits"})
 	}
-	return m.mistaken()
+	return m.joined()
 }
 
 // pattern is the subjects on which letters lie that fit.

@@ -23,7 +23,7 @@ type RedriveOption interface{ onRedrive(*redriveOptions) }
 
 type redriveOptions struct {
 	every time.Duration // from one letter to the next
-	mistakes
+	optionErrors
 }
 
 type redriveOption func(*redriveOptions)
@@ -37,7 +37,7 @@ func RedriveRate(perSecond float64) RedriveOption {
 	return redriveOption(func(o *redriveOptions) {
 		every := time.Duration(float64(time.Second) / perSecond)
 		if !(perSecond > 0) || every <= 0 {
-			o.mistake(&OptionError{Option: "RedriveRate", Value: fmt.Sprint(perSecond), Reason: "must be more than zero, and at most a thousand millions"})
+			o.addError(&OptionError{Option: "RedriveRate", Value: fmt.Sprint(perSecond), Reason: "must be more than zero, and at most a thousand millions"})
 			return
 		}
 		o.every = every

@@ -35,7 +35,7 @@ type handlerOptions struct {
 	codec       codec.Codec
 	group       queueGroup
 	pending     pendingLimits
-	mistakes
+	optionErrors
 }
 
 // queueGroup is the queue group of a subscription.
@@ -54,7 +54,7 @@ func newHandlerOptions() *handlerOptions {
 
 // fail records that the value of an option is wrong.
 func (o *handlerOptions) fail(option string, value any, reason string) {
-	o.mistake(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
+	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
 // handlerOption is an option of everything that calls handlers.
@@ -66,7 +66,7 @@ func (f handlerOption) onConsume(o *consumeOptions)   { f(&o.handlerOptions) }
 
 func (a asOption) onHandler(o *handlerOptions) {
 	if err := a.check(); err != nil {
-		o.mistake(err)
+		o.addError(err)
 		return
 	}
 	o.codec = a.codec

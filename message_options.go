@@ -31,7 +31,7 @@ type sendOptions struct {
 	id     string
 	autoID bool
 	expect *expectation
-	mistakes
+	optionErrors
 }
 
 type messageOption func(*sendOptions)
@@ -46,7 +46,7 @@ func (f messageOption) onStore(o *sendOptions)   { f(o) }
 func WithHeader(key, value string) MessageOption {
 	return messageOption(func(o *sendOptions) {
 		if err := wire.CheckHeader(key, value); err != nil {
-			o.mistake(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
+			o.addError(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
 			return
 		}
 		o.set(key, append(o.header[key], value)...)
@@ -65,11 +65,11 @@ type msgIDOption interface {
 func MsgID(id string) msgIDOption { //nolint:revive // callers only pass it on
 	return messageOption(func(o *sendOptions) {
 		if id == "" || len(id) > 256 {
-			o.mistake(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
+			o.addError(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: "must have 1 to 256 bytes"})
 			return
 		}
 		if err := wire.CheckValue(id); err != nil {
-			o.mistake(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: err.Error()})
+			o.addError(&OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: err.Error()})
 			return
 		}
 		o.id = id
@@ -94,7 +94,7 @@ func As(c codec.Codec) codecOption { //nolint:revive // callers only pass it on
 
 func (a asOption) apply(o *sendOptions) {
 	if err := a.check(); err != nil {
-		o.mistake(err)
+		o.addError(err)
 		return
 	}
 	o.codec = a.codec

@@ -23,30 +23,33 @@ import (
 	"github.com/omnibus-go/bus/internal/slogsink"
 )
 
-// Option configures New.
+// Option is an option of New.
 type Option interface{ configure(*config) }
 
-// ConnectOption configures Connect, and New.
+// ConnectOption is an option of Connect and of New.
 type ConnectOption interface {
 	Option
 	connectOption()
 }
 
-// AccessOption says how to identify oneself to an existing server: for Connect,
-// and for New with WithURL.
+// AccessOption says how the bus identifies itself to an existing server. It is an option of
+// Connect, and of New with WithURL.
 type AccessOption interface {
 	ConnectOption
 	accessOption()
 }
 
+// option implements Option.
 type option func(*config)
 
 func (o option) configure(c *config) { o(c) }
 
+// anywhere implements ConnectOption.
 type anywhere struct{ option }
 
 func (anywhere) connectOption() {}
 
+// identity implements AccessOption.
 type identity struct{ anywhere }
 
 func (identity) accessOption() {}
@@ -122,7 +125,8 @@ func newConfig() *config {
 	}
 }
 
-// apply runs the options in order; of two that set the same thing the later wins.
+// apply runs the options in order. Of two options that set the same thing the later one
+// counts.
 func (c *config) apply(opts []Option) {
 	for i, o := range opts {
 		if o == nil {
@@ -148,6 +152,7 @@ func (l *logConfig) open() hclog.Logger {
 	return l.logger
 }
 
+// bad records an option whose value cannot be used.
 func (c *config) bad(option string, value any, reason string) {
 	if c.env != "" {
 		reason += " (from the environment: " + c.env + ")"
@@ -155,7 +160,7 @@ func (c *config) bad(option string, value any, reason string) {
 	c.errs = append(c.errs, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
-// positive reports a value that is not above zero.
+// positive records a value that is not above zero.
 func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 	if v <= 0 {
 		c.bad(option, v, "must be more than zero")
@@ -164,7 +169,7 @@ func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
-// programName makes the default name of a bus of the program's.
+// programName is the default name of a bus: the file name of the program.
 func programName() string {
 	base := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	name := strings.Map(func(r rune) rune {
@@ -182,6 +187,7 @@ func programName() string {
 // versionRule is semantic versioning, which the NATS micro protocol asks for.
 var versionRule = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 
+// programVersion is the version of the main module, or 0.0.0.
 func programVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v := strings.TrimPrefix(info.Main.Version, "v"); versionRule.MatchString(v) {
@@ -191,10 +197,10 @@ func programVersion() string {
 	return "0.0.0"
 }
 
-// WithName names the bus: it is the client's name at the server, the default
-// queue group of its responders and their service name. All instances of one
-// program should have the same name. Letters, digits, - and _; the default is
-// the program's file name.
+// WithName names the bus. The name is the client's name at the server, the default queue
+// group of its responders, and the name of their service. All instances of a program should
+// have the same name. It has 1 to 128 letters, digits, - and _. The default is the file
+// name of the program.
 func WithName(name string) ConnectOption {
 	return forConnect(func(c *config) {
 		if !nameRule.MatchString(name) {
@@ -204,8 +210,8 @@ func WithName(name string) ConnectOption {
 	})
 }
 
-// WithVersion is the program's semantic version ("1.2.3", without v), as service
-// discovery shows it. The default is the main module's, or 0.0.0.
+// WithVersion sets the semantic version of the program ("1.2.3", without v) that service
+// discovery shows. The default is the version of the main module, or 0.0.0.
 func WithVersion(version string) ConnectOption {
 	return forConnect(func(c *config) {
 		if !versionRule.MatchString(version) {
@@ -215,8 +221,8 @@ func WithVersion(version string) ConnectOption {
 	})
 }
 
-// WithLogger has the bus log to l; the embedded server's lines come as its
-// sub-logger "nats". The default writes Info and above to standard error.
+// WithLogger has the bus log to l. The lines of the embedded server come from a sub-logger
+// with the name "nats". The default logger writes Info and above to standard error.
 func WithLogger(l hclog.Logger) ConnectOption {
 	return forConnect(func(c *config) {
 		if l == nil {
@@ -227,7 +233,7 @@ func WithLogger(l hclog.Logger) ConnectOption {
 	})
 }
 
-// WithSlog is WithLogger for log/slog. Trace lines come four below slog's Debug.
+// WithSlog is WithLogger for log/slog. Trace lines have a level of slog.LevelDebug-4.
 func WithSlog(l *slog.Logger) ConnectOption {
 	return forConnect(func(c *config) {
 		if l == nil {
@@ -239,10 +245,11 @@ func WithSlog(l *slog.Logger) ConnectOption {
 	})
 }
 
-// WithEvents has fn told of what no caller can receive: a slow consumer, a
-// failed asynchronous publish, a lost connection. It is called on the goroutine
-// where the event happened, by several at once, and must return quickly. A
-// panic in it is logged; it must not end the goroutine, as FailNow of a test does.
+// WithEvents has the bus call fn for what no call can return, such as a slow consumer, a
+// message of PublishAsync that could not be sent, or a lost connection. fn is called on the
+// goroutine on which the event happened, by several goroutines at once. It must return
+// quickly. A panic in it is logged. It must not end its goroutine, as FailNow of a test
+// does.
 func WithEvents(fn func(event.Event)) ConnectOption {
 	return forConnect(func(c *config) {
 		if fn == nil {
@@ -253,8 +260,8 @@ func WithEvents(fn func(event.Event)) ConnectOption {
 	})
 }
 
-// WithMiddleware wraps every handler of the bus. The first is the outermost;
-// all of them are outside those of Use. The option may be repeated.
+// WithMiddleware wraps every handler of the bus. The first middleware is the outermost. All
+// of them are outside the middleware of Use. The option may be given several times.
 func WithMiddleware(mws ...Middleware) ConnectOption {
 	return forConnect(func(c *config) {
 		for i, mw := range mws {
@@ -267,7 +274,7 @@ func WithMiddleware(mws ...Middleware) ConnectOption {
 	})
 }
 
-// WithTimeout bounds every call whose context has no deadline; the default is 5 s.
+// WithTimeout bounds every call whose context has no deadline. The default is 5 s.
 func WithTimeout(d time.Duration) ConnectOption {
 	return forConnect(func(c *config) {
 		positive(c, "WithTimeout", d)
@@ -275,8 +282,8 @@ func WithTimeout(d time.Duration) ConnectOption {
 	})
 }
 
-// WithDrainTimeout bounds Close, and Shutdown with a context without deadline:
-// how long handlers may take to finish. The default is 30 s.
+// WithDrainTimeout bounds Close, and Shutdown with a context without deadline. Handlers may
+// take that long to finish. The default is 30 s.
 func WithDrainTimeout(d time.Duration) ConnectOption {
 	return forConnect(func(c *config) {
 		positive(c, "WithDrainTimeout", d)
@@ -290,8 +297,8 @@ type AsyncBuffer struct {
 	NoWait bool // when it is full: true returns ErrBufferFull, false waits until ctx ends
 }
 
-// WithAsyncBuffer sets the size of PublishAsync's buffer and what happens when
-// it is full. The default waits, with room for 4096 messages.
+// WithAsyncBuffer sets the size of the buffer of PublishAsync and what happens when it is
+// full. By default it holds 4,096 messages, and PublishAsync waits while it is full.
 func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 	return forConnect(func(c *config) {
 		if a.Size < 0 || a.Size > largestAsync {
@@ -306,8 +313,8 @@ func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 }
 
 // WithAsyncWindow sets how many messages of PublishToAsync may be without an
-// acknowledgement at once, from 1 to 65,536; the default is 1024. Each is kept in
-// memory until then. In a full window PublishToAsync waits.
+// acknowledgement at once, from 1 to 65,536. The default is 1,024. Each of them is kept in
+// memory. While the window is full PublishToAsync waits.
 func WithAsyncWindow(messages int) ConnectOption {
 	return forConnect(func(c *config) {
 		if messages < 1 || messages > largestWindow {
@@ -318,36 +325,33 @@ func WithAsyncWindow(messages int) ConnectOption {
 	})
 }
 
-// WithStrictPublish makes Publish fail with a *CapturedError on a subject that
-// a stream known to this bus stores, where without it a warning is logged.
-// bustest turns it on.
+// WithStrictPublish makes Publish fail with a *CapturedError on a subject that a stream
+// known to this bus stores. Without it the bus logs a warning. bustest turns it on.
 func WithStrictPublish() ConnectOption {
 	return forConnect(func(c *config) { c.publish.strict = true })
 }
 
-// WithTracerProvider turns on spans for publish, request, process and settle, and
-// their propagation through message headers. Without it no header
-// is written or read for tracing. For the global provider pass
-// otel.GetTracerProvider().
+// WithTracerProvider turns on spans for publish, request, process and settle, and carries
+// the trace context in message headers. Without it the bus writes and reads no such
+// headers. For the global provider pass otel.GetTracerProvider().
 func WithTracerProvider(p trace.TracerProvider) ConnectOption {
 	return forConnect(func(c *config) { c.telemetry.tracer = p })
 }
 
-// WithMeterProvider turns on metrics, named by the OpenTelemetry semantic
-// conventions for messaging. For the global provider pass
-// otel.GetMeterProvider().
+// WithMeterProvider turns on metrics. Their names follow the OpenTelemetry semantic
+// conventions for messaging. For the global provider pass otel.GetMeterProvider().
 func WithMeterProvider(p metric.MeterProvider) ConnectOption {
 	return forConnect(func(c *config) { c.telemetry.meter = p })
 }
 
-// WithPropagator sets how trace context travels; the default is W3C trace
-// context and baggage. It has no effect without WithTracerProvider.
+// WithPropagator sets how the trace context travels. The default is W3C trace context and
+// baggage. It has no effect without WithTracerProvider.
 func WithPropagator(p propagation.TextMapPropagator) ConnectOption {
 	return forConnect(func(c *config) { c.telemetry.propagator = p })
 }
 
-// WithHealthThresholds sets when Health reports degraded. Zero fields keep
-// their defaults.
+// WithHealthThresholds sets from where on Health reports Degraded. Zero fields keep their
+// defaults.
 func WithHealthThresholds(t health.Thresholds) ConnectOption {
 	return forConnect(func(c *config) {
 		if min(t.SlowRTT, t.OldestAge, t.HandlerTime) < 0 || t.PendingRatio < 0 || t.PendingRatio > 1 || t.ErrorRatio < 0 || t.ErrorRatio > 1 {
@@ -358,7 +362,7 @@ func WithHealthThresholds(t health.Thresholds) ConnectOption {
 	})
 }
 
-// check looks at what only makes sense together.
+// check checks options that depend on each other, and returns all errors.
 func (c *config) check() error {
 	c.checkCredentials()
 	if c.server.url != "" && c.server.listen != "" {

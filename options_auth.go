@@ -8,8 +8,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// WithTLS secures the connection to an existing server with t. A tls:// URL
-// alone uses the system's certificate authorities.
+// WithTLS secures the connection to an existing server with t. A tls:// URL without it uses
+// the certificate authorities of the system.
 func WithTLS(t *tls.Config) AccessOption {
 	return forAccess(func(c *config) {
 		if t == nil {
@@ -20,7 +20,7 @@ func WithTLS(t *tls.Config) AccessOption {
 	})
 }
 
-// WithUser identifies the bus by name and password.
+// WithUser identifies the bus by a user name and a password.
 func WithUser(user, password string) AccessOption {
 	return forAccess(func(c *config) {
 		if user == "" {
@@ -40,8 +40,8 @@ func WithToken(token string) AccessOption {
 	})
 }
 
-// WithCredentials identifies the bus by a NATS credentials file, which is read
-// at each connect.
+// WithCredentials identifies the bus by a NATS credentials file. The file is read at each
+// connect.
 func WithCredentials(file string) AccessOption {
 	return forAccess(func(c *config) {
 		if _, err := os.Stat(file); err != nil {
@@ -51,7 +51,7 @@ func WithCredentials(file string) AccessOption {
 	})
 }
 
-// WithNKey identifies the bus by the NKey whose seed is in seedFile.
+// WithNKey identifies the bus by an NKey. seedFile is the file with its seed.
 func WithNKey(seedFile string) AccessOption {
 	return forAccess(func(c *config) {
 		o, err := nats.NkeyOptionFromSeed(seedFile)
@@ -81,8 +81,8 @@ func (c *config) addAccess(name string, o nats.Option) {
 	c.auth.credentials = append(c.auth.credentials, credential{name: name, option: o})
 }
 
-// addFromEnv adds what o does, which counts only for an existing server: whether
-// there is one is known when all options are.
+// addFromEnv adds the credentials of o. They count only for an existing server, and whether
+// there is one is known when all options are applied.
 func (c *config) addFromEnv(o Option) {
 	alone := &config{env: c.env}
 	o.configure(alone)
@@ -93,7 +93,7 @@ func (c *config) addFromEnv(o Option) {
 	c.auth.credentials = append(c.auth.credentials, credential{fromEnv: true, errs: alone.errs})
 }
 
-// checkCredentials makes the access options of what was given.
+// checkCredentials makes connection options of the credentials.
 func (c *config) checkCredentials() {
 	for _, cr := range c.auth.credentials {
 		switch {

@@ -5,35 +5,35 @@ import (
 	"fmt"
 )
 
-// mistakes collects what is wrong with the options of one call, so that all of it is
-// reported at once. The zero value is ready to use.
-type mistakes struct{ found []error }
+// optionErrors collects the errors of the options of one call, so that the call reports all
+// of them at once. The zero value is ready to use.
+type optionErrors struct{ found []error }
 
-func (m *mistakes) mistake(err error) { m.found = append(m.found, err) }
+// addError adds an error.
+func (m *optionErrors) addError(err error) { m.found = append(m.found, err) }
 
-// mistaken is all that was found, joined where it is more than one thing.
-func (m *mistakes) mistaken() error {
+// joined returns nil, the only error, or all errors joined.
+func (m *optionErrors) joined() error {
 	if len(m.found) == 1 {
 		return m.found[0]
 	}
 	return errors.Join(m.found...)
 }
 
-// applied is what options are applied to.
-type applied interface {
-	mistake(error)
-	mistaken() error
+// optionTarget is what options are applied to.
+type optionTarget interface {
+	addError(error)
+	joined() error
 }
 
-// applyAll applies opts to to, and returns all that is wrong with them. A nil one is
-// a mistake.
-func applyAll[O any, T applied](opts []O, to T, apply func(O, T)) error {
+// applyAll applies opts to target and returns all errors. A nil option is an error.
+func applyAll[O any, T optionTarget](opts []O, target T, apply func(O, T)) error {
 	for i, opt := range opts {
 		if any(opt) == nil {
-			to.mistake(&OptionError{Option: fmt.Sprintf("option %d", i+1), Value: "nil", Reason: "leave it out"})
+			target.addError(&OptionError{Option: fmt.Sprintf("option %d", i+1), Value: "nil", Reason: "leave it out"})
 			continue
 		}
-		apply(opt, to)
+		apply(opt, target)
 	}
-	return to.mistaken()
+	return target.joined()
 }

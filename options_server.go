@@ -25,18 +25,18 @@ type serverConfig struct {
 	customize  []any // func(*server.Options); only server.go knows the type
 }
 
-// WithStoreDir keeps the streams of the embedded server in dir, which is made
-// if absent and belongs to one bus at a time. Without it they are in memory and
-// gone with the process. What was stored survives kill -9, and a power cut
-// unless WithSync says otherwise. An empty dir means in memory.
+// WithStoreDir keeps the streams of the embedded server in the directory dir. The directory
+// is created if it does not exist, and belongs to one bus at a time. What is stored
+// survives kill -9, and also a power cut unless WithSync says otherwise. Without the
+// option, or with an empty dir, streams are in memory and end with the process.
 func WithStoreDir(dir string) Option {
 	return option(func(c *config) { c.server.storeDir = dir })
 }
 
-// WithListen opens a port of the embedded server for other NATS clients:
-// "127.0.0.1:4222", ":4222" for all interfaces, "127.0.0.1:0" for any free
-// port, which ClientURL tells. Without it there is no port. Clients are not
-// asked who they are unless WithServerOptions sets that up.
+// WithListen opens a port of the embedded server for other NATS clients: "127.0.0.1:4222",
+// ":4222" for all interfaces, or "127.0.0.1:0" for any free port, which ClientURL tells.
+// Without it the server has no port. Clients need not identify themselves unless
+// WithServerOptions sets up users.
 func WithListen(addr string) Option {
 	return option(func(c *config) {
 		if addr == "" {
@@ -63,19 +63,19 @@ func splitListen(addr string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// SyncPolicy says when the embedded server's files reach the disk.
+// SyncPolicy says when the embedded server syncs its files to the disk.
 type SyncPolicy struct {
 	relaxed bool
 	every   time.Duration
 }
 
-// SyncAlways makes each stored message safe against a power cut before its
-// publisher is told so: one fsync a message. It is the default.
+// SyncAlways syncs each message before PublishTo returns, so that a power cut loses
+// nothing. That is one fsync for each message. It is the default.
 var SyncAlways = SyncPolicy{}
 
-// SyncEvery syncs the files every d: a killed process still loses nothing, a
-// power cut up to d of messages, and on a fresh directory also streams declared
-// shortly before. d is at least 100 ms.
+// SyncEvery syncs the files every d, which is at least 100 ms. A killed process still loses
+// nothing. A power cut can lose the messages of the last d, and in a new directory also
+// streams that were declared shortly before.
 func SyncEvery(d time.Duration) SyncPolicy { return SyncPolicy{relaxed: true, every: d} }
 
 func (p SyncPolicy) String() string {
@@ -85,8 +85,8 @@ func (p SyncPolicy) String() string {
 	return p.every.String()
 }
 
-// WithSync sets when stored messages reach the disk; the default is SyncAlways.
-// It has no effect without WithStoreDir.
+// WithSync sets when stored messages are synced to the disk. The default is SyncAlways. It
+// has no effect without WithStoreDir.
 func WithSync(p SyncPolicy) Option {
 	return option(func(c *config) {
 		if p.relaxed && p.every < 100*time.Millisecond {
@@ -96,9 +96,8 @@ func WithSync(p SyncPolicy) Option {
 	})
 }
 
-// WithMaxMemory limits the bytes of all streams in memory. The default is a
-// quarter of the least of GOMEMLIMIT, the container's limit and the machine's
-// memory, at most 1 GiB.
+// WithMaxMemory limits the bytes of all streams in memory. The default is a quarter of the
+// least of GOMEMLIMIT, the container's limit and the machine's memory, and at most 1 GiB.
 func WithMaxMemory(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxMemory", bytes)
@@ -106,8 +105,8 @@ func WithMaxMemory(bytes int64) Option {
 	})
 }
 
-// WithMaxStore limits the bytes of all streams on disk. The default is a
-// quarter of the size of the file system that holds the store directory.
+// WithMaxStore limits the bytes of all streams on disk. The default is a quarter of the
+// size of the file system of the store directory.
 func WithMaxStore(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxStore", bytes)
@@ -115,9 +114,9 @@ func WithMaxStore(bytes int64) Option {
 	})
 }
 
-// WithMaxPayload is the embedded server's limit in bytes for one message with
-// its headers, from 16 KiB to 8 MiB; the default is 1 MiB. The bus's own limit
-// for a payload is 8 KiB lower.
+// WithMaxPayload sets the embedded server's limit in bytes for a message with its headers,
+// from 16 KiB to 8 MiB. The default is 1 MiB. The bus's own limit for a payload is 8 KiB
+// lower.
 func WithMaxPayload(bytes int) Option {
 	return option(func(c *config) {
 		if bytes < 2*outlet.PayloadReserve || bytes > largestPayload {
@@ -127,8 +126,8 @@ func WithMaxPayload(bytes int) Option {
 	})
 }
 
-// WithURL has New use the server at u ("nats://host:4222", several separated by
-// commas) instead of an embedded one. An empty u means embedded, so that it can
+// WithURL has New use the server at u instead of an embedded one. u is "nats://host:4222",
+// or several URLs separated by commas. An empty u means embedded, so that the value can
 // come straight from a configuration.
 func WithURL(u string) Option {
 	return option(func(c *config) {
@@ -139,6 +138,7 @@ func WithURL(u string) Option {
 	})
 }
 
+// checkURL records a URL that cannot be used. It names the URL without its password.
 func (c *config) checkURL(option, list string) {
 	for u := range strings.SplitSeq(list, ",") {
 		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
@@ -148,6 +148,7 @@ func (c *config) checkURL(option, list string) {
 	}
 }
 
+// urlProblem says what is wrong with one URL; "" for nothing.
 func urlProblem(u string) string {
 	if u == "" {
 		return `is empty; use "nats://host:4222"`

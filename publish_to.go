@@ -164,7 +164,7 @@ func (o *sendOptions) fillID() {
 func TTL(d time.Duration) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if d < time.Second || d%time.Second != 0 {
-			o.mistake(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s"})
+			o.addError(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s"})
 			return
 		}
 		o.set(wire.HeaderNatsTTL, strconv.FormatInt(int64(d/time.Second), 10)+"s")
@@ -213,7 +213,7 @@ func ExpectLastSubjectSequence(n uint64) StoreOption {
 func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if err := checkPattern(filter); err != nil {
-			o.mistake(err)
+			o.addError(err)
 			return
 		}
 		o.expects(expectation{option: "ExpectLastSequenceOf", filter: filter, sequence: n})
@@ -226,7 +226,7 @@ func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 // was wrong.
 func (o *sendOptions) expects(e expectation) {
 	if o.expect != nil {
-		o.mistake(&OptionError{Option: e.option, Value: fmt.Sprint(e.sequence), Reason: "the message has an expectation already, " + o.expect.option + "; give one"})
+		o.addError(&OptionError{Option: e.option, Value: fmt.Sprint(e.sequence), Reason: "the message has an expectation already, " + o.expect.option + "; give one"})
 		return
 	}
 	o.expect = &e

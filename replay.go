@@ -22,7 +22,7 @@ type replayOptions struct {
 	last   int
 	follow bool
 	codec  codec.Codec
-	mistakes
+	optionErrors
 }
 
 type replayOption func(*replayOptions)
@@ -31,14 +31,14 @@ func (f replayOption) onReplay(o *replayOptions) { f(o) }
 
 func (a asOption) onReplay(o *replayOptions) {
 	if err := a.check(); err != nil {
-		o.mistake(err)
+		o.addError(err)
 		return
 	}
 	o.codec = a.codec
 }
 
 func (o *replayOptions) fail(option string, value any, reason string) {
-	o.mistake(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
+	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
 // start forgets where to begin: of several options the last one counts.

@@ -12,10 +12,10 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 )
 
-// busState is how far a bus is with its end.
+// busState is whether a bus is open, stopping or closed.
 //
-// States: open → stopping → closed. The first Shutdown does the work on its own
-// goroutine. Later ones wait for it.
+// States: open → stopping → closed. The first call of Shutdown does the work on its own
+// goroutine. Later calls wait for it.
 type busState struct {
 	stopOnce *lifecycle.StopOnce
 	stopping chan struct{} // closed when the first Shutdown begins
@@ -34,7 +34,7 @@ func (s *busState) begin() {
 
 // Done returns a channel that is closed when the bus has ended.
 func (b *Bus) Done() <-chan struct{} {
-	if b.none() {
+	if b.isZero() {
 		return endedAlready
 	}
 	return b.state.stopOnce.Done()
@@ -43,28 +43,30 @@ func (b *Bus) Done() <-chan struct{} {
 // Close is Shutdown with the bus's drain timeout.
 func (b *Bus) Close() error { return b.Shutdown(context.Background()) }
 
-// errDrainTimeout is the cause of the end of a handler's context when the bus
-// could not wait longer.
+// errDrainTimeout is the cause with which the contexts of handlers end when the drain
+// timeout is used up.
 var errDrainTimeout = errors.New("bus: the drain timeout is used up")
 
-// Shutdown ends the bus in order: what PublishAsync has in its buffer is sent; no
-// new subscriptions; messages that have arrived are handled, and messages of
-// streams that wait are given back; then no more publishing, the buffer is sent
-// once more, what PublishToAsync has sent is acknowledged, the connection closed, the embedded server stopped, and the store
-// directory released. Handlers may publish and request until the end.
+// Shutdown stops the bus in this order: it sends the buffer of PublishAsync, refuses new
+// subscriptions, lets handlers finish the core messages that have arrived, and returns
+// messages of streams whose handling has not begun. Then it refuses new messages, sends the
+// buffer once more, waits for the acknowledgements of PublishToAsync, closes the connection,
+// stops the embedded server and releases the store directory. Handlers can publish and
+// request until they have returned.
 //
-// Where ctx has no deadline it gets the drain timeout. The last tenth of that time,
-// at most a second, is kept for what must not be lost: when it begins, the
-// handlers' contexts end, no further message is handled, and handlers have half of
-// it to return, while they may still publish; in the other half what was published
-// is sent. When ctx is cancelled, all that is done at once.
+// If ctx has no deadline it gets the drain timeout. Shutdown reserves the last tenth of that
+// time, at most a second, for published messages. When the reserve begins, the contexts of
+// the handlers end and no further message is handled. Handlers may use half of the reserve to
+// return. In the other half Shutdown sends what was published. If ctx is cancelled, all of
+// that happens at once.
 //
-// It returns what was left behind, *DrainError and *UnsentError, joined, or nil,
-// at the latest 100 ms after the end of ctx, and what it takes to stop the embedded
-// server. Further calls wait for the first one, until their ctx ends. Called from a
-// handler of this bus, or from the function of WithEvents, it does not wait for that.
+// Shutdown returns nil, or a *DrainError and an *UnsentError, joined, that say what was left
+// behind. It returns at the latest 100 ms after the end of ctx, plus the time that the
+// embedded server needs to stop. Further calls wait for the first one, until their own ctx
+// ends. A call from a handler of this bus, or from the function of WithEvents, does not wait
+// for that handler or function.
 func (b *Bus) Shutdown(ctx context.Context) error {
-	if b.none() {
+	if b.isZero() {
 		return nil
 	}
 	if ctx == nil {
@@ -106,8 +108,8 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// drainMembers drains everything that handles messages and ends the handlers'
-// context. Those that could not return before are given time to do so.
+// drainMembers drains all subscriptions, responders and consumers, and ends the contexts of
+// the handlers. Handlers that still run then get time to return.
 func (b *Bus) drainMembers(ctx context.Context, phases lifecycle.Phases) error {
 	members := b.registry.Members()
 	err := b.registry.Close(phases.Handling)
@@ -126,7 +128,7 @@ func (b *Bus) drainMembers(ctx context.Context, phases lifecycle.Phases) error {
 	return err
 }
 
-// handlersEndCause is the cause with which handlers' contexts end before handlers do.
+// handlersEndCause is the cause with which the contexts of running handlers end.
 func handlersEndCause(ctx context.Context) error {
 	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("bus: Shutdown waits no longer: %w", context.Cause(ctx))
@@ -134,7 +136,7 @@ func handlersEndCause(ctx context.Context) error {
 	return errDrainTimeout
 }
 
-// running is the number of handlers that run, without one that called us.
+// running is the number of running handlers, except one that called Shutdown.
 func (b *Bus) running(ctx context.Context, members []lifecycle.Member) (n int) {
 	for _, m := range members {
 		if s, ok := m.(statser); ok {
@@ -147,7 +149,7 @@ func (b *Bus) running(ctx context.Context, members []lifecycle.Member) (n int) {
 	return n
 }
 
-// lastFlush makes sure that what was published reached the server.
+// lastFlush waits until the server has all published messages.
 func (b *Bus) lastFlush(ctx context.Context) error {
 	if nc := b.core.Link.Conn(); !nc.IsConnected() {
 		if b.core.Link.Aborted() { // while this waited for the connection
@@ -164,13 +166,13 @@ func (b *Bus) lastFlush(ctx context.Context) error {
 	return nil
 }
 
-// runsCaller reports whether the caller that ctx notes is a handler of b, or the
-// function of WithEvents, where Shutdown waits for that.
+// runsCaller reports whether the goroutine that ctx records runs a handler of b, or the
+// function of WithEvents. Shutdown must not wait for that goroutine.
 func (b *Bus) runsCaller(ctx context.Context) bool {
 	return b.async.IsReporting(ctx) || slices.ContainsFunc(b.registry.Members(), func(m lifecycle.Member) bool { return callerIn(ctx, m) })
 }
 
-// callerIn reports whether the caller that ctx notes is one of the handlers of m.
+// callerIn reports whether the goroutine that ctx records runs a handler of m.
 func callerIn(ctx context.Context, m lifecycle.Member) bool {
 	h, ok := m.(interface{ runsCaller(context.Context) bool })
 	return ok && h.runsCaller(ctx)

@@ -80,7 +80,7 @@ type Stats struct {
 // Stats returns the counters of the bus. They are read one after another while
 // it runs, so their sums may differ by a few messages.
 func (b *Bus) Stats() Stats {
-	if b.none() {
+	if b.isZero() {
 		return Stats{}
 	}
 	c := &b.core.Counters

@@ -13,7 +13,7 @@ type DeclareOption interface{ onDeclare(*declareOptions) }
 
 type declareOptions struct {
 	shrink bool
-	mistakes
+	optionErrors
 }
 
 type declareOption func(*declareOptions)
@@ -58,7 +58,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	if err := errors.Join(c.check(), b.hasDisk(c.Storage == FileStorage)); err != nil {
 		return nil, err
 	}
-	b.noteMemory()
+	b.logMemoryOnce()
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	info, err := b.declare(ctx, &c, o.shrink)
