@@ -226,6 +226,32 @@ func TestAStuckKeyThatIsPostponedIsParked(t *testing.T) {
 	})
 }
 
+// A message that is given up when it fails is not reported as a retry before.
+func TestAStuckKeyThatIsParkedIsNoRetry(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		storeRange(t, st, "s.stuck", 0, 600)
+		consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error {
+			time.Sleep(time.Minute) // in the bubble: virtual time
+			return errNo
+		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		pass(5 * time.Minute)
+		if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 600 || dead[0].Attempt != 1 {
+			t.Errorf("%d dead letters: %+v", len(dead), dead[:min(len(dead), 1)])
+		}
+		for seen := false; !seen; {
+			e := receive(t, events)
+			if e.Kind == event.Retry {
+				t.Errorf("a retry is reported: %+v", e)
+			}
+			seen = e.Kind == event.DeadLetter
+		}
+		mustBeDone(t, b, "S", "c")
+	}, record)
+}
+
 // However few messages a durable may have out: one that fails with nothing behind it is
 // tried again.
 func TestParkKeyOfASmallDurable(t *testing.T) {

@@ -724,37 +724,39 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 	}
 }
 
-// notes is a Recovery of what was given back, and of nothing else.
-type notes struct {
-	given []uint64
-	while func() // is called each time
+// handbacks is a Recovery of what was returned, and of nothing else.
+type handbacks struct {
+	returned []uint64
+	then     func() // is called each time, if it is not nil
 }
 
-func (n *notes) Restore(wire.Delivery)                    {}
-func (n *notes) MayRun(wire.Delivery) (bool, error)       { return false, nil }
-func (n *notes) MarkStarted(wire.Delivery) (error, error) { return nil, nil }
-func (n *notes) MarkEnded(wire.Delivery)                  {}
+func (h *handbacks) Restore(wire.Delivery)                    {}
+func (h *handbacks) MayRun(wire.Delivery) (bool, error)       { return false, nil }
+func (h *handbacks) MarkStarted(wire.Delivery) (error, error) { return nil, nil }
+func (h *handbacks) MarkEnded(wire.Delivery)                  {}
 
-func (n *notes) RecordHandback(_ context.Context, ds []wire.Delivery) {
+func (h *handbacks) RecordHandback(_ context.Context, ds []wire.Delivery) {
 	for _, del := range ds {
-		n.given = append(n.given, del.Stored.Sequence)
+		h.returned = append(h.returned, del.Stored.Sequence)
 	}
-	n.while()
+	if h.then != nil {
+		h.then()
+	}
 }
 
-// What comes to the queue when that has stopped is noted like what was in it.
-func TestDurableDrainNotesWhatComesLate(t *testing.T) {
+// What comes to the queue when that has stopped is recorded like what was in it.
+func TestDurableDrainRecordsWhatComesLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin(t)
-		var noted notes
+		var records handbacks
 		release := make(chan struct{})
 		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { <-release; return done },
-			func(c *intake.DurableConfig) { c.Recovery = &noted })
+			func(c *intake.DurableConfig) { c.Recovery = &records })
 		d.Start()
 		r := o.pulled()
-		noted.while = func() {
-			if len(noted.given) == 1 {
+		records.then = func() {
+			if len(records.returned) == 1 {
 				o.send(r.inbox, 3, 1)
 				synctest.Wait()
 			}
@@ -767,10 +769,10 @@ func TestDurableDrainNotesWhatComesLate(t *testing.T) {
 		if err := d.Drain(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
-		if !slices.Equal(noted.given, []uint64{2, 3}) {
-			t.Errorf("noted were %v", noted.given)
+		if !slices.Equal(records.returned, []uint64{2, 3}) {
+			t.Errorf("recorded were %v", records.returned)
 		}
-		for _, seq := range noted.given {
+		for _, seq := range records.returned {
 			if got := o.settled(); got.seq != seq || got.body != "-NAK 0s" {
 				t.Errorf("message %d was settled with %+v", seq, got)
 			}
