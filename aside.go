@@ -139,10 +139,10 @@ func restore(d *wire.Delivery) error {
 		return err
 	}
 	if _, p, ok := dead.ParseSubject(d.Subject); ok {
-		d.Stored.Age = p.Incarnation
+		d.Stored.Incarnation = p.Incarnation
 	}
 	d.Subject, d.Header = c.Subject, c.Header
-	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt, d.Stored.Letter = c.Stream, c.Sequence, c.Time, c.Attempts+1, c.Letter
+	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time, d.Stored.Attempt, d.Stored.DeadLetter = c.Stream, c.Sequence, c.Time, c.Attempts+1, c.Letter
 	return nil
 }
 
@@ -157,8 +157,8 @@ func (a *aside) place(sequence uint64) dead.Place {
 // placeOf is where d belongs, which has a key or none.
 func (a *aside) placeOf(d *wire.Delivery) dead.Place {
 	p := a.place(d.Stored.Sequence)
-	if d.Stored.Age != "" {
-		p.Incarnation = d.Stored.Age
+	if d.Stored.Incarnation != "" {
+		p.Incarnation = d.Stored.Incarnation
 	}
 	if d.Stored.Key != "" {
 		p.Key = dead.KeyToken(d.Stored.Key)
@@ -169,7 +169,7 @@ func (a *aside) placeOf(d *wire.Delivery) dead.Place {
 // copyOf describes d, of whose handler calls so many have failed.
 func copyOf(d *wire.Delivery, attempts int) *dead.Copy {
 	return &dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
-		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: attempts, Letter: d.Stored.Letter}
+		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: attempts, Letter: d.Stored.DeadLetter}
 }
 
 // bury makes d a dead letter. Where the stream for it is gone it is made anew, for the

@@ -67,9 +67,9 @@ func (a *aside) yield(ctx context.Context, kind string, d *wire.Delivery, place 
 	case own:
 		return &StreamError{Stream: name, Op: "put aside", Err: fmt.Errorf("%s has another message's copy", place.Subject(kind))}
 	case age:
-		d.Stored.Age = own
+		d.Stored.Incarnation = own
 	default:
-		d.Stored.Age = "" // it was parked there before that was known
+		d.Stored.Incarnation = "" // it was parked there before that was known
 		a.newer.Store(&age)
 	}
 	return nil

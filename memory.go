@@ -123,7 +123,7 @@ func (m *memory) heed(raw *jetstream.RawStreamMsg) {
 
 // note takes what is noted of d.
 func (m *memory) note(d *wire.Delivery) (g givenBack, ok bool) {
-	at := place{d.Stored.Source, d.Stored.Position}
+	at := place{d.Stored.Source, d.Stored.SourceSequence}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g, ok = m.notes[at]
@@ -144,15 +144,15 @@ func (m *memory) Restore(d wire.Delivery) {
 		d.Stored.Attempt = max(d.Stored.Attempt, g.Attempts+1)
 	}
 	m.mu.Lock()
-	d.Stored.Deaths = m.began[d.Stored.Sequence]
+	d.Stored.Crashes = m.began[d.Stored.Sequence]
 	delete(m.began, d.Stored.Sequence)
 	m.mu.Unlock()
 	switch {
 	case m.maxCrashes == 0:
-	case d.Stored.Deaths > 0, d.Stored.Deliveries > 1 && (!noted || g.Deliveries+1 < d.Stored.Deliveries):
-		d.Stored.Trial = wire.Alone
+	case d.Stored.Crashes > 0, d.Stored.Deliveries > 1 && (!noted || g.Deliveries+1 < d.Stored.Deliveries):
+		d.Stored.Isolation = wire.Alone
 	case d.Stored.Source != 0: // the count of those begins anew when their server starts
-		d.Stored.Trial = wire.Marked
+		d.Stored.Isolation = wire.Marked
 	}
 }
 
@@ -165,14 +165,14 @@ func (m *memory) ask(fn func(context.Context) error) error {
 
 // MarkStarted is of intake.Recovery.
 func (m *memory) MarkStarted(d wire.Delivery) (fatal, err error) {
-	if d.Stored.Trial == wire.Alone && m.keys == nil { // other members may have died since
+	if d.Stored.Isolation == wire.Alone && m.keys == nil { // other members may have died since
 		if err := m.ask(func(ctx context.Context) error { return m.countDeaths(ctx, d.Stored) }); err != nil {
 			return nil, fmt.Errorf("cannot see whether a message has ended a process: %w", err)
 		}
 	}
-	if d.Stored.Deaths >= m.maxCrashes {
+	if d.Stored.Crashes >= m.maxCrashes {
 		m.MarkEnded(d)
-		return &crashLoop{d.Stored.Deaths}, nil
+		return &crashLoop{d.Stored.Crashes}, nil
 	}
 	if err := m.ask(func(ctx context.Context) error { return m.mark(ctx, d.Stored) }); err != nil {
 		return nil, fmt.Errorf("cannot mark a message that may end the process: %w", err)
@@ -188,7 +188,7 @@ func (m *memory) countDeaths(ctx context.Context, s *wire.Stored) error {
 		return err
 	}
 	delete(marks, p.Began(m.life)) // of an earlier try here, whose answer was lost
-	s.Deaths = len(marks)
+	s.Crashes = len(marks)
 	return nil
 }
 
@@ -267,11 +267,11 @@ func notesOf(all []givenBack, largest int) (bodies [][]byte) {
 // waited here without a handler.
 func (m *memory) noteOf(d *wire.Delivery) givenBack {
 	s := d.Stored
-	g := givenBack{Source: s.Source, Position: s.Position, Deliveries: s.Deliveries, Attempts: max(s.Attempt-1, 0)}
+	g := givenBack{Source: s.Source, Position: s.SourceSequence, Deliveries: s.Deliveries, Attempts: max(s.Attempt-1, 0)}
 	if p := m.consumer.retry; s.Dead != nil && p.causeOf(s.Dead) != CauseBehind { // what that one is behind may be gone by then
 		g.Dead, g.Attempts = p.deadReason(d), s.Attempt
 	}
-	suspect := s.Trial == wire.Alone
+	suspect := s.Isolation == wire.Alone
 	if !s.Restored {
 		before, noted := m.note(d)
 		g.Attempts = max(g.Attempts, before.Attempts)

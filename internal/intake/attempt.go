@@ -60,11 +60,11 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	case barred != nil:
 		return neverTried(del.Stored, barred), true
 	}
-	if !d.isolation.Enter(del, del.Stored.Trial == wire.Alone) {
+	if !d.isolation.Enter(del, del.Stored.Isolation == wire.Alone) {
 		return outcome, false
 	}
 	defer d.leaveIsolation(del)
-	if del.Stored.Trial == wire.Untried {
+	if del.Stored.Isolation == wire.NotIsolated {
 		return d.call(del), true
 	}
 	return d.try(del)
@@ -91,7 +91,7 @@ func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
 	}
 	defer func() { // also where the handler ends the goroutine
 		d.cfg.Recovery.MarkEnded(del)
-		del.Stored.Trial = wire.Untried
+		del.Stored.Isolation = wire.NotIsolated
 	}()
 	return d.call(del), true
 }

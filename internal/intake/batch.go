@@ -72,5 +72,5 @@ func (d *Durable) isAlone(del wire.Delivery) bool {
 	if d.cfg.Recovery != nil && del.Stored.Dead == nil {
 		d.restore(del)
 	}
-	return del.Stored.Dead != nil || del.Stored.Trial != wire.Untried
+	return del.Stored.Dead != nil || del.Stored.Isolation != wire.NotIsolated
 }

@@ -71,7 +71,7 @@ func (k *keyed) admit(p *puller, del *wire.Delivery, reply string) (settled bool
 // deliveredLocked tells the barrier of p.
 func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, again bool) {
 	b := &k.sources[p.index].barrier
-	if !b.delivered(del.Stored.Number) {
+	if !b.delivered(del.Stored.ConsumerSequence) {
 		k.closeLocked(p, now)
 	}
 	switch {

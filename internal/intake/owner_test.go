@@ -32,14 +32,14 @@ type ownerStub struct {
 }
 
 func (c *ownerStub) SettledBefore(d *wire.Delivery) bool {
-	dead, settled := c.before[d.Stored.Position]
+	dead, settled := c.before[d.Stored.SourceSequence]
 	d.Stored.Dead = dead
 	return settled
 }
 
 func (c *ownerStub) Settle(d *wire.Delivery, then func(ok bool)) {
 	c.mu.Lock()
-	c.settled = append(c.settled, d.Stored.Position)
+	c.settled = append(c.settled, d.Stored.SourceSequence)
 	refuses := c.refuses
 	c.mu.Unlock()
 	c.thens.Go(func() { then(!refuses) })
@@ -60,7 +60,7 @@ func (c *ownerStub) MarkDead(d *wire.Delivery, then func(ok bool)) (room bool) {
 func (c *ownerStub) SettlementSent(d *wire.Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sent = append(c.sent, d.Stored.Position)
+	c.sent = append(c.sent, d.Stored.SourceSequence)
 }
 
 func (c *ownerStub) Forget(func(int, uint64) bool) {}
@@ -96,8 +96,8 @@ func TestSettledByAnOwnerBefore(t *testing.T) {
 	c := &ownerStub{before: map[uint64]error{1: nil, 2: errEarlier}, halted: make(chan struct{})}
 	var buried error
 	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
-		if del.Stored.Position != 3 {
-			t.Errorf("message %d is handled", del.Stored.Position)
+		if del.Stored.SourceSequence != 3 {
+			t.Errorf("message %d is handled", del.Stored.SourceSequence)
 		}
 		return done
 	}, func(del wire.Delivery) error {
@@ -130,7 +130,7 @@ func TestSettlementsThatAreRefused(t *testing.T) {
 	ran := make(chan struct{}, 2)
 	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
 		defer func() { ran <- struct{}{} }()
-		if del.Stored.Position == 1 {
+		if del.Stored.SourceSequence == 1 {
 			return done
 		}
 		return failed

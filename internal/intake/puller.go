@@ -113,7 +113,7 @@ func (p *puller) delivery(m *nats.Msg) (*wire.Delivery, error) {
 	if err := come.stored.ReadAck(m.Reply); err != nil {
 		return nil, err
 	}
-	come.stored.Attempt, come.stored.Source, come.stored.Position = 1, p.index, come.stored.Sequence
+	come.stored.Attempt, come.stored.Source, come.stored.SourceSequence = 1, p.index, come.stored.Sequence
 	come.del = wire.Delivery{In: wire.In{Subject: m.Subject, Header: m.Header, Data: m.Data}, Stored: &come.stored}
 	return &come.del, nil
 }
@@ -141,7 +141,7 @@ type position struct {
 	sequence uint64
 }
 
-func positionOf(d *wire.Delivery) position { return position{d.Stored.Source, d.Stored.Position} }
+func positionOf(d *wire.Delivery) position { return position{d.Stored.Source, d.Stored.SourceSequence} }
 
 // hold is a message this process is responsible for.
 type hold struct {
@@ -158,11 +158,11 @@ type hold struct {
 // that there may be room for more.
 func (p *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	d, now, at := p.d, time.Now(), positionOf(del)
-	h := hold{number: del.Stored.Number, stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
+	h := hold{number: del.Stored.ConsumerSequence, stored: del.Stored.Time, size: m.Size(), reply: m.Reply, alive: now}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p.arrivedLocked(now)
-	p.lag.pending, p.lag.moved = del.Stored.Left, true
+	p.lag.pending, p.lag.moved = del.Stored.NumPending, true
 	old, there := d.held[at]
 	again := there && old.stored.Equal(h.stored)
 	d.order.deliveredLocked(p, del, now, again)
@@ -175,7 +175,7 @@ func (p *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 		p.letGo(old)
 	}
 	d.holds++
-	h.hold, del.Stored.Hold = d.holds, d.holds
+	h.hold, del.Stored.HoldID = d.holds, d.holds
 	d.held[at] = h
 	p.held++
 	p.heldBytes += h.size

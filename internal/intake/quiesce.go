@@ -81,7 +81,7 @@ func (d *Durable) Forget(ctx context.Context) error {
 func (d *Durable) isOurs(del *wire.Delivery) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.held[positionOf(del)].hold == del.Stored.Hold
+	return d.held[positionOf(del)].hold == del.Stored.HoldID
 }
 
 // Longest is the handler call that has been going on for longest, if one does.

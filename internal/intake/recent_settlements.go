@@ -59,7 +59,7 @@ func (k *keyed) settledBefore(p *puller, del *wire.Delivery, reply string) bool 
 	body, ok := k.recent.find(del)
 	if ok {
 		p.arrivedLocked(now)
-		if !k.sources[p.index].barrier.delivered(del.Stored.Number) {
+		if !k.sources[p.index].barrier.delivered(del.Stored.ConsumerSequence) {
 			k.closeLocked(p, now)
 		}
 	}

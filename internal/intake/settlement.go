@@ -108,7 +108,7 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	at := positionOf(del)
 	d.mu.Lock()
 	h := d.held[at]
-	if h.hold != del.Stored.Hold { // its stream is gone, and another message has its place
+	if h.hold != del.Stored.HoldID { // its stream is gone, and another message has its place
 		d.mu.Unlock()
 		return false, nil
 	}

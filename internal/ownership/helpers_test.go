@@ -109,7 +109,7 @@ func (w *world) publish(keys, n int) {
 			w.total++
 			key := fmt.Sprint("k", k)
 			w.messages[key] = append(w.messages[key], &wire.Delivery{In: wire.In{Subject: "s." + key, Data: []byte("x")}, Stored: &wire.Stored{
-				Stream: "S", Sequence: uint64(w.total), Position: uint64(w.total), Time: time.Unix(int64(w.total), 0), Key: key, Attempt: 1, Deliveries: 1}})
+				Stream: "S", Sequence: uint64(w.total), SourceSequence: uint64(w.total), Time: time.Unix(int64(w.total), 0), Key: key, Attempt: 1, Deliveries: 1}})
 		}
 	}
 }

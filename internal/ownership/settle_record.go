@@ -16,7 +16,7 @@ type messageID struct {
 }
 
 func idOf(d *wire.Delivery) messageID {
-	return messageID{Source: d.Stored.Source, Position: d.Stored.Position, Time: d.Stored.Time.UnixNano()}
+	return messageID{Source: d.Stored.Source, Position: d.Stored.SourceSequence, Time: d.Stored.Time.UnixNano()}
 }
 
 // settledMessage is one settled message. Dead is nil unless it is to become a dead letter.

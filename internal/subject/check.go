@@ -42,19 +42,19 @@ func CheckPattern(s string) *Problem {
 
 // The classes of bytes that isPlain and isPlainPattern tell apart.
 const (
-	other = iota // decided by explain
-	plain
-	dot
-	wild
+	classOther = iota // decided by explain
+	classPlain
+	classDot
+	classWild
 )
 
 // classes is a table, because this loop is on the way of every publish.
 var classes = func() (t [256]uint8) {
 	for c := '!'; c <= '~'; c++ {
-		t[c] = plain
+		t[c] = classPlain
 	}
-	t['*'], t['>'] = wild, wild
-	t['.'] = dot
+	t['*'], t['>'] = classWild, classWild
+	t['.'] = classDot
 	return t
 }()
 
@@ -64,15 +64,15 @@ func isPlain(s string) bool {
 	if len(s) > MaxLength {
 		return false
 	}
-	last := uint8(dot) // so that a leading dot counts as the second of two
+	last := uint8(classDot) // so that a leading dot counts as the second of two
 	for i := 0; i < len(s); i++ {
 		class := classes[s[i]]
-		if class == other || class == wild || class+last == dot+dot {
+		if class == classOther || class == classWild || class+last == classDot+classDot {
 			return false
 		}
 		last = class
 	}
-	return last == plain
+	return last == classPlain
 }
 
 // isPlainPattern is isPlain for patterns.
@@ -80,19 +80,19 @@ func isPlainPattern(s string) bool {
 	if len(s) > MaxLength {
 		return false
 	}
-	last := uint8(dot)
+	last := uint8(classDot)
 	for i := 0; i < len(s); i++ {
 		class := classes[s[i]]
 		switch {
-		case class == plain && last != wild:
-		case class == dot && last != dot:
-		case class == wild && last == dot && (s[i] == '*' || i == len(s)-1):
+		case class == classPlain && last != classWild:
+		case class == classDot && last != classDot:
+		case class == classWild && last == classDot && (s[i] == '*' || i == len(s)-1):
 		default:
 			return false
 		}
 		last = class
 	}
-	return last != dot
+	return last != classDot
 }
 
 // explain applies the rules in the order in which their answers help most.
@@ -120,7 +120,7 @@ func explain(s string, wildcards bool) *Problem {
 // checkRunes refuses the characters that no token may have.
 func checkRunes(s string) *Problem {
 	for i, r := range s {
-		if what := badRune(s[i:], r); what != "" {
+		if what := runeProblem(s[i:], r); what != "" {
 			return &Problem{
 				fmt.Sprintf("contains %s at byte %d", what, i),
 				"use visible characters only, without blanks",
@@ -131,7 +131,7 @@ func checkRunes(s string) *Problem {
 }
 
 // badRune names what is wrong with r, the first rune of s, or returns "".
-func badRune(s string, r rune) string {
+func runeProblem(s string, r rune) string {
 	switch {
 	case r == ' ':
 		return "a blank"
@@ -219,9 +219,9 @@ func next(s string) (token, rest string, more bool) {
 
 // clip shortens a value for an error text.
 func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
+	const shown = 64
+	if len(s) <= shown {
 		return s
 	}
-	return s[:most] + "…"
+	return s[:shown] + "…"
 }

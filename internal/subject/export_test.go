@@ -1,4 +1,4 @@
 package subject
 
 // Forget forgets the patterns that were filled, which the tests of a process share.
-func Forget() { filled.now.Store(nil) }
+func Forget() { seen.now.Store(nil) }

@@ -37,7 +37,7 @@ func Fill(pattern string, tokens ...string) string {
 	if len(tokens) == 0 {
 		return pattern
 	}
-	learn(pattern)
+	remember(pattern)
 	return fill(pattern, tokens, size)
 }
 
@@ -82,7 +82,7 @@ func checkCount(pattern string, got int) *Problem {
 			return nil
 		}
 		return &Problem{
-			fmt.Sprintf("was filled with %s, it needs %d or more", plural(got), stars+1),
+			fmt.Sprintf("was filled with %s, it needs %d or more", tokenCount(got), stars+1),
 			"give one token for each \"*\" and at least one for \">\"",
 		}
 	}
@@ -90,12 +90,12 @@ func checkCount(pattern string, got int) *Problem {
 		return nil
 	}
 	return &Problem{
-		fmt.Sprintf("was filled with %s, it needs %d", plural(got), stars),
+		fmt.Sprintf("was filled with %s, it needs %d", tokenCount(got), stars),
 		"give one token for each \"*\"",
 	}
 }
 
-func plural(n int) string {
+func tokenCount(n int) string {
 	if n == 1 {
 		return "1 token"
 	}

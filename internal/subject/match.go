@@ -3,8 +3,8 @@ package subject
 import "strings"
 
 const (
-	one  = "*"
-	tail = ">"
+	anyToken = "*"
+	anyTail  = ">"
 )
 
 // Matches reports whether pattern matches the literal subject. It does not
@@ -12,11 +12,11 @@ const (
 func Matches(pattern, subject string) bool {
 	for {
 		want, restPattern, morePattern := next(pattern)
-		if want == tail {
+		if want == anyTail {
 			return subject != ""
 		}
 		got, restSubject, moreSubject := next(subject)
-		if got == "" || want != one && want != got {
+		if got == "" || want != anyToken && want != got {
 			return false
 		}
 		if !morePattern || !moreSubject {
@@ -39,11 +39,11 @@ func Match(pattern, subject string) (tokens []string, ok bool) {
 	for more := true; more; {
 		var want, got string
 		want, pattern, more = next(pattern)
-		if want == tail {
+		if want == anyTail {
 			return appendTokens(tokens, subject), true
 		}
 		got, subject, _ = next(subject)
-		if want == one {
+		if want == anyToken {
 			tokens = append(tokens, got)
 		}
 	}
@@ -56,10 +56,10 @@ func countCaptures(pattern, subject string) int {
 	for more := true; more; {
 		var want string
 		want, pattern, more = next(pattern)
-		if want == tail {
+		if want == anyTail {
 			return n + 1 + strings.Count(subject, ".")
 		}
-		if want == one {
+		if want == anyToken {
 			n++
 		}
 		_, subject, _ = next(subject)
@@ -81,10 +81,10 @@ func Overlap(a, b string) bool {
 	for {
 		tokenA, restA, moreA := next(a)
 		tokenB, restB, moreB := next(b)
-		if tokenA == tail || tokenB == tail {
+		if tokenA == anyTail || tokenB == anyTail {
 			return true
 		}
-		if tokenA != one && tokenB != one && tokenA != tokenB {
+		if tokenA != anyToken && tokenB != anyToken && tokenA != tokenB {
 			return false
 		}
 		if !moreA || !moreB {
@@ -100,9 +100,9 @@ func Covers(pattern, narrower string) bool {
 		token, rest, more := next(pattern)
 		tokenN, restN, moreN := next(narrower)
 		switch {
-		case token == tail:
+		case token == anyTail:
 			return true
-		case tokenN == tail, token != one && token != tokenN:
+		case tokenN == anyTail, token != anyToken && token != tokenN:
 			return false
 		case !more || !moreN:
 			return more == moreN
@@ -140,9 +140,9 @@ func tokenBefore(a, b string) bool {
 
 func rank(token string) int {
 	switch token {
-	case one:
+	case anyToken:
 		return 1
-	case tail:
+	case anyTail:
 		return 2
 	}
 	return 0

@@ -30,22 +30,22 @@ func Name(domain, service, entity, action, version string) (string, *Problem) {
 
 func checkPart(name, part string) *Problem {
 	switch {
-	case part == one:
+	case part == anyToken:
 		return nil
 	case part == "":
 		return &Problem{"has an empty " + name, "a name has five parts: domain.service.entity.action.version"}
-	case !strings.ContainsFunc(part, notPart):
+	case !strings.ContainsFunc(part, isInvalidInPart):
 		return nil
 	}
 	return &Problem{fmt.Sprintf("has the %s %q, which is not one lower-case token", name, clip(part)), partHint(name, part)}
 }
 
-func notPart(r rune) bool {
+func isInvalidInPart(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '-'
 }
 
 func partHint(name, part string) string {
-	if lower := strings.ToLower(part); lower != part && !strings.ContainsFunc(lower, notPart) {
+	if lower := strings.ToLower(part); lower != part && !strings.ContainsFunc(lower, isInvalidInPart) {
 		return fmt.Sprintf("write %q", clip(lower))
 	}
 	if strings.Contains(part, ".") {

@@ -20,7 +20,7 @@ type templates struct {
 }
 
 // filled is shared by the whole process, as the patterns are: constants of it.
-var filled struct {
+var seen struct {
 	sync.Mutex // of writers
 	now        atomic.Pointer[templates]
 }
@@ -29,7 +29,7 @@ var filled struct {
 // literal subject, or the subject itself where there is none. It is a name with
 // few values for what goes out under many subjects.
 func Template(subject string) string {
-	t := filled.now.Load()
+	t := seen.now.Load()
 	if t == nil {
 		return subject
 	}
@@ -44,18 +44,18 @@ func Template(subject string) string {
 
 // learn remembers that pattern was filled; but not one that begins with a wildcard,
 // which would fit what others have made.
-func learn(pattern string) {
-	if first, _, _ := next(pattern); first == one || first == tail {
+func remember(pattern string) {
+	if first, _, _ := next(pattern); first == anyToken || first == anyTail {
 		return
 	}
-	if t := filled.now.Load(); t != nil {
+	if t := seen.now.Load(); t != nil {
 		if _, known := t.known[pattern]; known || len(t.known) >= maxTemplates {
 			return
 		}
 	}
-	filled.Lock()
-	defer filled.Unlock()
-	filled.now.Store(filled.now.Load().with(strings.Clone(pattern)))
+	seen.Lock()
+	defer seen.Unlock()
+	seen.now.Store(seen.now.Load().with(strings.Clone(pattern)))
 }
 
 // with returns t, which may be nil, and pattern.

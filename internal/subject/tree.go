@@ -7,10 +7,10 @@ type Tree struct{ root node }
 
 // node is what the patterns have at one token.
 type node struct {
-	next map[string]*node // by the literal token
-	any  *node            // after "*"
-	here string           // the pattern that ends here, or ""
-	rest string           // the pattern that goes on with ">", or ""
+	next     map[string]*node // by the literal token
+	wildcard *node            // after "*"
+	end      string           // the pattern that ends here, or ""
+	tail     string           // the pattern that goes on with ">", or ""
 }
 
 // NewTree returns the tree of patterns.
@@ -25,13 +25,13 @@ func NewTree(patterns []string) *Tree {
 // add enters pattern, of which the tokens in left are to be gone.
 func (n *node) add(left, pattern string) {
 	token, left, more := next(left)
-	if token == tail {
-		n.rest = pattern
+	if token == anyTail {
+		n.tail = pattern
 		return
 	}
 	child := n.child(token)
 	if !more {
-		child.here = pattern
+		child.end = pattern
 		return
 	}
 	child.add(left, pattern)
@@ -39,11 +39,11 @@ func (n *node) add(left, pattern string) {
 
 // child returns the node after a token that is not ">", which it makes.
 func (n *node) child(token string) *node {
-	if token == one {
-		if n.any == nil {
-			n.any = &node{}
+	if token == anyToken {
+		if n.wildcard == nil {
+			n.wildcard = &node{}
 		}
-		return n.any
+		return n.wildcard
 	}
 	if n.next == nil {
 		n.next = make(map[string]*node)
@@ -60,19 +60,19 @@ func (t *Tree) Find(subject string) string { return t.root.find(subject) }
 
 func (n *node) find(subject string) string {
 	token, left, more := next(subject)
-	for _, child := range [...]*node{n.next[token], n.any} {
+	for _, child := range [...]*node{n.next[token], n.wildcard} {
 		switch {
 		case child == nil || token == "":
 		case more:
 			if p := child.find(left); p != "" {
 				return p
 			}
-		case child.here != "":
-			return child.here
+		case child.end != "":
+			return child.end
 		}
 	}
 	if subject == "" {
 		return ""
 	}
-	return n.rest
+	return n.tail
 }

@@ -41,7 +41,7 @@ func (s *Stored) ReadAck(subject string) error {
 		numbers[i] = int64(number)
 	}
 	s.Deliveries = int(min(numbers[0], math.MaxInt32))
-	s.Sequence, s.Number = uint64(numbers[1]), uint64(numbers[2])
-	s.Time, s.Left = time.Unix(0, numbers[3]), uint64(numbers[4])
+	s.Sequence, s.ConsumerSequence = uint64(numbers[1]), uint64(numbers[2])
+	s.Time, s.NumPending = time.Unix(0, numbers[3]), uint64(numbers[4])
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 func TestReadAck(t *testing.T) {
 	t.Parallel()
-	want := wire.Stored{Stream: "S", Deliveries: 3, Sequence: 40, Number: 50, Time: time.Unix(0, 60), Left: 7}
+	want := wire.Stored{Stream: "S", Deliveries: 3, Sequence: 40, ConsumerSequence: 50, Time: time.Unix(0, 60), NumPending: 7}
 	for name, subject := range map[string]string{
 		"of an old server":      "$JS.ACK.S.C.3.40.50.60.7",
 		"with a domain":         "$JS.ACK.hub.hash.S.C.3.40.50.60.7",
@@ -63,8 +63,8 @@ func FuzzReadAck(f *testing.F) {
 		if err != nil {
 			t.Fatalf("read as %+v, nats.go says %v", got, err)
 		}
-		if got.Stream != m.Stream || got.Sequence != m.Sequence.Stream || got.Number != m.Sequence.Consumer ||
-			got.Left != m.NumPending || !got.Time.Equal(m.Timestamp) || uint64(got.Deliveries) != min(m.NumDelivered, 1<<31-1) {
+		if got.Stream != m.Stream || got.Sequence != m.Sequence.Stream || got.ConsumerSequence != m.Sequence.Consumer ||
+			got.NumPending != m.NumPending || !got.Time.Equal(m.Timestamp) || uint64(got.Deliveries) != min(m.NumDelivered, 1<<31-1) {
 			t.Errorf("read as %+v, nats.go reads %+v", got, m)
 		}
 	})

@@ -8,7 +8,7 @@ import (
 
 // owned are the headers that the library writes itself; a user who set one
 // would contradict it.
-var owned = []string{
+var reserved = []string{
 	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderBusEdited, HeaderNatsMsgID,
 	HeaderNatsServiceError, HeaderNatsServiceErrorCode,
 	HeaderNatsExpectedLastSequence, HeaderNatsExpectedLastSubjectSequence, HeaderNatsExpectedLastSubjectSequenceSubject,
@@ -21,7 +21,7 @@ func CheckHeader(key, value string) error {
 	if err := CheckName(key); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(owned, func(o string) bool { return strings.EqualFold(o, key) }) {
+	if slices.ContainsFunc(reserved, func(o string) bool { return strings.EqualFold(o, key) }) {
 		return fmt.Errorf("the library writes this header itself; use its option")
 	}
 	return CheckValue(value)

@@ -41,12 +41,12 @@ type Coder struct {
 }
 
 // maxDecodedMost keeps a byte more countable where an int has 32 bits.
-const maxDecodedMost = math.MaxInt32 - 1
+const maxLimit = math.MaxInt32 - 1
 
 // NewCoder returns a Coder that decompresses to at most maxDecoded bytes, and never to
 // 2 GiB. Below one, only what decompresses to nothing passes.
 func NewCoder(maxDecoded int) *Coder {
-	return &Coder{maxDecoded: min(max(maxDecoded, 0), maxDecodedMost)}
+	return &Coder{maxDecoded: min(max(maxDecoded, 0), maxLimit)}
 }
 
 // Compress returns src in the encoding, in memory of its own. ok is false where that would
@@ -97,7 +97,7 @@ func (c *Coder) buffer() *[]byte {
 }
 
 // bomb returns the error for data that exceeds the limit.
-func (c *Coder) bomb(encoding string) error {
+func (c *Coder) bombError(encoding string) error {
 	return &BombError{Encoding: encoding, Limit: c.maxDecoded}
 }
 

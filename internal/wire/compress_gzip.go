@@ -68,7 +68,7 @@ func (c *Coder) decodeGzip(src []byte) ([]byte, error) {
 		c.gzipReaders.Put(r)
 	}()
 	if err := r.gz.Reset(&r.src); err != nil {
-		return nil, &CorruptError{EncodingGzip, noEOF(err)}
+		return nil, &CorruptError{EncodingGzip, unexpectedEOF(err)}
 	}
 	return c.readGzip(&r.gz, make([]byte, 0, c.gzipSizeHint(src)))
 }
@@ -83,7 +83,7 @@ func (c *Coder) readGzip(r io.Reader, dst []byte) ([]byte, error) {
 		dst = dst[:len(dst)+n]
 		switch {
 		case len(dst) > c.maxDecoded:
-			return nil, c.bomb(EncodingGzip)
+			return nil, c.bombError(EncodingGzip)
 		case err == io.EOF:
 			return dst, nil
 		case err != nil:
@@ -104,7 +104,7 @@ func (c *Coder) gzipSizeHint(src []byte) int {
 }
 
 // noEOF tells a truncated header from an end.
-func noEOF(err error) error {
+func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}

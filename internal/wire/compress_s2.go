@@ -8,18 +8,18 @@ import (
 )
 
 func (c *Coder) encodeS2(dst, src []byte) ([]byte, error) {
-	most := s2.MaxEncodedLen(len(src))
-	if most < 0 {
+	maxSize := s2.MaxEncodedLen(len(src))
+	if maxSize < 0 {
 		return nil, s2.ErrTooLarge
 	}
-	dst = slices.Grow(dst, most)
+	dst = slices.Grow(dst, maxSize)
 	return s2.Encode(dst[:cap(dst)], src), nil
 }
 
 func (c *Coder) decodeS2(src []byte) ([]byte, error) {
 	size, err := s2.DecodedLen(src)
 	if size > c.maxDecoded || errors.Is(err, s2.ErrTooLarge) { // for an int of 32 bits
-		return nil, c.bomb(EncodingS2)
+		return nil, c.bombError(EncodingS2)
 	}
 	if err != nil {
 		return nil, &CorruptError{EncodingS2, err}

@@ -38,7 +38,7 @@ func (c *Coder) decodeZstd(src []byte) ([]byte, error) {
 	var frame zstd.Header
 	if frame.Decode(src) == nil {
 		if frame.HasFCS && frame.FrameContentSize > uint64(c.maxDecoded) {
-			return nil, c.bomb(EncodingZstd)
+			return nil, c.bombError(EncodingZstd)
 		}
 		src = c.narrowWindow(src, &frame)
 	}
@@ -50,11 +50,11 @@ func (c *Coder) decodeZstd(src []byte) ([]byte, error) {
 	dst, err := r.DecodeAll(src, nil)
 	switch {
 	case errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return nil, c.bomb(EncodingZstd)
+		return nil, c.bombError(EncodingZstd)
 	case err != nil:
 		return nil, &CorruptError{EncodingZstd, err}
 	case len(dst) > c.maxDecoded:
-		return nil, c.bomb(EncodingZstd)
+		return nil, c.bombError(EncodingZstd)
 	}
 	return dst, nil
 }

@@ -60,10 +60,10 @@ type ContentTypeError struct {
 
 // Error quotes the start of the value.
 func (e *ContentTypeError) Error() string {
-	const most = 64
+	const shown = 64
 	value := e.Value
-	if len(value) > most {
-		value = value[:most] + "…"
+	if len(value) > shown {
+		value = value[:shown] + "…"
 	}
 	return fmt.Sprintf("%q is no content type: %s; send one such as \"application/json\"", value, e.Reason)
 }
