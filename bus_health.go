@@ -9,15 +9,14 @@ import (
 	"github.com/omnibus-go/bus/health"
 )
 
-// fewCalls is below how many handler calls the share of failures says nothing.
-const fewCalls = 20
+// minJudgedCalls is from how many handler calls on the share of failures is judged.
+const minJudgedCalls = 20
 
-// Health looks at the connection, the embedded server with its streams, the
-// subscriptions, responders and consumers, and makes one round trip to the server,
-// which ctx or the bus's timeout bounds. It is meant for readiness probes: Failed
-// means that messages cannot be sent now, or will not be for long since the bus
-// is stopping. Degraded may mean that a consumer gets no messages, or cannot write a
-// dead letter.
+// Health checks the connection, the embedded server with its streams, the subscriptions,
+// responders and consumers. It makes one round trip to the server, for at most ctx or the
+// timeout of the bus. It is meant for readiness probes. health.Failed means that messages
+// cannot be sent now, or that the bus is stopping. health.Degraded means that something needs
+// attention, for example that a consumer gets no messages or cannot store a dead letter.
 func (b *Bus) Health(ctx context.Context) health.Report {
 	if ctx == nil {
 		ctx = context.Background()
@@ -46,6 +45,7 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	return r
 }
 
+// checkConnection reports a lost or slow connection.
 func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
 	switch nc := b.core.Link.Conn(); {
 	case nc.IsClosed():
@@ -66,6 +66,7 @@ func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
 	}
 }
 
+// checkLoad reports a full buffer, and what is wrong with subscriptions and consumers.
 func (b *Bus) checkLoad(r *health.Report) {
 	t := b.cfg.thresholds
 	if used := float64(b.async.Pending()) / float64(b.cfg.publish.buffer.Size); used > t.PendingRatio {
@@ -75,21 +76,21 @@ func (b *Bus) checkLoad(r *health.Report) {
 	for _, l := range loads {
 		checkPart(r, t, l)
 	}
-	for _, err := range b.retired.lostBeside(loads) {
+	for _, err := range b.retired.lostExcept(loads) {
 		r.Add(health.Degraded, "consumer", "%s; nobody here handles its messages", inner(err))
 	}
 }
 
-// load is how a subscription, responder or consumer stands.
+// load is the state of a subscription, responder or consumer, for Health.
 type load struct {
 	stats         SubscriptionStats
 	used          float64 // of its pending limits
 	failed, calls int64   // of the latest handler calls
 	stalled       error   // why it gets no messages; nil where it does
-	unburied      error   // why its latest dead letter could not be written; nil where it was
+	unburied      error   // why its latest dead letter could not be stored; nil if it was
 }
 
-// loads returns the live ones, in the order of Stats.
+// loads returns the state of all live ones, in the order of Stats.
 func (b *Bus) loads() []load {
 	var loads []load
 	for _, m := range b.registry.Members() {
@@ -101,14 +102,14 @@ func (b *Bus) loads() []load {
 	return loads
 }
 
-// load returns what the receiver knows.
+// load returns the state of a handler with the statistics s.
 func (r *handlerCall) load(s SubscriptionStats) load {
 	l := load{stats: s}
 	l.failed, l.calls = r.counters.Latest.Of(s.Handled + s.HandlerErrors)
 	return l
 }
 
-// checkLoad adds what is wrong with one subscription, responder or consumer.
+// checkPart adds what is wrong with one subscription, responder or consumer.
 func checkPart(r *health.Report, t health.Thresholds, l load) {
 	part, name := "subscription", l.stats.Subject
 	if l.stats.Durable != "" {
@@ -117,7 +118,7 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 	if l.used > t.PendingRatio {
 		r.Add(health.Degraded, part, "%s: the messages that wait (%d) use %.0f %% of its pending limits", name, l.stats.Pending, 100*l.used)
 	}
-	if l.calls >= fewCalls && float64(l.failed)/float64(l.calls) > t.ErrorRatio {
+	if l.calls >= minJudgedCalls && float64(l.failed)/float64(l.calls) > t.ErrorRatio {
 		r.Add(health.Degraded, part, "%s: %d of %d handler calls failed", name, l.failed, l.calls)
 	}
 	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
@@ -130,6 +131,6 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 		r.Add(health.Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
 	}
 	if l.unburied != nil {
-		r.Add(health.Degraded, part, "%s: a dead letter could not be written, which is tried again: %s", name, inner(l.unburied))
+		r.Add(health.Degraded, part, "%s: a dead letter could not be stored, the consumer tries again: %s", name, inner(l.unburied))
 	}
 }

@@ -12,46 +12,44 @@ import (
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
-// Latency summarises how long handler calls took. The quantiles are exact to
-// about 6 %. Of fast subscriptions only a sample of the calls is timed: the first
-// 64 and then one in 16.
+// Latency says how long handler calls took. The quantiles are exact to about 6 %. Of fast
+// subscriptions the bus times only a sample of the calls: the first 64, then one in 16.
 type Latency struct {
 	Samples            int64
 	P50, P90, P99, Max time.Duration
 }
 
-// SubscriptionStats is what one subscription, responder or consumer has done.
+// SubscriptionStats has the statistics of one subscription, responder or consumer.
 type SubscriptionStats struct {
 	Subject       string
 	Queue         string // queue group; empty without one
 	Stream        string // of a consumer
 	Durable       string // of a consumer
-	Owner         bool   // of a consumer with keys that other processes can share: this one takes the messages in, for all
+	Owner         bool   // of a consumer with keys that processes share: this process owns the durable and gives messages to the others
 	Received      int64  // messages given to the handler
 	Handled       int64  // handler calls that returned nil
 	HandlerErrors int64  // handler calls that failed, panics included
-	Postponed     int64  // of a consumer: handler calls that did not try the message, see Postpone
+	Postponed     int64  // of a consumer: handler calls that returned Postpone
 	Panics        int64
 	Dropped       int64 // messages lost at the pending limits
-	Redelivered   int64 // of a consumer: messages the server had sent before
-	DeadLetters   int64 // of a consumer: messages it gave up
+	Redelivered   int64 // of a consumer: messages that the server had delivered before
+	DeadLetters   int64 // of a consumer: messages that became dead letters
 	InFlight      int   // handler calls that run now
-	// Lag is how many messages of the stream a consumer has not finished, in all its
-	// members, and OldestAge the age of the oldest of them, 0 where that is not known
-	// yet. What other members do is known as it was up to 10 s ago, or a minute where
-	// there was nothing to do; Consumer.Lag asks.
+	// Lag is how many messages of the stream the consumer has not finished, in all
+	// processes. OldestAge is the age of the oldest of them, or 0 if it is not known yet. The
+	// numbers are up to 10 s old, or up to a minute while there was nothing to do.
+	// Consumer.Lag asks the server.
 	Lag          int
 	OldestAge    time.Duration
-	Longest      Running // of a consumer: the handler call that has been running for longest
+	Longest      Running // of a consumer: the handler call that has run for longest
 	Pending      int     // messages in this process that wait for the handler
 	PendingBytes int
 	Latency      Latency
 }
 
-// Stats is what a bus has done since it began. Its sums include subscriptions
-// that have ended; Subscriptions lists the live ones, those without a stream
-// first, sorted by stream, durable, subject and queue. In JSON a time.Duration is a
-// number of nanoseconds.
+// Stats has the statistics of a bus since it was opened. The sums include subscriptions that
+// have ended. Subscriptions lists the live ones, sorted by stream, durable, subject and queue;
+// those without a stream come first. In JSON a time.Duration is a number of nanoseconds.
 type Stats struct {
 	Published      int64 // messages sent, stored or not, without requests
 	PublishedBytes int64 // their payloads as sent
@@ -63,22 +61,22 @@ type Stats struct {
 	Received       int64
 	Handled        int64
 	HandlerErrors  int64
-	Postponed      int64 // handler calls that did not try their message
+	Postponed      int64 // handler calls that returned Postpone
 	Dropped        int64 // messages lost by slow subscriptions
-	DeadLetters    int64 // messages that consumers gave up
-	Unrouted       int64 // messages that no handler of a Mux was for
+	DeadLetters    int64 // messages that became dead letters
+	Unrouted       int64 // messages for which a Mux had no handler
 	InFlight       int
 	Disconnects    int64
 	Reconnects     int64
 	Events         int64 // reported to the log and WithEvents
-	// CompressionRatio is the size of the payloads that were compressed before
-	// by that after, so 3 means a third is left; 0 when there were none.
+	// CompressionRatio is the size of the compressed payloads before compression, divided by
+	// their size after it: 3 means that a third is left. It is 0 if there were none.
 	CompressionRatio float64
 	Subscriptions    []SubscriptionStats
 }
 
-// Stats returns the counters of the bus. They are read one after another while
-// it runs, so their sums may differ by a few messages.
+// Stats returns the statistics of the bus. It reads the counters one after the other while
+// the bus runs, so sums may differ by a few messages.
 func (b *Bus) Stats() Stats {
 	if b.isZero() {
 		return Stats{}
@@ -97,8 +95,8 @@ func (b *Bus) Stats() Stats {
 	return s
 }
 
-// addSubscriptions lists the live subscriptions and sums up all there ever were.
-// Meanwhile none moves from the ones to the others.
+// addSubscriptions lists the live subscriptions and adds up all there ever were. It holds
+// retired.mu, so that no subscription is counted twice or missed.
 func (s *Stats) addSubscriptions(b *Bus) {
 	b.retired.mu.Lock()
 	defer b.retired.mu.Unlock()
@@ -114,14 +112,14 @@ func (s *Stats) addSubscriptions(b *Bus) {
 	s.add(b.retired.totalLocked())
 }
 
-// compareStats is the order of Stats.Subscriptions; of those that have the same
-// name the one that has done more goes first.
+// compareStats orders Stats.Subscriptions. Of two with the same names the one that received
+// more comes first.
 func compareStats(a, b SubscriptionStats) int {
 	return cmp.Or(strings.Compare(a.Stream, b.Stream), strings.Compare(a.Durable, b.Durable),
 		strings.Compare(a.Subject, b.Subject), strings.Compare(a.Queue, b.Queue), cmp.Compare(b.Received, a.Received))
 }
 
-// retire takes a member that has ended off the list and keeps its sums.
+// retire removes a member that has ended from the registry and keeps its sums.
 func (b *Bus) retire(m interface {
 	lifecycle.Member
 	statser
@@ -131,7 +129,7 @@ func (b *Bus) retire(m interface {
 	b.registry.Remove(m)
 	b.retired.addLocked(m)
 	if c, ok := m.(*Consumer); ok {
-		b.retired.noteLocked(durableName{c.stream, c.durable}, c.Err())
+		b.retired.recordEndLocked(durableName{c.stream, c.durable}, c.Err())
 	}
 }
 
@@ -145,21 +143,21 @@ func (s *Stats) add(sub SubscriptionStats) {
 	s.InFlight += sub.InFlight
 }
 
-// statser is a member of the bus that has statistics.
+// statser is a member of the registry that has statistics.
 type statser interface{ stats() SubscriptionStats }
 
-// retired adds up what ended subscriptions had done.
+// retired has the sums of ended subscriptions, and why consumers ended by themselves.
 type retired struct {
 	mu   sync.Mutex
 	sum  SubscriptionStats
-	late []statser             // ended by a handler of their own, which is not counted yet
+	late []statser             // ended while handlers were running, which are not counted yet
 	lost map[durableName]error // why the latest consumer of the name ended by itself
 }
 
 type durableName struct{ stream, durable string }
 
-// noteLocked notes why a consumer ended; nil if it was told to.
-func (r *retired) noteLocked(name durableName, why error) {
+// recordEndLocked records why a consumer ended by itself; nil if the program ended it.
+func (r *retired) recordEndLocked(name durableName, why error) {
 	if why == nil {
 		delete(r.lost, name)
 		return
@@ -170,9 +168,9 @@ func (r *retired) noteLocked(name durableName, why error) {
 	r.lost[name] = why
 }
 
-// lostBeside returns why consumers ended by themselves that are not among the live
-// ones again, in the order of their texts.
-func (r *retired) lostBeside(live []load) []error {
+// lostExcept returns why consumers ended by themselves, sorted by text, except those of
+// which a live consumer has the same names.
+func (r *retired) lostExcept(live []load) []error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost := maps.Clone(r.lost)
@@ -182,6 +180,7 @@ func (r *retired) lostBeside(live []load) []error {
 	return slices.SortedFunc(maps.Values(lost), func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 }
 
+// totalLocked returns the sums, with the handlers that have returned since.
 func (r *retired) totalLocked() SubscriptionStats {
 	late := r.late
 	r.late = nil
@@ -195,6 +194,7 @@ func (r *retired) totalLocked() SubscriptionStats {
 	return total
 }
 
+// addLocked adds the statistics of m to the sums, or keeps m while its handlers run.
 func (r *retired) addLocked(m statser) {
 	if s := m.stats(); s.InFlight == 0 {
 		r.sum.add(s)
@@ -203,7 +203,7 @@ func (r *retired) addLocked(m statser) {
 	}
 }
 
-// add adds what ended subscriptions still count for.
+// add adds the numbers that count after the end of a subscription.
 func (s *SubscriptionStats) add(more SubscriptionStats) {
 	s.Received += more.Received
 	s.Handled += more.Handled
@@ -214,14 +214,14 @@ func (s *SubscriptionStats) add(more SubscriptionStats) {
 	s.InFlight += more.InFlight
 }
 
-// runs is what counts the handler calls of a subscription.
-type runs interface {
+// callCounts counts the handler calls of a subscription.
+type callCounts interface {
 	Begun() int64
 	Ended() int64
 }
 
-// stats reads the receiver's own counters and those of its runs.
-func (r *handlerCall) stats(calls runs) SubscriptionStats {
+// stats returns the counters of the handler and of its calls.
+func (r *handlerCall) stats(calls callCounts) SubscriptionStats {
 	c := &r.counters
 	ended, failed, postponed := calls.Ended(), c.Errors.Load(), c.Postponed.Load()
 	return SubscriptionStats{
