@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/discovery"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -33,7 +34,7 @@ type Bus struct {
 	window    *outlet.Window
 	registry  lifecycle.Registry
 	format    *payload.Format
-	services  *services
+	services  *discovery.Service
 	captures  *capture.Index
 	declaring lifecycle.Mutex // of Bus.Stream, which reads a configuration and writes it back
 	unobserve func()          // ends the observation of consumers
@@ -114,7 +115,7 @@ func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
 		Lost: func(n int) { b.report(event.Event{Kind: event.PublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
 	b.window = outlet.NewWindow(b.core.Outlet, c.publish.window)
-	b.services = newServices(b)
+	b.services = newDiscovery(b)
 	if err := b.observeConsumers(); err != nil {
 		b.core.Link.Close()
 		return nil, err

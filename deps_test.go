@@ -133,6 +133,17 @@ var house = map[string]room{
 		"github.com/hashicorp/go-hclog": "the log",
 	}},
 
+	"internal/discovery": {floor: 6, imports: map[string]string{
+		"event":                   "what it reports",
+		"internal/core":           "the connection, the way out and the report of events",
+		"internal/intake":         "the subscriptions of the protocol",
+		"internal/link":           "the error of a refused subscription",
+		"internal/outlet":         "the answers that it sends",
+		"internal/wire":           "the requests",
+		natsGo:                    "the micro protocol",
+		"github.com/nats-io/nuid": "the ID of the service",
+	}},
+
 	"internal/payload": {floor: 6, imports: map[string]string{
 		"codec":              "the codec of each message is chosen here",
 		"internal/outlet":    "the messages that it fills",
@@ -143,6 +154,7 @@ var house = map[string]room{
 
 	"": {floor: 10, imports: map[string]string{
 		"internal/capture":              "which subjects streams store",
+		"internal/discovery":            "discovery of responders",
 		"internal/payload":              "values to payloads and back",
 		"event":                         "WithEvents",
 		"health":                        "Bus.Health",

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/discovery"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
@@ -105,13 +107,14 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 
 func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscription, error) {
 	s := &Subscription{bus: b, stage: lifecycle.StageResponders}
-	if err := b.services.start(); err != nil {
+	if err := b.services.Start(); err != nil {
 		return nil, b.of("Respond", pattern, err)
 	}
 	if err := s.open(pattern, o, mk, s.answer); err != nil {
 		return nil, err
 	}
-	b.services.add(s)
+	s.endpoint = &discovery.Endpoint{Subject: pattern, Group: o.group.name, Stats: s.endpointStats}
+	b.services.Add(s.endpoint)
 	return s, nil
 }
 
@@ -187,4 +190,24 @@ func cut(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:longestPublic], "") // no half characters
+}
+
+// newDiscovery returns what answers discovery requests for the responders of b.
+func newDiscovery(b *Bus) *discovery.Service {
+	return discovery.New(discovery.Config{
+		Core: b.core, Name: b.cfg.name, Version: b.cfg.version,
+		PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
+		Register:   func(s *discovery.Service) error { return b.registry.Add(lifecycle.StageDiscovery, s) },
+		Unregister: func(s *discovery.Service) { b.registry.Remove(s) },
+	})
+}
+
+// endpointStats returns what discovery publishes about a responder.
+func (s *Subscription) endpointStats() discovery.Stats {
+	st := discovery.Stats{Requests: int(s.core.Begun()), Errors: int(s.receiver.counters.Errors.Load()),
+		Busy: time.Duration(s.receiver.busy.Load())}
+	if last := s.receiver.lastError.Load(); last != nil {
+		st.LastError = *last
+	}
+	return st
 }

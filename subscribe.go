@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/discovery"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -19,6 +20,7 @@ type Subscription struct {
 	receiver *handlerCall
 	core     *intake.Core
 	stage    lifecycle.Stage
+	endpoint *discovery.Endpoint // of a responder
 
 	pendingMsgs, pendingBytes int // limits
 
@@ -255,7 +257,7 @@ func (s *Subscription) finish(ctx context.Context, how func() error) error {
 			err = s.unfinished(why)
 		}
 		s.slow.end(ctx, s)
-		s.bus.services.remove(s)
+		s.bus.services.Remove(s.endpoint)
 		s.bus.retire(s)
 		return err
 	}, s.runsCaller, s.unfinished)
