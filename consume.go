@@ -17,6 +17,7 @@ import (
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -29,7 +30,7 @@ type Consumer struct {
 	durable  string
 	filters  []string // what it handles
 	receiver *handlerCall
-	aside    *aside
+	side     *sidestream.Store
 	retry    RetryPolicy
 
 	intake intake.DurableConfig // of each intake
@@ -129,12 +130,12 @@ func (s *Stream) begin(ctx context.Context, c *Consumer, o *consumeOptions) erro
 	if err != nil {
 		return err
 	}
-	if c.aside, err = s.openAside(ctx, c.durable, info.Config.AckWait); err != nil {
-		return err
+	if c.side, err = sidestream.Open(ctx, s.bus.core, s.sideOf(), c.durable, info.Config.AckWait); err != nil {
+		return translate(err)
 	}
 	if o.shares(s.bus) {
-		if err := s.openLeases(ctx); err != nil {
-			return err
+		if err := sidestream.DeclareKeys(ctx, s.bus.core, s.sideOf()); err != nil {
+			return translate(err)
 		}
 	}
 	return c.open(ctx, o, info.Config)
@@ -161,7 +162,7 @@ func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream
 
 // remember has an intake begin with what others have left.
 func (c *Consumer) remember(ctx context.Context, o *consumeOptions, conf *intake.DurableConfig) error {
-	m, err := c.aside.openMemory(ctx, c, o)
+	m, err := c.openMemory(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -179,7 +180,7 @@ func (c *Consumer) intakeConfig(o *consumeOptions, config jetstream.ConsumerConf
 
 			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
 		},
-		More:        []intake.Source{c.aside.source()},
+		More:        []intake.Source{c.side.Source()},
 		Concurrency: o.concurrency,
 		Window:      8,
 		AckWait:     config.AckWait,
@@ -261,7 +262,7 @@ func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 	e := event.Event{Kind: event.DeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
-	err := c.aside.bury(c.receiver.ctx, &d, cause)
+	err := translate(c.side.PutDeadLetter(c.receiver.ctx, &d, string(cause)))
 	if err != nil {
 		c.unburied.Store(&err)
 		e.Kind, e.Err = event.DeadLetterFailed, err
@@ -278,10 +279,10 @@ func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 // park returns what keeps messages until their next attempt, nil where the server
 // cannot.
 func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error {
-	if !c.aside.parks {
+	if !c.side.CanDefer {
 		return nil
 	}
-	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.aside.park(ctx, &d, at) }
+	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.side.DeferRetry(ctx, &d, at) }
 }
 
 // stalled reports that no messages come, and ends the consumer when none will. What
@@ -296,7 +297,7 @@ func (c *Consumer) stalled(err error) {
 	case errors.Is(err, intake.ErrConsumerDeleted):
 		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
 	case errors.Is(err, intake.ErrSourceGone):
-		_ = c.aside.mend(c.life) // it is told again while that is of no use
+		_ = c.side.Recreate(c.life) // it is told again while that is of no use
 	}
 }
 

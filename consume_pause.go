@@ -6,7 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -76,7 +76,7 @@ func (c *Consumer) pause(ctx context.Context, call string, until time.Time) erro
 	}
 	ctx, cancel := c.bus.core.WithTimeout(ctx)
 	defer cancel()
-	for _, stream := range []string{c.stream, dead.RetryStreamOf(c.stream)} {
+	for _, stream := range []string{c.stream, sidestream.RetryStream(c.stream)} {
 		if err := c.pauseOn(ctx, stream, until); err != nil {
 			return streamError(stream, call+" "+c.durable, err)
 		}

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/event"
@@ -157,11 +156,4 @@ func (s *sharing) Lag() (messages int, oldest time.Time) {
 		return in.Lag()
 	}
 	return 0, time.Time{}
-}
-
-// openLeases declares the stream that keeps the leases of the durables of s.
-func (s *Stream) openLeases(ctx context.Context) error {
-	_, err := s.declareBeside(ctx, jetstream.StreamConfig{Name: ownership.StreamOf(s.name),
-		Subjects: []string{ownership.SubjectsOf(s.name)}, MaxMsgsPerSubject: 1})
-	return err
 }

@@ -40,7 +40,7 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 		return l, nil
 	}
 	for _, filter := range c.filters {
-		d, ok, err := c.aside.home.one(ctx, c.stream, filter, i.AckFloor.Stream+1)
+		d, ok, err := c.bus.one(ctx, c.stream, filter, i.AckFloor.Stream+1)
 		if err != nil {
 			return l, err
 		}

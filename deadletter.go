@@ -11,8 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/reader"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -34,7 +34,7 @@ type DeadLetter struct {
 
 	stream   *Stream
 	position uint64 // in the stream of the dead letters
-	place    dead.Place
+	place    sidestream.Address
 }
 
 // DeadFilter chooses dead letters of a stream. Each field that is set must fit; the
@@ -71,9 +71,9 @@ func (f *DeadFilter) check() error {
 // pattern is the subjects on which letters lie that fit.
 func (f *DeadFilter) pattern(stream string) string {
 	if f.Durable == "" {
-		return dead.SubjectsOf(dead.Dead, stream)
+		return sidestream.Pattern(sidestream.Dead, stream)
 	}
-	return dead.SubjectsOfDurable(dead.Dead, stream, f.Durable)
+	return sidestream.DurablePattern(sidestream.Dead, stream, f.Durable)
 }
 
 func (f *DeadFilter) fits(l *DeadLetter) bool {
@@ -175,7 +175,7 @@ func (s *Stream) deadLetters(ctx context.Context, f DeadFilter, yield func(*Dead
 
 // openDead returns a reader of the stream of the dead letters; nil where there is none.
 func (s *Stream) openDead(ctx context.Context, pattern string, from uint64) (*reader.Reader, error) {
-	r := s.bus.reader(dead.StreamOf(s.name), pattern, &replayOptions{from: from})
+	r := s.bus.reader(sidestream.DeadStream(s.name), pattern, &replayOptions{from: from})
 	err := r.SetEnd(ctx)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
@@ -189,18 +189,18 @@ func (s *Stream) openDead(ctx context.Context, pattern string, from uint64) (*re
 // deadError is err, of an operation on the stream of the dead letters, for the caller.
 func (s *Stream) deadError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
-		return &StreamError{Stream: dead.StreamOf(s.name), Op: op, Err: ended(ctx)}
+		return &StreamError{Stream: sidestream.DeadStream(s.name), Op: op, Err: ended(ctx)}
 	}
-	return streamError(dead.StreamOf(s.name), op, err)
+	return streamError(sidestream.DeadStream(s.name), op, err)
 }
 
 // letterOf returns the letter that d holds, nil where it holds none.
 func (s *Stream) letterOf(d *wire.Delivery) *DeadLetter {
-	kind, place, ok := dead.ParseSubject(d.Subject)
-	if !ok || kind != dead.Dead {
+	kind, place, ok := sidestream.ParseSubject(d.Subject)
+	if !ok || kind != sidestream.Dead {
 		return nil
 	}
-	c, err := dead.Parse(d.Header, d.Data)
+	c, err := sidestream.ParseCopy(d.Header, d.Data)
 	if err != nil {
 		return nil
 	}
@@ -265,7 +265,7 @@ func (s *Stream) eachDead(ctx context.Context, call string, f DeadFilter, do fun
 
 // discard removes l, unless somebody else has, or a newer letter took its place.
 func (s *Stream) discard(ctx context.Context, l *DeadLetter) error {
-	name := dead.StreamOf(s.name)
+	name := sidestream.DeadStream(s.name)
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	st, err := s.bus.core.JetStream.Stream(ctx, name)
@@ -288,4 +288,16 @@ func remove(ctx context.Context, st jetstream.Stream, sequence uint64) error {
 		}
 	}
 	return err
+}
+
+// sideOf describes s for its side streams.
+func (s *Stream) sideOf() sidestream.Stream {
+	return sidestream.Stream{Name: s.name, Created: s.created, Storage: s.storage, Replicas: s.replicas}
+}
+
+// foreignStream is the error of Consume where a stream of the program has the name of a
+// side stream.
+func foreignStream(e *sidestream.ForeignStreamError) error {
+	conflict := &StreamConflictError{Stream: e.Side, Fields: []FieldChange{{Field: "Subjects", Have: e.Have, Want: e.Want}}}
+	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library keeps what consumers of %q cannot handle in a stream with this name, and this one is somebody else's: rename one of the two", conflict, e.Stream)}
 }

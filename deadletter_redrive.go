@@ -13,8 +13,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -121,7 +122,7 @@ func (s *Stream) inOrder(ctx context.Context, f DeadFilter) (all []whereabouts, 
 func (s *Stream) takesBack(ctx context.Context, durable string) error {
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	for _, stream := range []string{s.name, dead.RetryStreamOf(s.name)} { // whoever deletes the first may not know of the other
+	for _, stream := range []string{s.name, sidestream.RetryStream(s.name)} { // whoever deletes the first may not know of the other
 		_, err := s.bus.core.JetStream.Consumer(ctx, stream, durable)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
@@ -135,7 +136,7 @@ func (s *Stream) takesBack(ctx context.Context, durable string) error {
 
 // redriveAt gives the letter at a position back, unless somebody else has.
 func (s *Stream) redriveAt(ctx context.Context, position uint64) (given bool, err error) {
-	d, ok, err := s.one(ctx, dead.StreamOf(s.name), dead.SubjectsOf(dead.Dead, s.name), position)
+	d, ok, err := s.bus.one(ctx, sidestream.DeadStream(s.name), sidestream.Pattern(sidestream.Dead, s.name), position)
 	if err != nil || !ok || d.Stored.Sequence != position {
 		return false, err
 	}
@@ -147,8 +148,8 @@ func (s *Stream) redriveAt(ctx context.Context, position uint64) (given bool, er
 }
 
 // one returns the first message of a stream that matches a pattern, from a sequence on.
-func (s *Stream) one(ctx context.Context, stream, pattern string, from uint64) (d wire.Delivery, ok bool, err error) {
-	r := s.bus.reader(stream, pattern, &replayOptions{from: from})
+func (b *Bus) one(ctx context.Context, stream, pattern string, from uint64) (d wire.Delivery, ok bool, err error) {
+	r := b.reader(stream, pattern, &replayOptions{from: from})
 	defer r.Close()
 	d, ok, err = r.One(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -165,7 +166,7 @@ func (s *Stream) one(ctx context.Context, stream, pattern string, from uint64) (
 func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
 	c := l.copy()
 	if l.Reference {
-		d, ok, err := s.one(ctx, s.name, ">", l.Sequence)
+		d, ok, err := s.bus.one(ctx, s.name, ">", l.Sequence)
 		if err != nil {
 			return err
 		}
@@ -183,35 +184,31 @@ func (s *Stream) redrive(ctx context.Context, l *DeadLetter) error {
 // putBack puts c, of l, before its consumer, unless an earlier call has put a copy of l
 // there, which lies at the position it returns. Any other copy in that place is what
 // died, and is about to be removed from there: c goes after it.
-func (s *Stream) putBack(ctx context.Context, l *DeadLetter, c *dead.Copy) (at uint64, err error) {
-	name, subject := dead.RetryStreamOf(s.name), l.place.Subject(dead.Retry)
+func (s *Stream) putBack(ctx context.Context, l *DeadLetter, c *sidestream.Copy) (at uint64, err error) {
+	name, subject := sidestream.RetryStream(s.name), l.place.Subject(sidestream.Retry)
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	for out := c.Out(subject); ; {
-		if err := l.aside().store(ctx, dead.Retry, out); err == nil {
+	for out := c.Message(subject); ; {
+		if err := sidestream.StoreCopy(ctx, s.bus.core, sidestream.Retry, out); err == nil {
 			return 0, nil
-		} else if !isThere(err) {
+		} else if !jserr.IsWrongLastSequence(err) {
 			return 0, streamError(name, "redrive", err)
 		}
 		last, _, err := s.bus.core.Outlet.LookUp(ctx, name, outlet.Query{Last: subject})
 		if err != nil {
 			return 0, streamError(name, "redrive", err)
 		}
-		if there, err := dead.Parse(last.Header, nil); err == nil && there.Letter == l.position {
+		if there, err := sidestream.ParseCopy(last.Header, nil); err == nil && there.DeadLetter == l.position {
 			return last.Sequence, nil
 		}
-		dead.After(&out, last.Sequence)
+		sidestream.ExpectLast(&out, last.Sequence)
 	}
 }
 
-func (l *DeadLetter) aside() *aside {
-	return &aside{bus: l.stream.bus, home: l.stream, stream: l.stream.name, durable: l.Durable, age: l.place.Incarnation}
-}
-
 // copy is what is given back of l.
-func (l *DeadLetter) copy() *dead.Copy {
-	return &dead.Copy{Subject: l.Subject, Header: wire.Header(l.Header), Data: l.Data, Stream: l.Stream,
-		Sequence: l.Sequence, Time: l.Time, Letter: l.position}
+func (l *DeadLetter) copy() *sidestream.Copy {
+	return &sidestream.Copy{Subject: l.Subject, Header: wire.Header(l.Header), Data: l.Data, Stream: l.Stream,
+		Sequence: l.Sequence, Time: l.Time, DeadLetter: l.position}
 }
 
 // RedriveAs gives the dead letter l to the consumer that gave it up, with the payload v
@@ -273,7 +270,7 @@ func (l *DeadLetter) editedHeader(set wire.Header, keepType bool) wire.Header {
 
 // redriveEdited puts c, which l has become, before its consumer, then removes l. Where
 // something is there already it must be the same, from a call that a crash cut off.
-func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy) error {
+func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *sidestream.Copy) error {
 	if err := s.takesBack(ctx, l.Durable); err != nil {
 		return err
 	}
@@ -285,8 +282,8 @@ func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy)
 		return err
 	}
 	if at > 0 {
-		name := dead.RetryStreamOf(s.name)
-		d, ok, err := s.one(ctx, name, l.place.Subject(dead.Retry), at)
+		name := sidestream.RetryStream(s.name)
+		d, ok, err := s.bus.one(ctx, name, l.place.Subject(sidestream.Retry), at)
 		if err != nil {
 			return err
 		}
@@ -299,8 +296,8 @@ func (s *Stream) redriveEdited(ctx context.Context, l *DeadLetter, c *dead.Copy)
 
 // stillLies returns an error where somebody has given l back meanwhile, or discarded it.
 func (s *Stream) stillLies(ctx context.Context, l *DeadLetter) error {
-	name := dead.StreamOf(s.name)
-	d, ok, err := s.one(ctx, name, l.place.Subject(dead.Dead), l.position)
+	name := sidestream.DeadStream(s.name)
+	d, ok, err := s.bus.one(ctx, name, l.place.Subject(sidestream.Dead), l.position)
 	if err == nil && (!ok || d.Stored.Sequence != l.position) {
 		err = &StreamError{Stream: name, Op: "redrive", Err: fmt.Errorf("the letter of message %d is there no more, it was given back, edited or discarded; look at DeadLetters again", l.Sequence)}
 	}
@@ -308,8 +305,8 @@ func (s *Stream) stillLies(ctx context.Context, l *DeadLetter) error {
 }
 
 // sameEdit reports whether d is the copy c, but for the time.
-func sameEdit(d *wire.Delivery, c *dead.Copy) bool {
-	have, err := dead.Parse(d.Header, d.Data)
+func sameEdit(d *wire.Delivery, c *sidestream.Copy) bool {
+	have, err := sidestream.ParseCopy(d.Header, d.Data)
 	if err != nil || !bytes.Equal(have.Data, c.Data) || len(have.Header) != len(c.Header) {
 		return false
 	}

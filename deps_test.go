@@ -62,9 +62,6 @@ var house = map[string]room{
 		"github.com/klauspost/compress": "zstd, s2 and a faster gzip",
 	}},
 
-	"internal/dead": {floor: 3, imports: map[string]string{
-		"internal/wire": "the headers of what it copies",
-	}},
 	"internal/lifecycle": {floor: 6},
 	"internal/settle":    {floor: 1},
 	"internal/dispatch": {floor: 3, imports: map[string]string{
@@ -76,13 +73,13 @@ var house = map[string]room{
 	}},
 
 	"internal/ownership": {floor: 7, imports: map[string]string{
-		"internal/dead":     "the form of a message that travels to a member",
-		"internal/dispatch": "runs the messages that other processes assign",
-		"internal/jserr":    "the server's refusals",
-		"internal/link":     "the connection",
-		"internal/settle":   "outcomes and reasons of dead letters",
-		"internal/wire":     "deliveries and headers",
-		natsGo:              "subscriptions and their messages",
+		"internal/sidestream": "names of what it stores, and the form of a message that travels",
+		"internal/dispatch":   "runs the messages that other processes assign",
+		"internal/jserr":      "the server's refusals",
+		"internal/link":       "the connection",
+		"internal/settle":     "outcomes and reasons of dead letters",
+		"internal/wire":       "deliveries and headers",
+		natsGo:                "subscriptions and their messages",
 	}},
 	"internal/intake": {floor: 4, imports: map[string]string{
 		"internal/dispatch":  "runs what it takes in",
@@ -151,6 +148,15 @@ var house = map[string]room{
 		"internal/telemetry": "the counters of compression",
 		"internal/wire":      "headers, content types and compression",
 	}},
+	"internal/sidestream": {floor: 6, imports: map[string]string{
+		"internal/core":   "the JetStream client, the way out and timeouts",
+		"internal/intake": "it is a source of messages that come back",
+		"internal/jserr":  "the server's refusals, and its own errors",
+		"internal/outlet": "stores copies",
+		"internal/wire":   "what it copies: deliveries and headers",
+		natsGo:            "streams and consumers",
+		otelAPI:           "the trace of the handler call that failed",
+	}},
 
 	"": {floor: 10, imports: map[string]string{
 		"internal/capture":              "which subjects streams store",
@@ -162,7 +168,7 @@ var house = map[string]room{
 		"internal/jserr":                "the server's error numbers",
 		"codec":                         "WithCodec and As take one",
 		"internal/ownership":            "shares a durable with keys between processes",
-		"internal/dead":                 "names and headers of dead letters, and of retries that wait",
+		"internal/sidestream":           "S-dead, S-retry and S-keys",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",
 		"internal/lifecycle":            "what lives on a bus, and how it stops",

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -192,7 +192,7 @@ func (p RetryPolicy) causeOf(err error) Cause {
 
 // deadReason says why d, which will not be handled, is to become a dead letter.
 func (p RetryPolicy) deadReason(d *wire.Delivery) *settle.DeadReason {
-	return &settle.DeadReason{Cause: string(p.causeOf(d.Stored.Dead)), Error: dead.Shorten(d.Stored.Dead.Error()),
+	return &settle.DeadReason{Cause: string(p.causeOf(d.Stored.Dead)), Error: sidestream.Shorten(d.Stored.Dead.Error()),
 		Attempts: d.Stored.Attempt}
 }
 

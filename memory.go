@@ -13,9 +13,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -23,7 +23,7 @@ import (
 // ended, which were given back in an orderly way, and which keys are parked. It lies in
 // the two streams beside the stream; see ADR 16.
 type memory struct {
-	*aside
+	side       *sidestream.Store
 	consumer   *Consumer
 	maxCrashes int    // 0: crashes are not looked for
 	life       string // of this consumer in this process
@@ -58,19 +58,19 @@ const (
 )
 
 // openMemory reads what earlier lives of the consumer left.
-func (a *aside) openMemory(ctx context.Context, c *Consumer, o *consumeOptions) (*memory, error) {
-	m := &memory{aside: a, consumer: c, maxCrashes: max(o.retry.MaxCrashes, 0), life: strconv.FormatUint(rand.Uint64(), 36),
+func (c *Consumer) openMemory(ctx context.Context, o *consumeOptions) (*memory, error) {
+	m := &memory{side: c.side, consumer: c, maxCrashes: max(o.retry.MaxCrashes, 0), life: strconv.FormatUint(rand.Uint64(), 36),
 		began: make(map[uint64]int), notes: make(map[place]givenBack)}
-	subjects, err := subjectsOf(ctx, a.retries, a.place(0).Notes())
+	subjects, err := subjectsOf(ctx, m.side.Retries, m.side.Address(0).RecoveryPattern())
 	if err != nil {
-		return nil, streamError(dead.RetryStreamOf(a.stream), "read", err)
+		return nil, streamError(sidestream.RetryStream(c.stream), "read", err)
 	}
 	for subject := range subjects {
-		if sequence, ok := dead.ParseBegan(subject); ok {
+		if sequence, ok := sidestream.ParseStartMark(subject); ok {
 			m.began[sequence]++
 		}
 	}
-	if subjects[a.place(0).GivenBack()] > 0 {
+	if subjects[m.side.Address(0).HandbackRecords()] > 0 {
 		if err := m.readNotes(ctx); err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func (a *aside) openMemory(ctx context.Context, c *Consumer, o *consumeOptions) 
 	if o.key.make == nil {
 		return m, nil
 	}
-	m.keys, err = a.openParked(ctx, o.key.parks())
+	m.keys, err = openParked(ctx, c.side, c.stream, o.key.parks())
 	return m, err
 }
 
@@ -97,12 +97,12 @@ func (m *memory) readNotes(ctx context.Context) error {
 		m.mu.Lock()
 		next := m.heard + 1
 		m.mu.Unlock()
-		raw, err := m.retries.GetMsg(ctx, next, jetstream.WithGetMsgSubject(m.place(0).GivenBack()))
+		raw, err := m.side.Retries.GetMsg(ctx, next, jetstream.WithGetMsgSubject(m.side.Address(0).HandbackRecords()))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
 		if err != nil {
-			return streamError(dead.RetryStreamOf(m.stream), "read", err)
+			return streamError(sidestream.RetryStream(m.consumer.stream), "read", err)
 		}
 		m.heed(raw)
 	}
@@ -158,9 +158,9 @@ func (m *memory) Restore(d wire.Delivery) {
 
 // ask calls fn, which asks the server and must do no harm twice, until it has an answer.
 func (m *memory) ask(fn func(context.Context) error) error {
-	ctx, done := m.bus.core.Bound(m.consumer.receiver.ctx)
+	ctx, done := m.consumer.bus.core.Bound(m.consumer.receiver.ctx)
 	defer done()
-	return m.bus.core.Link.Repeat(ctx, fn)
+	return m.consumer.bus.core.Link.Repeat(ctx, fn)
 }
 
 // MarkStarted is of intake.Recovery.
@@ -182,19 +182,19 @@ func (m *memory) MarkStarted(d wire.Delivery) (fatal, err error) {
 
 // countDeaths sets how many other lives have begun a message and not ended it.
 func (m *memory) countDeaths(ctx context.Context, s *wire.Stored) error {
-	p := m.place(s.Sequence)
-	marks, err := subjectsOf(ctx, m.retries, p.Began("*"))
+	p := m.side.Address(s.Sequence)
+	marks, err := subjectsOf(ctx, m.side.Retries, p.StartMark("*"))
 	if err != nil {
 		return err
 	}
-	delete(marks, p.Began(m.life)) // of an earlier try here, whose answer was lost
+	delete(marks, p.StartMark(m.life)) // of an earlier try here, whose answer was lost
 	s.Crashes = len(marks)
 	return nil
 }
 
 // mark notes that this life begins a message, if it is not noted yet.
 func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
-	_, err := m.bus.core.JetStream.Publish(ctx, m.place(s.Sequence).Began(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := m.consumer.bus.core.JetStream.Publish(ctx, m.side.Address(s.Sequence).StartMark(m.life), nil, jetstream.WithExpectLastSequencePerSubject(0))
 	if jserr.IsWrongLastSequence(err) {
 		return nil // it is there
 	}
@@ -204,16 +204,16 @@ func (m *memory) mark(ctx context.Context, s *wire.Stored) error {
 // MarkEnded is of intake.Recovery. It does not wait for the server: a mark that stays does
 // little harm, as the message is done.
 func (m *memory) MarkEnded(d wire.Delivery) {
-	body, err := json.Marshal(map[string]string{"filter": m.place(d.Stored.Sequence).Began("*")})
+	body, err := json.Marshal(map[string]string{"filter": m.side.Address(d.Stored.Sequence).StartMark("*")})
 	if err == nil {
-		_ = m.bus.core.Link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + dead.RetryStreamOf(m.stream), Data: body})
+		_ = m.consumer.bus.core.Link.Publish(&wire.Out{Subject: "$JS.API.STREAM.PURGE." + sidestream.RetryStream(m.consumer.stream), Data: body})
 	}
 }
 
 // RecordHandback is of intake.Recovery. Without the note the messages are suspects, and
 // their attempts forgotten.
 func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
-	ctx, done := m.bus.core.Bound(ctx)
+	ctx, done := m.consumer.bus.core.Bound(ctx)
 	defer done()
 	if slices.ContainsFunc(ds, func(d wire.Delivery) bool { return !d.Stored.Restored }) {
 		_ = m.readNotes(ctx) // of other members
@@ -223,10 +223,10 @@ func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
 		all = append(all, m.noteOf(&ds[i]))
 	}
 	all = append(all, m.unheeded()...)
-	subject := m.place(0).GivenBack()
-	bodies := notesOf(all, m.bus.core.Link.MaxPayload()-besideNote)
+	subject := m.side.Address(0).HandbackRecords()
+	bodies := notesOf(all, m.consumer.bus.core.Link.MaxPayload()-besideNote)
 	for _, body := range bodies {
-		if _, err := m.bus.core.JetStream.Publish(ctx, subject, body); err != nil {
+		if _, err := m.consumer.bus.core.JetStream.Publish(ctx, subject, body); err != nil {
 			return
 		}
 	}
@@ -234,7 +234,7 @@ func (m *memory) RecordHandback(ctx context.Context, ds []wire.Delivery) {
 	m.wrote += len(bodies)
 	keep := max(mostNotes, m.wrote)
 	m.mu.Unlock()
-	_ = m.retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(uint64(keep)))
+	_ = m.side.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(uint64(keep)))
 }
 
 // notesOf is all in as few notes as have no more than so many bytes each.

@@ -9,14 +9,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // parked knows the keys of a durable of which something lies beside the stream. Which
 // messages that is it remembers, and what has become of them it asks.
 type parked struct {
-	*aside
+	side *sidestream.Store
 	park bool // keys with letters are parked
 
 	mu   sync.Mutex
@@ -29,26 +29,26 @@ type parkedKey struct {
 }
 
 // openParked asks which keys have something beside the stream.
-func (a *aside) openParked(ctx context.Context, park bool) (*parked, error) {
-	k := &parked{aside: a, park: park, keys: make(map[string]*parkedKey)}
-	copies, err := subjectsOf(ctx, a.retries, a.place(0).OfKey(dead.Retry))
+func openParked(ctx context.Context, side *sidestream.Store, stream string, park bool) (*parked, error) {
+	k := &parked{side: side, park: park, keys: make(map[string]*parkedKey)}
+	copies, err := subjectsOf(ctx, side.Retries, side.Address(0).KeyPattern(sidestream.Retry))
 	if err != nil {
-		return nil, streamError(dead.RetryStreamOf(a.stream), "read", err)
+		return nil, streamError(sidestream.RetryStream(stream), "read", err)
 	}
 	for subject := range copies {
-		if _, p, ok := dead.ParseSubject(subject); ok {
+		if _, p, ok := sidestream.ParseSubject(subject); ok {
 			k.keyLocked(p.Key).returning = true
 		}
 	}
 	if !park {
 		return k, nil
 	}
-	letters, err := subjectsOf(ctx, a.letters, a.place(0).OfKey(dead.Dead))
+	letters, err := subjectsOf(ctx, side.DeadLetters, side.Address(0).KeyPattern(sidestream.Dead))
 	if err != nil {
-		return nil, streamError(dead.StreamOf(a.stream), "read", err)
+		return nil, streamError(sidestream.DeadStream(stream), "read", err)
 	}
 	for subject := range letters {
-		if _, p, ok := dead.ParseSubject(subject); ok {
+		if _, p, ok := sidestream.ParseSubject(subject); ok {
 			key := k.keyLocked(p.Key)
 			key.letters = append(key.letters, p.Sequence)
 		}
@@ -82,7 +82,7 @@ func (k *parked) buried(d *wire.Delivery) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	key := k.keyLocked(dead.KeyToken(d.Stored.Key))
+	key := k.keyLocked(sidestream.KeyToken(d.Stored.Key))
 	if at, there := slices.BinarySearch(key.letters, d.Stored.Sequence); !there {
 		key.letters = slices.Insert(key.letters, at, d.Stored.Sequence)
 	}
@@ -91,7 +91,7 @@ func (k *parked) buried(d *wire.Delivery) {
 // admit returns what is in d's way: a letter of its key that was before it, or copies
 // that come back first.
 func (k *parked) admit(ctx context.Context, d *wire.Delivery) (wait bool, barred, err error) {
-	p := k.placeOf(d)
+	p := k.side.AddressOf(d)
 	if !k.knows(p.Key) {
 		return false, nil, nil
 	}
@@ -118,7 +118,7 @@ func (k *parked) knows(token string) bool {
 
 // lowestLetter returns the sequence of the first letter of p's key, of those not after
 // p. It forgets those that are gone.
-func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint64, found bool, err error) {
+func (k *parked) lowestLetter(ctx context.Context, p sidestream.Address) (sequence uint64, found bool, err error) {
 	for {
 		letter := p
 		k.mu.Lock()
@@ -132,7 +132,7 @@ func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint6
 		if letter.Sequence > p.Sequence {
 			return letter.Sequence, true, nil
 		}
-		_, err := k.letters.GetLastMsgForSubject(ctx, letter.Subject(dead.Dead))
+		_, err := k.side.DeadLetters.GetLastMsgForSubject(ctx, letter.Subject(sidestream.Dead))
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return letter.Sequence, true, err
 		}
@@ -141,7 +141,7 @@ func (k *parked) lowestLetter(ctx context.Context, p dead.Place) (sequence uint6
 }
 
 // gone forgets a letter. Where it was given back, its copy comes.
-func (k *parked) gone(letter dead.Place) {
+func (k *parked) gone(letter sidestream.Address) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if key := k.keys[letter.Key]; key != nil {
@@ -154,8 +154,8 @@ func (k *parked) gone(letter dead.Place) {
 
 // isReturning is whether copies of p's key, not after p, are still to be handled.
 // When there are none, nor letters, the key is free.
-func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) (bool, error) {
-	m, err := k.retries.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(p.OfKey(dead.Retry)))
+func (k *parked) isReturning(ctx context.Context, p sidestream.Address, letters bool) (bool, error) {
+	m, err := k.side.Retries.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(p.KeyPattern(sidestream.Retry)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -167,7 +167,7 @@ func (k *parked) isReturning(ctx context.Context, p dead.Place, letters bool) (b
 	if err != nil {
 		return false, err
 	}
-	_, copied, ok := dead.ParseSubject(m.Subject)
+	_, copied, ok := sidestream.ParseSubject(m.Subject)
 	return ok && copied.Sequence <= p.Sequence, nil
 }
 

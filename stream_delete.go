@@ -5,17 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Delete removes the stream from the server with all its messages and consumers,
-// and what lies beside it: S-dead with its dead letters, and S-retry. Who consumes
-// it ends: see Consumer.Err. Called again after an error it goes on where it was.
+// Delete removes the stream from the server with all its messages and consumers, and its
+// side streams S-dead (the dead letters), S-retry and S-keys. Consumers of the stream end:
+// see Consumer.Err. A call after an error goes on with what is left.
 //
 // Errors: ErrStreamNotFound where nothing of it was there, *StreamError, ErrTimeout,
 // ErrClosed.
@@ -30,34 +29,14 @@ func (s *Stream) Delete(ctx context.Context) error {
 		return streamError(s.name, "delete", gone)
 	}
 	s.bus.captures.Remove(s.name)
-	for _, beside := range []struct{ name, subjects string }{
-		{dead.RetryStreamOf(s.name), dead.SubjectsOf(dead.Retry, s.name)},
-		{dead.StreamOf(s.name), dead.SubjectsOf(dead.Dead, s.name)},
-	} {
-		switch found, err := s.deleteBeside(ctx, beside.name, beside.subjects); {
-		case err != nil:
-			return err
-		case found:
-			gone = nil
-		}
+	found, err := sidestream.DeleteAll(ctx, s.bus.core, s.name)
+	if err != nil {
+		return translate(err)
 	}
-	if gone != nil {
+	if gone != nil && !found {
 		return streamError(s.name, "delete", gone)
 	}
 	return nil
-}
-
-// deleteBeside removes a stream of the library. One of the program's that only has
-// its name stays.
-func (s *Stream) deleteBeside(ctx context.Context, name, subjects string) (found bool, err error) {
-	st, err := s.bus.core.JetStream.Stream(ctx, name)
-	if err == nil && slices.Contains(st.CachedInfo().Config.Subjects, subjects) {
-		err, found = s.bus.core.JetStream.DeleteStream(ctx, name), true
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return false, streamError(name, "delete", err)
-	}
-	return found, nil
 }
 
 // PurgeFilter chooses messages of a stream. Those that fit all fields that are set
@@ -131,10 +110,10 @@ func (b *Bus) purge(ctx context.Context, stream string, f PurgeFilter) (int, err
 	return answer.Purged, nil
 }
 
-// DeleteConsumer removes a durable consumer from the server, with its position and
-// with the messages that wait in S-retry for another attempt of it, and what is noted
-// there of its messages, as which of them ended its process. Its dead letters stay. Who consumes with it ends: see Consumer.Err. Who consumes with the name later
-// begins anew. Called again after an error it goes on where it was.
+// DeleteConsumer removes a durable consumer from the server: its position, its messages in
+// S-retry that wait for another attempt, its crash marks, and its lease in S-keys. Its dead
+// letters stay. Consumers with this durable end: see Consumer.Err. A later Consume with the
+// name starts from the beginning. A call after an error goes on with what is left.
 //
 // Errors: *OptionError about the name, *StreamError (Code 404 where there is no such
 // consumer or stream), ErrTimeout, ErrClosed.
@@ -151,30 +130,14 @@ func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	if gone != nil && !isAbsent(gone) {
 		return streamError(s.name, "delete the consumer", gone)
 	}
-	found, err := s.deleteRetries(ctx, durable)
-	if err != nil || gone == nil || found {
-		return err
+	found, err := sidestream.DeleteDurable(ctx, s.bus.core, s.name, durable)
+	if err != nil {
+		return translate(err)
+	}
+	if gone == nil || found {
+		return nil
 	}
 	return streamError(s.name, "delete the consumer", gone)
-}
-
-// deleteRetries removes the part of a durable in S-retry.
-func (s *Stream) deleteRetries(ctx context.Context, durable string) (found bool, err error) {
-	name := dead.RetryStreamOf(s.name)
-	err = s.bus.core.JetStream.DeleteConsumer(ctx, name, durable)
-	found = err == nil
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		err = nil
-	}
-	for _, kind := range []string{dead.Later, dead.Retry, dead.Note} { // in this order: the first becomes the second
-		if err == nil {
-			_, err = s.bus.purge(ctx, name, PurgeFilter{Subject: dead.SubjectsOfDurable(kind, s.name, durable)})
-		}
-	}
-	if err != nil && !isAbsent(err) {
-		return false, streamError(name, "delete the consumer", err)
-	}
-	return found, nil
 }
 
 func isAbsent(err error) bool {

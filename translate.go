@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
 // ended is the error of a call whose ctx has ended: in which way, and its cause
@@ -59,6 +60,9 @@ func translate(err error) error {
 	}
 	if failed, ok := err.(*jserr.Error); ok { //nolint:errorlint // what wraps one says more
 		return streamError(failed.Stream, failed.Op, failed.Err)
+	}
+	if foreign, ok := err.(*sidestream.ForeignStreamError); ok { //nolint:errorlint // it is never wrapped
+		return foreignStream(foreign)
 	}
 	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
 	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):

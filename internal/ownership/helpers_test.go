@@ -12,6 +12,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/leakcheck"
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -78,8 +79,8 @@ func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world))
 
 // declare creates the stream of the leases.
 func (w *world) declare() {
-	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: StreamOf("S"),
-		Subjects: []string{SubjectsOf("S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
+	_, err := w.js.CreateStream(w.t.Context(), jetstream.StreamConfig{Name: sidestream.KeysStream("S"),
+		Subjects: []string{sidestream.Pattern(sidestream.Keys, "S")}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage})
 	must(w.t, err)
 }
 

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
 // If the stream of the leases is deleted, nothing is handled, and that is reported once. When
@@ -13,7 +15,7 @@ func TestLeaseStreamIsDeleted(t *testing.T) {
 		w.mayFail = true
 		p := w.join("a", 2)
 		time.Sleep(ttl)
-		must(t, w.js.DeleteStream(t.Context(), StreamOf("S")))
+		must(t, w.js.DeleteStream(t.Context(), sidestream.KeysStream("S")))
 		time.Sleep(ttl)
 		if p.Stalled() == nil || len(w.reported) != 1 {
 			t.Errorf("reported: %v; now %v", w.reported, p.Stalled())
@@ -36,7 +38,7 @@ func TestLeaseStreamIsMadeAnew(t *testing.T) {
 		w.publish(3, 1)
 		a := w.join("a", 2)
 		time.Sleep(ttl + ttl/8) // it has nothing to write, and is between two looks
-		must(t, w.js.DeleteStream(t.Context(), StreamOf("S")))
+		must(t, w.js.DeleteStream(t.Context(), sidestream.KeysStream("S")))
 		w.declare()
 		b := w.join("b", 2)
 		time.Sleep(ttl)

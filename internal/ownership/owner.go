@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -70,7 +70,7 @@ func (o *Owner) Settle(d *wire.Delivery, then func(ok bool)) {
 // false, and does not call then, while the record has no space for its reason.
 func (o *Owner) MarkDead(d *wire.Delivery, then func(ok bool)) (fits bool) {
 	failure := d.Stored.Dead
-	reason := &settle.DeadReason{Cause: o.member.cfg.Cause(failure), Error: dead.Shorten(failure.Error()), Attempts: d.Stored.Attempt}
+	reason := &settle.DeadReason{Cause: o.member.cfg.Cause(failure), Error: sidestream.Shorten(failure.Error()), Attempts: d.Stored.Attempt}
 	return o.fence.recordDeadLetter(idOf(d), reason, o.orRefused(d, then))
 }
 

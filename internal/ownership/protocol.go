@@ -9,8 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/internal/dead"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -83,7 +83,7 @@ const textTooLong = "the text of the error is too long to be sent"
 func encodeOutcome(o settle.Outcome, cause func(error) string) outcome {
 	e := outcome{Permanent: o.Permanent, Asked: o.Asked, After: o.After, Postponed: o.Postponed, Returned: o.Returned}
 	if o.Err != nil {
-		e.Failed, e.Error, e.Cause = true, dead.Shorten(o.Err.Error()), cause(o.Err)
+		e.Failed, e.Error, e.Cause = true, sidestream.Shorten(o.Err.Error()), cause(o.Err)
 	}
 	return e
 }
@@ -101,9 +101,9 @@ func (e outcome) decode() settle.Outcome {
 // below inbox, carries what the member must know besides the message. The server sends its
 // "no responders" there too.
 func encodeAssignment(d *wire.Delivery, subject, inbox string, id assignmentID) wire.Out {
-	c := dead.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
+	c := sidestream.Copy{Subject: d.Subject, Header: d.Header, Data: d.Data, Stream: d.Stored.Stream,
 		Sequence: d.Stored.Sequence, Time: d.Stored.Time, Attempts: d.Stored.Attempt - 1}
-	out := c.Out(subject)
+	out := c.Message(subject)
 	delete(out.Header, wire.HeaderNatsExpectedLastSubjectSequence)
 	out.Reply = strings.Join([]string{inbox, strconv.FormatUint(id.Epoch, 36), strconv.FormatUint(id.Number, 36), id.Key,
 		strconv.Itoa(d.Stored.Deliveries)}, ".")
@@ -118,7 +118,7 @@ var (
 // decodeAssignment is the reverse of encodeAssignment.
 func decodeAssignment(m *nats.Msg) (wire.Delivery, assignmentID, error) {
 	id, deliveries, ok := parseReplySubject(m.Reply)
-	c, err := dead.Parse(wire.Header(m.Header), m.Data)
+	c, err := sidestream.ParseCopy(wire.Header(m.Header), m.Data)
 	if !ok || err != nil {
 		return wire.Delivery{}, id, errors.Join(errNoAssignment, err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -100,7 +101,7 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 // read decodes the last message on a subject into body and returns its sequence. The
 // sequence is 0, and body unchanged, if there is no message.
 func (s *store) read(ctx context.Context, subject string, body any) (sequence uint64, err error) {
-	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + StreamOf(s.stream), Data: encode(map[string]string{"last_by_subj": subject})}
+	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + sidestream.KeysStream(s.stream), Data: encode(map[string]string{"last_by_subj": subject})}
 	var reply struct {
 		Error   *jserr.Refusal `json:"error"`
 		Message struct {
@@ -124,7 +125,7 @@ func (s *store) read(ctx context.Context, subject string, body any) (sequence ui
 func (s *store) request(ctx context.Context, out *wire.Out, reply any) error {
 	msg, err := s.link.Request(ctx, out)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("no server responds for stream %s: %w", StreamOf(s.stream), err)
+		return fmt.Errorf("no server responds for stream %s: %w", sidestream.KeysStream(s.stream), err)
 	}
 	if err != nil {
 		return err

@@ -1,23 +1,17 @@
 package ownership
 
-import "strconv"
+import (
+	"strconv"
 
-// The first tokens of the subjects. "keys" is also the end of the stream's name.
-const (
-	storedPrefix  = "$OMNIBUS.keys."
-	messagePrefix = "$OMNIBUS.crew."
+	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
-// StreamOf returns the name of the stream that keeps the leases of the durables of stream.
-func StreamOf(stream string) string { return stream + "-keys" }
-
-// SubjectsOf returns the pattern of all subjects that this stream stores.
-func SubjectsOf(stream string) string { return storedPrefix + stream + ".>" }
+const messagePrefix = "$OMNIBUS.crew."
 
 // subjects makes the subjects that belong to one durable.
 type subjects struct{ stream, durable string }
 
-// Stored in the stream StreamOf returns.
+// Stored in sidestream.KeysStream.
 func (s subjects) lease() string        { return s.stored("claim") }
 func (s subjects) settleRecord() string { return s.stored("settled") }
 
@@ -29,7 +23,7 @@ func (s subjects) assignments(member string) string { return s.message("run." + 
 func (s subjects) leaseChanged() string             { return s.message("news") }
 
 func (s subjects) stored(last string) string {
-	return storedPrefix + s.stream + "." + s.durable + "." + last
+	return sidestream.Prefix(sidestream.Keys) + "." + s.stream + "." + s.durable + "." + last
 }
 
 func (s subjects) message(last string) string {

@@ -1,4 +1,4 @@
-package dead_test
+package sidestream_test
 
 import (
 	"maps"
@@ -9,15 +9,15 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/omnibus-go/bus/internal/dead"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 var stored = time.Date(2026, 11, 23, 1, 2, 3, 456789012, time.UTC)
 
-func copyOf(h wire.Header) *dead.Copy {
-	return &dead.Copy{Subject: "shop.orders.eu", Header: h, Data: []byte("{}"), Stream: "ORDERS", Sequence: 7,
+func copyOf(h wire.Header) *sidestream.Copy {
+	return &sidestream.Copy{Subject: "shop.orders.eu", Header: h, Data: []byte("{}"), Stream: "ORDERS", Sequence: 7,
 		Time: stored, Attempts: 3, Cause: "error", Error: "no\r\nluck"}
 }
 
@@ -39,7 +39,7 @@ func TestCopyRoundTrip(t *testing.T) {
 			t.Parallel()
 			before := maps.Clone(h)
 			c := copyOf(h)
-			out := c.Out("$OMNIBUS.dead.x")
+			out := c.Message("$OMNIBUS.dead.x")
 			if !reflect.DeepEqual(h, before) {
 				t.Fatalf("the original's headers were changed: %v", h)
 			}
@@ -51,7 +51,7 @@ func TestCopyRoundTrip(t *testing.T) {
 					t.Errorf("the copy has the header %s", key)
 				}
 			}
-			got, err := dead.Parse(out.Header, out.Data)
+			got, err := sidestream.ParseCopy(out.Header, out.Data)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,20 +67,20 @@ func TestCopyRoundTrip(t *testing.T) {
 func TestReference(t *testing.T) {
 	t.Parallel()
 	c := copyOf(wire.Header{"Tenant": {"a"}})
-	c.Reference, c.Letter = true, 99
-	out := c.Out("s")
-	dead.After(&out, 5)
+	c.Reference, c.DeadLetter = true, 99
+	out := c.Message("s")
+	sidestream.ExpectLast(&out, 5)
 	if got := out.Header[wire.HeaderNatsExpectedLastSubjectSequence]; len(got) != 1 || got[0] != "5" || len(out.Data) != 0 || out.Header["Tenant"] != nil {
 		t.Errorf("got %+v", out)
 	}
-	got, err := dead.Parse(out.Header, out.Data)
-	if err != nil || !got.Reference || got.Size != 2 || got.Letter != 99 || got.Header != nil || got.Subject != c.Subject {
+	got, err := sidestream.ParseCopy(out.Header, out.Data)
+	if err != nil || !got.Reference || got.Size != 2 || got.DeadLetter != 99 || got.Header != nil || got.Subject != c.Subject {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	for name, bad := range map[string]string{"Bus-Dead-Size": "-1", "Bus-Dead-Letter": "x"} {
-		out := c.Out("s")
+		out := c.Message("s")
 		out.Header[name] = []string{bad}
-		if _, err := dead.Parse(out.Header, nil); err == nil {
+		if _, err := sidestream.ParseCopy(out.Header, nil); err == nil {
 			t.Errorf("%s: %s was accepted", name, bad)
 		}
 	}
@@ -91,8 +91,8 @@ func TestErrorsOfACopyFitAHeader(t *testing.T) {
 	for _, text := range []string{"", "\n", strings.Repeat("ü", 5000), "a\x00b\xffc", "  x  "} {
 		c := copyOf(nil)
 		c.Error = text
-		got := c.Out("s").Header["Bus-Dead-Error"][0]
-		if len(got) > dead.MaxError || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00") || got != strings.TrimSpace(got) {
+		got := c.Message("s").Header["Bus-Dead-Error"][0]
+		if len(got) > sidestream.MaxError || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00") || got != strings.TrimSpace(got) {
 			t.Errorf("%.20q became %.40q", text, got)
 		}
 	}
@@ -100,41 +100,41 @@ func TestErrorsOfACopyFitAHeader(t *testing.T) {
 
 func TestSubjects(t *testing.T) {
 	t.Parallel()
-	p := dead.Place{Stream: "ORDERS", Durable: "billing", Incarnation: dead.Incarnation(stored), Sequence: 18446744073709551615}
+	p := sidestream.Address{Stream: "ORDERS", Durable: "billing", Incarnation: sidestream.Incarnation(stored), Sequence: 18446744073709551615}
 	subjects := map[string]bool{}
-	for _, key := range []string{"", dead.KeyToken(""), dead.KeyToken("a.b *>")} {
+	for _, key := range []string{"", sidestream.KeyToken(""), sidestream.KeyToken("a.b *>")} {
 		p.Key = key
-		for _, kind := range []string{dead.Dead, dead.Retry, dead.Later} {
+		for _, kind := range []sidestream.Kind{sidestream.Dead, sidestream.Retry, sidestream.Later} {
 			s := p.Subject(kind)
 			subjects[s] = true
-			gotKind, got, ok := dead.ParseSubject(s)
+			gotKind, got, ok := sidestream.ParseSubject(s)
 			if !ok || gotKind != kind || got != p {
 				t.Errorf("%s: got %s, %+v, %v", s, gotKind, got, ok)
 			}
-			if all := (dead.Place{Stream: "ORDERS", Durable: "billing", Incarnation: p.Incarnation}).OfKey(kind); subject.Matches(all, s) != (key != "") ||
-				key != "" && !subject.Matches(p.OfKey(kind), s) {
+			if all := (sidestream.Address{Stream: "ORDERS", Durable: "billing", Incarnation: p.Incarnation}).KeyPattern(kind); subject.Matches(all, s) != (key != "") ||
+				key != "" && !subject.Matches(p.KeyPattern(kind), s) {
 				t.Errorf("%s and %s do not match", all, s)
 			}
 		}
 	}
-	if seq, ok := dead.ParseBegan(p.Began("x")); !ok || seq != p.Sequence || !subject.Matches(p.Notes(), p.Began("x")) || !subject.Matches(p.Began("*"), p.Began("x")) {
-		t.Errorf("%s: got %d, %v", p.Began("x"), seq, ok)
+	if seq, ok := sidestream.ParseStartMark(p.StartMark("x")); !ok || seq != p.Sequence || !subject.Matches(p.RecoveryPattern(), p.StartMark("x")) || !subject.Matches(p.StartMark("*"), p.StartMark("x")) {
+		t.Errorf("%s: got %d, %v", p.StartMark("x"), seq, ok)
 	}
-	if _, ok := dead.ParseBegan(p.GivenBack()); ok {
-		t.Errorf("%s was accepted", p.GivenBack())
+	if _, ok := sidestream.ParseStartMark(p.HandbackRecords()); ok {
+		t.Errorf("%s was accepted", p.HandbackRecords())
 	}
-	if len(subjects) != 9 || dead.Incarnation(stored) == dead.Incarnation(stored.Add(1)) {
+	if len(subjects) != 9 || sidestream.Incarnation(stored) == sidestream.Incarnation(stored.Add(1)) {
 		t.Errorf("got %v", slices.Collect(maps.Keys(subjects)))
 	}
 	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.", "$OMNIBUS.dead.S.d.i.1.2.3", "$OMNIBUS.dead.S.d.i.-1"} {
-		if _, _, ok := dead.ParseSubject(bad); ok {
+		if _, _, ok := sidestream.ParseSubject(bad); ok {
 			t.Errorf("%q was accepted", bad)
 		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	out := copyOf(wire.Header{"Nats-Msg-Id": {"1"}}).Out("s")
+	out := copyOf(wire.Header{"Nats-Msg-Id": {"1"}}).Message("s")
 	f.Add(out.Header["Bus-Origin-Subject"][0], "ORDERS", "7", out.Header["Bus-Origin-Time"][0], "3", "Tenant", "x")
 	f.Add("", "", "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, subject, stream, sequence, at, attempts, key, value string) {
@@ -143,11 +143,11 @@ func FuzzParse(f *testing.F) {
 		if _, taken := h[key]; !taken {
 			h[key] = []string{value}
 		}
-		c, err := dead.Parse(h, nil)
+		c, err := sidestream.ParseCopy(h, nil)
 		if err != nil {
 			return
 		}
-		again, err := dead.Parse(c.Out("s").Header, nil)
+		again, err := sidestream.ParseCopy(c.Message("s").Header, nil)
 		if err != nil || again.Subject != c.Subject || again.Sequence != c.Sequence || !again.Time.Equal(c.Time) || !reflect.DeepEqual(again.Header, c.Header) {
 			t.Fatalf("got %+v, then %+v, %v", c, again, err)
 		}

@@ -1,0 +1,113 @@
+package sidestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/jserr"
+)
+
+// ForeignStreamError is returned when a stream with the name of a side stream exists and
+// does not belong to the library.
+type ForeignStreamError struct {
+	Stream     string // S
+	Side       string // the stream with the name of a side stream of S
+	Have, Want string // subjects and retention of Side
+}
+
+func (e *ForeignStreamError) Error() string {
+	return fmt.Sprintf("stream %q does not belong to the library: it has %s, not %s", e.Side, e.Have, e.Want)
+}
+
+// DeclareKeys makes sure that S-keys exists. Errors are those of Open.
+func DeclareKeys(ctx context.Context, c *core.Core, stream Stream) error {
+	_, err := declare(ctx, c, stream, jetstream.StreamConfig{Name: KeysStream(stream.Name),
+		Subjects: []string{Pattern(Keys, stream.Name)}, MaxMsgsPerSubject: 1})
+	return err
+}
+
+// declareDead makes sure that S-dead exists.
+func declareDead(ctx context.Context, c *core.Core, stream Stream) (jetstream.Stream, error) {
+	return declare(ctx, c, stream, jetstream.StreamConfig{Name: DeadStream(stream.Name),
+		Subjects: []string{Pattern(Dead, stream.Name)}, MaxMsgsPerSubject: 1, AllowDirect: true})
+}
+
+// declareRetry makes sure that S-retry exists. A server that knows no schedules (before
+// 2.12) makes it without them.
+func declareRetry(ctx context.Context, c *core.Core, stream Stream) (jetstream.Stream, error) {
+	want := jetstream.StreamConfig{Name: RetryStream(stream.Name), Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
+		Subjects: []string{Pattern(Retry, stream.Name), Pattern(Later, stream.Name), Pattern(Note, stream.Name)}}
+	st, err := declare(ctx, c, stream, want)
+	if jserr.Is(err, jserr.InvalidJSON, jserr.InvalidConfig) {
+		want.AllowMsgSchedules = false
+		st, err = declare(ctx, c, stream, want)
+	}
+	return st, err
+}
+
+// declare makes sure that the side stream want exists, stored as safely as stream.
+func declare(ctx context.Context, c *core.Core, stream Stream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	st, err := c.JetStream.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		want.Storage, want.Replicas = stream.Storage, stream.Replicas
+		st, err = c.JetStream.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			st, err = c.JetStream.Stream(ctx, want.Name) // another process was faster
+		}
+	}
+	if err != nil {
+		return nil, jserr.Wrap(want.Name, "create", err)
+	}
+	have := st.CachedInfo().Config
+	lacks := missing(want.Subjects, have.Subjects)
+	if len(lacks) > 0 && len(lacks) < len(want.Subjects) && have.Retention == want.Retention {
+		have.Subjects = append(have.Subjects, lacks...) // an older version made it
+		if st, err = c.JetStream.UpdateStream(ctx, have); err != nil {
+			return nil, jserr.Wrap(want.Name, "update", err)
+		}
+		lacks = nil
+	}
+	if len(lacks) > 0 || have.Retention != want.Retention {
+		return nil, &ForeignStreamError{Stream: stream.Name, Side: want.Name,
+			Have: fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), Want: fmt.Sprintf("%v (%s)", want.Subjects, want.Retention)}
+	}
+	return st, nil
+}
+
+// missing returns the elements of want that have lacks.
+func missing(want, have []string) []string {
+	return slices.DeleteFunc(slices.Clone(want), func(s string) bool { return slices.Contains(have, s) })
+}
+
+// declareRetryConsumer makes sure that the consumer exists by which messages come back to
+// a durable. It returns how many messages the consumer may have unacknowledged. If the
+// consumer is paused it stays so.
+func declareRetryConsumer(ctx context.Context, c *core.Core, stream, durable string, ackWait time.Duration) (maxHeld int, err error) {
+	name := RetryStream(stream)
+	con, err := c.JetStream.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
+		FilterSubject: DurablePattern(Retry, stream, durable), AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		if con, err = c.JetStream.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
+			have := con.CachedInfo().Config
+			have.AckWait = ackWait
+			con, err = c.JetStream.UpdateConsumer(ctx, name, have)
+		}
+	}
+	if err != nil {
+		return 0, jserr.Wrap(name, "consume", err)
+	}
+	if limit := con.CachedInfo().Config.MaxAckPending; limit > 0 {
+		return limit, nil
+	}
+	return defaultMaxHeld, nil
+}
+
+// defaultMaxHeld is used where the consumer has no limit.
+const defaultMaxHeld = 1000

@@ -1,0 +1,87 @@
+package sidestream
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/jserr"
+)
+
+// DeleteAll deletes the side streams of a stream. found is true if there was one. Errors
+// are *jserr.Error; a second call goes on with what is left.
+func DeleteAll(ctx context.Context, c *core.Core, stream string) (found bool, err error) {
+	for _, side := range []struct{ name, pattern string }{
+		{RetryStream(stream), Pattern(Retry, stream)},
+		{DeadStream(stream), Pattern(Dead, stream)},
+		{KeysStream(stream), Pattern(Keys, stream)},
+	} {
+		st, err := lookUp(ctx, c, side.name, side.pattern)
+		if err == nil && st != nil {
+			found = true
+			err = c.JetStream.DeleteStream(ctx, side.name)
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return found, jserr.Wrap(side.name, "delete", err)
+		}
+	}
+	return found, nil
+}
+
+// lookUp returns a side stream, or nil if there is none. A stream without the pattern
+// belongs to the program.
+func lookUp(ctx context.Context, c *core.Core, name, pattern string) (jetstream.Stream, error) {
+	st, err := c.JetStream.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil || !slices.Contains(st.CachedInfo().Config.Subjects, pattern) {
+		return nil, err
+	}
+	return st, nil
+}
+
+// DeleteDurable deletes everything that a durable has in S-retry and S-keys. found is true
+// if its consumer in S-retry was there. Errors are *jserr.Error; a second call goes on with
+// what is left.
+func DeleteDurable(ctx context.Context, c *core.Core, stream, durable string) (found bool, err error) {
+	if found, err = deleteRetries(ctx, c, stream, durable); err != nil {
+		return found, jserr.Wrap(RetryStream(stream), "delete the consumer", err)
+	}
+	st, err := lookUp(ctx, c, KeysStream(stream), Pattern(Keys, stream))
+	if err == nil && st != nil {
+		err = purge(ctx, st, DurablePattern(Keys, stream, durable))
+	}
+	return found, jserr.Wrap(KeysStream(stream), "delete the consumer", err)
+}
+
+// deleteRetries deletes the consumer of a durable in S-retry, and its messages there.
+func deleteRetries(ctx context.Context, c *core.Core, stream, durable string) (found bool, err error) {
+	st, err := lookUp(ctx, c, RetryStream(stream), Pattern(Retry, stream))
+	if err != nil || st == nil {
+		return false, err
+	}
+	switch err := st.DeleteConsumer(ctx, durable); {
+	case err == nil:
+		found = true
+	case !jserr.IsAbsent(err):
+		return false, err
+	}
+	for _, kind := range []Kind{Later, Retry, Note} { // in this order: a Later becomes a Retry
+		if err := purge(ctx, st, DurablePattern(kind, stream, durable)); err != nil {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// purge removes the messages of st that match a pattern. It is no error if st is gone.
+func purge(ctx context.Context, st jetstream.Stream, pattern string) error {
+	if err := st.Purge(ctx, jetstream.WithPurgeSubject(pattern)); err != nil && !jserr.IsAbsent(err) {
+		return err
+	}
+	return nil
+}
