@@ -10,7 +10,7 @@ import (
 // goroutineID returns the number of the calling goroutine. Go offers it only as
 // text, about a microsecond of work, so it is asked once per worker and not per
 // message. Its one use is to see that a handler closes its own bus, for which
-// Close() has no context to tell it.
+// Close() has no context to say so.
 func goroutineID() uint64 {
 	var buf [64]byte
 	text := bytes.TrimPrefix(buf[:runtime.Stack(buf[:], false)], []byte("goroutine "))
@@ -28,14 +28,14 @@ type Goroutine uint64
 // Here returns the calling goroutine.
 func Here() Goroutine { return Goroutine(goroutineID()) }
 
-// IsCaller reports whether g is the one that FromCaller noted in ctx.
+// IsCaller reports whether g is the one that FromCaller put into ctx.
 func (g Goroutine) IsCaller(ctx context.Context) bool { return g != 0 && uint64(g) == caller(ctx) }
 
 type callerKey struct{}
 
-// FromCaller notes in ctx which goroutine calls, so that a Wait further down,
-// on whatever goroutine, can tell that it was called from a handler. A caller
-// noted already stays.
+// FromCaller puts into the context which goroutine calls, so that a Wait further down,
+// on whatever goroutine, can see that it was called from a handler. A caller
+// that is there already stays.
 func FromCaller(ctx context.Context) context.Context {
 	if caller(ctx) != 0 {
 		return ctx
@@ -43,7 +43,7 @@ func FromCaller(ctx context.Context) context.Context {
 	return context.WithValue(ctx, callerKey{}, goroutineID())
 }
 
-// caller is the goroutine that FromCaller noted, or 0.
+// caller is the goroutine that FromCaller put into ctx, or 0.
 func caller(ctx context.Context) uint64 {
 	id, _ := ctx.Value(callerKey{}).(uint64)
 	return id

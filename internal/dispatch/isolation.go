@@ -8,34 +8,35 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// minHold is how long others are kept at first for one that is to run alone.
+// minHold is how long other messages are held back at first for one that is to run alone.
 const minHold = 10 * time.Second
 
-// Isolation lets some messages run with nothing beside them. While one of those runs what
-// else comes is kept. The zero value is ready. Safe for concurrent use.
+// Isolation lets some messages run with nothing beside them: each of them is isolated. While
+// an isolated message runs, every other one is held back. The zero value is ready. Safe for
+// concurrent use; workers call it around each handler call.
 //
-// While one waits for what runs to end, others are kept for 10 s. If something runs
-// still, they are let in until all that ran at that moment has ended. Then they are kept
-// again, for half as long as the one has waited, and so on. So a slow handler holds up
-// nobody for long, and under whatever load the one begins after a few times what the
-// slowest handler takes.
+// While an isolated message waits for what runs to end, others are held back for 10 s. If
+// something still runs then, they are let in until all that ran at that moment has ended.
+// Then they are held back again, for half as long as the isolated message has waited, and so
+// on. So a slow handler holds up nobody for long, and under any load the isolated message
+// begins after a few times what the slowest handler takes.
 type Isolation struct {
 	mu      sync.Mutex
 	stopped bool
 	running int
-	alone   bool            // the one that runs is alone
-	called  *wire.Stored    // runs alone next; it is on its way
-	first   []wire.Delivery // kept, to run alone
-	others  []wire.Delivery // kept
+	alone   bool            // the one that runs is isolated
+	called  *wire.Stored    // isolated, runs next; it is on its way
+	first   []wire.Delivery // held back, isolated
+	others  []wire.Delivery // held back
 
 	// While first waits for what runs.
 	since time.Time                 // it does
-	until time.Time                 // others are kept, or were
+	until time.Time                 // others are held back, or were
 	after map[*wire.Stored]struct{} // those of what runs that were let in after that
 }
 
-// Enter returns true when d may run now; Leave must follow. Otherwise it is kept until
-// Leave, Overdue or Stop returns it.
+// Enter returns true when d may run now; Leave must follow. Otherwise it is held back
+// until Leave, Overdue or Stop returns it.
 func (s *Isolation) Enter(d wire.Delivery, alone bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +62,7 @@ func (s *Isolation) Enter(d wire.Delivery, alone bool) bool {
 	return true
 }
 
-// holdLocked begins to keep others for the first that is to run alone.
+// holdLocked begins to hold others back for the first message that is to run alone.
 func (s *Isolation) holdLocked(now time.Time) {
 	s.until = now.Add(max(minHold, now.Sub(s.since)/2))
 	s.after = make(map[*wire.Stored]struct{})
@@ -86,8 +87,8 @@ func (s *Isolation) Leave(d wire.Delivery) (next []wire.Delivery) {
 	return next
 }
 
-// Overdue returns those that have been kept long enough for one that waits. They must
-// enter again.
+// Overdue returns those that have been held back long enough for one that waits. They
+// must enter again.
 func (s *Isolation) Overdue(now time.Time) (next []wire.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +99,7 @@ func (s *Isolation) Overdue(now time.Time) (next []wire.Delivery) {
 	return next
 }
 
-// Stop returns what is kept. From now on nothing is.
+// Stop returns what is held back. From now on nothing is.
 func (s *Isolation) Stop() []wire.Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +109,7 @@ func (s *Isolation) Stop() []wire.Delivery {
 	return all
 }
 
-// Kept is the number of messages that are kept.
+// Kept is the number of messages that are held back.
 func (s *Isolation) Kept() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -118,10 +118,10 @@ func TestIsolationStop(t *testing.T) {
 // all run in the end.
 func TestIsolationAtRandom(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, soloAtRandom)
+	synctest.Test(t, isolationAtRandom)
 }
 
-func soloAtRandom(t *testing.T) {
+func isolationAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	var s dispatch.Isolation

@@ -14,8 +14,8 @@ import (
 // call about that key; the others wait in its lane.
 //
 // Messages may come in any order: what comes late is sorted in, before those that
-// wait. So order is kept among the messages that are here; that nothing earlier is
-// still elsewhere the owner must know, and keeps the lanes closed until then.
+// wait. So order is kept among the messages that are here. The caller must know that nothing
+// earlier is still elsewhere; until then it keeps the lanes closed.
 //
 // States: open ⇄ closed → stopped. A key that has no messages costs nothing. Safe for
 // concurrent use.
@@ -35,7 +35,7 @@ type lane struct {
 	head int // of wait: those before are gone
 }
 
-// NewLanes returns lanes without messages. Shut ones let nothing out before Open.
+// NewLanes returns lanes without messages. Closed ones let nothing out before Open.
 func NewLanes(closed bool) *Lanes {
 	return &Lanes{closed: closed, lanes: make(map[string]*lane)}
 }
@@ -77,7 +77,7 @@ func (l *Lanes) Open() []wire.Delivery {
 	return first
 }
 
-// Shut lets nothing more out until Open. What is out stays out.
+// Close lets nothing more out until Open. What is out stays out.
 func (l *Lanes) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +102,7 @@ func (l *Lanes) Next(key string) (d wire.Delivery, ok bool) {
 }
 
 // Again takes back d, which is out, and lets out the first of its lane: d itself,
-// or an earlier one that has come meanwhile. Shut lanes keep d, and after Stop d is
+// or an earlier one that has come meanwhile. Closed lanes keep d, and after Stop d is
 // out.
 func (l *Lanes) Again(d wire.Delivery) (first wire.Delivery, ok bool) {
 	l.mu.Lock()

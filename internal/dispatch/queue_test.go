@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -45,6 +44,13 @@ func (c *counts) total() int {
 	return n
 }
 
+// pushN pushes messages of which the i-th has the sequence i+1.
+func pushN(q *dispatch.Queue, n int) {
+	for i := range n {
+		q.Push(wire.Delivery{In: wire.In{Subject: "s"}, Stored: &wire.Stored{Sequence: uint64(i + 1)}})
+	}
+}
+
 // newQueue returns a queue that stops with the test.
 func newQueue(t *testing.T, n int, run func(wire.Delivery)) *dispatch.Queue {
 	t.Helper()
@@ -59,10 +65,8 @@ func inline(q *dispatch.Queue, run func(number int64)) bool {
 	if !ok {
 		return false
 	}
-	returned := false
-	defer q.Leave(&returned)
+	defer q.Leave()
 	run(number)
-	returned = true
 	return true
 }
 
@@ -517,79 +521,6 @@ func TestRunsCaller(t *testing.T) {
 			}
 			if q.RunsCaller(inside) {
 				t.Error("a handler that has ended counts as running")
-			}
-		})
-	}
-}
-
-// Workers end when there is nothing to do: an idle queue has no goroutine. The
-// bubble would fail if one were left.
-func TestAnIdleQueueHasNoGoroutine(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var c counts
-		q := newQueue(t, 8, c.run)
-		for i := range uint64(100) {
-			q.Push(numbered(i))
-			if i%10 == 0 {
-				synctest.Wait()
-			}
-		}
-		synctest.Wait()
-		if c.total() != 100 {
-			t.Errorf("%d of 100 messages ran", c.total())
-		}
-	})
-}
-
-// One worker is kept, and goes when the queue stops.
-func TestOneWorkerIsKept(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := dispatch.New(8, func(wire.Delivery) { time.Sleep(time.Second) })
-		for i := range uint64(8) {
-			q.Push(numbered(i))
-		}
-		if err := q.Wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for i := range uint64(100) { // it runs all of these
-			q.Push(numbered(i))
-			if err := q.Wait(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if q.Begun() != 108 || q.InFlight() != 0 {
-			t.Errorf("%d have run, %d run", q.Begun(), q.InFlight())
-		}
-		q.Stop() // or the bubble would not end
-		q.Stop()
-	})
-}
-
-// What ends its goroutine has ended, and another worker takes its place.
-func TestRunsThatEndTheirGoroutine(t *testing.T) {
-	t.Parallel()
-	for _, concurrency := range []int{1, 3} {
-		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
-			t.Parallel()
-			var n atomic.Int64
-			q := dispatch.New(concurrency, func(wire.Delivery) {
-				if n.Add(1)%2 == 1 {
-					runtime.Goexit()
-				}
-			})
-			for range 100 {
-				q.Push(wire.Delivery{})
-			}
-			if err := q.Wait(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if n.Load() != 100 || q.Begun() != 100 || q.Ended() != 100 || q.InFlight() != 0 {
-				t.Errorf("%d ran, %d began, %d ended", n.Load(), q.Begun(), q.Ended())
-			}
-			if left := q.Stop(); len(left) != 0 {
-				t.Errorf("%d are left", len(left))
 			}
 		})
 	}

@@ -63,11 +63,7 @@ var errLostGoroutine = errors.New("its handler has ended the goroutine on which 
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {
 	queue := dispatch.New(c.Concurrency, func(d wire.Delivery) { c.Run(d.In, d.Number) })
-	s := &Core{cfg: c, link: l, queue: queue, lost: make(chan struct{}), done: make(chan struct{})}
-	if c.Lost != nil {
-		s.queue.OnExit(s.exited)
-	}
-	return s
+	return &Core{cfg: c, link: l, queue: queue, lost: make(chan struct{}), done: make(chan struct{})}
 }
 
 // Open subscribes. When it returns nil the server knows of the subscription;
@@ -107,7 +103,12 @@ func (s *Core) run(m *nats.Msg) {
 		return
 	}
 	returned := false
-	defer s.queue.Leave(&returned)
+	defer func() {
+		s.queue.Leave()
+		if !returned {
+			s.exited()
+		}
+	}()
 	s.cfg.Run(in(m), number)
 	returned = true
 }
@@ -123,7 +124,9 @@ func in(m *nats.Msg) wire.In {
 // and not replaced.
 func (s *Core) exited() {
 	close(s.lost)
-	s.cfg.Lost()
+	if s.cfg.Lost != nil {
+		s.cfg.Lost()
+	}
 }
 
 // Pending is the number of messages that have arrived and wait, and about their

@@ -1,10 +1,6 @@
-// Package settle decides what becomes of a message after its handler returned.
-// It is pure: it looks at no clock and does nothing itself.
 package settle
 
-import (
-	"time"
-)
+import "time"
 
 // Policy says when to try again, and how often.
 type Policy struct {
@@ -16,7 +12,7 @@ type Policy struct {
 // Outcome is how one handler call ended.
 type Outcome struct {
 	Err       error         // nil: it is done
-	Permanent bool          // another try would fail as well
+	Permanent bool          // another attempt would fail as well
 	Asked     bool          // the handler said itself when to try again
 	After     time.Duration // what it said
 	Postponed bool          // the message was not tried, and comes again after After: that was no attempt

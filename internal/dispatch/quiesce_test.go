@@ -1,0 +1,42 @@
+package dispatch_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// A quiesced queue takes messages in, begins none, and is waited for.
+func TestQueueQuiesce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ran atomic.Int64
+		q := dispatch.New(2, func(wire.Delivery) { time.Sleep(time.Second); ran.Add(1) })
+		pushN(q, 4)
+		time.Sleep(time.Millisecond)
+		if run, ok := q.Longest(); !ok || run.Subject != "s" || time.Since(run.Since) != time.Millisecond {
+			t.Errorf("the longest is %+v", run)
+		}
+		q.Quiesce()
+		if err := q.Wait(t.Context()); err != nil || ran.Load() != 2 {
+			t.Errorf("%v after %d runs", err, ran.Load())
+		}
+		pushN(q, 2)
+		time.Sleep(time.Hour)
+		if n, _ := q.Backlog(); n != 4 || ran.Load() != 2 {
+			t.Errorf("%d wait after %d runs", n, ran.Load())
+		}
+		if _, ok := q.Longest(); ok {
+			t.Error("something runs")
+		}
+		q.Resume()
+		if err := q.Wait(t.Context()); err != nil || ran.Load() != 6 {
+			t.Errorf("%v after %d runs", err, ran.Load())
+		}
+		q.Stop()
+	})
+}
