@@ -7,24 +7,22 @@ import (
 	"unicode/utf8"
 )
 
-// MaxLength is the longest subject or pattern accepted, in bytes.
+// MaxLength is the length of the longest accepted subject or pattern, in bytes.
 //
-// The server allows 4096 bytes for a whole protocol line: subject, reply
-// subject and sizes. A quarter of it leaves room for the reply and for the
-// API subjects that carry a subject behind a prefix (direct get, consumer
-// create, dead letters).
+// The server allows 4096 bytes for a protocol line, which has the subject, the reply subject
+// and the sizes. A quarter of that leaves room for the reply subject, and for subjects that
+// have another subject after a prefix (direct get, consumer create, dead letters).
 const MaxLength = 1024
 
-// Problem says why a subject is refused.
+// Problem is the reason why a subject is refused.
 type Problem struct {
-	// Reason is a predicate that reads on after the subject: "ends with a dot".
+	// Reason continues a sentence that starts with the subject: "ends with a dot".
 	Reason string
-	// Hint says what to write instead; it may be empty.
+	// Hint is what to write instead. It may be empty.
 	Hint string
 }
 
-// Check returns nil if s is a literal subject that can be published to. It
-// does not allocate for a good subject.
+// Check returns nil if a message can be published to s. It does not allocate for a good subject.
 func Check(s string) *Problem {
 	if isPlain(s) {
 		return nil
@@ -32,7 +30,7 @@ func Check(s string) *Problem {
 	return explain(s, false)
 }
 
-// CheckPattern is [Check] that also accepts "*" tokens and a final ">".
+// CheckPattern returns nil if s is a subject as for [Check], or a pattern.
 func CheckPattern(s string) *Problem {
 	if isPlainPattern(s) {
 		return nil
@@ -40,15 +38,15 @@ func CheckPattern(s string) *Problem {
 	return explain(s, true)
 }
 
-// The classes of bytes that isPlain and isPlainPattern tell apart.
+// The classes of bytes for isPlain and isPlainPattern.
 const (
-	classOther = iota // decided by explain
+	classOther = iota // explain decides
 	classPlain
 	classDot
 	classWild
 )
 
-// classes is a table, because this loop is on the way of every publish.
+// classes has the class of each byte. It is a table because every publish uses it.
 var classes = func() (t [256]uint8) {
 	for c := '!'; c <= '~'; c++ {
 		t[c] = classPlain
@@ -58,13 +56,13 @@ var classes = func() (t [256]uint8) {
 	return t
 }()
 
-// isPlain reports whether s is a good literal subject of ASCII characters. The
-// answer false decides nothing.
+// isPlain reports whether s is a good subject in ASCII without wildcards. If it returns false, s
+// may still be good; explain decides.
 func isPlain(s string) bool {
 	if len(s) > MaxLength {
 		return false
 	}
-	last := uint8(classDot) // so that a leading dot counts as the second of two
+	last := uint8(classDot) // a leading dot then counts as the second of two
 	for i := 0; i < len(s); i++ {
 		class := classes[s[i]]
 		if class == classOther || class == classWild || class+last == classDot+classDot {
@@ -75,7 +73,7 @@ func isPlain(s string) bool {
 	return last == classPlain
 }
 
-// isPlainPattern is isPlain for patterns.
+// isPlainPattern does the same for patterns.
 func isPlainPattern(s string) bool {
 	if len(s) > MaxLength {
 		return false
@@ -95,7 +93,7 @@ func isPlainPattern(s string) bool {
 	return last != classDot
 }
 
-// explain applies the rules in the order in which their answers help most.
+// explain checks s by all rules. It checks the rules with the most helpful problems first.
 func explain(s string, wildcards bool) *Problem {
 	switch {
 	case s == "":
@@ -117,7 +115,7 @@ func explain(s string, wildcards bool) *Problem {
 	return checkWildcards(s, wildcards)
 }
 
-// checkRunes refuses the characters that no token may have.
+// checkRunes refuses characters that no token may have.
 func checkRunes(s string) *Problem {
 	for i, r := range s {
 		if what := runeProblem(s[i:], r); what != "" {
@@ -130,7 +128,7 @@ func checkRunes(s string) *Problem {
 	return nil
 }
 
-// badRune names what is wrong with r, the first rune of s, or returns "".
+// runeProblem returns what is wrong with r, the first rune of s, or "".
 func runeProblem(s string, r rune) string {
 	switch {
 	case r == ' ':
@@ -138,7 +136,7 @@ func runeProblem(s string, r rune) string {
 	case r < utf8.RuneSelf && r > ' ' && r < 0x7f:
 		return ""
 	case r == utf8.RuneError:
-		// The server refuses a genuine U+FFFD as well, as the trace of a bad conversion.
+		// The server refuses U+FFFD too: it is left by a bad conversion.
 		if _, size := utf8.DecodeRuneInString(s); size == 1 {
 			return "a byte that is not valid UTF-8"
 		}
@@ -168,8 +166,8 @@ func checkDots(s string) *Problem {
 	return nil
 }
 
-// checkWildcards refuses "*" and ">" where they are not allowed or mean
-// something else than they seem to.
+// checkWildcards refuses "*" and ">" where they are not allowed, and where they would not be
+// wildcards.
 func checkWildcards(s string, allowed bool) *Problem {
 	rest, more := s, true
 	for n := 1; more; n++ {
@@ -182,12 +180,13 @@ func checkWildcards(s string, allowed bool) *Problem {
 	return nil
 }
 
+// checkWildcard checks token n of a subject. more is true if another token follows.
 func checkWildcard(token string, n int, more, allowed bool) *Problem {
 	switch {
 	case !strings.ContainsAny(token, "*>"):
 		return nil
 	case len(token) > 1:
-		// The server takes "foo*" for a literal token. Nobody who writes it means that.
+		// For the server "foo*" is a token without a wildcard. Nobody means that.
 		return &Problem{
 			fmt.Sprintf("has token %d, %q, with a wildcard character inside", n, clip(token)),
 			"a wildcard stands for whole tokens: \"foo.*\", not \"foo*\"",
@@ -206,9 +205,9 @@ func checkWildcard(token string, n int, more, allowed bool) *Problem {
 	return nil
 }
 
-// next cuts the first token off s; more says whether another one follows.
+// next splits s after the first token. more is true if another token follows.
 func next(s string) (token, rest string, more bool) {
-	// A loop beats strings.Cut here: tokens are short and often one character.
+	// A loop is faster than strings.Cut here, because tokens are short.
 	for i := 0; i < len(s); i++ {
 		if s[i] == '.' {
 			return s[:i], s[i+1:], true

@@ -2,8 +2,8 @@ package subject
 
 import "strings"
 
-// Covering is one pattern for all that the patterns match, of which there is at least
-// one. It may match more.
+// Covering returns one pattern that matches every subject that one of filters matches. It may
+// match more subjects. filters must not be empty.
 func Covering(filters []string) string {
 	all := strings.Split(filters[0], ".")
 	for _, filter := range filters[1:] {

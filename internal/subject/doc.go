@@ -1,11 +1,14 @@
-// Package subject holds the rules of NATS subjects as pure functions.
+// Package subject has the rules of NATS subjects as functions.
 //
-// A subject is one or more tokens joined by dots. A pattern may also hold the
-// token "*", which stands for any one token, and at its end the token ">",
-// which stands for one or more tokens. Our rule is a little stricter than the
-// server's, which takes nearly any byte: what [Check] refuses is either
-// refused by the server too or surely a mistake.
+// A subject is one or more tokens, separated by dots. A pattern may also have the token "*",
+// which matches any one token, and at its end the token ">", which matches one or more
+// tokens. The rules here are a little stricter than those of the server, which accepts nearly
+// every byte. [Check] refuses only subjects that the server refuses too, or that are a
+// mistake.
 //
-// The functions that compare patterns expect what [CheckPattern] accepts. Other
-// input never panics, but its answer means nothing.
+// Functions that compare patterns expect patterns that [CheckPattern] accepts. With other
+// input they do not panic, but their result has no meaning.
+//
+// State: the set of patterns that [Fill] has filled, for [Template]. It belongs to the process
+// and has at most 1024 patterns. Goroutines: none. After a crash nothing is left.
 package subject

@@ -7,16 +7,15 @@ import (
 	"unicode"
 )
 
-// Fill replaces each "*" of pattern in order by one of tokens and a final ">"
-// by all that remain, at least one.
+// Fill replaces each "*" of pattern, in order, with one of tokens. It replaces a final ">" with
+// all remaining tokens, of which there must be at least one.
 //
-// Fill is the guard against injection: a token can neither add a level nor a
-// wildcard. As it has no error to return, a bad call gives a marked string,
-// which [Check] and [CheckPattern] refuse with the mistake that was made here.
-// A token is good if it is not empty and [Check] accepts it as a subject
-// without dots. Filling a marked string leaves it as it is.
+// Fill prevents injection: a token cannot add a level or a wildcard. A good token is not empty
+// and is a subject without dots for [Check]. Fill returns no error. After a mistake it returns
+// a marked string instead, and [Check] and [CheckPattern] refuse that with the mistake. Fill
+// returns a marked pattern unchanged.
 //
-// [Template] finds the pattern again.
+// [Template] returns the pattern of a filled subject.
 func Fill(pattern string, tokens ...string) string {
 	if isMarked(pattern) {
 		return pattern
@@ -41,7 +40,7 @@ func Fill(pattern string, tokens ...string) string {
 	return fill(pattern, tokens, size)
 }
 
-// fill does the work of Fill on checked input.
+// fill does the work of Fill for checked input. size is the expected length.
 func fill(pattern string, tokens []string, size int) string {
 	var b strings.Builder
 	b.Grow(size)
@@ -65,6 +64,7 @@ func fill(pattern string, tokens []string, size int) string {
 	return b.String()
 }
 
+// writeJoined writes tokens with dots between them.
 func writeJoined(b *strings.Builder, tokens []string) {
 	for i, token := range tokens {
 		if i > 0 {
@@ -102,7 +102,7 @@ func tokenCount(n int) string {
 	return strconv.Itoa(n) + " tokens"
 }
 
-// checkToken refuses what is not exactly one literal token.
+// checkToken refuses a string that is not exactly one token without wildcards.
 func checkToken(token string) *Problem {
 	if strings.IndexByte(token, '.') < 0 && isPlain(token) {
 		return nil
@@ -124,18 +124,20 @@ func checkToken(token string) *Problem {
 	return nil
 }
 
-// A marked string is markByte, the quoted pattern, markByte, the reason,
-// markByte, the hint. It can be no subject, because it starts with a control
-// character, and no server would take it, because that character is NUL.
+// markByte starts a marked string and separates its parts: markByte, the quoted pattern,
+// markByte, the reason, markByte, the hint. A marked string is not a valid subject, because it
+// starts with a control character. No server accepts it, because that character is NUL.
 const markByte = '\x00'
 
-// noHint stands for an empty hint, which keeps every field of a mark non-empty.
+// noHint replaces an empty hint, because no part of a marked string may be empty.
 const noHint = "-"
 
+// isMarked reports whether s is a marked string.
 func isMarked(s string) bool {
 	return len(s) > 0 && s[0] == markByte
 }
 
+// mark returns a marked string.
 func mark(pattern, reason, hint string) string {
 	if hint == "" {
 		hint = noHint
@@ -144,8 +146,8 @@ func mark(pattern, reason, hint string) string {
 	return sep + strconv.Quote(clip(pattern)) + sep + reason + sep + hint
 }
 
-// unmark returns the problem in a marked string. A string that only looks
-// like one came from outside, so its text is not passed on to logs.
+// unmark returns the problem in a marked string. If the parts are not complete, another program
+// made the string, and its text must not reach a log.
 func unmark(s string) *Problem {
 	fields, ok := markFields(s)
 	if !ok {
@@ -157,6 +159,7 @@ func unmark(s string) *Problem {
 	return &Problem{Reason: fields[1], Hint: fields[2]}
 }
 
+// markFields returns the parts of a marked string.
 func markFields(s string) ([3]string, bool) {
 	parts := strings.Split(s[1:], string(markByte))
 	if len(parts) != 3 {
@@ -172,8 +175,8 @@ func markFields(s string) ([3]string, bool) {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// Original returns what to show to a person for s: the pattern a marked string
-// was made from, at most 64 bytes of it, and any other s unchanged.
+// Original returns s for an error text. For a marked string that is the first 64 bytes of the
+// pattern.
 func Original(s string) string {
 	if !isMarked(s) {
 		return s

@@ -2,13 +2,13 @@ package subject
 
 import "strings"
 
+// The wildcards.
 const (
 	anyToken = "*"
 	anyTail  = ">"
 )
 
-// Matches reports whether pattern matches the literal subject. It does not
-// allocate.
+// Matches reports whether pattern matches subject. It does not allocate.
 func Matches(pattern, subject string) bool {
 	for {
 		want, restPattern, morePattern := next(pattern)
@@ -26,9 +26,9 @@ func Matches(pattern, subject string) bool {
 	}
 }
 
-// Match is [Matches] that also returns the tokens that stood for the wildcards,
-// in order: one for each "*", then each token that ">" stood for. It returns
-// nil for a literal pattern. [Fill] is its inverse.
+// Match reports whether pattern matches subject, and returns the tokens that the wildcards
+// matched, in order: one for each "*", then each token that ">" matched. The tokens are nil
+// for a pattern without wildcards. [Fill] is the inverse.
 func Match(pattern, subject string) (tokens []string, ok bool) {
 	if !Matches(pattern, subject) {
 		return nil, false
@@ -50,7 +50,7 @@ func Match(pattern, subject string) (tokens []string, ok bool) {
 	return tokens, true
 }
 
-// countCaptures returns the number of tokens Match returns for a match.
+// countCaptures returns the number of tokens that Match returns for a match.
 func countCaptures(pattern, subject string) int {
 	n := 0
 	for more := true; more; {
@@ -67,6 +67,7 @@ func countCaptures(pattern, subject string) int {
 	return n
 }
 
+// appendTokens appends the tokens of s.
 func appendTokens(tokens []string, s string) []string {
 	for more := true; more; {
 		var token string
@@ -76,7 +77,7 @@ func appendTokens(tokens []string, s string) []string {
 	return tokens
 }
 
-// Overlap reports whether some literal subject matches both patterns.
+// Overlap reports whether a subject exists that both patterns match.
 func Overlap(a, b string) bool {
 	for {
 		tokenA, restA, moreA := next(a)
@@ -94,7 +95,7 @@ func Overlap(a, b string) bool {
 	}
 }
 
-// Covers reports whether pattern matches all that the pattern narrower matches.
+// Covers reports whether pattern matches every subject that narrower matches.
 func Covers(pattern, narrower string) bool {
 	for {
 		token, rest, more := next(pattern)
@@ -111,12 +112,12 @@ func Covers(pattern, narrower string) bool {
 	}
 }
 
-// MoreSpecific reports whether a goes before b where several patterns match a
-// subject and one is to be chosen: at the first token that differs a literal
-// beats "*", and "*" beats ">".
+// MoreSpecific reports whether pattern a has priority over pattern b when both match a subject.
+// The first different token decides: a token without a wildcard has priority over "*", and
+// "*" over ">".
 //
-// Patterns that cannot match the same subject are ordered by their text. That
-// makes the order total: sort by it and take the first that matches.
+// Patterns that match no common subject are ordered by their text. So the order is total: sort
+// patterns by it and take the first one that matches.
 func MoreSpecific(a, b string) bool {
 	for {
 		tokenA, restA, moreA := next(a)
@@ -131,6 +132,7 @@ func MoreSpecific(a, b string) bool {
 	}
 }
 
+// tokenBefore reports whether token a has priority over token b.
 func tokenBefore(a, b string) bool {
 	if rankA, rankB := rank(a), rank(b); rankA != rankB {
 		return rankA < rankB
@@ -138,6 +140,7 @@ func tokenBefore(a, b string) bool {
 	return a < b
 }
 
+// rank returns the priority of a token; 0 is the highest.
 func rank(token string) int {
 	switch token {
 	case anyToken:

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Name builds the subject {domain}.{service}.{entity}.{action}.{version}, for
-// example "shop.billing.invoice.created.v1".
+// Name returns the subject {domain}.{service}.{entity}.{action}.{version}, for example
+// "shop.billing.invoice.created.v1".
 //
-// The first four parts are one lower-case token each, of a-z, 0-9, "_" and "-",
-// or "*" to subscribe to all. The version is v1, v2 and so on.
+// Each of the first four parts is one token of a-z, 0-9, "_" and "-", or "*" to match all. The
+// version is "v1", "v2" and so on.
 func Name(domain, service, entity, action, version string) (string, *Problem) {
 	names := [...]string{"domain", "service", "entity", "action"}
 	parts := [...]string{domain, service, entity, action}
@@ -28,6 +28,7 @@ func Name(domain, service, entity, action, version string) (string, *Problem) {
 	return name, nil
 }
 
+// checkPart checks one of the first four parts. name is what the part is called.
 func checkPart(name, part string) *Problem {
 	switch {
 	case part == anyToken:
@@ -40,10 +41,12 @@ func checkPart(name, part string) *Problem {
 	return &Problem{fmt.Sprintf("has the %s %q, which is not one lower-case token", name, clip(part)), partHint(name, part)}
 }
 
+// isInvalidInPart reports whether a part must not have r.
 func isInvalidInPart(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '-'
 }
 
+// partHint returns the hint for a bad part.
 func partHint(name, part string) string {
 	if lower := strings.ToLower(part); lower != part && !strings.ContainsFunc(lower, isInvalidInPart) {
 		return fmt.Sprintf("write %q", clip(lower))
@@ -57,6 +60,7 @@ func partHint(name, part string) string {
 	return "use a-z, 0-9, \"_\" and \"-\", or \"*\" for all"
 }
 
+// checkVersion checks the last part.
 func checkVersion(version string) *Problem {
 	digits, ok := strings.CutPrefix(version, "v")
 	if ok && digits != "" && digits[0] != '0' && strings.Trim(digits, "0123456789") == "" {

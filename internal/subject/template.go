@@ -8,26 +8,26 @@ import (
 	"sync/atomic"
 )
 
-// maxTemplates bounds what is remembered of a program that makes its patterns
-// from identifiers.
+// maxTemplates limits the memory for a program that makes its patterns from identifiers.
 const maxTemplates = 1024
 
-// templates are patterns that Fill has filled, by their first token and the most
-// specific first. It is replaced, never changed: reading takes no lock.
+// templates are the patterns that Fill has filled. byFirst has them by the first token, the most
+// specific first. A templates never changes; remember stores a new one. So readers need no
+// lock.
 type templates struct {
 	known   map[string]struct{}
 	byFirst map[string][]string
 }
 
-// filled is shared by the whole process, as the patterns are: constants of it.
+// seen belongs to the process, because patterns are usually constants of the program.
 var seen struct {
 	sync.Mutex // of writers
 	now        atomic.Pointer[templates]
 }
 
-// Template returns the most specific pattern from which Fill may have made the
-// literal subject, or the subject itself where there is none. It is a name with
-// few values for what goes out under many subjects.
+// Template returns the most specific pattern from which Fill may have made the subject. If there
+// is none it returns the subject. Metrics use it as a label, because there are few templates
+// and many subjects.
 func Template(subject string) string {
 	t := seen.now.Load()
 	if t == nil {
@@ -42,8 +42,8 @@ func Template(subject string) string {
 	return subject
 }
 
-// learn remembers that pattern was filled; but not one that begins with a wildcard,
-// which would fit what others have made.
+// remember records that pattern was filled. It does not record a pattern that starts with a
+// wildcard, because that would match subjects of other patterns.
 func remember(pattern string) {
 	if first, _, _ := next(pattern); first == anyToken || first == anyTail {
 		return
@@ -58,7 +58,7 @@ func remember(pattern string) {
 	seen.now.Store(seen.now.Load().with(strings.Clone(pattern)))
 }
 
-// with returns t, which may be nil, and pattern.
+// with returns a copy of t with pattern. t may be nil.
 func (t *templates) with(pattern string) *templates {
 	next := &templates{known: map[string]struct{}{}, byFirst: map[string][]string{}}
 	if t != nil {

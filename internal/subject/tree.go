@@ -1,16 +1,15 @@
 package subject
 
-// Tree is a set of patterns in which the time to find those that match a subject
-// does not grow with their number. It never changes, so any number of goroutines
-// may use it.
+// Tree is a set of patterns. The time to find one that matches a subject does not depend on the
+// number of patterns. A Tree never changes. Safe for concurrent use.
 type Tree struct{ root node }
 
-// node is what the patterns have at one token.
+// node is one position in the patterns.
 type node struct {
-	next     map[string]*node // by the literal token
-	wildcard *node            // after "*"
+	next     map[string]*node // by the next token
+	wildcard *node            // for the next token "*"
 	end      string           // the pattern that ends here, or ""
-	tail     string           // the pattern that goes on with ">", or ""
+	tail     string           // the pattern that continues with ">", or ""
 }
 
 // NewTree returns the tree of patterns.
@@ -22,7 +21,7 @@ func NewTree(patterns []string) *Tree {
 	return t
 }
 
-// add enters pattern, of which the tokens in left are to be gone.
+// add adds pattern. left has the tokens of pattern below n.
 func (n *node) add(left, pattern string) {
 	token, left, more := next(left)
 	if token == anyTail {
@@ -37,7 +36,7 @@ func (n *node) add(left, pattern string) {
 	child.add(left, pattern)
 }
 
-// child returns the node after a token that is not ">", which it makes.
+// child returns the node below n for a token that is not ">". It makes the node if necessary.
 func (n *node) child(token string) *node {
 	if token == anyToken {
 		if n.wildcard == nil {
@@ -54,10 +53,11 @@ func (n *node) child(token string) *node {
 	return n.next[token]
 }
 
-// Find returns the pattern that matches the literal subject, the most specific one
-// where several do, and "" where none does. It does not allocate.
+// Find returns the pattern that matches subject, the most specific one of several, or "". It does
+// not allocate.
 func (t *Tree) Find(subject string) string { return t.root.find(subject) }
 
+// find does the work of Find below n.
 func (n *node) find(subject string) string {
 	token, left, more := next(subject)
 	for _, child := range [...]*node{n.next[token], n.wildcard} {

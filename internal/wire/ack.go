@@ -10,14 +10,14 @@ import (
 
 const (
 	ackPrefix = "$JS.ACK."
-	ackTokens = 7 // after the prefix, from old servers; others have two more before these, and may have some behind
+	ackTokens = 7 // after the prefix, from old servers; new servers send two more before these, and perhaps some after
 )
 
 var errNoAck = errors.New("its reply is not where a message of a stream is settled")
 
-// ReadAck sets what the subject says on which a message of a stream is settled: where
-// it lies, and how often it was sent. It does what Metadata of nats.go does without its
-// allocation, and refuses what is not a number.
+// ReadAck sets the fields of s that the ack subject of a message names: the stream, the
+// sequences, the time and the number of deliveries. It does the same as Metadata of nats.go
+// without an allocation, and it refuses a token that is not a number.
 func (s *Stored) ReadAck(subject string) error {
 	rest, ok := strings.CutPrefix(subject, ackPrefix)
 	n := strings.Count(rest, ".") + 1

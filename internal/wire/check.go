@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// owned are the headers that the library writes itself; a user who set one
-// would contradict it.
+// reserved are the headers that the library writes itself. A user must not set them.
 var reserved = []string{
 	HeaderContentType, HeaderContentEncoding, HeaderAcceptEncoding, HeaderBusID, HeaderBusEdited, HeaderNatsMsgID,
 	HeaderNatsServiceError, HeaderNatsServiceErrorCode,
@@ -15,8 +14,8 @@ var reserved = []string{
 	HeaderNatsTTL, HeaderNatsBatchID, HeaderNatsBatchSequence, HeaderNatsBatchCommit,
 }
 
-// CheckHeader returns an error unless a user may send the header key: value. The
-// characters are those of HTTP's tokens, which NATS headers follow.
+// CheckHeader returns an error if a user must not send the header key: value. The allowed
+// characters are those of HTTP tokens, as for NATS headers.
 func CheckHeader(key, value string) error {
 	if err := CheckName(key); err != nil {
 		return err
@@ -27,7 +26,7 @@ func CheckHeader(key, value string) error {
 	return CheckValue(value)
 }
 
-// CheckName returns an error unless key can be the name of a header.
+// CheckName returns an error if key cannot be the name of a header.
 func CheckName(key string) error {
 	if key == "" {
 		return fmt.Errorf("the name is empty")
@@ -40,8 +39,8 @@ func CheckName(key string) error {
 	return nil
 }
 
-// CheckValue returns an error if value cannot stand in a header: a line break
-// would begin another header, and blanks at the ends do not arrive.
+// CheckValue returns an error if value cannot be the value of a header. A line break would
+// begin another header, and blanks at the ends are not transmitted.
 func CheckValue(value string) error {
 	if i := strings.IndexAny(value, "\r\n\x00"); i >= 0 {
 		return fmt.Errorf("the value has the character %q", value[i])

@@ -13,8 +13,8 @@ type Codecs struct {
 	byType map[string]codec.Codec
 }
 
-// NewCodecs returns the built-in codecs and more, each of which CheckCodec accepts. Of
-// two with the same content type, the later one counts; more come after the built-in ones.
+// NewCodecs returns a set of the built-in codecs and more. CheckCodec must accept each of more.
+// Of codecs with the same content type the last one counts.
 func NewCodecs(more ...codec.Codec) *Codecs {
 	set := &Codecs{byType: map[string]codec.Codec{}}
 	for _, c := range append(codec.Builtin(), more...) {
@@ -23,8 +23,8 @@ func NewCodecs(more ...codec.Codec) *Codecs {
 	return set
 }
 
-// CheckCodec returns an error if c is nil, or a *ContentTypeError if its content type
-// is not what ParseContentType makes of it.
+// CheckCodec returns an error if c is nil. It returns a *ContentTypeError if the content type
+// of c is not in the form that ParseContentType returns.
 func CheckCodec(c codec.Codec) error {
 	if c == nil {
 		return errors.New("give a codec, as codec.JSON")
@@ -40,9 +40,9 @@ func CheckCodec(c codec.Codec) error {
 	return nil
 }
 
-// ByContentType returns the codec for a Content-Type value as it was received. A media
-// type without codec is an *UnknownContentTypeError, which a newer member may know;
-// garbage, and an empty value, is a *ContentTypeError.
+// ByContentType returns the codec for a received Content-Type value. For a media type without a
+// codec the error is an *UnknownContentTypeError. For an empty or malformed value it is a
+// *ContentTypeError.
 func (s *Codecs) ByContentType(ct string) (codec.Codec, error) {
 	if c, ok := s.byType[ct]; ok {
 		return c, nil
@@ -57,19 +57,19 @@ func (s *Codecs) ByContentType(ct string) (codec.Codec, error) {
 	return nil, &UnknownContentTypeError{ContentType: media}
 }
 
-// UnknownContentTypeError is returned for a content type that no codec of this member
-// has. Another member, or a newer one, may have it.
+// UnknownContentTypeError is the error for a content type without a codec in this process.
+// Another process may have one.
 type UnknownContentTypeError struct {
 	ContentType string // lower case, without parameters
 }
 
-// Error names the content type.
+// Error returns a text with the content type.
 func (e *UnknownContentTypeError) Error() string {
 	return fmt.Sprintf("no codec for content type %q; give the bus one with WithCodec or WithCodecFor", e.ContentType)
 }
 
-// Acceptable returns the first encoding of an Accept-Encoding list that this
-// version can write, or "" where there is none. Weights are not looked at.
+// Acceptable returns the first encoding of an Accept-Encoding list that this version can
+// write, or "". It ignores weights.
 func Acceptable(list string) string {
 	for item := range strings.SplitSeq(list, ",") {
 		name, _, _ := strings.Cut(item, ";")

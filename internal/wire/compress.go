@@ -8,50 +8,50 @@ import (
 	"sync"
 )
 
-// The encodings that a Coder knows, as in Content-Encoding.
+// The encodings of a Coder, as in the header Content-Encoding.
 const (
-	// EncodingZstd is RFC 8878, with the content's size and a checksum.
+	// EncodingZstd is RFC 8878, with the size of the content and a checksum.
 	EncodingZstd = "zstd"
 
-	// EncodingS2 is one S2 block, not the S2 stream: a block is smaller and says how long
-	// it becomes before anything is allocated. It has no checksum, which messages, whole or
-	// absent as they are, can do without. Plain Snappy blocks, which most languages can
-	// write, are valid S2 blocks; what we write needs an S2 reader.
+	// EncodingS2 is one S2 block, not an S2 stream. A block is smaller, and it names its
+	// decompressed size before anything is allocated. It has no checksum; messages need
+	// none, because they arrive complete or not at all. A Snappy block is a valid S2 block,
+	// and most languages can write one. The blocks written here need an S2 reader.
 	EncodingS2 = "s2"
 
-	// EncodingGzip is RFC 1952: the one that every client has.
+	// EncodingGzip is RFC 1952. Every client has it.
 	EncodingGzip = "gzip"
 
 	encodingIdentity = "identity"
 )
 
-// Coder compresses and decompresses, one per bus, safe for concurrent use.
+// Coder compresses and decompresses. Each bus has one. Safe for concurrent use.
 //
-// It owns its pools and starts no goroutine. Pooled zstd coders hold channels, and a
-// channel made in a synctest bubble must not be used outside: so there are no pools of
-// the package, and a Coder stays in the bubble where it was first used, as its bus does.
+// It owns its pools and starts no goroutine. A pooled zstd coder has channels, and a channel
+// that was made in a synctest bubble must not be used outside of it. So the pools do not
+// belong to the package, and a Coder stays in the bubble of its bus.
 type Coder struct {
 	maxDecoded int
 
-	scratch     sync.Pool // *[]byte, compressed bytes before they are copied out
+	scratch     sync.Pool // *[]byte: compressed bytes before they are copied
 	zstdWriters sync.Pool // *zstd.Encoder
 	zstdReaders sync.Pool // *zstd.Decoder
 	gzipWriters sync.Pool // *gzipWriter
 	gzipReaders sync.Pool // *gzipReader
 }
 
-// maxDecodedMost keeps a byte more countable where an int has 32 bits.
+// maxLimit is the largest limit, so that limit+1 fits into an int of 32 bits.
 const maxLimit = math.MaxInt32 - 1
 
-// NewCoder returns a Coder that decompresses to at most maxDecoded bytes, and never to
-// 2 GiB. Below one, only what decompresses to nothing passes.
+// NewCoder returns a Coder that decompresses to at most maxDecoded bytes, and to less than
+// 2 GiB. If maxDecoded is below one, only data that decompresses to nothing is accepted.
 func NewCoder(maxDecoded int) *Coder {
 	return &Coder{maxDecoded: min(max(maxDecoded, 0), maxLimit)}
 }
 
-// Compress returns src in the encoding, in memory of its own. ok is false where that would
-// not be smaller, and for no encoding ("" or "identity"): send src as it is, then. An
-// encoding that is none of the three is an *UnknownEncodingError.
+// Compress returns src in the encoding, in new memory. ok is false if the result would not be
+// smaller than src, and for no encoding ("" or "identity"); then send src itself. For another
+// encoding the error is an *UnknownEncodingError.
 func (c *Coder) Compress(encoding string, src []byte) (dst []byte, ok bool, err error) {
 	encode, err := encoder(encoding)
 	if err != nil || encode == nil || len(src) == 0 {
@@ -70,14 +70,14 @@ func (c *Coder) Compress(encoding string, src []byte) (dst []byte, ok bool, err 
 	return bytes.Clone(out), true, nil
 }
 
-// Decompress returns what src, in the encoding, stands for, in memory of its own; for no
-// encoding ("" or "identity") src itself, whatever its length. The errors: *BombError for
-// more than the limit, *CorruptError for malformed or truncated data, to which empty data
-// belongs, *UnknownEncodingError.
+// Decompress returns the decompressed src, in new memory. For no encoding ("" or "identity") it
+// returns src itself, of any length. The error is a *BombError for more than the limit, a
+// *CorruptError for malformed, truncated or empty data, and an *UnknownEncodingError for an
+// unknown encoding.
 //
-// Memory is bounded by the limit, not by what data claims: at most about twice the limit
-// is held at a time, and less than 256 KiB more. A few bytes may claim as much as the limit
-// and have it allocated.
+// The limit bounds the memory, not the size that the data claims: at most about twice the
+// limit and 256 KiB are in use at a time. A few bytes may claim the size of the limit, and
+// then that is allocated.
 func (c *Coder) Decompress(encoding string, src []byte) ([]byte, error) {
 	decode, err := decoder(encoding)
 	if err != nil {
@@ -89,6 +89,7 @@ func (c *Coder) Decompress(encoding string, src []byte) ([]byte, error) {
 	return decode(c, src)
 }
 
+// buffer returns a buffer of the pool.
 func (c *Coder) buffer() *[]byte {
 	if buf, ok := c.scratch.Get().(*[]byte); ok {
 		return buf
@@ -96,7 +97,7 @@ func (c *Coder) buffer() *[]byte {
 	return new([]byte)
 }
 
-// bomb returns the error for data that exceeds the limit.
+// bombError returns the error for data that exceeds the limit.
 func (c *Coder) bombError(encoding string) error {
 	return &BombError{Encoding: encoding, Limit: c.maxDecoded}
 }
@@ -106,7 +107,7 @@ type (
 	decodeFunc func(c *Coder, src []byte) ([]byte, error)
 )
 
-// encoder returns nil for no encoding.
+// encoder returns the function for an encoding, nil for no encoding.
 func encoder(encoding string) (encodeFunc, error) {
 	switch canonical(encoding) {
 	case EncodingZstd:
@@ -121,7 +122,7 @@ func encoder(encoding string) (encodeFunc, error) {
 	return nil, &UnknownEncodingError{Encoding: encoding}
 }
 
-// decoder returns nil for no encoding.
+// decoder returns the function for an encoding, nil for no encoding.
 func decoder(encoding string) (decodeFunc, error) {
 	switch canonical(encoding) {
 	case EncodingZstd:
@@ -136,45 +137,45 @@ func decoder(encoding string) (decodeFunc, error) {
 	return nil, &UnknownEncodingError{Encoding: encoding}
 }
 
-// canonical forgives case and blanks, as HTTP does for its content codings.
+// canonical returns an encoding in lower case without blanks, as HTTP compares content
+// codings.
 func canonical(encoding string) string {
 	return strings.ToLower(strings.Trim(encoding, " \t"))
 }
 
-// BombError is returned for data that would decompress to more than the limit. Decoding
-// it again fails again.
+// BombError is the error for data that would decompress to more than the limit. A retry fails
+// again.
 type BombError struct {
 	Encoding string
 	Limit    int // in bytes
 }
 
-// Error names the limit.
+// Error returns a text with the limit.
 func (e *BombError) Error() string {
 	return fmt.Sprintf("%s data decompresses to more than %d bytes; send less at once or raise the receiver's limit", e.Encoding, e.Limit)
 }
 
-// CorruptError is returned for data that is malformed or truncated. Decoding it again
-// fails again.
+// CorruptError is the error for malformed or truncated data. A retry fails again.
 type CorruptError struct {
 	Encoding string
-	Err      error // what the format's library said; never nil
+	Err      error // of the library of the format; never nil
 }
 
-// Error says what the library said.
+// Error returns a text with the error of the library.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("malformed %s data: %v; check that the sender compresses what it says", e.Encoding, e.Err)
 }
 
-// Unwrap returns the library's error.
+// Unwrap returns the error of the library.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// UnknownEncodingError is returned for a content encoding that this member does not have.
-// Another member, or a newer one, may have it.
+// UnknownEncodingError is the error for a content encoding that this version does not have.
+// Another process, with a newer version, may have it.
 type UnknownEncodingError struct {
-	Encoding string // as it was received
+	Encoding string // as received
 }
 
-// Error names the encodings that would do.
+// Error returns a text with the known encodings.
 func (e *UnknownEncodingError) Error() string {
 	return fmt.Sprintf("unknown content encoding %.64q; use zstd, s2, gzip or none", e.Encoding)
 }

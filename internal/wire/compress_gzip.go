@@ -9,20 +9,22 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// gzipLevel is klauspost's fast end: gzip is here for clients that have nothing else.
+// gzipLevel is a fast level of the library. gzip is for clients that have nothing else.
 const gzipLevel = 3
 
-// gzipWriter appends to out.
+// gzipWriter is a pooled writer that appends to out.
 type gzipWriter struct {
 	gz  *gzip.Writer
 	out []byte
 }
 
+// Write implements io.Writer.
 func (w *gzipWriter) Write(p []byte) (int, error) {
 	w.out = append(w.out, p...)
 	return len(p), nil
 }
 
+// encodeGzip appends src, compressed, to dst.
 func (c *Coder) encodeGzip(dst, src []byte) ([]byte, error) {
 	w, err := c.gzipWriter()
 	if err != nil {
@@ -43,6 +45,7 @@ func (c *Coder) encodeGzip(dst, src []byte) ([]byte, error) {
 	return w.out, nil
 }
 
+// gzipWriter returns a writer of the pool.
 func (c *Coder) gzipWriter() (*gzipWriter, error) {
 	if w, ok := c.gzipWriters.Get().(*gzipWriter); ok {
 		return w, nil
@@ -51,12 +54,13 @@ func (c *Coder) gzipWriter() (*gzipWriter, error) {
 	return &gzipWriter{gz: gz}, err
 }
 
-// gzipReader reads from src.
+// gzipReader is a pooled reader of src.
 type gzipReader struct {
 	gz  gzip.Reader
 	src bytes.Reader
 }
 
+// decodeGzip decompresses src.
 func (c *Coder) decodeGzip(src []byte) ([]byte, error) {
 	r, ok := c.gzipReaders.Get().(*gzipReader)
 	if !ok {
@@ -73,7 +77,7 @@ func (c *Coder) decodeGzip(src []byte) ([]byte, error) {
 	return c.readGzip(&r.gz, make([]byte, 0, c.gzipSizeHint(src)))
 }
 
-// readGzip appends all of r to dst, and stops one byte above the limit.
+// readGzip appends all of r to dst. It stops one byte above the limit.
 func (c *Coder) readGzip(r io.Reader, dst []byte) ([]byte, error) {
 	for {
 		if len(dst) == cap(dst) {
@@ -92,10 +96,10 @@ func (c *Coder) readGzip(r io.Reader, dst []byte) ([]byte, error) {
 	}
 }
 
-// gzipSizeHint is the trailer's size and a byte for the end of file, if deflate could
-// make that much of src at all.
+// gzipSizeHint returns how much memory to allocate first: the size in the trailer and one byte
+// to find the end. It returns less if deflate could not compress that much into src.
 func (c *Coder) gzipSizeHint(src []byte) int {
-	const trailer, best = 4, 1032 // deflate's best ratio
+	const trailer, best = 4, 1032 // the best ratio of deflate
 	if len(src) < trailer {
 		return 0
 	}
@@ -103,7 +107,8 @@ func (c *Coder) gzipSizeHint(src []byte) int {
 	return int(min(size, int64(len(src))*best, int64(c.maxDecoded))) + 1
 }
 
-// noEOF tells a truncated header from an end.
+// unexpectedEOF returns io.ErrUnexpectedEOF for io.EOF, because a truncated header is not a
+// regular end.
 func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

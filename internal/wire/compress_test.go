@@ -452,24 +452,3 @@ func BenchmarkDecompress(b *testing.B) {
 		})
 	}
 }
-
-func BenchmarkParseContentType(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := wire.ParseContentType("application/json; charset=utf-8"); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkGet(b *testing.B) {
-	h := wire.Header{"Content-Type": {"application/json"}, "traceparent": {"x"}, "Nats-Msg-Id": {"y"}}
-	for name, key := range map[string]string{"exact": "Content-Type", "absent": "Bus-Id"} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_ = wire.Get(h, key)
-			}
-		})
-	}
-}

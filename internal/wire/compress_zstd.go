@@ -8,15 +8,16 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// zstdWriteWindow bounds an encoder's history; messages are seldom longer.
+// zstdWriteWindow is the window of an encoder, in bytes. Few messages are longer.
 const zstdWriteWindow = 1 << 20
 
+// encodeZstd appends src, compressed, to dst.
 func (c *Coder) encodeZstd(dst, src []byte) ([]byte, error) {
 	w, ok := c.zstdWriters.Get().(*zstd.Encoder)
 	if !ok {
 		var err error
 		w, err = zstd.NewWriter(nil,
-			zstd.WithEncoderConcurrency(1), // more starts goroutines
+			zstd.WithEncoderConcurrency(1), // more would start goroutines
 			zstd.WithEncoderLevel(zstd.SpeedFastest),
 			zstd.WithWindowSize(zstdWriteWindow),
 			zstd.WithLowerEncoderMem(true),
@@ -29,10 +30,10 @@ func (c *Coder) encodeZstd(dst, src []byte) ([]byte, error) {
 	return w.EncodeAll(src, dst), nil
 }
 
-// decodeZstd refuses a frame that says that it is too long before anything is allocated.
-// For the others the library stops at its own limit, a little above ours.
+// decodeZstd decompresses src. It refuses a frame that names too large a size before memory is
+// allocated. For other frames the library stops at its own limit, a little above c.maxDecoded.
 func (c *Coder) decodeZstd(src []byte) ([]byte, error) {
-	if len(src) < 4 { // the library takes less than a magic number for nothing at all
+	if len(src) < 4 { // the library accepts less than a magic number as empty
 		return nil, &CorruptError{EncodingZstd, io.ErrUnexpectedEOF}
 	}
 	var frame zstd.Header
@@ -59,6 +60,7 @@ func (c *Coder) decodeZstd(src []byte) ([]byte, error) {
 	return dst, nil
 }
 
+// zstdReader returns a decoder of the pool.
 func (c *Coder) zstdReader() (*zstd.Decoder, error) {
 	if r, ok := c.zstdReaders.Get().(*zstd.Decoder); ok {
 		return r, nil
@@ -71,12 +73,12 @@ func (c *Coder) zstdReader() (*zstd.Decoder, error) {
 	)
 }
 
-// narrowWindow returns src with a window that the decoder allows. An encoder that streams
-// asks for the window of its level, megabytes for a short message too, and the library
-// refuses windows above its limit. Content that is within our limit never refers further
-// back than that, so a window of the limit decodes it just as well.
+// narrowWindow returns src with a window that the decoder accepts. A streaming encoder writes
+// the window of its level, which is megabytes even for a short message, and the library
+// refuses windows above its limit. Content within the limit refers back at most by the
+// limit, so a window of that size decodes it as well.
 func (c *Coder) narrowWindow(src []byte, frame *zstd.Header) []byte {
-	const windowAt = 5 // after the magic number and the descriptor of the frame header
+	const windowAt = 5 // after the magic number and the frame header descriptor
 	descriptor, limit := c.zstdWindow()
 	if frame.Skippable || frame.SingleSegment || frame.WindowSize <= limit {
 		return src

@@ -5,36 +5,37 @@ import (
 	"strings"
 )
 
-// Header names, as they are written. Read them with Get: other clients change their case.
+// The header names, as they are written. Read headers with Get, because other clients may
+// change the case.
 const (
-	HeaderContentType     = "Content-Type"     // set where the Go type does not imply it
-	HeaderContentEncoding = "Content-Encoding" // set where Data is compressed
-	HeaderAcceptEncoding  = "Accept-Encoding"  // on requests: the response may be compressed so
+	HeaderContentType     = "Content-Type"     // set if the Go type does not imply it
+	HeaderContentEncoding = "Content-Encoding" // set if Data is compressed
+	HeaderAcceptEncoding  = "Accept-Encoding"  // of a request: the encodings that the response may have
 
-	HeaderBusID     = "Bus-Id"      // the message's id across copies, redrives and switches
-	HeaderNatsMsgID = "Nats-Msg-Id" // the server's deduplication key
+	HeaderBusID     = "Bus-Id"      // the ID of the message, kept in copies and redrives
+	HeaderNatsMsgID = "Nats-Msg-Id" // the deduplication ID
 
-	HeaderNatsExpectedLastSequence               = "Nats-Expected-Last-Sequence"                 // the server stores the message only then
-	HeaderNatsExpectedLastSubjectSequence        = "Nats-Expected-Last-Subject-Sequence"         // likewise, of the message's subject
-	HeaderNatsExpectedLastSubjectSequenceSubject = "Nats-Expected-Last-Subject-Sequence-Subject" // or of these
+	HeaderNatsExpectedLastSequence               = "Nats-Expected-Last-Sequence"                 // the server stores the message only if the last sequence of the stream is this
+	HeaderNatsExpectedLastSubjectSequence        = "Nats-Expected-Last-Subject-Sequence"         // the same for the last sequence of the subject
+	HeaderNatsExpectedLastSubjectSequenceSubject = "Nats-Expected-Last-Subject-Sequence-Subject" // the same for these subjects
 
 	HeaderNatsTTL    = "Nats-TTL"    // how long the server keeps the message
 	HeaderNatsRollup = "Nats-Rollup" // the message replaces earlier ones
 
-	HeaderNatsBatchID       = "Nats-Batch-Id"       // of an atomic batch: all of it is stored, or nothing
-	HeaderNatsBatchSequence = "Nats-Batch-Sequence" // of the message in there, from 1
-	HeaderNatsBatchCommit   = "Nats-Batch-Commit"   // on the last
-	HeaderBusEdited         = "Bus-Edited"          // when somebody changed a dead letter before it was given back; one value each time
+	HeaderNatsBatchID       = "Nats-Batch-Id"       // the ID of an atomic batch, which is stored completely or not at all
+	HeaderNatsBatchSequence = "Nats-Batch-Sequence" // the number of the message in the batch, from 1
+	HeaderNatsBatchCommit   = "Nats-Batch-Commit"   // set on the last message of the batch
+	HeaderBusEdited         = "Bus-Edited"          // the times at which a dead letter was changed before a redrive
 
 	HeaderNatsSchedule       = "Nats-Schedule"        // when the server publishes the message
-	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // and where
+	HeaderNatsScheduleTarget = "Nats-Schedule-Target" // the subject to which it publishes it
 
-	HeaderNatsServiceError     = "Nats-Service-Error"      // of the micro protocol: the text
-	HeaderNatsServiceErrorCode = "Nats-Service-Error-Code" // and the number
+	HeaderNatsServiceError     = "Nats-Service-Error"      // of the NATS micro protocol: the error text
+	HeaderNatsServiceErrorCode = "Nats-Service-Error-Code" // of the NATS micro protocol: the error code
 )
 
-// Get returns the first value of key, or "". A key in another case counts only where
-// there is no exact one; of several such, the first in byte order.
+// Get returns the first value of key, or "". If there is no such key it takes the key that
+// differs only in case; of several, the first in byte order.
 func Get(h Header, key string) string {
 	if len(h) == 0 {
 		return ""
@@ -51,14 +52,14 @@ func Get(h Header, key string) string {
 	return value
 }
 
-// ContentTypeError is returned for a content type that is no media type. It is the
-// sender's mistake, and lasting: no newer member would understand it.
+// ContentTypeError is the error for a content type that is not a media type. The sender made a
+// mistake, and a retry fails again in every version.
 type ContentTypeError struct {
 	Value  string // as it was received
 	Reason string
 }
 
-// Error quotes the start of the value.
+// Error returns a text with the start of the value.
 func (e *ContentTypeError) Error() string {
 	const shown = 64
 	value := e.Value
@@ -68,9 +69,9 @@ func (e *ContentTypeError) Error() string {
 	return fmt.Sprintf("%q is no content type: %s; send one such as \"application/json\"", value, e.Reason)
 }
 
-// ParseContentType returns the media type of a Content-Type value: lower case, without
-// parameters and blanks around. Parameters are not looked at. Anything but type/subtype
-// made of token characters (RFC 9110) is a *ContentTypeError.
+// ParseContentType returns the media type of a Content-Type value, in lower case, without
+// parameters and blanks. It ignores parameters. If the value is not type/subtype in token
+// characters (RFC 9110), the error is a *ContentTypeError.
 func ParseContentType(value string) (string, error) {
 	media, _, _ := strings.Cut(value, ";")
 	media = strings.Trim(media, " \t")
@@ -86,7 +87,7 @@ func ParseContentType(value string) (string, error) {
 	return strings.ToLower(media), nil
 }
 
-// isToken reports whether s consists of tchar (RFC 9110, section 5.6.2).
+// isToken reports whether s has only token characters (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -2,29 +2,11 @@ package wire_test
 
 import (
 	"errors"
-	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/wire"
 )
-
-func TestDeliverySize(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		d    wire.Delivery
-		want int
-	}{
-		"empty":     {wire.Delivery{}, 0},
-		"no header": {wire.Delivery{In: wire.In{Subject: "abc", Reply: "de", Data: make([]byte, 10)}, Stored: &wire.Stored{Stream: "S"}}, 15},
-		"header":    {wire.Delivery{In: wire.In{Subject: "abc", Header: wire.Header{"K": {"v", "ww"}, "Empty": nil}}}, 3 + 6 + 7},
-	} {
-		if got := test.d.Size(); got != test.want {
-			t.Errorf("%s: %d, want %d", name, got, test.want)
-		}
-	}
-}
 
 func TestGet(t *testing.T) {
 	t.Parallel()
@@ -83,60 +65,6 @@ func TestParseContentType(t *testing.T) {
 	}
 }
 
-// typed is a codec with a content type of its own.
-type typed struct {
-	codec.Codec
-	contentType string
-}
-
-func (c typed) ContentType() string { return c.contentType }
-
-func TestCodecs(t *testing.T) {
-	t.Parallel()
-	mine := typed{codec.JSON, "application/json"}
-	first := typed{codec.JSON, "application/x-mine"}
-	second := typed{codec.CBOR, "application/x-mine"}
-	set := wire.NewCodecs(mine, first, second)
-	for ct, want := range map[string]codec.Codec{
-		"application/json":             mine,
-		"Application/JSON; charset=x":  mine,
-		"application/x-mine":           second,
-		"application/cbor":             codec.CBOR,
-		" text/plain;charset=us-ascii": codec.Text,
-	} {
-		if got, err := set.ByContentType(ct); got != want || err != nil {
-			t.Errorf("%q: %v, %v", ct, got, err)
-		}
-	}
-	_, err := set.ByContentType("Application/X-Other; v=1")
-	if unknown, ok := errors.AsType[*wire.UnknownContentTypeError](err); !ok || unknown.ContentType != "application/x-other" {
-		t.Errorf("unknown: %v", err)
-	}
-	for _, garbage := range []string{"", "garbage"} {
-		_, err = set.ByContentType(garbage)
-		if _, ok := errors.AsType[*wire.ContentTypeError](err); !ok {
-			t.Errorf("%q: %v", garbage, err)
-		}
-	}
-}
-
-func TestCheckCodec(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]codec.Codec{
-		"nil": nil, "upper case": typed{codec.JSON, "Upper/Case"}, "parameter": typed{codec.JSON, "a/b;c=d"}, "no type": typed{codec.JSON, "json"},
-	} {
-		err := wire.CheckCodec(c)
-		if err == nil || c != nil && !strings.Contains(err.Error(), strconv.Quote(c.ContentType())) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for _, c := range codec.Builtin() {
-		if err := wire.CheckCodec(c); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func FuzzParseContentType(f *testing.F) {
 	for _, seed := range []string{"", "a/b", "A/B; c=d", "a/b,c/d", "/", ";", "a/\x00"} {
 		f.Add(seed)
@@ -156,4 +84,25 @@ func FuzzParseContentType(f *testing.F) {
 			t.Fatalf("%q: %q", value, media)
 		}
 	})
+}
+
+func BenchmarkParseContentType(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := wire.ParseContentType("application/json; charset=utf-8"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	h := wire.Header{"Content-Type": {"application/json"}, "traceparent": {"x"}, "Nats-Msg-Id": {"y"}}
+	for name, key := range map[string]string{"exact": "Content-Type", "absent": "Bus-Id"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = wire.Get(h, key)
+			}
+		})
+	}
 }
