@@ -285,19 +285,15 @@ func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error 
 	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.side.DeferRetry(ctx, &d, at) }
 }
 
-// stalled reports that no messages come, and ends the consumer when none will. What
-// lies beside the stream it makes anew.
+// stalled reports that no messages come, and ends the consumer when none will.
 func (c *Consumer) stalled(err error) {
 	e := event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
 	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
 		e.Kind, e.Subject, e.Sequence = event.KeyStuck, stuck.Subject, stuck.Sequence
 	}
 	c.bus.report(e)
-	switch {
-	case errors.Is(err, intake.ErrConsumerDeleted):
+	if errors.Is(err, intake.ErrConsumerDeleted) {
 		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
-	case errors.Is(err, intake.ErrSourceGone):
-		_ = c.side.Recreate(c.life) // it is told again while that is of no use
 	}
 }
 

@@ -88,8 +88,8 @@ func (p *puller) onReply(m *nats.Msg) {
 	d.wakeMaintainer()
 }
 
-// ErrSourceGone is reported, again and again, while the consumer of messages that come back
-// does not exist. Who gets the report may create it again.
+// ErrSourceGone is reported when the consumer of messages that come back does not exist.
+// Its source's Recreate makes it again.
 var ErrSourceGone = errors.New("the consumer of the retries was deleted on the server")
 
 // askGone is when a source that was gone is asked for messages once more.
@@ -105,9 +105,15 @@ func (p *puller) goneLocked() {
 	now := time.Now()
 	p.beginLocked(now, now.Add(askGone))
 	p.lastEnd = "" // nobody is there to confirm it
-	if !p.d.draining {
+	if p.d.draining {
+		return
+	}
+	if !errors.Is(p.stalled, ErrSourceGone) {
 		p.stalled = ErrSourceGone
 		p.d.reportLocked(ErrSourceGone)
+	}
+	if p.Recreate != nil {
+		p.d.afterReportsLocked(func() { _ = p.Recreate(p.d.ctx) }) // it is called again while that is of no use
 	}
 }
 

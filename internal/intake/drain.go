@@ -34,6 +34,7 @@ func (d *Durable) Drain(ctx context.Context) error {
 	abandoned := d.ends
 	d.ends, d.draining = true, true
 	d.mu.Unlock()
+	d.cancel()
 	if abandoned {
 		return d.Wait(ctx)
 	}
@@ -51,6 +52,7 @@ func (d *Durable) Abandon() {
 	ends := !d.ends
 	d.ends, d.draining, d.abandoned = true, true, true
 	d.mu.Unlock()
+	d.cancel()
 	if !ends { // a drain does it
 		return
 	}

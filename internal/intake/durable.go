@@ -89,6 +89,8 @@ type Durable struct {
 	err            error
 
 	started atomic.Bool
+	ctx     context.Context // until Drain or Abandon
+	cancel  context.CancelFunc
 
 	wake       chan struct{} // something for the maintainer to look at
 	stop       chan struct{} // ends the maintainer
@@ -101,6 +103,7 @@ type Durable struct {
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), maintained: make(chan struct{}), done: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.queue = d.newQueue()
 	d.order = newOrder(d)
 	d.authority = newAuthority(d)

@@ -9,7 +9,7 @@ import (
 // reports is what a Durable has to report, and the reporter: a goroutine of its own,
 // since whoever gets a report may take long, or end the Durable. Guarded by Durable.mu.
 type reports struct {
-	pending  []error
+	pending  []func()           // each reports something, or acts on it
 	reporter dispatch.Goroutine // zero before it has begun
 	ended    chan struct{}      // closed when the reporter ends; nil while there is none
 }
@@ -21,25 +21,32 @@ func (d *Durable) report(err error) {
 	d.reportLocked(err)
 }
 
-// reportLocked starts a reporter where there is none.
+// reportLocked is report with Durable.mu. What it reports begins, or changes: Stalled says
+// how things are, so nothing is reported twice.
 func (d *Durable) reportLocked(err error) {
-	d.reports.pending = append(d.reports.pending, err)
+	d.afterReportsLocked(func() { d.cfg.Report(err) })
+}
+
+// afterReportsLocked has the reporter call do after what is pending. It starts a reporter
+// where there is none.
+func (d *Durable) afterReportsLocked(do func()) {
+	d.reports.pending = append(d.reports.pending, do)
 	if d.reports.ended == nil {
 		d.reports.ended = make(chan struct{})
 		go d.reportAll()
 	}
 }
 
-// reportAll is the reporter: it reports what there is, and ends.
+// reportAll is the reporter: it does what is pending, and ends.
 func (d *Durable) reportAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reports.reporter = dispatch.Here()
 	for len(d.reports.pending) > 0 {
-		err := d.reports.pending[0]
+		next := d.reports.pending[0]
 		d.reports.pending = d.reports.pending[1:]
 		d.mu.Unlock()
-		d.cfg.Report(err)
+		next()
 		d.mu.Lock()
 	}
 	close(d.reports.ended)

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -25,6 +26,11 @@ type Source struct {
 	// Restore makes of a message that was deferred what it was before. Nil where
 	// messages come as they were published.
 	Restore func(*wire.Delivery) error
+
+	// Recreate makes the consumer again after somebody deleted it. It is called again,
+	// after a while, until the consumer exists; ctx ends with the intake. Nil for the
+	// stream itself.
+	Recreate func(ctx context.Context) error
 }
 
 // puller takes the messages of one Source: it has an inbox, and knows what was asked of

@@ -30,10 +30,11 @@ func (s *Store) DeferRetry(ctx context.Context, d *wire.Delivery, at time.Time) 
 func (s *Store) Source() intake.Source {
 	stream := RetryStream(s.stream.Name)
 	return intake.Source{
-		Next:    "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + s.durable,
-		Info:    "$JS.API.CONSUMER.INFO." + stream + "." + s.durable,
-		MaxHeld: s.maxHeld,
-		Restore: restore,
+		Next:     "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + s.durable,
+		Info:     "$JS.API.CONSUMER.INFO." + stream + "." + s.durable,
+		MaxHeld:  s.maxHeld,
+		Restore:  restore,
+		Recreate: s.Recreate,
 	}
 }
 
