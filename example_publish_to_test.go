@@ -78,8 +78,8 @@ func ExamplePublishToBatch() {
 		bus.ItemOf("shop.stock.reserved", reserved{"tea", 1}),
 		bus.ItemOf("shop.orders.placed", placed{"o-1"}, bus.MsgID("o-1")),
 	)
-	if known, ok := errors.AsType[*bus.DuplicateError](err); ok {
-		fmt.Println("nothing stored:", known.MsgID, "is message", known.Sequence)
+	if known, ok := errors.AsType[*bus.ConflictError](err); ok {
+		fmt.Println("nothing stored:", known.MsgID, "is message", known.Actual)
 	}
 	// Output:
 	// stored from 1 to 2

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -30,7 +31,7 @@ type sendOptions struct {
 	codec  codec.Codec
 	id     string
 	autoID bool
-	expect *expectation
+	expect *outlet.Expectation
 	optionErrors
 }
 

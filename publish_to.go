@@ -43,7 +43,7 @@ func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts .
 
 // prepareStore makes m, which is empty, the message of a PublishTo, and refuses what
 // cannot be stored.
-func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet.Message, s Subject[T], v T, opts []StoreOption) (*expectation, error) {
+func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet.Message, s Subject[T], v T, opts []StoreOption) (*outlet.Expectation, error) {
 	if err := st.callable(ctx, call); err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet
 }
 
 // expected returns the message's expectation, or nil.
-func (o *sendOptions) expected() *expectation {
+func (o *sendOptions) expected() *outlet.Expectation {
 	if o == nil {
 		return nil
 	}
@@ -77,17 +77,17 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 
 // admit looks at m's size, and at whether the stream stores its subject and can
 // have messages of what is expected.
-func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *expectation) error {
+func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Expectation) error {
 	if err := s.bus.core.Outlet.CheckSize(m); err != nil {
 		return payloadError(err)
 	}
 	if err := s.checkStores(ctx, m.Subject); err != nil {
 		return err
 	}
-	if expect == nil || expect.filter == "" {
+	if expect == nil || expect.Filter == "" {
 		return nil
 	}
-	return s.checkMayHave(ctx, expect.filter)
+	return s.checkMayHave(ctx, expect.Filter)
 }
 
 // published says what can be done about an unknown outcome.
@@ -102,7 +102,7 @@ func published(e *StreamError, id string) error {
 	return e
 }
 
-func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *expectation) (*Ack, error) {
+func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *outlet.Expectation) (*Ack, error) {
 	ctx, done := s.bus.core.Bound(ctx)
 	defer done()
 	ack, err := s.bus.core.Outlet.Store(ctx, m)
@@ -110,13 +110,18 @@ func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *expectati
 }
 
 // result makes what the outlet said of m into what its caller gets.
-func (s *Stream) result(ctx context.Context, m *outlet.Message, expect *expectation, ack outlet.Ack, err error) (*Ack, error) {
-	if err != nil && expect != nil && isConflict(err) {
-		ack, err = s.conflict(ctx, m, expect, err)
+func (s *Stream) result(ctx context.Context, m *outlet.Message, expect *outlet.Expectation, ack outlet.Ack, err error) (*Ack, error) {
+	if err != nil {
+		ack, err = s.bus.core.Outlet.ResolveConflict(ctx, s.name, m, expect, err)
 	}
 	if err != nil {
 		return nil, s.publishError(err, m.ID)
 	}
+	return s.ack(ack)
+}
+
+// ack makes the public acknowledgement.
+func (s *Stream) ack(ack outlet.Ack) (*Ack, error) {
 	if ack.Stream != s.name {
 		return nil, &StreamError{Stream: s.name, Op: "publish", Err: fmt.Errorf("stream %q stored the message instead: the subjects were moved, look the stream up again", ack.Stream)}
 	}
@@ -126,16 +131,40 @@ func (s *Stream) result(ctx context.Context, m *outlet.Message, expect *expectat
 // The server's numbers for features that a stream does not have.
 var featureCodes = map[int]string{jserr.MessageTTLDisabled: "MessageTTL", jserr.AtomicBatchDisabled: "AtomicBatches"}
 
-// publishError is err, of storing a message with the ID, as one of ours.
+// publishError turns an error of internal/outlet, about storing a message with the ID in s,
+// into the public one.
 func (s *Stream) publishError(err error, id string) error {
-	if conflict, ok := errors.AsType[*ConflictError](err); ok && !errors.Is(err, outlet.ErrUnknown) {
-		return conflict
+	if known := s.refusal(err); known != nil {
+		if !errors.Is(err, outlet.ErrUnknown) {
+			return known
+		}
+		err = fmt.Errorf("%w: %w", outlet.ErrUnknown, known)
 	}
 	e := streamError(s.name, "publish", err)
 	if feature := featureCodes[e.ErrorCode]; feature != "" {
 		return &UnsupportedError{Call: "PublishTo", Stream: s.name, Fields: []string{feature}, Err: e}
 	}
 	return published(e, id)
+}
+
+// refusal returns the *ConflictError or *ItemError for what err wraps, or nil.
+func (s *Stream) refusal(err error) error {
+	if item, ok := errors.AsType[*outlet.ItemError](err); ok {
+		reason := s.refusal(item.Err)
+		if reason == nil {
+			reason = payloadError(item.Err)
+		}
+		return &ItemError{item.Index, reason}
+	}
+	c, ok := errors.AsType[*outlet.ConflictError](err)
+	if !ok {
+		return nil
+	}
+	e := &ConflictError{Stream: s.name, Subject: c.Filter, Expected: c.Expected, Actual: c.Actual, MsgID: c.MsgID}
+	if c.Err != nil {
+		e.err = streamError(s.name, "publish", c.Err)
+	}
+	return e
 }
 
 type storeOption func(*sendOptions)
@@ -171,29 +200,12 @@ func TTL(d time.Duration) StoreOption {
 	})
 }
 
-// expectation is what must be the last sequence for a message to be stored.
-type expectation struct {
-	option   string
-	whole    bool   // of the stream
-	filter   string // of the subjects that it matches; empty: of the message's own
-	sequence uint64
-}
-
-// of is the subject or filter whose last sequence is expected, for a message on
-// subj; empty for the whole stream.
-func (e *expectation) of(subj string) string {
-	if e.whole || e.filter != "" {
-		return e.filter
-	}
-	return subj
-}
-
 // ExpectLastSequence stores the message only if n is the sequence of the stream's
 // last message, 0 for one that never had any. Otherwise it is a *ConflictError. A
 // message has one expectation.
 func ExpectLastSequence(n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
-		o.expects(expectation{option: "ExpectLastSequence", whole: true, sequence: n})
+		o.expects(outlet.Expectation{Whole: true, Sequence: n})
 		o.set(wire.HeaderNatsExpectedLastSequence, strconv.FormatUint(n, 10))
 	})
 }
@@ -203,7 +215,7 @@ func ExpectLastSequence(n uint64) StoreOption {
 // Otherwise it is a *ConflictError. A message has one expectation.
 func ExpectLastSubjectSequence(n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
-		o.expects(expectation{option: "ExpectLastSubjectSequence", sequence: n})
+		o.expects(outlet.Expectation{Sequence: n})
 		o.set(wire.HeaderNatsExpectedLastSubjectSequence, strconv.FormatUint(n, 10))
 	})
 }
@@ -216,18 +228,34 @@ func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 			o.addError(err)
 			return
 		}
-		o.expects(expectation{option: "ExpectLastSequenceOf", filter: filter, sequence: n})
+		o.expects(outlet.Expectation{Filter: filter, Sequence: n})
 		o.set(wire.HeaderNatsExpectedLastSubjectSequence, strconv.FormatUint(n, 10))
 		o.set(wire.HeaderNatsExpectedLastSubjectSequenceSubject, filter)
 	})
 }
 
-// expects notes the message's expectation. With two the server would not say which
-// was wrong.
-func (o *sendOptions) expects(e expectation) {
+// expects sets the expectation of the message. A second one is an error, because the server
+// would not say which one was not met.
+func (o *sendOptions) expects(e outlet.Expectation) {
 	if o.expect != nil {
-		o.addError(&OptionError{Option: e.option, Value: fmt.Sprint(e.sequence), Reason: "the message has an expectation already, " + o.expect.option + "; give one"})
+		o.addError(expectationError(&e, "the message has an expectation already, "+expectationOption(o.expect)+"; give one"))
 		return
 	}
 	o.expect = &e
+}
+
+// expectationError is the error for an expectation that a call cannot have.
+func expectationError(e *outlet.Expectation, reason string) error {
+	return &OptionError{Option: expectationOption(e), Value: fmt.Sprint(e.Sequence), Reason: reason}
+}
+
+// expectationOption names the option that made e.
+func expectationOption(e *outlet.Expectation) string {
+	switch {
+	case e.Whole:
+		return "ExpectLastSequence"
+	case e.Filter != "":
+		return "ExpectLastSequenceOf"
+	}
+	return "ExpectLastSubjectSequence"
 }

@@ -14,7 +14,7 @@ import (
 // use; it may be dropped when nobody wants to know.
 type Future struct {
 	stream  *Stream
-	expect  *expectation
+	expect  *outlet.Expectation
 	pending outlet.Future
 }
 

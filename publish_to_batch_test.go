@@ -118,10 +118,10 @@ func TestPublishToBatchRefuses(t *testing.T) {
 	ctx := t.Context()
 	good := bus.ItemOf("s.a", 1)
 	batch := func(items ...bus.Item) error { return second(bus.PublishToBatch(ctx, st, items...)) }
-	if e := asError[*bus.BatchSizeError](t, batch(), "empty", "1 to 1000"); e.Messages != 0 || e.Limit != 1000 {
+	if e := asError[*bus.OptionError](t, batch(), "empty", "1 to 1000"); e.Option != "PublishToBatch" {
 		t.Errorf("got %+v", e)
 	}
-	if e := asError[*bus.BatchSizeError](t, batch(numbers(1001)...), "1001 items"); e.Messages != 1001 {
+	if e := asError[*bus.OptionError](t, batch(numbers(1001)...), "1001 items", "the limit is 1000"); e.Option != "PublishToBatch" {
 		t.Errorf("got %+v", e)
 	}
 	for _, tc := range []struct {
@@ -139,7 +139,7 @@ func TestPublishToBatchRefuses(t *testing.T) {
 		{"not encodable", bus.ItemOf("s.a", make(chan int)), func(t testing.TB, err error) { asError[*bus.CodecError](t, err) }},
 		{"a bad option", bus.ItemOf("s.a", 1, bus.TTL(time.Millisecond)), func(t testing.TB, err error) { asError[*bus.OptionError](t, err, "TTL") }},
 		{"an ID twice", bus.ItemOf("s.b", 1, bus.MsgID("first")), func(t testing.TB, err error) {
-			if e := asError[*bus.DuplicateError](t, err, "two items have the MsgID", "first"); e.MsgID != "first" || e.Sequence != 0 {
+			if e := asError[*bus.ConflictError](t, err, "two items have the MsgID", "first"); e.MsgID != "first" || e.Actual != 0 {
 				t.Errorf("got %+v", e)
 			}
 		}},
@@ -200,7 +200,7 @@ func TestPublishToBatchThatTheServerRefuses(t *testing.T) {
 			bus.ItemOf("s.c", 0, bus.ExpectLastSubjectSequence(0)), bus.ItemOf("s.b", 0, bus.ExpectLastSequenceOf("s.>", 0)),
 		}, conflictOf(1, bus.ConflictError{Subject: "s.>", Expected: 0, Actual: 2})},
 		{"an ID that is known", nil, append(numbers(3, bus.AutoID()), bus.ItemOf("s.a", 1, bus.MsgID("known"))), func(t testing.TB, err error) {
-			if e := asError[*bus.DuplicateError](t, err, `message 2 has the MsgID "known" already`); e.Sequence != 2 {
+			if e := asError[*bus.ConflictError](t, err, `message 2 has the MsgID "known" already`); e.Actual != 2 {
 				t.Errorf("got %+v", e)
 			}
 			if e := asError[*bus.ItemError](t, err); e.Index != 3 {
@@ -308,7 +308,7 @@ func TestPublishToBatchAgain(t *testing.T) {
 	}
 	known := func(sequence uint64, ids ...string) {
 		t.Helper()
-		if e := asError[*bus.DuplicateError](t, second(batch(ids...))); e.Sequence != sequence {
+		if e := asError[*bus.ConflictError](t, second(batch(ids...))); e.Actual != sequence || e.MsgID == "" {
 			t.Errorf("%q: got %+v", ids, e)
 		}
 	}

@@ -96,3 +96,25 @@ func (o *Outlet) requestAgain(ctx context.Context, question *wire.Out) (*nats.Ms
 		}
 	}
 }
+
+// maxMessageSize asks the server for the MaxMsgSize of a stream. Zero or less means that
+// there is no limit.
+func (o *Outlet) maxMessageSize(ctx context.Context, stream string) (int, error) {
+	reply, err := o.requestAgain(ctx, &wire.Out{Subject: "$JS.API.STREAM.INFO." + stream})
+	if err != nil {
+		return 0, err
+	}
+	var r struct {
+		Error  *jserr.Refusal `json:"error"`
+		Config struct {
+			MaxMsgSize int `json:"max_msg_size"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(reply.Data, &r); err != nil {
+		return 0, fmt.Errorf("not the configuration of a stream: %w", err)
+	}
+	if r.Error != nil {
+		return 0, r.Error
+	}
+	return r.Config.MaxMsgSize, nil
+}

@@ -68,7 +68,10 @@ func TestOutletQuiesce(t *testing.T) {
 			later(func() error { return w.Add(t.Context(), second) }),
 			later(func() error { return o.Send(t.Context(), message("")) }),
 			later(func() error { _, err := o.Store(t.Context(), message("")); return err }),
-			later(func() error { _, err := o.StoreBatch(t.Context(), "b", []outlet.Message{*message("")}); return err }),
+			later(func() error {
+				_, err := o.StoreBatch(t.Context(), &outlet.Batch{Name: "b", Messages: []outlet.Message{*message("")}})
+				return err
+			}),
 			later(func() error { _, err := o.Request(t.Context(), message("")); return err }),
 		}
 		for i, result := range waits {

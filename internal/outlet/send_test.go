@@ -52,7 +52,7 @@ func TestSendAgainWhenTheConnectionIsFoundLost(t *testing.T) {
 			return o.Store(t.Context(), &m)
 		},
 		"StoreBatch": func(o *outlet.Outlet) (outlet.Ack, error) {
-			return o.StoreBatch(t.Context(), "b", []outlet.Message{message(), message()})
+			return o.StoreBatch(t.Context(), &outlet.Batch{Name: "b", Messages: []outlet.Message{message(), message()}})
 		},
 		"Window": func(o *outlet.Outlet) (outlet.Ack, error) {
 			w := outlet.NewWindow(o, 1)

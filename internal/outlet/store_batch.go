@@ -8,11 +8,22 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// StoreBatch stores all messages in one stream or none of them, and waits for the
-// acknowledgement until ctx ends. name is unique and has at most 50 bytes. If one of the
-// messages has an ID, the batch is sent again when the answer is lost, because the stream
-// refuses a batch with an ID that it knows. For other batches the error is ErrUnknown.
-func (o *Outlet) StoreBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
+// StoreBatch stores all messages of b in its stream or none of them, and waits for the
+// acknowledgement until ctx ends. The acknowledgement is that of the last message. If one
+// of the messages has an ID, the batch is sent again when the answer is lost, because the
+// stream refuses a batch with an ID that it knows. For other batches the error is
+// ErrUnknown. A refusal that is about one message is an *ItemError.
+func (o *Outlet) StoreBatch(ctx context.Context, b *Batch) (Ack, error) {
+	ack, err := o.storeTracedBatch(ctx, b.Name, b.Messages)
+	if err != nil {
+		refusal := batchRefusal{b, o}
+		return refusal.resolve(ctx, err)
+	}
+	return ack, nil
+}
+
+// storeTracedBatch enters the gate, and makes a span for each message.
+func (o *Outlet) storeTracedBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
 	if err := o.link.Enter(ctx); err != nil {
 		return Ack{}, o.countBatch(ms, nil, err)
 	}

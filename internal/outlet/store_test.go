@@ -218,7 +218,7 @@ func TestStoreRepeatsWhatALostConnectionTook(t *testing.T) {
 	for name, store := range map[string]func(context.Context, *outlet.Outlet) (outlet.Ack, error){
 		"Store": func(ctx context.Context, o *outlet.Outlet) (outlet.Ack, error) { return o.Store(ctx, message("x")) },
 		"StoreBatch": func(ctx context.Context, o *outlet.Outlet) (outlet.Ack, error) {
-			return o.StoreBatch(ctx, "b", []outlet.Message{*message("x")})
+			return o.StoreBatch(ctx, &outlet.Batch{Name: "b", Messages: []outlet.Message{*message("x")}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
