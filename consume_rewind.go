@@ -183,8 +183,8 @@ func (c *Consumer) goBack(ctx context.Context, target uint64) error {
 func (c *Consumer) stillRunning(err error) error {
 	in, _ := c.now()
 	e := &UnfinishedError{Stream: c.stream, Durable: c.durable, Longest: longest(in), Err: err}
-	if left, ok := errors.AsType[*intake.LeftBehind](err); ok {
-		e.Running, e.Err = left.Running, left.Err
+	if running, ok := errors.AsType[*dispatch.RunningError](err); ok {
+		e.Running, e.Err = running.Running, running.Err
 	}
 	return e
 }

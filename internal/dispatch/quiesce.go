@@ -1,5 +1,29 @@
 package dispatch
 
+import "fmt"
+
+// RunningError says that handlers run still where somebody waited for them.
+type RunningError struct {
+	Running int   // handlers
+	Err     error // why it was not waited longer
+}
+
+func (e *RunningError) Error() string {
+	return fmt.Sprintf("%d handlers run still: %v", e.Running, e.Err)
+}
+
+// Unwrap returns why it was not waited longer.
+func (e *RunningError) Unwrap() error { return e.Err }
+
+// StillRunning returns a *RunningError for err, why nobody waits longer, or nil where err is
+// nil or nothing runs any more.
+func StillRunning(running int, err error) error {
+	if err == nil || running == 0 {
+		return nil
+	}
+	return &RunningError{Running: running, Err: err}
+}
+
 // Quiesce makes the queue begin nothing until Resume or Stop. Push goes on to take messages
 // in. Enter and Do wait. What runs goes on; Wait waits for it.
 func (q *Queue) Quiesce() {

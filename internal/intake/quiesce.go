@@ -9,18 +9,13 @@ import (
 
 // Quiesce asks for no messages and begins no handler call until Resume, and waits for the
 // handlers that run. What they return is settled. The messages that are here stay, with
-// in-progress signals. When ctx ends first it returns a *LeftBehind, and the Durable stays
+// in-progress signals. When ctx ends first it returns a *dispatch.RunningError, and the Durable stays
 // quiesced. It may be called before Start, and again. Drain ends it.
 func (d *Durable) Quiesce(ctx context.Context) error {
 	d.setQuiesced(true)
 	d.queue.Quiesce()
 	err := d.queue.Wait(ctx)
-	running := d.InFlight()
-	if err == nil || running == 0 {
-		return nil
-	}
-	pending, _ := d.Pending()
-	return &LeftBehind{Pending: pending, Running: running, Err: err}
+	return dispatch.StillRunning(d.InFlight(), err)
 }
 
 // Resume ends Quiesce. Without one it does nothing, nor after Drain.
@@ -38,17 +33,12 @@ func (d *Durable) setQuiesced(quiesced bool) {
 
 // Quiesce begins no handler call until Resume, and waits for the handlers that run.
 // Messages go on to arrive and wait, within the pending limits. When ctx ends first it
-// returns a *LeftBehind, and the subscription stays quiesced. It may be called again. Drain
+// returns a *dispatch.RunningError, and the subscription stays quiesced. It may be called again. Drain
 // ends it and handles what waits; Close drops that.
 func (s *Core) Quiesce(ctx context.Context) error {
 	s.queue.Quiesce()
 	err := s.queue.Wait(ctx)
-	running := s.InFlight()
-	if err == nil || running == 0 {
-		return nil
-	}
-	pending, _ := s.Pending()
-	return &LeftBehind{Pending: pending, Running: running, Err: err}
+	return dispatch.StillRunning(s.InFlight(), err)
 }
 
 // Resume ends Quiesce. Without one it does nothing, nor after Drain or Close.

@@ -41,6 +41,8 @@ type Config struct {
 type Intake interface {
 	Start()
 	Drain(ctx context.Context) error
+	Quiesce(context.Context) error   // begins nothing more; also before Start
+	Resume()                         // ends Quiesce
 	Abandon()                        // stops at once and settles nothing more
 	Confirm(context.Context) error   // waits until the server has processed the acknowledgements sent before
 	RunsCaller(context.Context) bool // reports whether the caller is one of its handlers

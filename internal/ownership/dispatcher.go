@@ -33,6 +33,8 @@ type dispatcher struct {
 	queue       []*waiter // messages that wait for a free worker, in order
 	leaseEnd    time.Time // until then no other process can be the owner
 	halted      bool
+	quiesced    bool          // nothing is assigned
+	idle        chan struct{} // closed when a worker was released; nil while nobody waits for that
 	subs        []*nats.Subscription
 }
 
@@ -118,6 +120,10 @@ func (d *dispatcher) release(to *memberState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to.busy--
+	if d.idle != nil {
+		close(d.idle)
+		d.idle = nil
+	}
 	d.dispatchLocked()
 }
 
@@ -130,7 +136,7 @@ func (d *dispatcher) dispatch() {
 
 // dispatchLocked skips messages whose key runs for another owner; they stay in the queue.
 func (d *dispatcher) dispatchLocked() {
-	if !d.ownsLocked() {
+	if !d.ownsLocked() || d.quiesced {
 		return
 	}
 	for i := 0; i < len(d.queue); {

@@ -211,6 +211,11 @@ func (f *fakeIntake) Drain(ctx context.Context) error {
 	return nil
 }
 
+// Quiesce has nothing to do: its messages wait in the dispatcher.
+func (f *fakeIntake) Quiesce(context.Context) error { return nil }
+
+func (f *fakeIntake) Resume() {}
+
 func (f *fakeIntake) Abandon() { f.once.Do(func() { close(f.stop) }) }
 
 func (f *fakeIntake) Wait(context.Context) error {

@@ -71,7 +71,7 @@ func (m *Member) renewLease(owner *Owner) {
 // acquireLease makes this process the owner, unless another one is faster. It returns
 // true if m should look again at once. It runs on the goroutine of m.
 func (m *Member) acquireLease() (again bool) {
-	if m.isDraining() {
+	if !m.takesPart() {
 		return false
 	}
 	ctx, cancel := m.withRequestTimeout(m.ctx)
@@ -103,13 +103,7 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 		m.cfg.Failed(err)
 		return
 	}
-	m.mu.Lock()
-	draining := m.draining
-	if !draining {
-		m.owner = owner
-	}
-	m.mu.Unlock()
-	if draining {
+	if !m.setOwner(owner) {
 		_ = owner.intake.Drain(ctx) // it has not started
 		m.releaseLease(ctx, owner)
 		return
@@ -117,6 +111,23 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 	owner.intake.Start()
 	close(owner.started)
 	m.announceLease()
+}
+
+// setOwner makes owner, which has not started, the one of m, quiesced if m is. It returns
+// false if m is draining.
+func (m *Member) setOwner(owner *Owner) bool {
+	m.transition.Lock()
+	defer m.transition.Unlock()
+	m.mu.Lock()
+	draining, quiesced := m.draining, m.quiesced
+	if !draining {
+		m.owner = owner
+	}
+	m.mu.Unlock()
+	if quiesced && !draining {
+		owner.quiesce()
+	}
+	return !draining
 }
 
 // releaseLease closes the owner and lets other members acquire the lease at once. If the

@@ -31,6 +31,9 @@ type Member struct {
 	abandoned []Intake // of earlier times as the owner; their handlers may still run
 	leaseErr  error    // why the lease cannot be read
 	draining  bool
+	quiesced  bool
+
+	transition sync.Mutex // taken before mu: the owner learns of quiesced in the order of its changes
 
 	started atomic.Bool
 
@@ -101,10 +104,11 @@ func (m *Member) currentOwner() *Owner {
 	return m.owner
 }
 
-func (m *Member) isDraining() bool {
+// takesPart reports whether m may begin messages and become the owner.
+func (m *Member) takesPart() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.draining
+	return !m.draining && !m.quiesced
 }
 
 // follow sends one heartbeat. If the owner does not reply, it reads the lease, and
@@ -151,7 +155,7 @@ func (m *Member) sendHeartbeat(ctx context.Context, asked time.Time) bool {
 
 // workersToOffer is how many messages the owner may assign to this member at once.
 func (m *Member) workersToOffer() int {
-	if m.isDraining() {
+	if !m.takesPart() {
 		return 0
 	}
 	return m.cfg.Workers

@@ -30,6 +30,7 @@ type workers struct {
 	epoch    uint64                        // of the owner that they work for
 	until    time.Time                     // when that owner may take this member for dead
 	refusing bool                          // they begin nothing more from elsewhere
+	quiesced bool                          // likewise, for now
 }
 
 func newWorkers(m *Member) *workers {
@@ -61,7 +62,7 @@ func (w *workers) onAssignment(msg *nats.Msg) {
 func (w *workers) handleRemote(d wire.Delivery) {
 	w.mu.Lock()
 	id := w.queued[d.Stored]
-	begins := !w.refusing && id.Epoch == w.epoch && time.Now().Before(w.until)
+	begins := !w.refusing && !w.quiesced && id.Epoch == w.epoch && time.Now().Before(w.until)
 	w.mu.Unlock()
 	o, returned := settle.Outcome{Returned: true}, !begins
 	defer func() { w.finishRemote(d, id, o, begins) }()
@@ -161,6 +162,13 @@ func (w *workers) refuseAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refusing = true
+}
+
+// setQuiesced says whether the workers begin nothing from elsewhere for now.
+func (w *workers) setQuiesced(quiesced bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quiesced = quiesced
 }
 
 // wait waits until nothing from elsewhere runs, or ctx ends.
