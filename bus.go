@@ -17,6 +17,7 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/streamdef"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -36,8 +37,8 @@ type Bus struct {
 	format    *payload.Format
 	services  *discovery.Service
 	captures  *capture.Index
-	declaring lifecycle.Mutex // of Bus.Stream, which reads a configuration and writes it back
-	unobserve func()          // ends the observation of consumers
+	streams   *streamdef.Declarer
+	unobserve func() // ends the observation of consumers
 	retired   retired
 	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
 	memory    sync.Once // guards the note that streams are in memory
@@ -145,7 +146,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 		return err
 	}
 	b.core.Outlet = outlet.New(b.core.Link, b.core.Telemetry, &b.core.Counters)
-	b.captures = capture.New(b.core)
+	b.captures, b.streams = capture.New(b.core), streamdef.New(b.core)
 	return nil
 }
 

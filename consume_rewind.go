@@ -10,6 +10,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
 // Rewind sends the durable back: all that is stored from to on, and matches, is handled
@@ -143,7 +144,7 @@ func (c *Consumer) target(ctx context.Context, to start, info *jetstream.Consume
 	}
 	sequence := max(to.sequence, 1)
 	if to.kind == startTime {
-		if sequence, err = firstSince(ctx, st, to.time); err != nil {
+		if sequence, err = streamdef.FirstSince(ctx, st, to.time); err != nil {
 			return 0, streamError(c.stream, "rewind "+c.durable, err)
 		}
 	}

@@ -157,8 +157,16 @@ var house = map[string]room{
 		natsGo:            "streams and consumers",
 		otelAPI:           "the trace of the handler call that failed",
 	}},
+	"internal/streamdef": {floor: 7, imports: map[string]string{
+		"internal/core":      "the server it asks",
+		"internal/jserr":     "the error of an operation that failed",
+		"internal/lifecycle": "the lock of declarations, which honours a context",
+		"internal/wire":      "the request of a purge",
+		natsGo:               "the configuration of a stream",
+	}},
 
 	"": {floor: 10, imports: map[string]string{
+		"internal/streamdef":            "declares streams",
 		"internal/capture":              "which subjects streams store",
 		"internal/discovery":            "discovery of responders",
 		"internal/payload":              "values to payloads and back",

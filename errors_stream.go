@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
 // StreamError reports that an operation on a stream, or on one of its consumers, failed.
@@ -134,4 +135,30 @@ func streamError(name, op string, err error) *StreamError {
 var remedies = map[int]string{
 	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
 	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
+}
+
+// definitionError makes the public errors of what streamdef returns. Errors of an overlay
+// are public ones already.
+func definitionError(err error) error {
+	switch e := err.(type) { //nolint:errorlint // streamdef does not wrap them
+	case *streamdef.ConflictError:
+		return &StreamConflictError{Stream: e.Stream, Fields: fieldChanges(e.Fields), WouldRemove: Removal(e.WouldRemove)}
+	case *streamdef.UnsupportedError:
+		return &UnsupportedError{Stream: e.Stream, Fields: e.Fields, Level: e.Level, Have: e.Have, Changed: e.Changed, Err: e.Err}
+	case *jserr.Error:
+		return translate(e)
+	}
+	if err == streamdef.ErrNoDisk { //nolint:errorlint // likewise
+		return errNoDisk()
+	}
+	return err
+}
+
+// fieldChanges returns the public form of changes.
+func fieldChanges(changes []streamdef.Change) []FieldChange {
+	var public []FieldChange
+	for _, c := range changes {
+		public = append(public, FieldChange(c))
+	}
+	return public
 }

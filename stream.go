@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -12,8 +13,8 @@ import (
 	"github.com/omnibus-go/bus/internal/capture"
 )
 
-// Stream is a durable log of messages on the server. It holds no resources and
-// needs no closing. Safe for concurrent use.
+// Stream is a durable log of messages on the server. It holds no resources and needs no
+// closing. Safe for concurrent use.
 type Stream struct {
 	bus      *Bus
 	name     string
@@ -24,7 +25,7 @@ type Stream struct {
 	content atomic.Pointer[capture.Content] // as of the last look at the server
 }
 
-// Name is the stream's name.
+// Name returns the stream's name. It is empty for a nil stream.
 func (s *Stream) Name() string {
 	if s == nil {
 		return ""
@@ -32,8 +33,8 @@ func (s *Stream) Name() string {
 	return s.name
 }
 
-// Subjects are the patterns that the stream stores, as of when it was last looked
-// up. They are empty for one that copies others.
+// Subjects returns the patterns that the stream stores, as of the last look at the server.
+// They are empty for a mirror, which stores only what another stream has.
 func (s *Stream) Subjects() []string {
 	if s == nil || s.content.Load() == nil {
 		return nil
@@ -41,8 +42,72 @@ func (s *Stream) Subjects() []string {
 	return slices.Clone(s.content.Load().Subjects)
 }
 
-// LookupStream returns an existing stream, or an error that matches
-// ErrStreamNotFound. It changes nothing.
+// DeclareOption is an option of Bus.Stream and Stream.Plan.
+type DeclareOption interface{ onDeclare(*declareOptions) }
+
+type declareOptions struct {
+	shrink bool
+	optionErrors
+}
+
+type declareOption func(*declareOptions)
+
+func (f declareOption) onDeclare(o *declareOptions) { f(o) }
+
+// AllowShrink allows changes that delete messages or make the stream less safe: lower
+// limits, a shorter MaxAge or Duplicates, InterestRetention, DiscardOld instead of
+// DiscardNew, fewer subjects, sources or copies. Stream.Plan says beforehand how many
+// messages they delete.
+func AllowShrink() DeclareOption {
+	return declareOption(func(o *declareOptions) { o.shrink = true })
+}
+
+// Stream makes sure that a stream exists as c describes it, and returns it. It creates a
+// stream that does not exist.
+//
+// Declaring an existing stream never deletes messages or makes the stream less safe. Such a
+// change is refused with a *StreamConflictError that says how many messages it would
+// delete, unless you pass AllowShrink. Changes that the server cannot make, such as another
+// Storage, are always refused. If one change is refused, nothing is changed.
+//
+// If several versions of a program declare the same stream, give each version a Revision.
+// Then the highest one decides: a version with a lower Revision gets the stream as it is,
+// without an error. Without a Revision, or with the same one, each declaration makes its
+// own changes, so two such versions may change a field back and forth.
+//
+// Declarations of one bus take turns. Each looks again after a change whether another
+// program has overwritten it. If two processes change a stream within the same
+// milliseconds, one change may still be lost until that program declares the stream again.
+// Safe for concurrent use.
+//
+// Other errors: *OptionError and *SubjectError for a wrong c (all of them, joined),
+// *UnsupportedError for fields that the server does not know, *PanicError for a panic in
+// Raw, *StreamError for other errors of the server, ErrTimeout, ErrClosed.
+func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption) (*Stream, error) {
+	if err := b.callable(ctx, "Stream"); err != nil {
+		return nil, err
+	}
+	o := new(declareOptions)
+	if err := applyAll(opts, o, DeclareOption.onDeclare); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(c.check(), b.checkDisk(c.Storage)); err != nil {
+		return nil, err
+	}
+	b.logMemoryOnce()
+	ctx, cancel := b.core.WithTimeout(ctx)
+	defer cancel()
+	info, err := b.streams.Declare(ctx, c.definition(o))
+	if err != nil {
+		return nil, definitionError(err)
+	}
+	return b.streamOf(info), nil
+}
+
+// LookupStream returns an existing stream and changes nothing. Safe for concurrent use.
+//
+// Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
+// ErrTimeout, ErrClosed.
 func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 	if err := b.callable(ctx, "LookupStream"); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -15,13 +16,19 @@ func TestStreamCopiesOthers(t *testing.T) {
 	b := bustest.New(t)
 	ctx := t.Context()
 	origin := declare(t, b, bus.StreamConfig{Name: "ORIGIN", Subjects: []string{"o.*"},
-		SubjectTransform: bus.SubjectTransform{From: "o.old", To: "o.new"}, Republish: bus.Republish{From: "o.new", To: "told.new"}})
+		Raw: func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "o.old", Destination: "o.new"}
+			c.RePublish = &jetstream.RePublish{Source: "o.new", Destination: "told.new"}
+		}})
 	told := make(chan int, 10)
 	_, err := bus.Subscribe(b, "told.new", func(_ context.Context, m *bus.Msg[int]) error { told <- m.Data; return nil })
 	must(t, err)
-	mirror := declare(t, b, bus.StreamConfig{Name: "MIRROR", Mirror: bus.StreamSource{Stream: "ORIGIN", StartSequence: 2}})
-	joined := declare(t, b, bus.StreamConfig{Name: "JOINED", Subjects: []string{"own"}, Sources: []bus.StreamSource{
-		{Stream: "ORIGIN", Transforms: []bus.SubjectTransform{{From: "o.new", To: "from.origin"}}}}})
+	mirror := declare(t, b, bus.StreamConfig{Name: "MIRROR", Raw: func(c *jetstream.StreamConfig) {
+		c.Mirror = &jetstream.StreamSource{Name: "ORIGIN", OptStartSeq: 2}
+	}})
+	joined := declare(t, b, bus.StreamConfig{Name: "JOINED", Subjects: []string{"own"}, Raw: func(c *jetstream.StreamConfig) {
+		c.Sources = []*jetstream.StreamSource{{Name: "ORIGIN", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "o.new", Destination: "from.origin"}}}}
+	}})
 	storeRange(t, origin, "o.old", 0, 3)
 	storeRange(t, origin, "o.x", 3, 5)
 	storeRange(t, joined, "own", 5, 6)

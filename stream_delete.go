@@ -2,22 +2,22 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
-	"github.com/nats-io/nats.go/jetstream"
-
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/sidestream"
-	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
-// Delete removes the stream from the server with all its messages and consumers, and its
+// Delete deletes the stream from the server with all its messages and consumers, and its
 // side streams S-dead (the dead letters), S-retry and S-keys. Consumers of the stream end:
-// see Consumer.Err. A call after an error goes on with what is left.
+// see Consumer.Err. A call after an error goes on with what is left. Safe for concurrent
+// use.
 //
-// Errors: ErrStreamNotFound where nothing of it was there, *StreamError, ErrTimeout,
-// ErrClosed.
+// Errors: ErrStreamNotFound if neither the stream nor a side stream existed, *StreamError,
+// ErrTimeout, ErrClosed.
 func (s *Stream) Delete(ctx context.Context) error {
 	if err := s.callable(ctx, "Delete"); err != nil {
 		return err
@@ -25,7 +25,7 @@ func (s *Stream) Delete(ctx context.Context) error {
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	gone := s.bus.core.JetStream.DeleteStream(ctx, s.name)
-	if gone != nil && !errors.Is(gone, jetstream.ErrStreamNotFound) {
+	if gone != nil && !jserr.IsAbsent(gone) {
 		return streamError(s.name, "delete", gone)
 	}
 	s.bus.captures.Remove(s.name)
@@ -39,12 +39,12 @@ func (s *Stream) Delete(ctx context.Context) error {
 	return nil
 }
 
-// PurgeFilter chooses messages of a stream. Those that fit all fields that are set
-// are removed; the zero value takes all.
+// PurgeFilter chooses messages of a stream: those that match all fields that are set. The
+// zero value chooses all messages.
 type PurgeFilter struct {
-	Subject string // on subjects that match this pattern
-	Before  uint64 // with a lower sequence than this
-	Keep    int    // but for so many of the latest; not together with Before
+	Subject string // messages on subjects that match this pattern
+	Before  uint64 // messages with a lower sequence
+	Keep    int    // all except the latest so many; not together with Before
 }
 
 func (f *PurgeFilter) check() error {
@@ -53,21 +53,22 @@ func (f *PurgeFilter) check() error {
 		errs = append(errs, checkPattern(f.Subject))
 	}
 	if f.Keep < 0 {
-		errs = append(errs, &OptionError{Option: "PurgeFilter.Keep", Value: fmt.Sprint(f.Keep), Reason: "must not be negative"})
+		errs = append(errs, &OptionError{Option: "PurgeFilter.Keep", Value: strconv.Itoa(f.Keep), Reason: "must not be negative"})
 	}
 	if f.Keep > 0 && f.Before > 0 {
-		errs = append(errs, &OptionError{Option: "PurgeFilter.Keep", Value: fmt.Sprint(f.Keep), Reason: "Before is given, too; leave one of the two out"})
+		errs = append(errs, &OptionError{Option: "PurgeFilter.Keep", Value: strconv.Itoa(f.Keep), Reason: "Before is given, too; leave one of the two out"})
 	}
 	return errors.Join(errs...)
 }
 
-// Purge removes the messages that fit f for good, and returns how many those were. The
-// sequences go on where they were. Consumers skip what they have not handled of it;
-// dead letters and messages that wait for another attempt in S-retry stay.
+// Purge deletes the messages that f chooses and returns their number. Later messages get
+// the sequences that they would have had. Consumers skip deleted messages that they have
+// not handled. Dead letters stay, and so do messages in S-retry, which wait for another
+// attempt. Safe for concurrent use.
 //
-// Errors: *OptionError and *SubjectError about f, ErrStreamNotFound, *StreamError (a
-// sealed stream, or one made to deny it), ErrTimeout, ErrClosed. After ErrTimeout it
-// may have happened; it can be repeated.
+// Errors: *OptionError and *SubjectError for a wrong f, ErrStreamNotFound, *StreamError (if
+// the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages
+// may have been deleted; call Purge again to be sure.
 func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	if err := s.callable(ctx, "Purge"); err != nil {
 		return 0, err
@@ -77,69 +78,37 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	if f.Before > 0 { // beyond the last one the server would skip sequences
-		st, err := s.bus.core.JetStream.Stream(ctx, s.name)
-		if err != nil {
-			return 0, streamError(s.name, "look up", err)
-		}
-		f.Before = min(f.Before, st.CachedInfo().State.LastSeq+1)
-	}
-	return s.bus.purge(ctx, s.name, f)
+	n, err := streamdef.Purge(ctx, s.bus.core, s.name, streamdef.Filter(f))
+	return n, translate(err)
 }
 
-// purge asks the server itself: jetstream keeps the number to itself.
-func (b *Bus) purge(ctx context.Context, stream string, f PurgeFilter) (int, error) {
-	request, err := json.Marshal(jetstream.StreamPurgeRequest{Subject: f.Subject, Sequence: f.Before, Keep: uint64(f.Keep)})
-	if err != nil {
-		return 0, streamError(stream, "purge", err)
-	}
-	reply, err := b.core.Link.Request(ctx, &wire.Out{Subject: "$JS.API.STREAM.PURGE." + stream, Data: request})
-	if err != nil {
-		return 0, streamError(stream, "purge", err)
-	}
-	var answer struct {
-		Purged int                 `json:"purged"`
-		Error  *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return 0, streamError(stream, "purge", err)
-	}
-	if answer.Error != nil {
-		return 0, streamError(stream, "purge", answer.Error)
-	}
-	return answer.Purged, nil
-}
-
-// DeleteConsumer removes a durable consumer from the server: its position, its messages in
+// DeleteConsumer deletes a durable consumer from the server: its position, its messages in
 // S-retry that wait for another attempt, its crash marks, and its lease in S-keys. Its dead
 // letters stay. Consumers with this durable end: see Consumer.Err. A later Consume with the
-// name starts from the beginning. A call after an error goes on with what is left.
+// name starts from the beginning. A call after an error goes on with what is left. Safe for
+// concurrent use.
 //
-// Errors: *OptionError about the name, *StreamError (Code 404 where there is no such
-// consumer or stream), ErrTimeout, ErrClosed.
+// Errors: *OptionError for a wrong name, *StreamError (Code 404 if the consumer or the
+// stream does not exist), ErrTimeout, ErrClosed.
 func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	if err := s.callable(ctx, "DeleteConsumer"); err != nil {
 		return err
 	}
 	if !streamName.MatchString(durable) {
-		return &OptionError{Option: "DeleteConsumer durable", Value: quoted(durable), Reason: "use 1 to 200 letters, digits, - and _"}
+		return &OptionError{Option: "DeleteConsumer durable", Value: fmt.Sprintf("%q", durable), Reason: "use 1 to 200 letters, digits, - and _"}
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	gone := s.bus.core.JetStream.DeleteConsumer(ctx, s.name, durable)
-	if gone != nil && !isAbsent(gone) {
+	if gone != nil && !jserr.IsAbsent(gone) {
 		return streamError(s.name, "delete the consumer", gone)
 	}
 	found, err := sidestream.DeleteDurable(ctx, s.bus.core, s.name, durable)
 	if err != nil {
 		return translate(err)
 	}
-	if gone == nil || found {
-		return nil
+	if gone != nil && !found {
+		return streamError(s.name, "delete the consumer", gone)
 	}
-	return streamError(s.name, "delete the consumer", gone)
-}
-
-func isAbsent(err error) bool {
-	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, ErrStreamNotFound)
+	return nil
 }

@@ -5,51 +5,78 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Plan is what Bus.Stream would do with a configuration.
+// Plan says what Bus.Stream would do with a configuration.
 type Plan struct {
 	Stream    string
-	Create    bool          // the stream is not there, and would be made
-	Older     bool          // the stream has a higher Revision, and would stay as it is
-	Changes   []FieldChange // that would be made, if there are no Conflicts
-	Conflicts []FieldChange // for which it would be refused
+	Create    bool          // the stream does not exist and would be created
+	Older     bool          // the stream has a higher Revision and would stay as it is
+	Changes   []FieldChange // would be made, if there are no Conflicts
+	Conflicts []FieldChange // would be refused
 
-	// WouldRemove is what is lost of what is stored now, once all changes are made,
-	// those of Conflicts included that the server can make.
+	// WouldRemove is what all changes would delete of the messages that are stored now.
+	// It includes Conflicts, except those that the server cannot make.
 	WouldRemove Removal
 }
 
-// String tells the plan in a few lines.
+// String returns the plan as text of a few lines.
 func (p Plan) String() string {
 	lines := []string{fmt.Sprintf("stream %q:", p.Stream)}
-	say := func(format string, args ...any) { lines = append(lines, "  "+fmt.Sprintf(format, args...)) }
+	add := func(format string, args ...any) { lines = append(lines, "  "+fmt.Sprintf(format, args...)) }
 	switch {
 	case p.Create:
-		say("is made")
+		add("is made")
 	case p.Older:
-		say("stays as it is: it has a higher Revision")
+		add("stays as it is: it has a higher Revision")
 	case len(p.Changes)+len(p.Conflicts) == 0:
-		say("stays as it is")
+		add("stays as it is")
 	}
 	for _, c := range p.Changes {
-		say("change %v", c)
+		add("change %v", c)
 	}
 	for _, c := range p.Conflicts {
-		say("refuse %v", c)
+		add("refuse %v", c)
 	}
 	if p.WouldRemove != (Removal{}) {
-		say("remove %v", p.WouldRemove)
+		add("remove %v", p.WouldRemove)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// Plan says what Bus.Stream would do with c and opts, and changes nothing. The name
-// in c may be left out; another one than the stream's is an *OptionError. Other
-// errors are those of Bus.Stream but for *StreamConflictError. Meanwhile messages
-// come and go, so the numbers are those of this moment.
+// Removal is what a change of a stream deletes of the messages that are stored now.
+type Removal struct {
+	Messages uint64 // at least
+	Bytes    uint64 // of these messages, as the server counts them, at least; 0 if unknown
+	More     bool   // it may be more; false: Messages is exact
+}
+
+// String returns the removal as text: "at least 3 messages (120 bytes)".
+func (r Removal) String() string {
+	switch {
+	case r.Messages == 0 && r.More:
+		return "an unknown number of messages"
+	case r.Messages == 0:
+		return "no messages"
+	}
+	text := fmt.Sprintf("%d messages", r.Messages)
+	if r.Messages == 1 {
+		text = "1 message"
+	}
+	if r.Bytes > 0 {
+		text += fmt.Sprintf(" (%d bytes)", r.Bytes)
+	}
+	if r.More {
+		return "at least " + text
+	}
+	return text
+}
+
+// Plan says what Bus.Stream would do with c and opts. It changes nothing. c may leave out
+// the name; another stream's name is an *OptionError. Messages come and go meanwhile, so
+// the numbers are those of this moment. Safe for concurrent use.
+//
+// Other errors: those of Bus.Stream, except *StreamConflictError.
 func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption) (Plan, error) {
 	if err := s.callable(ctx, "Plan"); err != nil {
 		return Plan{}, err
@@ -62,40 +89,14 @@ func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption
 		c.Name = s.name
 	}
 	if c.Name != s.name {
-		return Plan{}, badStreamField("Name", quoted(c.Name), "Plan is about stream "+quoted(s.name)+"; leave the name out")
+		return Plan{}, badStreamField("Name", fmt.Sprintf("%q", c.Name), fmt.Sprintf("Plan is about stream %q; leave the name out", s.name))
 	}
-	if err := errors.Join(c.check(), s.bus.hasDisk(c.Storage == FileStorage)); err != nil {
+	if err := errors.Join(c.check(), s.bus.checkDisk(c.Storage)); err != nil {
 		return Plan{}, err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	return s.bus.plan(ctx, &c, o.shrink)
-}
-
-func (b *Bus) plan(ctx context.Context, c *StreamConfig, shrink bool) (Plan, error) {
-	p := Plan{Stream: c.Name}
-	st, err := b.core.JetStream.Stream(ctx, c.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		p.Create = true
-		_, want, err := b.fresh(c)
-		if err == nil {
-			err = b.supports(ctx, want, differing(new(jetstream.StreamConfig), want))
-		}
-		return p, err
-	}
-	if err != nil {
-		return p, streamError(c.Name, "look up", err)
-	}
-	d, err := c.draft(st.CachedInfo().Config, shrink)
-	if err != nil {
-		return p, err
-	}
-	p.Older, p.Changes, p.Conflicts = d.older, d.changes, d.conflicts
-	if len(d.fields) > 0 {
-		p.WouldRemove = removal(ctx, st, d.want)
-	}
-	if len(d.conflicts) == 0 {
-		err = b.supports(ctx, d.want, d.fields)
-	}
-	return p, err
+	p, err := s.bus.streams.Plan(ctx, c.definition(o))
+	return Plan{Stream: c.Name, Create: p.Create, Older: p.Older, Changes: fieldChanges(p.Changes), Conflicts: fieldChanges(p.Refused),
+		WouldRemove: Removal(p.WouldRemove)}, definitionError(err)
 }

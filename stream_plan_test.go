@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -37,7 +38,7 @@ func TestStreamPlan(t *testing.T) {
 		{name: "less, allowed", config: bus.StreamConfig{MaxMsgs: 10}, opts: []bus.DeclareOption{bus.AllowShrink()},
 			want: bus.Plan{Changes: []bus.FieldChange{{Field: "MaxMsgs", Have: "1000", Want: "10"}}, WouldRemove: bus.Removal{Messages: 90}},
 			text: "stream \"S\":\n  change MaxMsgs: have 1000, want 10\n  remove 90 messages"},
-		{name: "impossible", config: bus.StreamConfig{Counters: true}, opts: []bus.DeclareOption{bus.AllowShrink()},
+		{name: "impossible", config: bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }}, opts: []bus.DeclareOption{bus.AllowShrink()},
 			want: bus.Plan{Conflicts: []bus.FieldChange{{Field: "Counters", Have: "false", Want: "true", Needs: "a new stream"}}},
 			text: "stream \"S\":\n  refuse Counters: have false, want true (needs a new stream)"},
 	} {

@@ -170,7 +170,7 @@ func TestAllowShrinkCannotDoEverything(t *testing.T) {
 	}{
 		{"storage", bus.StreamConfig{Storage: bus.MemoryStorage}, "Storage"},
 		{"to a work queue", bus.StreamConfig{Retention: bus.WorkQueueRetention}, "Retention"},
-		{"counters", bus.StreamConfig{Counters: true}, "Counters"},
+		{"counters", bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }}, "Counters"},
 		{"mirror", bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.Subjects, c.Mirror = nil, &jetstream.StreamSource{Name: "O"} }}, "Mirror"},
 		{"first sequence", bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.FirstSeq = 50 }}, "FirstSeq"},
 		{"persist mode", bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }}, "PersistMode"},

@@ -78,11 +78,11 @@ func TestStreamOnAnOldServer(t *testing.T) {
 	}{
 		{"schedules, by its level", oldServer{level: 1}, bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }},
 			bus.UnsupportedError{Fields: []string{"AllowMsgSchedules"}, Level: 2, Have: 1}, "it has API level 1, they need 2"},
-		{"markers, where it says nothing of levels", oldServer{}, bus.StreamConfig{SubjectDeleteMarkerTTL: time.Minute},
+		{"markers, where it says nothing of levels", oldServer{}, bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.SubjectDeleteMarkerTTL = time.Minute }},
 			bus.UnsupportedError{Fields: []string{"SubjectDeleteMarkerTTL"}, Level: 1}, "nothing was changed"},
-		{"strict", oldServer{strict: true, drops: []string{"subject_transform"}}, bus.StreamConfig{SubjectTransform: bus.SubjectTransform{From: ">", To: "x.>"}},
+		{"strict", oldServer{strict: true, drops: []string{"subject_transform"}}, bus.StreamConfig{Raw: transformTo("x.>")},
 			bus.UnsupportedError{Fields: []string{"subject_transform"}}, "does not know subject_transform: use a newer server"},
-		{"left out", oldServer{drops: []string{"republish"}}, bus.StreamConfig{Republish: bus.Republish{To: "x.>"}},
+		{"left out", oldServer{drops: []string{"republish"}}, bus.StreamConfig{Raw: republishTo("x.>")},
 			bus.UnsupportedError{Fields: []string{"Republish"}, Changed: true}, "it took the rest"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -1,0 +1,150 @@
+package streamdef
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/lifecycle"
+)
+
+// Definition says what a program wants a stream to be.
+type Definition struct {
+	Name        string
+	Revision    int  // 0 for none
+	AllowShrink bool // also make changes that delete messages or weaken the stream
+
+	// Overlay sets the wanted fields on js, which is the configuration on the server, or
+	// that of a new stream with default values. It may be called more than once.
+	Overlay func(js *jetstream.StreamConfig) error
+}
+
+// Declarer declares the streams of one bus. Safe for concurrent use.
+type Declarer struct {
+	core *core.Core
+	turn lifecycle.Mutex // held for one declaration: it reads a configuration and writes it back
+}
+
+// New returns the Declarer of the bus of c.
+func New(c *core.Core) *Declarer { return &Declarer{core: c} }
+
+// maxAttempts is how often a declaration is made that other programs overwrite.
+const maxAttempts = 5
+
+// Declare creates or changes a stream so that it is as def says.
+//
+// The server has no "change this only if it is still so": a program that reads, adds and
+// writes at the same time as another one undoes the other's change. So the declarations of
+// a bus take turns, and each one looks again after a change, until there is nothing to do.
+//
+// Errors: *ConflictError, *UnsupportedError, ErrNoDisk, *jserr.Error, and what the overlay
+// returned.
+func (d *Declarer) Declare(ctx context.Context, def Definition) (*jetstream.StreamInfo, error) {
+	unlock, err := d.turn.Lock(ctx)
+	if err != nil {
+		return nil, jserr.Wrap(def.Name, "declare", err)
+	}
+	defer unlock()
+	var info *jetstream.StreamInfo
+	for changed, attempt := true, 0; changed && attempt < maxAttempts; attempt++ {
+		if info, changed, err = d.declareOnce(ctx, def); err != nil {
+			return nil, err
+		}
+	}
+	return info, nil
+}
+
+// declareOnce creates, changes or refuses the stream. It reports whether it changed a
+// stream that existed. Declare calls it and holds the lock.
+func (d *Declarer) declareOnce(ctx context.Context, def Definition) (info *jetstream.StreamInfo, changed bool, err error) {
+	st, err := d.core.JetStream.Stream(ctx, def.Name)
+	for errors.Is(err, jetstream.ErrStreamNotFound) {
+		if info, err = d.create(ctx, def); !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return info, false, err
+		}
+		st, err = d.lookUpSoon(ctx, def.Name)
+	}
+	if err != nil {
+		return nil, false, jserr.Wrap(def.Name, "look up", err)
+	}
+	c, err := compare(st.CachedInfo().Config, def)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case c.older:
+		d.core.Logger.Info("the stream stays as it is: a newer program has declared it", "stream", def.Name,
+			"revision", def.Revision, "newer", revisionOf(c.have))
+	case len(c.refused) > 0:
+		return nil, false, &ConflictError{Stream: def.Name, Fields: c.refused, WouldRemove: estimateRemoval(ctx, st, c.want)}
+	}
+	if len(c.changes) == 0 {
+		return st.CachedInfo(), false, nil
+	}
+	info, err = d.update(ctx, c)
+	return info, true, err
+}
+
+// creationTime is how long another program's creation of a stream takes: meanwhile its name
+// is taken, and it cannot be looked up.
+const creationTime = 5 * time.Millisecond
+
+// lookUpSoon looks up a stream that another program is creating.
+func (d *Declarer) lookUpSoon(ctx context.Context, name string) (jetstream.Stream, error) {
+	select {
+	case <-time.After(creationTime):
+		return d.core.JetStream.Stream(ctx, name)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// create creates the stream. A server that ignores a field it does not know makes this an
+// *UnsupportedError; then the stream exists without that field.
+func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.StreamInfo, error) {
+	base, want, err := d.newConfig(def)
+	if err != nil {
+		return nil, err
+	}
+	fields := differing(base, want)
+	if err := d.checkLevel(ctx, want, fields); err != nil {
+		return nil, err
+	}
+	st, err := d.core.JetStream.CreateStream(ctx, *want)
+	if err != nil {
+		return nil, refusal(def.Name, "create", err)
+	}
+	return st.CachedInfo(), checkApplied(want, &st.CachedInfo().Config, fields)
+}
+
+// newConfig returns the configuration of a new stream: base without, want with the overlay.
+func (d *Declarer) newConfig(def Definition) (base, want *jetstream.StreamConfig, err error) {
+	base = &jetstream.StreamConfig{Name: def.Name, AllowDirect: true}
+	if d.core.InMemory {
+		base.Storage = jetstream.MemoryStorage
+	}
+	want = clone(base)
+	if err := def.Overlay(want); err != nil {
+		return nil, nil, err
+	}
+	setRevision(want, def.Revision)
+	if d.core.InMemory && want.Storage == jetstream.FileStorage {
+		return nil, nil, ErrNoDisk
+	}
+	return base, want, nil
+}
+
+// update makes the changes of c on the server.
+func (d *Declarer) update(ctx context.Context, c *comparison) (*jetstream.StreamInfo, error) {
+	if err := d.checkLevel(ctx, c.want, c.fields); err != nil {
+		return nil, err
+	}
+	st, err := d.core.JetStream.UpdateStream(ctx, *c.want)
+	if err != nil {
+		return nil, refusal(c.want.Name, "update", err)
+	}
+	return st.CachedInfo(), checkApplied(c.want, &st.CachedInfo().Config, c.fields)
+}
