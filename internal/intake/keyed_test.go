@@ -25,7 +25,7 @@ type overdue struct {
 // overdueMessages is how many there are, numbered from 1.
 const overdueMessages = 250
 
-func (v *overdue) answer(c *originConn, e event) {
+func (v *overdue) answer(c *fakeConn, e event) {
 	if e.subject != nextSubject {
 		c.deliver(e.reply, "", fmt.Sprintf(`{"type":"io.nats.jetstream.api.v1.consumer_info_response","delivered":{"consumer_seq":%d},"num_ack_pending":%d}`,
 			v.delivered, overdueMessages))
@@ -38,7 +38,7 @@ func (v *overdue) answer(c *originConn, e event) {
 	v.pull(c, e.reply, r.Batch)
 }
 
-func (v *overdue) pull(c *originConn, inbox string, batch int) {
+func (v *overdue) pull(c *fakeConn, inbox string, batch int) {
 	v.pulls++
 	if v.pulls == 1 {
 		for n := range overdueMessages - 1 {
@@ -55,7 +55,7 @@ func (v *overdue) pull(c *originConn, inbox string, batch int) {
 	}
 }
 
-func (v *overdue) deliver(c *originConn, inbox string, seq, times int) {
+func (v *overdue) deliver(c *fakeConn, inbox string, seq, times int) {
 	v.delivered++
 	c.deliver(inbox, fmt.Sprintf("$JS.ACK.S.C.%d.%d.%d.%d.0", times, seq, v.delivered, 1), "message")
 }
@@ -65,7 +65,7 @@ func (v *overdue) deliver(c *originConn, inbox string, seq, times int) {
 func TestDurableAsksForAllThatMayComeBeforeAMissingMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o := newOrigin(t)
+		o := newFakeServer(t)
 		v := &overdue{t: t}
 		o.answer = v.answer
 		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return done }, func(c *intake.DurableConfig) {
@@ -88,7 +88,7 @@ func TestDurableAsksForAllThatMayComeBeforeAMissingMessage(t *testing.T) {
 
 // settledInOrder waits until the messages up to last are acknowledged, the first time in
 // order.
-func (o *origin) settledInOrder(t *testing.T, last uint64) {
+func (o *fakeServer) settledInOrder(t *testing.T, last uint64) {
 	t.Helper()
 	late := time.After(time.Minute)
 	for seq := uint64(0); seq < last; {

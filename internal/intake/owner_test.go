@@ -3,9 +3,7 @@ package intake_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,7 +71,7 @@ func (c *ownerStub) Flush(context.Context) error {
 }
 
 // openOwned makes a Durable with a claim, for messages without keys.
-func openOwned(t *testing.T, o *origin, c *ownerStub, run func(wire.Delivery) settle.Outcome, writeDeadLetter func(wire.Delivery) error, more ...intake.Source) *intake.Durable {
+func openOwned(t *testing.T, o *fakeServer, c *ownerStub, run func(wire.Delivery) settle.Outcome, writeDeadLetter func(wire.Delivery) error, more ...intake.Source) *intake.Durable {
 	t.Helper()
 	d, err := intake.OpenDurable(o.link, intake.DurableConfig{
 		Source: intake.Source{Next: nextSubject}, More: more, Concurrency: 4, Window: window, AckWait: 30 * time.Second,
@@ -92,7 +90,7 @@ func openOwned(t *testing.T, o *origin, c *ownerStub, run func(wire.Delivery) se
 // way in which it was.
 func TestSettledByAnOwnerBefore(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
+	o := newFakeServer(t)
 	c := &ownerStub{before: map[uint64]error{1: nil, 2: errEarlier}, halted: make(chan struct{})}
 	var buried error
 	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
@@ -118,14 +116,14 @@ func TestSettledByAnOwnerBefore(t *testing.T) {
 		t.Error(err)
 	}
 	if slices.Sort(c.sent); !slices.Equal(c.sent, []uint64{1, 2, 3}) {
-		t.Errorf("noted as sent: %v", c.sent)
+		t.Errorf("recorded as sent: %v", c.sent)
 	}
 }
 
 // Who may not settle tells the server nothing, and writes no dead letter.
 func TestSettlementsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
+	o := newFakeServer(t)
 	c := &ownerStub{refuses: true}
 	ran := make(chan struct{}, 2)
 	d := openOwned(t, o, c, func(del wire.Delivery) settle.Outcome {
@@ -160,11 +158,11 @@ func TestSettlementsThatAreRefused(t *testing.T) {
 	}
 }
 
-// What cannot be noted as a dead letter for now is tried again, without a handler.
+// What cannot be recorded as a dead letter for now is tried again, without a handler.
 func TestDeadLettersThatWaitForRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o := newOrigin(t)
+		o := newFakeServer(t)
 		c := &ownerStub{full: 3, halted: make(chan struct{})}
 		var handled, buried atomic.Int64
 		d := openOwned(t, o, c, func(wire.Delivery) settle.Outcome {
@@ -192,7 +190,7 @@ func TestDeadLettersThatWaitForRoom(t *testing.T) {
 // What nobody has begun is given back, and is no failure.
 func TestReturnedMessagesAreGivenBack(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
+	o := newFakeServer(t)
 	began := make(chan struct{})
 	c := &ownerStub{halted: make(chan struct{})}
 	d := openOwned(t, o, c, func(wire.Delivery) settle.Outcome {
@@ -207,52 +205,5 @@ func TestReturnedMessagesAreGivenBack(t *testing.T) {
 	}
 	if s := o.settled(); s.seq != 1 || s.body != "-NAK 0s" {
 		t.Errorf("settlement %+v", s)
-	}
-}
-
-// What was settled at a consumer that is no more needs no confirmation, nor what was
-// settled at one that was made anew and has not sent that message. Each source is asked
-// about its own.
-func TestConfirmWhereTheConsumerIsGone(t *testing.T) {
-	t.Parallel()
-	const header, none = "NATS/1.0 503", ""
-	for name, c := range map[string]struct {
-		ack, info string // the answers: a header to the one, a body to the other
-		confirmed bool
-	}{
-		"gone":       {header, `{"error":{"err_code":10014}}`, true},
-		"made anew":  {none, `{"type":"io.nats.jetstream.api.v1.consumer_info_response","delivered":{"stream_seq":6}}`, true},
-		"slow":       {none, `{"type":"io.nats.jetstream.api.v1.consumer_info_response","delivered":{"stream_seq":7}}`, false},
-		"not asked":  {none, none, false},
-		"no leader":  {header, none, false},
-		"other word": {none, `{"type":"other"}`, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				o := newOrigin(t)
-				inbox := make(chan string, 10)
-				o.answer = func(conn *originConn, e event) {
-					switch {
-					case e.subject == "next.R.C":
-						inbox <- e.reply
-					case e.subject == "info.R.C" && c.info != none:
-						conn.deliver(e.reply, "", c.info)
-					case strings.HasPrefix(e.subject, "$JS.ACK.R.") && c.ack != none:
-						conn.deliverHeader(e.reply, "", c.ack)
-					}
-				}
-				d := openOwned(t, o, &ownerStub{halted: make(chan struct{})}, func(wire.Delivery) settle.Outcome { return done }, nil,
-					intake.Source{Next: "next.R.C", Info: "info.R.C"})
-				o.current().deliver(<-inbox, fmt.Sprintf("$JS.ACK.R.C.1.7.7.%d.0", time.Now().UnixNano()), "message")
-				synctest.Wait()
-				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-				defer cancel()
-				if err := d.Confirm(ctx); (err == nil) != c.confirmed {
-					t.Errorf("Confirm returns %v", err)
-				}
-				d.Abandon()
-			})
-		})
 	}
 }

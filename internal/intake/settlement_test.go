@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/settle"
@@ -30,7 +32,7 @@ func (r *deadElsewhere) Restore(d wire.Delivery) {
 // given up, or a dead letter already.
 func TestDurableReportsARetryOnceItIsDecided(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
+	o := newFakeServer(t)
 	var mu sync.Mutex
 	var retries, dead []string
 	d := open(t, o, 1, func(del wire.Delivery) settle.Outcome {
@@ -85,7 +87,7 @@ func TestDurableReportsARetryOnceItIsDecided(t *testing.T) {
 // said because that ends the goroutine, too. The message is not lost.
 func TestHandlerThatEndsItsGoroutineTwice(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
+	o := newFakeServer(t)
 	calls := 0
 	d := open(t, o, 1, func(wire.Delivery) settle.Outcome {
 		if calls++; calls == 1 {
@@ -104,4 +106,81 @@ func TestHandlerThatEndsItsGoroutineTwice(t *testing.T) {
 		t.Errorf("settlement %+v after %d calls", s, calls)
 	}
 	d.drained(t)
+}
+
+func TestDurableRetries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newFakeServer(t)
+		type call struct {
+			attempt int
+			after   time.Duration // since the call before
+		}
+		var calls []call
+		last := time.Now()
+		d := open(t, o, 1, func(del wire.Delivery) settle.Outcome {
+			if del.Stored.Sequence != 1 {
+				return done
+			}
+			calls = append(calls, call{del.Stored.Attempt, time.Since(last)})
+			last = time.Now()
+			switch len(calls) {
+			case 3:
+				return after(time.Hour)
+			case 5:
+				return done
+			}
+			return failed
+		})
+		d.Start()
+		r := o.pulled()
+		o.send(r.inbox, 1, 1)
+		for seq := uint64(2); seq <= 100; seq++ {
+			o.send(r.inbox, seq, 1)
+		}
+		began := time.Now()
+		for range 99 { // the others go on
+			if x := o.settled(); x.body != "+ACK" || x.seq == 1 {
+				t.Fatalf("settled %+v", x)
+			}
+		}
+		if waited := time.Since(began); waited > time.Millisecond {
+			t.Errorf("the others waited %v for the retries of one", waited)
+		}
+		if x := o.settled(); x.seq != 1 || x.body != "+ACK" || x.delivered != 1 {
+			t.Errorf("the failing one was settled with %+v", x)
+		}
+		for i, want := range []struct{ min, max time.Duration }{
+			{0, 0}, {75 * time.Millisecond, 100 * time.Millisecond}, {150 * time.Millisecond, 200 * time.Millisecond},
+			{time.Hour, time.Hour}, {600 * time.Millisecond, 800 * time.Millisecond},
+		} {
+			if c := calls[i]; c.attempt != i+1 || c.after < want.min || c.after > want.max {
+				t.Errorf("call %d is attempt %d after %v, want attempt %d after %v to %v", i+1, c.attempt, c.after, i+1, want.min, want.max)
+			}
+		}
+		d.drained(t)
+	})
+}
+
+// Messages that wait for their next attempt do not fill the window.
+func TestDurableWaitingMessagesLeaveRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newFakeServer(t)
+		d := open(t, o, 4, func(wire.Delivery) settle.Outcome { return after(time.Hour) })
+		d.Start()
+		seq := uint64(0)
+		for range 10 {
+			r := o.pulled()
+			for range r.Batch {
+				seq++
+				o.send(r.inbox, seq, 1)
+			}
+		}
+		synctest.Wait()
+		if msgs, _ := d.Pending(); msgs != int(seq) {
+			t.Errorf("%d of %d messages wait", msgs, seq)
+		}
+		d.drained(t)
+	})
 }

@@ -18,42 +18,42 @@ import (
 
 const nextSubject = "next.S.C"
 
-// origin plays the server of one durable consumer, to see exactly what a Durable
+// fakeServer plays the server of one durable consumer, to see exactly what a Durable
 // asks for and how it settles. It speaks just enough of the NATS protocol; a real
 // server does not let a client deliver messages that can be acknowledged.
-type origin struct {
+type fakeServer struct {
 	t      *testing.T
 	link   *link.Link
-	events chan event               // pull requests and settlements, in the order sent
-	answer func(*originConn, event) // to a request, instead of a confirmation; set before anything is asked
+	events chan event             // pull requests and settlements, in the order sent
+	answer func(*fakeConn, event) // to a request, instead of a confirmation; set before anything is asked
 
 	mu   sync.Mutex
-	conn *originConn // the latest
+	conn *fakeConn // the latest
 }
 
 // event is something that the Durable published.
 type event struct {
 	subject, reply, body string
-	conn                 *originConn
+	conn                 *fakeConn
 }
 
-// originConn is one connection of a client to an origin. Reader and writer are
+// fakeConn is one connection of a client to an fakeServer. Reader and writer are
 // apart, so that a client that writes never waits for one that reads.
-type originConn struct {
+type fakeConn struct {
 	net.Conn
 	out  chan string
 	mu   sync.Mutex
 	sids map[string]string // by subject
 }
 
-func newOrigin(t *testing.T) *origin {
+func newFakeServer(t *testing.T) *fakeServer {
 	t.Helper()
-	o := &origin{t: t, events: make(chan event, 1<<17)}
+	o := &fakeServer{t: t, events: make(chan event, 1<<17)}
 	var wg sync.WaitGroup
 	o.link = testserver.Dial(t, func() (net.Conn, error) {
 		client, server := net.Pipe()
-		c := &originConn{Conn: server, out: make(chan string, 1<<17), sids: make(map[string]string)}
-		c.out <- `INFO {"server_id":"origin","headers":true,"max_payload":1048576,"proto":1}` + "\r\n"
+		c := &fakeConn{Conn: server, out: make(chan string, 1<<17), sids: make(map[string]string)}
+		c.out <- `INFO {"server_id":"fake","headers":true,"max_payload":1048576,"proto":1}` + "\r\n"
 		o.mu.Lock()
 		o.conn = c
 		o.mu.Unlock()
@@ -68,7 +68,7 @@ func newOrigin(t *testing.T) *origin {
 	return o
 }
 
-func (c *originConn) write() {
+func (c *fakeConn) write() {
 	for text := range c.out {
 		if _, err := io.WriteString(c, text); err != nil {
 			return // the client has gone
@@ -77,7 +77,7 @@ func (c *originConn) write() {
 }
 
 // read serves a client until it goes.
-func (o *origin) read(c *originConn) {
+func (o *fakeServer) read(c *fakeConn) {
 	defer close(c.out)
 	defer c.Close()
 	r := bufio.NewReader(c)
@@ -109,8 +109,8 @@ func (o *origin) read(c *originConn) {
 	}
 }
 
-// take notes an event, and confirms where that is asked for.
-func (o *origin) take(c *originConn, e event) {
+// take records an event, and confirms where that is asked for.
+func (o *fakeServer) take(c *fakeConn, e event) {
 	switch {
 	case e.reply != "" && o.answer != nil:
 		o.answer(c, e)
@@ -121,7 +121,7 @@ func (o *origin) take(c *originConn, e event) {
 }
 
 // deliver sends a message to whoever of the client is subscribed.
-func (c *originConn) deliver(subject, reply, body string) {
+func (c *fakeConn) deliver(subject, reply, body string) {
 	if sid := c.sid(subject); sid != "" {
 		c.out <- fmt.Sprintf("MSG %s %s %s %d\r\n%s\r\n", subject, sid, reply, len(body), body)
 	}
@@ -129,7 +129,7 @@ func (c *originConn) deliver(subject, reply, body string) {
 
 // sid is the client's subscription to subject, which may be one with a wildcard
 // at its end, as for replies.
-func (c *originConn) sid(subject string) string {
+func (c *fakeConn) sid(subject string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if sid, ok := c.sids[subject]; ok {
@@ -139,21 +139,21 @@ func (c *originConn) sid(subject string) string {
 }
 
 // deliverHeader sends a message with a header and no payload.
-func (c *originConn) deliverHeader(subject, reply, header string) {
+func (c *fakeConn) deliverHeader(subject, reply, header string) {
 	if sid := c.sid(subject); sid != "" {
 		header += "\r\n\r\n"
 		c.out <- fmt.Sprintf("HMSG %s %s %s %d %d\r\n%s\r\n", subject, sid, reply, len(header), len(header), header)
 	}
 }
 
-func (o *origin) current() *originConn {
+func (o *fakeServer) current() *fakeConn {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.conn
 }
 
 // flush waits until what either side has sent is there.
-func (o *origin) flush() {
+func (o *fakeServer) flush() {
 	o.t.Helper()
 	if err := o.link.Flush(o.t.Context(), 10*time.Second); err != nil {
 		o.t.Fatal(err)
@@ -167,7 +167,7 @@ type request struct {
 	Heartbeat time.Duration `json:"idle_heartbeat"`
 	inbox     string
 	at        time.Time
-	conn      *originConn
+	conn      *fakeConn
 }
 
 // settlement is what a Durable says about a message.
@@ -178,7 +178,7 @@ type settlement struct {
 }
 
 // parse makes of an event what it is; one of the results is nil.
-func (o *origin) parse(e event) (*request, *settlement) {
+func (o *fakeServer) parse(e event) (*request, *settlement) {
 	o.t.Helper()
 	if e.subject == nextSubject {
 		r := &request{inbox: e.reply, at: time.Now(), conn: e.conn}
@@ -200,7 +200,7 @@ func (o *origin) parse(e event) (*request, *settlement) {
 }
 
 // pulled waits for the next pull request and passes over settlements.
-func (o *origin) pulled() *request {
+func (o *fakeServer) pulled() *request {
 	o.t.Helper()
 	for {
 		select {
@@ -216,7 +216,7 @@ func (o *origin) pulled() *request {
 
 // settled waits for the next settlement that is no in-progress signal, and passes over
 // pull requests.
-func (o *origin) settled() settlement {
+func (o *fakeServer) settled() settlement {
 	o.t.Helper()
 	for {
 		select {
@@ -231,7 +231,7 @@ func (o *origin) settled() settlement {
 }
 
 // all returns what has come until now.
-func (o *origin) all() (requests []request, settlements []settlement) {
+func (o *fakeServer) all() (requests []request, settlements []settlement) {
 	o.t.Helper()
 	o.flush()
 	for {
@@ -254,13 +254,13 @@ func ackSubject(seq uint64, delivered int) string {
 }
 
 // send delivers message seq for the delivered-th time.
-func (o *origin) send(inbox string, seq uint64, delivered int) {
+func (o *fakeServer) send(inbox string, seq uint64, delivered int) {
 	o.current().deliver(inbox, ackSubject(seq, delivered), "message "+strconv.FormatUint(seq, 10))
 }
 
 // status sends a word about a pull; pending is what it still had to deliver, or
 // -1 where the server does not say.
-func (o *origin) status(inbox, code, description string, pending int) {
+func (o *fakeServer) status(inbox, code, description string, pending int) {
 	header := strings.TrimSpace("NATS/1.0 " + code + " " + description)
 	if pending >= 0 {
 		header += fmt.Sprintf("\r\nNats-Pending-Messages: %d\r\nNats-Pending-Bytes: 0", pending)
