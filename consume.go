@@ -16,6 +16,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/subject"
@@ -146,7 +147,7 @@ func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream
 	c.gather(o)
 	if o.shares(c.bus) {
 		c.in, err = c.share(o)
-	} else if err = c.remember(ctx, o, &c.intake); err == nil {
+	} else if err = c.openRecovery(ctx, o, &c.intake); err == nil {
 		c.in, err = intake.OpenDurable(c.bus.core.Link, c.intake)
 	}
 	if err != nil {
@@ -160,14 +161,16 @@ func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream
 	return nil
 }
 
-// remember has an intake begin with what others have left.
-func (c *Consumer) remember(ctx context.Context, o *consumeOptions, conf *intake.DurableConfig) error {
-	m, err := c.openMemory(ctx, o)
+// openRecovery gives an intake the recovery log of the durable, as it is now.
+func (c *Consumer) openRecovery(ctx context.Context, o *consumeOptions, conf *intake.DurableConfig) error {
+	log, err := recovery.Open(ctx, recovery.Config{Core: c.bus.core, Store: c.side, Stream: c.stream,
+		MaxCrashes: max(o.retry.MaxCrashes, 0), Keyed: o.key.make != nil, BlockKeys: o.key.parks(),
+		Cause: func(err error) string { return string(c.retry.causeOf(err)) }, Handlers: c.receiver.ctx})
 	if err != nil {
-		return err
+		return translate(err)
 	}
-	conf.Recovery = m
-	conf.WriteDeadLetter = func(d wire.Delivery) error { return c.bury(d, m) }
+	conf.Recovery = log
+	conf.WriteDeadLetter = func(d wire.Delivery) error { return c.writeDeadLetter(d, log) }
 	return nil
 }
 
@@ -257,8 +260,8 @@ func (c *Consumer) outcome(err error) settle.Outcome {
 	return o
 }
 
-// bury makes d, which will not be handled, a dead letter.
-func (c *Consumer) bury(d wire.Delivery, m *memory) error {
+// writeDeadLetter stores d, which will not be handled, as a dead letter, and reports that.
+func (c *Consumer) writeDeadLetter(d wire.Delivery, log *recovery.Log) error {
 	e := event.Event{Kind: event.DeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
 		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
 	cause := c.retry.causeOf(d.Stored.Dead)
@@ -268,7 +271,7 @@ func (c *Consumer) bury(d wire.Delivery, m *memory) error {
 		e.Kind, e.Err = event.DeadLetterFailed, err
 	} else {
 		c.unburied.Store(nil)
-		m.keys.buried(&d)
+		log.RecordDeadLetter(&d)
 		c.receiver.counters.DeadLetters.Add(1)
 		c.bus.core.Telemetry.DeadLettered(c.receiver.pattern, c.durable, string(cause))
 	}

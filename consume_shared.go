@@ -91,7 +91,7 @@ func (s *sharing) open(owner *ownership.Owner) (ownership.Intake, error) {
 	defer done()
 	conf := s.conf
 	conf.Run, conf.Owner = owner.Run, owner
-	if err := s.c.remember(ctx, s.o, &conf); err != nil {
+	if err := s.c.openRecovery(ctx, s.o, &conf); err != nil {
 		return nil, err
 	}
 	in, err := intake.OpenDurable(s.c.bus.core.Link, conf)

@@ -277,7 +277,7 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 1 || i.NumRedelivered != 0 {
 			t.Errorf("the message did not stay: %+v", i)
 		}
-		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "a dead letter could not be written", "maximum messages exceeded")
+		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "a dead letter could not be stored", "maximum messages exceeded")
 		full.MaxMsgs = -1
 		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)

@@ -148,6 +148,14 @@ var house = map[string]room{
 		"internal/telemetry": "the counters of compression",
 		"internal/wire":      "headers, content types and compression",
 	}},
+	"internal/recovery": {floor: 7, imports: map[string]string{
+		"internal/core":       "the JetStream client, the connection and timeouts",
+		"internal/jserr":      "the server's refusals, and its own errors",
+		"internal/settle":     "the reason of a dead letter that could not be stored",
+		"internal/sidestream": "where it keeps its records",
+		"internal/wire":       "what it knows about: deliveries",
+		natsGo:                "reads and writes records",
+	}},
 	"internal/sidestream": {floor: 6, imports: map[string]string{
 		"internal/core":   "the JetStream client, the way out and timeouts",
 		"internal/intake": "it is a source of messages that come back",
@@ -177,6 +185,7 @@ var house = map[string]room{
 		"codec":                         "WithCodec and As take one",
 		"internal/ownership":            "shares a durable with keys between processes",
 		"internal/sidestream":           "S-dead, S-retry and S-keys",
+		"internal/recovery":             "what the next process knows of unfinished messages",
 		"internal/dispatch":             "notes which goroutine closes the bus",
 		"internal/intake":               "the way in",
 		"internal/lifecycle":            "what lives on a bus, and how it stops",

@@ -7,9 +7,8 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
-	"github.com/omnibus-go/bus/internal/sidestream"
-	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // RetryPolicy says how often a message whose handler failed is tried, and when:
@@ -165,10 +164,10 @@ func (p RetryPolicy) causeOf(err error) Cause {
 	if f, ok := errors.AsType[*settle.Failure](err); ok { // it was judged where it ran
 		return Cause(f.Cause)
 	}
-	if _, ok := errors.AsType[*behind](err); ok {
+	if _, ok := errors.AsType[*recovery.BlockedKeyError](err); ok {
 		return CauseBehind
 	}
-	if _, ok := errors.AsType[*crashLoop](err); ok {
+	if _, ok := errors.AsType[*recovery.CrashLoopError](err); ok {
 		return CauseCrashLoop
 	}
 	if _, ok := errors.AsType[*unreadable](err); ok {
@@ -188,17 +187,6 @@ func (p RetryPolicy) causeOf(err error) Cause {
 		return CauseDeadline
 	}
 	return CauseError
-}
-
-// deadReason says why d, which will not be handled, is to become a dead letter.
-func (p RetryPolicy) deadReason(d *wire.Delivery) *settle.DeadReason {
-	return &settle.DeadReason{Cause: string(p.causeOf(d.Stored.Dead)), Error: sidestream.Shorten(d.Stored.Dead.Error()),
-		Attempts: d.Stored.Attempt}
-}
-
-// markDead makes d the dead letter that another process was to write.
-func markDead(d *wire.Delivery, reason *settle.DeadReason) {
-	d.Stored.Dead, d.Stored.Attempt = reason.Failure(), reason.Attempts
 }
 
 // PostponedError is what Postpone returns.
