@@ -146,7 +146,7 @@ func (l *logConfig) open() hclog.Logger {
 	if l.level != hclog.NoLevel {
 		l.logger.SetLevel(l.level)
 		if l.slog != nil {
-			l.slog.Least = l.level
+			l.slog.MinLevel = l.level
 		}
 	}
 	return l.logger
@@ -241,7 +241,7 @@ func WithSlog(l *slog.Logger) ConnectOption {
 			return
 		}
 		c.log.slog = &slogsink.Sink{Logger: l}
-		c.log.logger = c.log.slog.As("bus")
+		c.log.logger = c.log.slog.Named("bus")
 	})
 }
 

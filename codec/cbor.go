@@ -7,23 +7,26 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// CBOR is application/cbor (RFC 8949): the model of JSON in fewer bytes, with real
-// integers and byte strings. Structs use their cbor tags, or else their json tags.
+// CBOR is the codec for application/cbor (RFC 8949). CBOR has the data model of JSON in fewer
+// bytes, and also has integers and byte strings. A struct field uses its cbor tag, or its json
+// tag if it has no cbor tag.
 //
-// It writes the core deterministic encoding: equal values give equal bytes. A time.Time
-// is tag 0 with RFC 3339 text, to the nanosecond and with its offset, as JSON has it; a
-// year outside 0 to 9999 can be read, as a number of seconds, and not written.
-// Text methods ([encoding.TextMarshaler]) are honoured, binary ones win over them.
+// Marshal writes the core deterministic encoding: equal values give equal bytes. It writes a
+// time.Time as tag 0 with RFC 3339 text, to the nanosecond and with the offset, as JSON does. It
+// cannot write a year outside of 0 to 9999. Unmarshal can read such a time as a number of
+// seconds. The methods of [encoding.TextMarshaler] are used, unless the type also has binary
+// methods.
 //
-// Read into an any, maps become map[string]any (other keys are a *[SyntaxError]: name a
-// map type to have them), integers int64 or uint64, times time.Time. Strings are taken as
-// they are, as Go strings, even where they are not UTF-8.
+// Into an any, Unmarshal reads a map as map[string]any, an integer as int64 or uint64, and a
+// time as time.Time. A map with other keys gives a *[SyntaxError]; read it into a map of that
+// type. A string may be invalid UTF-8.
 //
-// Against hostile data: 256 levels of nesting, 1 Mi elements per array, 128 Ki pairs per
-// map, no map key twice, and nothing is allocated for elements that data does not hold.
-// Marshal refuses what is nested deeper than 250 levels, and thereby cycles.
+// To protect against hostile data, Unmarshal accepts at most 256 levels of nesting, 1 Mi elements
+// in an array, 128 Ki pairs in a map, and each map key once. It allocates no memory for elements
+// that the data does not contain. Marshal accepts at most 250 levels of nesting, so it also
+// refuses cycles.
 //
-// Unsupported types give a *[TypeError].
+// An unsupported type gives a *[TypeError].
 var CBOR Codec = cborCodec{}
 
 type cborCodec struct{}
@@ -39,6 +42,7 @@ var (
 	cborDecoder = must(cborDecOptions().DecMode())
 )
 
+// cborEncOptions returns the options for Marshal.
 func cborEncOptions() cbor.EncOptions {
 	opts := cbor.CoreDetEncOptions()
 	opts.Time = cbor.TimeRFC3339Nano
@@ -47,6 +51,7 @@ func cborEncOptions() cbor.EncOptions {
 	return opts
 }
 
+// cborDecOptions returns the options for Unmarshal.
 func cborDecOptions() cbor.DecOptions {
 	return cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
@@ -59,7 +64,7 @@ func cborDecOptions() cbor.DecOptions {
 	}
 }
 
-// must turns an error in constant options, which a test would meet, into a panic at start.
+// must panics at program start if constant options are invalid.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -94,6 +99,7 @@ func (cborCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+// cborMarshalError returns the error of Marshal for an error of the library.
 func cborMarshalError(v any, err error) error {
 	if unsupported, ok := errors.AsType[*cbor.UnsupportedTypeError](err); ok {
 		return &TypeError{Codec: cborName, Type: unsupported.Type, Want: cborWant}

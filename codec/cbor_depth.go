@@ -11,11 +11,12 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// The CBOR library follows cycles until the stack overflows, which no recover catches.
-// encoding/json stops at them. So values whose type allows a cycle are walked first;
-// messages of plain structs, the usual ones, pay one map lookup.
+// The CBOR library follows a cycle until the stack overflows, and no recover catches that.
+// encoding/json stops at a cycle. So Marshal first walks each value whose type allows a cycle.
+// For other types, such as plain structs, that costs one map lookup.
 
-// maxDepth is a little less than the decoder allows, to leave room for tags.
+// maxDepth is the deepest nesting that Marshal accepts. It is a little less than Unmarshal
+// accepts, because tags need levels too.
 const maxDepth = 250
 
 var errTooDeep = errors.New("value contains itself or is nested deeper than 250 levels; break the cycle or exclude the field with a `cbor:\"-\"` tag")
@@ -25,6 +26,7 @@ func checkDepth(v reflect.Value) error {
 	return walk(v, 0)
 }
 
+// walk checks v and everything below it. depth is the nesting above v.
 func walk(v reflect.Value, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep
@@ -44,7 +46,7 @@ func walk(v reflect.Value, depth int) error {
 	return nil
 }
 
-// indirect follows pointers and interfaces; the zero Value stands for nil.
+// indirect follows pointers and interfaces. It returns the zero Value for nil.
 func indirect(v reflect.Value) (reflect.Value, error) {
 	for range maxDepth {
 		if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface {
@@ -55,6 +57,7 @@ func indirect(v reflect.Value) (reflect.Value, error) {
 	return v, errTooDeep
 }
 
+// walkStruct checks the fields of a struct.
 func walkStruct(v reflect.Value, depth int) error {
 	for i := range v.NumField() {
 		if !isEncodedField(v.Type().Field(i)) {
@@ -67,6 +70,7 @@ func walkStruct(v reflect.Value, depth int) error {
 	return nil
 }
 
+// walkMap checks the keys and values of a map.
 func walkMap(v reflect.Value, depth int) error {
 	for key, value := range v.Seq2() {
 		if err := errors.Join(walk(key, depth), walk(value, depth)); err != nil {
@@ -76,6 +80,7 @@ func walkMap(v reflect.Value, depth int) error {
 	return nil
 }
 
+// walkList checks the elements of a slice or an array.
 func walkList(v reflect.Value, depth int) error {
 	for i := range v.Len() {
 		if err := walk(v.Index(i), depth); err != nil {
@@ -85,7 +90,8 @@ func walkList(v reflect.Value, depth int) error {
 	return nil
 }
 
-// isEncodedField follows the CBOR library: cbor tag before json tag, "-" excludes.
+// isEncodedField reports whether the CBOR library writes the field. It uses the cbor tag, or the
+// json tag; "-" excludes a field.
 func isEncodedField(f reflect.StructField) bool {
 	tag := f.Tag.Get("cbor")
 	if tag == "" {
@@ -94,21 +100,21 @@ func isEncodedField(f reflect.StructField) bool {
 	return tag != "-" && (f.IsExported() || f.Anonymous)
 }
 
-var nests sync.Map // reflect.Type → bool, the verdicts of mayNest
+var nests sync.Map // reflect.Type → bool: results of mayNest
 
-// mayNest reports whether values of type t can nest without bound: its type graph has an
-// interface or a cycle.
+// mayNest reports whether values of type t can be nested without a limit. That is so if the type
+// contains an interface or itself.
 func mayNest(t reflect.Type) bool {
 	if known, ok := nests.Load(t); ok {
 		return known.(bool)
 	}
-	may := searchNest(t, map[reflect.Type]bool{})
+	may := nestsBelow(t, map[reflect.Type]bool{})
 	nests.Store(t, may)
 	return may
 }
 
-// searchNest is mayNest below the types that are already on the path.
-func searchNest(t reflect.Type, path map[reflect.Type]bool) bool {
+// nestsBelow does the work of mayNest. path has the types above t.
+func nestsBelow(t reflect.Type, path map[reflect.Type]bool) bool {
 	if t.Kind() == reflect.Interface || path[t] {
 		return true
 	}
@@ -119,12 +125,12 @@ func searchNest(t reflect.Type, path map[reflect.Type]bool) bool {
 	defer delete(path, t)
 	switch t.Kind() {
 	case reflect.Map:
-		return searchNest(t.Key(), path) || searchNest(t.Elem(), path)
+		return nestsBelow(t.Key(), path) || nestsBelow(t.Elem(), path)
 	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return searchNest(t.Elem(), path)
+		return nestsBelow(t.Elem(), path)
 	case reflect.Struct:
 		for field := range t.Fields() {
-			if isEncodedField(field) && searchNest(field.Type, path) {
+			if isEncodedField(field) && nestsBelow(field.Type, path) {
 				return true
 			}
 		}
@@ -138,7 +144,7 @@ var selfEncoders = []reflect.Type{
 	reflect.TypeFor[encoding.TextMarshaler](),
 }
 
-// encodesItself reports whether the library hands t to a method or knows it by name.
+// encodesItself reports whether the library encodes t by a method of t, or as a special case.
 func encodesItself(t reflect.Type) bool {
 	if t == reflect.TypeFor[time.Time]() || t == reflect.TypeFor[big.Int]() {
 		return true

@@ -1,10 +1,10 @@
-// Package codec turns Go values into payloads and back.
+// Package codec encodes Go values into payloads and decodes payloads.
 //
-// A payload's codec is named by its content type. Five are built in: [JSON], [Protobuf],
-// [Raw], [Text] and [CBOR]. Any type with the three methods of [Codec] is a codec too;
-// package codectest holds the tests that such a type must pass.
+// The content type of a message names its codec. This package has five codecs: [JSON],
+// [Protobuf], [Raw], [Text] and [CBOR]. Every type with the three methods of [Codec] is a codec
+// too. Package codectest tests such a type.
 //
-// All codecs of this package hold no state and are safe for concurrent use.
+// The codecs of this package have no state. Safe for concurrent use.
 package codec
 
 import (
@@ -12,40 +12,39 @@ import (
 	"reflect"
 )
 
-// A Codec encodes and decodes the payloads of one content type. Its methods are called
-// concurrently. They return errors and do not panic, whatever the value or the data.
+// A Codec encodes and decodes payloads of one content type. Its methods are called
+// concurrently. They return errors and must not panic for any value or data.
 //
-// The interface keeps its three methods. More abilities come as optional interfaces that
-// a codec may implement.
+// This interface will not get more methods. New features will be optional interfaces.
 type Codec interface {
-	// ContentType names the format: a media type in lower case without parameters, such
-	// as "application/json". It is the same at each call.
+	// ContentType returns the media type in lower case without parameters, for example
+	// "application/json". Every call returns the same value.
 	ContentType() string
 
-	// Marshal encodes v. It neither changes nor keeps v. The result belongs to the caller
-	// and shares no memory with other results; it may share memory with v only where v is
-	// itself a slice of bytes.
+	// Marshal encodes v. It does not change v or keep a reference to it. The result belongs
+	// to the caller and shares no memory with other results. It may share memory with v
+	// only if v is a slice of bytes.
 	Marshal(v any) ([]byte, error)
 
-	// Unmarshal decodes data into v, a non-nil pointer to a zero destination: for a
-	// destination of type T, v is a *T, and where T is a pointer, Unmarshal allocates what
-	// it points to. It may keep data, which the caller gives up, but does not change it.
-	// After an error the destination's content is undefined.
+	// Unmarshal decodes data into v. v is a non-nil pointer to a zero value: for a value of
+	// type T, v is a *T. If T is a pointer, Unmarshal allocates the value that it points
+	// to. Unmarshal may keep data, and the caller must not use data afterwards. Unmarshal
+	// does not change data. After an error the content of v is undefined.
 	Unmarshal(data []byte, v any) error
 }
 
-// Builtin returns the codecs of this package, always in this order: [JSON], [Protobuf],
-// [Raw], [Text], [CBOR]. The slice is the caller's.
+// Builtin returns the codecs of this package in this order: [JSON], [Protobuf], [Raw], [Text],
+// [CBOR]. The slice belongs to the caller.
 func Builtin() []Codec {
 	return []Codec{JSON, Protobuf, Raw, Text, CBOR}
 }
 
-// ForType returns the codec that a Go type implies: [JSON] for [json.RawMessage], [Raw]
-// for []byte and the named types based on it, [Protobuf] for pointers to generated
-// protobuf messages. It returns nil for every other type, and for a nil t: there the
-// choice is the bus's.
+// ForType returns the codec that a Go type implies. It returns [JSON] for [json.RawMessage],
+// [Raw] for []byte and named types based on it, and [Protobuf] for pointers to generated
+// protobuf messages. It returns nil for every other type and for a nil t; then the bus chooses
+// the codec.
 //
-// A struct that embeds a message is no message: protobuf would drop its other fields.
+// A struct that embeds a message is not a message: protobuf would drop its other fields.
 func ForType(t reflect.Type) Codec {
 	switch {
 	case t == nil:
@@ -65,19 +64,19 @@ var (
 	rawMessageType = reflect.TypeFor[json.RawMessage]()
 )
 
-// isBytes reports whether t is []byte or based on it. A slice of a named byte type is
-// not: its elements may have their own text form, as enums do.
+// isBytes reports whether t is []byte or based on it. A slice of a named byte type is not, because
+// its elements may have a text form of their own.
 func isBytes(t reflect.Type) bool {
 	return t != nil && t.Kind() == reflect.Slice && t.Elem() == byteType
 }
 
-// isNilPointer reports whether v is a pointer type's nil.
+// isNilPointer reports whether v is a nil pointer.
 func isNilPointer(v any) bool {
 	rv := reflect.ValueOf(v)
 	return rv.Kind() == reflect.Pointer && rv.IsNil()
 }
 
-// destination returns what v points to, or a *TypeError if v is no pointer or nil.
+// destination returns what v points to. It returns a *TypeError if v is not a pointer, or nil.
 func destination(codec string, v any, want string) (reflect.Value, error) {
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.IsNil() {
@@ -86,8 +85,7 @@ func destination(codec string, v any, want string) (reflect.Value, error) {
 	return rv.Elem(), nil
 }
 
-// encodable reports whether the formats with a data model (JSON, CBOR) can have a value
-// of kind k at all.
+// encodable reports whether JSON and CBOR can have values of kind k.
 func encodable(k reflect.Kind) bool {
 	switch k {
 	case reflect.Chan, reflect.Func, reflect.UnsafePointer, reflect.Complex64, reflect.Complex128:

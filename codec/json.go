@@ -6,16 +6,16 @@ import (
 	"reflect"
 )
 
-// JSON is application/json as encoding/json writes and reads it: field tags, HTML
-// escaping, [json.Marshaler] and all.
+// JSON is the codec for application/json. It encodes and decodes as encoding/json does, with field
+// tags, HTML escaping and [json.Marshaler].
 //
-// A [json.RawMessage] (or a non-nil pointer to one) is written byte for byte, where
-// encoding/json would compact it; one that is not valid JSON is a *[SyntaxError], and a
-// nil one is null. Read into a *json.RawMessage, data is checked and kept byte for byte
-// without a copy.
+// Marshal writes a [json.RawMessage], or a non-nil pointer to one, without any change;
+// encoding/json would compact it. If it is not valid JSON the error is a *[SyntaxError]. A nil
+// json.RawMessage is written as null. Into a *json.RawMessage, Unmarshal checks the data and
+// keeps it without a copy.
 //
-// Unsupported types give a *[TypeError]; values that cannot be written (NaN, cycles) give
-// an error that wraps encoding/json's.
+// An unsupported type gives a *[TypeError]. A value that cannot be written (NaN, a cycle) gives an
+// error that wraps the error of encoding/json.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}
@@ -62,7 +62,7 @@ func (jsonCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// writeRawJSON returns raw itself if it is JSON, and null for nil.
+// writeRawJSON returns raw if it is valid JSON, and null if it is nil.
 func writeRawJSON(raw json.RawMessage) ([]byte, error) {
 	if raw == nil {
 		return []byte("null"), nil
@@ -73,15 +73,16 @@ func writeRawJSON(raw json.RawMessage) ([]byte, error) {
 	return raw, nil
 }
 
-// checkJSON returns a *SyntaxError unless data is one JSON value.
+// checkJSON returns a *SyntaxError if data is not one JSON value.
 func checkJSON(data []byte) error {
 	if json.Valid(data) {
 		return nil
 	}
-	var discard json.RawMessage // the second parse finds where the mistake is
+	var discard json.RawMessage // parsing again finds the position of the mistake
 	return &SyntaxError{Codec: jsonName, Err: json.Unmarshal(data, &discard)}
 }
 
+// jsonMarshalError returns the error of Marshal for an error of encoding/json.
 func jsonMarshalError(v any, err error) error {
 	if unsupported, ok := errors.AsType[*json.UnsupportedTypeError](err); ok {
 		return &TypeError{Codec: jsonName, Type: unsupported.Type, Want: jsonWant}

@@ -7,16 +7,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Protobuf is application/protobuf, the binary format. It takes non-nil pointers to
-// generated messages; everything else is a *[TypeError], including a struct that embeds a
-// message, whose other fields would be lost. Bytes are not deterministic across builds,
-// as everywhere in protobuf.
+// Protobuf is the codec for application/protobuf, the binary format. It supports non-nil pointers
+// to generated messages. Another type gives a *[TypeError]. A struct that embeds a message does
+// too, because its other fields would be lost. Different builds may encode a message to
+// different bytes, as always with protobuf.
 //
-// Unmarshal takes the message itself (a *pb.Order) or a pointer to where one is wanted (a
-// **pb.Order), and then allocates it. The message is reset first. Malformed data and
-// missing required fields are a *[SyntaxError]. Empty data is a message without fields.
+// Unmarshal accepts a message (a *pb.Order), or a pointer to a pointer (a **pb.Order), for which it
+// allocates the message. It resets the message first. Malformed data and missing required
+// fields give a *[SyntaxError]. Empty data gives a message without fields.
 //
-// Like the protobuf library, Marshal does not survive a message that contains itself.
+// Marshal of a message that contains itself overflows the stack, as in the protobuf library.
 var Protobuf Codec = protobufCodec{}
 
 type protobufCodec struct{}
@@ -57,8 +57,9 @@ func (protobufCodec) Unmarshal(data []byte, v any) error {
 	return &TypeError{Codec: protobufName, Type: reflect.TypeOf(v), Want: protobufWantDest}
 }
 
+// readMessage decodes data into m.
 func readMessage(data []byte, m proto.Message) error {
-	if !m.ProtoReflect().IsValid() { // such as a dynamic message without a descriptor
+	if !m.ProtoReflect().IsValid() { // for example a dynamic message without a descriptor
 		return &TypeError{Codec: protobufName, Type: reflect.TypeOf(m), Want: protobufWantDest}
 	}
 	if err := proto.Unmarshal(data, m); err != nil {
@@ -69,11 +70,11 @@ func readMessage(data []byte, m proto.Message) error {
 
 var (
 	messageType = reflect.TypeFor[proto.Message]()
-	messages    sync.Map // reflect.Type → bool, the verdicts of isMessage
+	messages    sync.Map // reflect.Type → bool: results of isMessage
 )
 
-// isMessage reports whether t is a pointer type that is a message by its own methods,
-// not by those of an embedded field.
+// isMessage reports whether t is a pointer type that is a message by its own methods, and not by
+// those of an embedded field.
 func isMessage(t reflect.Type) bool {
 	if t == nil || t.Kind() != reflect.Pointer {
 		return false
@@ -86,6 +87,7 @@ func isMessage(t reflect.Type) bool {
 	return is
 }
 
+// embedsMessage reports whether t is a struct with an embedded message.
 func embedsMessage(t reflect.Type) bool {
 	if t.Kind() != reflect.Struct {
 		return false

@@ -2,14 +2,13 @@ package codec
 
 import "reflect"
 
-// Raw is application/octet-stream: bytes as they are. It takes []byte and types based on
-// it; everything else is a *[TypeError]. No data is malformed to it, and empty data reads
-// as an empty slice.
+// Raw is the codec for application/octet-stream. It does not change the bytes. It supports []byte
+// and types based on it. Another type gives a *[TypeError]. Unmarshal accepts all data, and
+// empty data gives an empty slice.
 //
-// It never copies. Marshal returns the slice that it was given, which must not change
-// until the message is sent. Unmarshal makes the destination point at data: whoever
-// receives the value owns data from then on. Appending to the value does not write past
-// its end.
+// Raw does not copy. Marshal returns its argument, which must not change until the message is
+// sent. Unmarshal makes the destination refer to data, which then belongs to the owner of the
+// destination. Appending to the destination does not write behind data.
 var Raw Codec = rawCodec{}
 
 type rawCodec struct{}

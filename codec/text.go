@@ -7,13 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// Text is text/plain in UTF-8. It takes strings, types based on string, and types that
-// implement [encoding.TextMarshaler] and [encoding.TextUnmarshaler], which win over the
-// former; everything else, and a nil pointer, is a *[TypeError]. A type whose text methods
-// have pointer receivers is carried as a pointer, as in *big.Int.
+// Text is the codec for text/plain in UTF-8. It supports strings, types based on string, and types
+// with the methods of [encoding.TextMarshaler] and [encoding.TextUnmarshaler]. If a type based
+// on string has those methods, they are used. Another type or a nil pointer gives a
+// *[TypeError]. If the methods have pointer receivers, use a pointer, for example *big.Int.
 //
-// Text that is not valid UTF-8 is a *[SyntaxError], in both directions, and so is what
-// UnmarshalText refuses. Empty data reads as an empty string.
+// Marshal and Unmarshal return a *[SyntaxError] for text that is not valid UTF-8. Unmarshal also
+// returns one if UnmarshalText fails. Empty data gives an empty string.
 var Text Codec = textCodec{}
 
 type textCodec struct{}
@@ -42,7 +42,7 @@ func (textCodec) Marshal(v any) ([]byte, error) {
 	return text, nil
 }
 
-// textOf returns the text of v, unchecked.
+// textOf returns the text of v. It does not check whether that is UTF-8.
 func textOf(v any) ([]byte, error) {
 	switch x := v.(type) {
 	case string:
@@ -87,6 +87,7 @@ func (textCodec) Unmarshal(data []byte, v any) error {
 	return &TypeError{Codec: textName, Type: reflect.TypeOf(v), Want: textWantDest}
 }
 
+// readText calls dst.UnmarshalText.
 func readText(data []byte, dst encoding.TextUnmarshaler) error {
 	if err := dst.UnmarshalText(data); err != nil {
 		return &SyntaxError{Codec: textName, Err: err}

@@ -33,8 +33,8 @@ const (
 	defaultFailures = 5
 	defaultOpenFor  = 10 * time.Second
 	defaultProbes   = 1
-	shortestOpenFor = time.Millisecond
-	longestProbing  = time.Second
+	minOpenFor      = time.Millisecond
+	maxProbing      = time.Second
 )
 
 // OpenError is the error of a message that a CircuitBreaker refused. As the
@@ -86,8 +86,8 @@ func (s BreakerSettings) check() error {
 	switch {
 	case s.Failures < 0 || s.Failures > math.MaxInt32:
 		return invalid(fn, "Failures", fmt.Sprintf("must be more than zero, or zero for %d, not %d", defaultFailures, s.Failures))
-	case s.OpenFor != 0 && s.OpenFor < shortestOpenFor:
-		return invalid(fn, "OpenFor", fmt.Sprintf("must be at least %v, or zero for %v, not %v", shortestOpenFor, defaultOpenFor, s.OpenFor))
+	case s.OpenFor != 0 && s.OpenFor < minOpenFor:
+		return invalid(fn, "OpenFor", fmt.Sprintf("must be at least %v, or zero for %v, not %v", minOpenFor, defaultOpenFor, s.OpenFor))
 	case s.Probes < 0 || s.Probes > math.MaxInt32:
 		return invalid(fn, "Probes", fmt.Sprintf("must be more than zero, or zero for %d, not %d", defaultProbes, s.Probes))
 	}
@@ -124,7 +124,7 @@ func newBreaker(s BreakerSettings) *breaker {
 		// It opens its gate after this time, not at it.
 		Timeout:     s.OpenFor - 1,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= uint32(s.Failures) },
-		IsExcluded:  func(err error) bool { return errors.Is(err, errSaysNothing) },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errIgnored) },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			if to == gobreaker.StateOpen {
 				now := time.Now()
@@ -136,8 +136,8 @@ func newBreaker(s BreakerSettings) *breaker {
 }
 
 var (
-	errPanicked    = errors.New("the handler panicked")
-	errSaysNothing = errors.New("the outcome says nothing about the handler")
+	errPanicked = errors.New("the handler panicked")
+	errIgnored  = errors.New("the outcome says nothing about the handler")
 )
 
 func (b *breaker) call(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) error {
@@ -146,10 +146,10 @@ func (b *breaker) call(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) 
 		open := &OpenError{RetryIn: b.retryIn()}
 		return bus.Postpone(open.RetryIn, open)
 	}
-	verdict := errPanicked
-	defer func() { report(verdict) }() // also when next panics
+	result := errPanicked
+	defer func() { report(result) }() // also when next panics
 	err = next(ctx, m)
-	verdict = b.judge(err)
+	result = b.outcome(err)
 	return err
 }
 
@@ -158,16 +158,16 @@ func (b *breaker) retryIn() time.Duration {
 	if left := b.openFor - time.Since(*b.opened.Load()); left > 0 {
 		return left
 	}
-	return min(b.openFor, longestProbing)
+	return min(b.openFor, maxProbing)
 }
 
 // judge returns what to report of a call that returned err: nil for a success.
-func (b *breaker) judge(err error) error {
+func (b *breaker) outcome(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case saysNothing(err):
-		return errSaysNothing
+	case isIgnored(err):
+		return errIgnored
 	case b.isFailure(err):
 		return err
 	}
@@ -176,7 +176,7 @@ func (b *breaker) judge(err error) error {
 
 // saysNothing reports whether err is about the message, about a bus that stops,
 // or of a message that was not tried, as by a breaker further in.
-func saysNothing(err error) bool {
+func isIgnored(err error) bool {
 	var (
 		malformed *bus.CodecError
 		invalid   *bus.ValidationError

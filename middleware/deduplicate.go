@@ -36,7 +36,7 @@ func Deduplicate(window time.Duration, maxEntries int) (bus.Middleware, error) {
 		return nil, invalid("Deduplicate", "maxEntries", fmt.Sprintf("must be at least 1, not %d", maxEntries))
 	}
 	return func(next bus.RawHandler) bus.RawHandler {
-		s := &seen{window: window, maxEntries: maxEntries, running: make(map[identity]chan struct{}), handled: make(map[identity]struct{})}
+		s := &recentIDs{window: window, maxEntries: maxEntries, running: make(map[identity]chan struct{}), handled: make(map[identity]struct{})}
 		return func(ctx context.Context, m *bus.RawMsg) error {
 			if m.ID == "" {
 				return next(ctx, m)
@@ -51,7 +51,7 @@ type identity struct{ subject, id string }
 
 // seen is what one handler has done and is doing. A message is in running, then,
 // if it succeeded, in handled and order until it is forgotten.
-type seen struct {
+type recentIDs struct {
 	window     time.Duration
 	maxEntries int
 
@@ -61,13 +61,13 @@ type seen struct {
 	order   list.List // of past, the oldest first
 }
 
-type past struct {
+type handledID struct {
 	identity
 	at time.Time
 }
 
 // once calls next unless m was handled.
-func (s *seen) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) error {
+func (s *recentIDs) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) error {
 	id := identity{m.Subject, m.ID}
 	for {
 		first, handled := s.begin(id)
@@ -80,14 +80,14 @@ func (s *seen) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) err
 		select {
 		case <-first:
 		case <-ctx.Done():
-			return ended(ctx, "an earlier copy of it in Deduplicate")
+			return waitError(ctx, "an earlier copy of it in Deduplicate")
 		}
 	}
 }
 
 // begin claims id for the caller, unless it was handled or is being handled;
 // then first is closed when that has ended.
-func (s *seen) begin(id identity) (first <-chan struct{}, handled bool) {
+func (s *recentIDs) begin(id identity) (first <-chan struct{}, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetLocked(time.Now())
@@ -101,7 +101,7 @@ func (s *seen) begin(id identity) (first <-chan struct{}, handled bool) {
 	return nil, false
 }
 
-func (s *seen) run(ctx context.Context, m *bus.RawMsg, id identity, next bus.RawHandler) error {
+func (s *recentIDs) run(ctx context.Context, m *bus.RawMsg, id identity, next bus.RawHandler) error {
 	succeeded := false
 	defer func() { s.end(id, succeeded) }() // also when next panics
 	err := next(ctx, m)
@@ -109,7 +109,7 @@ func (s *seen) run(ctx context.Context, m *bus.RawMsg, id identity, next bus.Raw
 	return err
 }
 
-func (s *seen) end(id identity, succeeded bool) {
+func (s *recentIDs) end(id identity, succeeded bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.running[id])
@@ -119,14 +119,14 @@ func (s *seen) end(id identity, succeeded bool) {
 	}
 	now := time.Now()
 	s.handled[id] = struct{}{}
-	s.order.PushBack(past{id, now})
+	s.order.PushBack(handledID{id, now})
 	s.forgetLocked(now)
 }
 
 // forgetLocked removes what is too old or too much.
-func (s *seen) forgetLocked(now time.Time) {
+func (s *recentIDs) forgetLocked(now time.Time) {
 	for e := s.order.Front(); e != nil; e = s.order.Front() {
-		p := e.Value.(past)
+		p := e.Value.(handledID)
 		if s.order.Len() <= s.maxEntries && now.Sub(p.at) < s.window {
 			return
 		}

@@ -45,6 +45,6 @@ func invalid(fn, arg, reason string) error {
 }
 
 // ended is the error of a message whose context ended while it waited.
-func ended(ctx context.Context, what string) error {
+func waitError(ctx context.Context, what string) error {
 	return fmt.Errorf("bus: the message's context ended while it waited for %s: %w", what, ctx.Err())
 }

@@ -58,7 +58,7 @@ func SlogLogging(logger *slog.Logger, opts ...LoggingOption) (bus.Middleware, er
 	if logger == nil {
 		return nil, invalid("SlogLogging", "logger", "is nil")
 	}
-	return Logging((&slogsink.Sink{Logger: logger}).As("handler"), opts...)
+	return Logging((&slogsink.Sink{Logger: logger}).Named("handler"), opts...)
 }
 
 type logging struct {
@@ -87,7 +87,7 @@ func (l *logging) log(m *bus.RawMsg, err error, returned bool, took time.Duratio
 	case err != nil:
 		level, text = hclog.Warn, "handler failed"
 	}
-	if l.silent(level) {
+	if l.isSilent(level) {
 		return
 	}
 	args := fields(m)
@@ -99,7 +99,7 @@ func (l *logging) log(m *bus.RawMsg, err error, returned bool, took time.Duratio
 
 // silent reports that a line of this level would go nowhere, which saves making
 // it.
-func (l *logging) silent(level hclog.Level) bool {
+func (l *logging) isSilent(level hclog.Level) bool {
 	return level == hclog.Off || !l.sinks && level < l.logger.GetLevel()
 }
 
@@ -110,7 +110,7 @@ func fields(m *bus.RawMsg) []any {
 	if m.Stream != "" {
 		args = append(args, "stream", m.Stream, "sequence", m.Sequence, "attempt", m.Attempt)
 	}
-	if m.ID != "" && !positional(m) {
+	if m.ID != "" && !hasStreamID(m) {
 		args = append(args, "id", m.ID)
 	}
 	return args
@@ -118,7 +118,7 @@ func fields(m *bus.RawMsg) []any {
 
 // positional reports whether m has the ID of a message that was given none: its
 // place in the stream.
-func positional(m *bus.RawMsg) bool {
+func hasStreamID(m *bus.RawMsg) bool {
 	sequence, ok := strings.CutPrefix(m.ID, m.Stream+"/")
 	return ok && m.Stream != "" && sequence == strconv.FormatUint(m.Sequence, 10)
 }

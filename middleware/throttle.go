@@ -34,7 +34,7 @@ func Throttle(perSecond float64, burst int) (bus.Middleware, error) {
 	limiter := rate.NewLimiter(rate.Limit(perSecond), burst)
 	return func(next bus.RawHandler) bus.RawHandler {
 		return func(ctx context.Context, m *bus.RawMsg) error {
-			if err := takeTurn(ctx, limiter, m); err != nil {
+			if err := awaitTurn(ctx, limiter, m); err != nil {
 				return err
 			}
 			return next(ctx, m)
@@ -47,9 +47,9 @@ const aTurn = "its turn in Throttle"
 var errStopping = errors.New("bus: stopping before the message had its turn in Throttle; it goes back to its stream")
 
 // takeTurn waits until m may go on. limiter.Wait does not know of stopping.
-func takeTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error {
+func awaitTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error {
 	if ctx.Err() != nil {
-		return ended(ctx, aTurn)
+		return waitError(ctx, aTurn)
 	}
 	now := time.Now()
 	turn := limiter.ReserveN(now, 1)
@@ -61,7 +61,7 @@ func takeTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error {
 		turn.CancelAt(now)
 		return bus.Postpone(delay, fmt.Errorf("bus: the message's turn in Throttle is %v away, after its deadline: %w", delay, context.DeadlineExceeded))
 	}
-	err := await(ctx, delay, stoppingFor(ctx, m))
+	err := sleep(ctx, delay, stoppingFor(ctx, m))
 	if err != nil {
 		turn.Cancel()
 	}
@@ -76,14 +76,14 @@ func stoppingFor(ctx context.Context, m *bus.RawMsg) <-chan struct{} {
 	return bus.Stopping(ctx)
 }
 
-func await(ctx context.Context, delay time.Duration, stopping <-chan struct{}) error {
+func sleep(ctx context.Context, delay time.Duration, stopping <-chan struct{}) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return ended(ctx, aTurn)
+		return waitError(ctx, aTurn)
 	case <-stopping:
 		return bus.Postpone(0, errStopping)
 	}

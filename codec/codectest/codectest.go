@@ -1,10 +1,10 @@
-// Package codectest tests that a codec keeps the promises of [codec.Codec].
+// Package codectest tests whether a type is a correct [codec.Codec].
 //
 //	func TestMsgpack(t *testing.T) {
 //		codectest.Run(t, Msgpack, Order{ID: 7}, map[string]int{"a": 1}, "text")
 //	}
 //
-// Run it with -race: one of the rules calls the codec from many goroutines.
+// Run the test with -race: one of the rules calls the codec from many goroutines.
 package codectest
 
 import (
@@ -18,36 +18,36 @@ import (
 	"github.com/omnibus-go/bus/codec"
 )
 
-// Suite is the conformance test of one codec. It does not change the values, but reads
-// them from several goroutines.
+// Suite is the conformance test of one codec. It reads the values from several goroutines and does
+// not change them.
 type Suite struct {
 	// Codec is the codec under test.
 	Codec codec.Codec
 
-	// Values are the values that it must carry, of the types that it is made for. At least
-	// one; zero values, empty ones and large ones find most.
+	// Values are values that the codec must encode and decode. There must be at least one.
+	// Zero values, empty values and large values find most mistakes.
 	Values []any
 
-	// Malformed is data that it must refuse, whatever the destination's type. Empty for
-	// codecs that take any bytes.
+	// Malformed is data that Unmarshal must refuse for destinations of all types. It is empty
+	// for a codec that accepts all data.
 	Malformed [][]byte
 
-	// Equal tells whether a decoded value is the one that was encoded. Nil means: proto.Equal
-	// for protobuf messages, the method Equal of types that have one (as time.Time does),
-	// otherwise reflect.DeepEqual.
+	// Equal reports whether a decoded value is equal to the encoded one. If it is nil, the
+	// suite uses proto.Equal for protobuf messages, the method Equal if the type has one (as
+	// time.Time has), and otherwise reflect.DeepEqual.
 	Equal func(a, b any) bool
 }
 
-// Run tests c with values, as Suite{Codec: c, Values: values}.Run does.
+// Run tests c with values. It is the same as Suite{Codec: c, Values: values}.Run(t).
 func Run(t *testing.T, c codec.Codec, values ...any) {
 	t.Helper()
 	Suite{Codec: c, Values: values}.Run(t)
 }
 
-// Run tests each rule in a subtest of the rule's name.
+// Run tests each rule in a subtest with the name of the rule.
 func (s Suite) Run(t *testing.T) {
 	t.Helper()
-	if err := s.usable(); err != nil {
+	if err := s.validate(); err != nil {
 		t.Fatal(err)
 	}
 	for _, rule := range rules {
@@ -60,10 +60,10 @@ func (s Suite) Run(t *testing.T) {
 	}
 }
 
-// Check tests all rules and returns what was broken: a *Violation for each rule, joined,
-// or nil. It is Run without a testing.T.
+// Check tests all rules without a testing.T. It returns a *Violation for each rule that the codec
+// breaks, joined with errors.Join, or nil.
 func (s Suite) Check() error {
-	if err := s.usable(); err != nil {
+	if err := s.validate(); err != nil {
 		return err
 	}
 	var broken []error
@@ -77,18 +77,18 @@ func (s Suite) Check() error {
 
 // Violation is a rule that a codec breaks.
 type Violation struct {
-	Rule string // the name of the rule, which is the name of its subtest
-	Err  error  // what happened, with the value at fault
+	Rule string // the name of the rule and of its subtest
+	Err  error  // what happened, and with which value
 }
 
-// Error names the rule and what happened.
+// Error returns a text with the rule and what happened.
 func (v *Violation) Error() string { return fmt.Sprintf("codectest: %s: %v", v.Rule, v.Err) }
 
-// Unwrap returns what happened.
+// Unwrap returns Err.
 func (v *Violation) Unwrap() error { return v.Err }
 
-// usable tells what is missing in the suite itself.
-func (s Suite) usable() error {
+// validate returns an error if a field of the suite is missing or invalid.
+func (s Suite) validate() error {
 	if s.Codec == nil {
 		return errors.New("codectest: Suite.Codec is nil")
 	}
@@ -103,12 +103,12 @@ func (s Suite) usable() error {
 	return nil
 }
 
+// check checks one rule.
 func (s Suite) check(r rule) error {
 	return protect(func() error { return r.check(s) })
 }
 
-// marshal and unmarshal turn a panic of the codec into an error that says so.
-
+// marshal calls the codec and returns a panic as an error.
 func (s Suite) marshal(v any) (data []byte, err error) {
 	err = protect(func() (err error) {
 		data, err = s.Codec.Marshal(v)
@@ -120,6 +120,7 @@ func (s Suite) marshal(v any) (data []byte, err error) {
 	return data, err
 }
 
+// unmarshal calls the codec and returns a panic as an error.
 func (s Suite) unmarshal(data []byte, v any) error {
 	err := protect(func() error { return s.Codec.Unmarshal(data, v) })
 	if err != nil {
@@ -128,7 +129,7 @@ func (s Suite) unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// decode returns data as a value of the type of like. It gives data away.
+// decode decodes data into a value of the type of like. The caller must not use data afterwards.
 func (s Suite) decode(data []byte, like any) (any, error) {
 	dst := reflect.New(reflect.TypeOf(like))
 	if err := s.unmarshal(data, dst.Interface()); err != nil {
@@ -137,7 +138,7 @@ func (s Suite) decode(data []byte, like any) (any, error) {
 	return dst.Elem().Interface(), nil
 }
 
-// wantEqual returns an error unless got is want.
+// wantEqual returns an error if got is not equal to want.
 func (s Suite) wantEqual(got, want any) error {
 	equal := s.Equal
 	if equal == nil {
@@ -149,6 +150,7 @@ func (s Suite) wantEqual(got, want any) error {
 	return nil
 }
 
+// defaultEqual is Equal if the suite has none.
 func defaultEqual(a, b any) bool {
 	if x, ok := a.(proto.Message); ok {
 		y, ok := b.(proto.Message)
@@ -160,7 +162,7 @@ func defaultEqual(a, b any) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// callEqual calls a's method Equal(T) bool, if a, a non-nil T, has it.
+// callEqual calls the method Equal(T) bool of a. ok is false if a has no such method or is nil.
 func callEqual(a, b any) (same, ok bool) {
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	if va.Type() != vb.Type() || va.Kind() == reflect.Pointer && (va.IsNil() || vb.IsNil()) {
@@ -182,6 +184,7 @@ type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
+// protect calls f and returns a panic as an error.
 func protect(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -191,20 +194,21 @@ func protect(f func() error) (err error) {
 	return f()
 }
 
+// panicked reports whether err is a panic of the codec.
 func panicked(err error) bool {
 	_, ok := errors.AsType[*panicError](err)
 	return ok
 }
 
-// describe prints a value, shortened.
+// describe returns the start of v as text.
 func describe(v any) string {
-	const most = 200
+	const shown = 200
 	text := fmt.Sprintf("%T %+v", v, v)
 	if b, ok := v.([]byte); ok {
 		text = fmt.Sprintf("%q", b)
 	}
-	if len(text) > most {
-		text = text[:most] + "…"
+	if len(text) > shown {
+		text = text[:shown] + "…"
 	}
 	return text
 }

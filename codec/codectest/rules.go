@@ -12,13 +12,13 @@ import (
 	"sync"
 )
 
-// rule is one promise of codec.Codec.
+// rule is one requirement of codec.Codec.
 type rule struct {
 	name  string
 	check func(Suite) error
 }
 
-// rules are checked in this order; the later ones rest on RoundTrip.
+// rules are checked in this order. Those after RoundTrip assume that RoundTrip succeeds.
 var rules = []rule{
 	{"ContentType", Suite.checkContentType},
 	{"RoundTrip", Suite.checkRoundTrip},
@@ -42,6 +42,7 @@ func (s Suite) each(check func(v any) error) error {
 	return errors.Join(errs...)
 }
 
+// checkContentType checks that the content type is a media type in lower case, always the same.
 func (s Suite) checkContentType() error {
 	ct := s.Codec.ContentType()
 	parsed, params, err := mime.ParseMediaType(ct)
@@ -61,6 +62,7 @@ func (s Suite) checkContentType() error {
 	return nil
 }
 
+// checkRoundTrip checks that a decoded value is equal to the encoded one.
 func (s Suite) checkRoundTrip() error {
 	return s.each(func(v any) error {
 		data, err := s.marshal(v)
@@ -75,8 +77,8 @@ func (s Suite) checkRoundTrip() error {
 	})
 }
 
-// checkMarshalLeavesValue marshals one of two equal copies, and compares them after that
-// and after the output was overwritten.
+// checkMarshalLeavesValue encodes one of two equal values. It compares them afterwards, and again
+// after it has overwritten the output.
 func (s Suite) checkMarshalLeavesValue() error {
 	return s.each(func(v any) error {
 		one, two, err := s.copies(v)
@@ -91,9 +93,9 @@ func (s Suite) checkMarshalLeavesValue() error {
 			return fmt.Errorf("Marshal changed its value: %w", err)
 		}
 		if isBytes(v) {
-			return nil // may be the output itself
+			return nil // the output may be v itself
 		}
-		scribble(data)
+		overwrite(data)
 		if err := s.wantEqual(one, two); err != nil {
 			return fmt.Errorf("the output shares memory with the value: %w", err)
 		}
@@ -101,8 +103,8 @@ func (s Suite) checkMarshalLeavesValue() error {
 	})
 }
 
-// checkOutputIndependent overwrites one output and then wants the other ones, older and
-// younger, to be right still.
+// checkOutputIndependent overwrites one output and checks that an older and a newer output are
+// still correct.
 func (s Suite) checkOutputIndependent() error {
 	return s.each(func(v any) error {
 		older, err1 := s.marshal(v)
@@ -114,7 +116,7 @@ func (s Suite) checkOutputIndependent() error {
 		if isBytes(v) {
 			return nil
 		}
-		scribble(middle)
+		overwrite(middle)
 		younger, err := s.marshal(v)
 		if err != nil {
 			return err
@@ -130,6 +132,7 @@ func (s Suite) checkOutputIndependent() error {
 	})
 }
 
+// checkUnmarshalLeavesData checks that Unmarshal does not change its data.
 func (s Suite) checkUnmarshalLeavesData() error {
 	return s.each(func(v any) error {
 		data, err := s.marshal(v)
@@ -147,8 +150,8 @@ func (s Suite) checkUnmarshalLeavesData() error {
 	})
 }
 
-// checkWrongDestination wants errors for nil, for a value that is no pointer, and for a
-// nil pointer.
+// checkWrongDestination checks that Unmarshal returns an error for nil, for a value that is not a
+// pointer, and for a nil pointer.
 func (s Suite) checkWrongDestination() error {
 	return s.each(func(v any) error {
 		data, err := s.marshal(v)
@@ -168,7 +171,8 @@ func (s Suite) checkWrongDestination() error {
 	})
 }
 
-// checkUnsupportedValue wants errors for what no format can hold, and no panic for nil.
+// checkUnsupportedValue checks that Marshal returns an error for values that no format supports,
+// and does not panic for nil.
 func (s Suite) checkUnsupportedValue() error {
 	var errs []error
 	for _, v := range []any{make(chan int), func() {}} {
@@ -185,6 +189,7 @@ func (s Suite) checkUnsupportedValue() error {
 	return errors.Join(errs...)
 }
 
+// checkMalformed checks that Unmarshal refuses the malformed data.
 func (s Suite) checkMalformed() error {
 	return s.each(func(v any) error {
 		var errs []error
@@ -196,6 +201,7 @@ func (s Suite) checkMalformed() error {
 	})
 }
 
+// wantRefused returns an error if Unmarshal accepts data or panics.
 func (s Suite) wantRefused(data []byte, dst any) error {
 	switch err := s.unmarshal(data, dst); {
 	case panicked(err):
@@ -206,7 +212,7 @@ func (s Suite) wantRefused(data []byte, dst any) error {
 	return nil
 }
 
-// checkMutated wants no panic for damaged encodings and for noise.
+// checkMutated checks that Unmarshal does not panic for damaged and random data.
 func (s Suite) checkMutated() error {
 	return s.each(func(v any) error {
 		data, err := s.marshal(v)
@@ -222,15 +228,16 @@ func (s Suite) checkMutated() error {
 	})
 }
 
-// mutations are the same at each run, so that a failure can be repeated.
+// mutations returns damaged and random data. It is the same in each run, so that a failure can be
+// repeated.
 func mutations(data []byte) [][]byte {
-	const most = 256
+	const limit = 256
 	rng := rand.New(rand.NewPCG(1, 2))
 	var out [][]byte
-	for n := range min(len(data), most) {
+	for n := range min(len(data), limit) {
 		out = append(out, bytes.Clone(data[:n]))
 	}
-	for range most {
+	for range limit {
 		flipped := bytes.Clone(data)
 		for range 1 + rng.IntN(3) {
 			if len(flipped) > 0 {
@@ -242,6 +249,7 @@ func mutations(data []byte) [][]byte {
 	return append(out, slices.Concat(data, data), slices.Concat(data, []byte{0}))
 }
 
+// noise returns random data.
 func noise(rng *rand.Rand) []byte {
 	b := make([]byte, rng.IntN(64))
 	for i := range b {
@@ -250,7 +258,7 @@ func noise(rng *rand.Rand) []byte {
 	return b
 }
 
-// checkEmpty wants nil and empty data to mean the same, every time: an error or a value.
+// checkEmpty checks that nil and empty data give the same result every time: a value or an error.
 func (s Suite) checkEmpty() error {
 	return s.each(func(v any) error {
 		var first error
@@ -269,6 +277,7 @@ func (s Suite) checkEmpty() error {
 	})
 }
 
+// checkConcurrent calls the codec from several goroutines.
 func (s Suite) checkConcurrent() error {
 	if err := s.checkMarshalLeavesValue(); err != nil {
 		return fmt.Errorf("not tried, the values would race: %w", err)
@@ -289,7 +298,7 @@ func (s Suite) checkConcurrent() error {
 	return errors.Join(errs...)
 }
 
-// copies returns two values equal to v that share no memory.
+// copies returns two values that are equal to v and share no memory.
 func (s Suite) copies(v any) (one, two any, err error) {
 	data, err := s.marshal(v)
 	if err != nil {
@@ -300,13 +309,14 @@ func (s Suite) copies(v any) (one, two any, err error) {
 	return one, two, errors.Join(err1, err2)
 }
 
-// isBytes reports whether v is a slice of bytes, whose encoding may be v itself.
+// isBytes reports whether v is a slice of bytes. Its encoding may be v itself.
 func isBytes(v any) bool {
 	t := reflect.TypeOf(v)
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 }
 
-func scribble(b []byte) {
+// overwrite changes every byte of b.
+func overwrite(b []byte) {
 	for i := range b {
 		b[i] ^= 0xff
 	}

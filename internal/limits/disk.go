@@ -18,7 +18,7 @@ const (
 // does not exist yet, its nearest parent counts. ok is false where the system does
 // not tell.
 func Disk(path string) (total int64, ok bool) {
-	existing, err := nearest(path)
+	existing, err := nearestExisting(path)
 	if err != nil {
 		return 0, false
 	}
@@ -39,7 +39,7 @@ func DefaultDisk(path string) int64 {
 }
 
 // nearest returns path or the first parent that is there for us.
-func nearest(path string) (string, error) {
+func nearestExisting(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err

@@ -3,6 +3,6 @@ package limits
 // What the tests see beside the API.
 var (
 	ClampMemory = clampMemory
-	Least       = least
+	Least       = smallest
 	BytesOf     = bytesOf
 )

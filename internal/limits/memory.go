@@ -24,7 +24,7 @@ const (
 // all are unknown.
 func Memory() int64 {
 	root := os.DirFS("/")
-	return least(goLimit(), CgroupMemory(root), ramOf(root), addressSpace())
+	return smallest(goLimit(), CgroupMemory(root), ramOf(root), addressSpaceLimit())
 }
 
 // DefaultMemory returns how many bytes of messages a bus may hold in memory by
@@ -38,7 +38,7 @@ func clampMemory(memory int64) int64 {
 }
 
 // least returns the least of the known sizes; unknown ones are not positive.
-func least(sizes ...int64) int64 {
+func smallest(sizes ...int64) int64 {
 	result := int64(math.MaxInt64)
 	for _, size := range sizes {
 		if size > 0 {
@@ -62,7 +62,7 @@ func goLimit() int64 {
 
 // addressSpace keeps a 32-bit process from counting on all the RAM of a large
 // machine. Half of 4 GiB is what every system gives to a process.
-func addressSpace() int64 {
+func addressSpaceLimit() int64 {
 	if strconv.IntSize == 32 {
 		return 2 * gib
 	}

@@ -31,13 +31,13 @@ func MeminfoTotal(root fs.FS) int64 {
 func CgroupMemory(root fs.FS) int64 {
 	var limit int64
 	for line := range strings.Lines(readString(root, "proc/self/cgroup")) {
-		limit = lesser(limit, lineLimit(root, strings.TrimSuffix(line, "\n")))
+		limit = smallerLimit(limit, cgroupLimit(root, strings.TrimSuffix(line, "\n")))
 	}
 	return limit
 }
 
 // lineLimit handles one line: hierarchy number, controllers, path.
-func lineLimit(root fs.FS, line string) int64 {
+func cgroupLimit(root fs.FS, line string) int64 {
 	fields := strings.SplitN(line, ":", 3)
 	if len(fields) != 3 {
 		return 0
@@ -46,12 +46,12 @@ func lineLimit(root fs.FS, line string) int64 {
 	switch {
 	case number == "0" && controllers == "":
 		// Hybrid systems mount version 2 one level deeper.
-		return lesser(
-			climb(root, "sys/fs/cgroup", group, "memory.max"),
-			climb(root, "sys/fs/cgroup/unified", group, "memory.max"),
+		return smallerLimit(
+			hierarchyLimit(root, "sys/fs/cgroup", group, "memory.max"),
+			hierarchyLimit(root, "sys/fs/cgroup/unified", group, "memory.max"),
 		)
 	case hasController(controllers, "memory"):
-		return climb(root, "sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
+		return hierarchyLimit(root, "sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
 	}
 	return 0
 }
@@ -68,11 +68,11 @@ func hasController(list, name string) bool {
 // climb returns the least limit from the group up to the mount point: each
 // parent limits the sum of its children. A container often sees its own group
 // mounted at the top, and the names of groups outside that are not there.
-func climb(root fs.FS, mount, group, file string) int64 {
+func hierarchyLimit(root fs.FS, mount, group, file string) int64 {
 	var limit int64
 	// Rooted, so that Clean drops the ".." of a process outside of its namespace.
 	for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
-		limit = lesser(limit, limitIn(root, path.Join(mount, dir, file)))
+		limit = smallerLimit(limit, readLimit(root, path.Join(mount, dir, file)))
 		if dir == "/" {
 			return limit
 		}
@@ -81,7 +81,7 @@ func climb(root fs.FS, mount, group, file string) int64 {
 
 // limitIn reads one limit. Version 2 writes "max" for none; version 1 writes
 // the greatest number of whole pages, and no real limit is near that.
-func limitIn(root fs.FS, name string) int64 {
+func readLimit(root fs.FS, name string) int64 {
 	const none = 1 << 60
 	limit := parseSize(readString(root, name))
 	if limit >= none {
@@ -91,7 +91,7 @@ func limitIn(root fs.FS, name string) int64 {
 }
 
 // lesser returns the lesser of two limits, of which 0 is none.
-func lesser(a, b int64) int64 {
+func smallerLimit(a, b int64) int64 {
 	if a == 0 || b == 0 {
 		return max(a, b)
 	}

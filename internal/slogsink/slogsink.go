@@ -11,12 +11,12 @@ import (
 
 // Sink passes the lines of an hclog.Logger to a slog.Logger.
 type Sink struct {
-	Logger *slog.Logger
-	Least  hclog.Level // NoLevel: the slog.Logger's own decides
+	Logger   *slog.Logger
+	MinLevel hclog.Level // NoLevel: the slog.Logger's own decides
 }
 
 // As returns the logger of that name that writes to s.
-func (s *Sink) As(name string) hclog.Logger {
+func (s *Sink) Named(name string) hclog.Logger {
 	logger := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: name, Output: io.Discard, Level: hclog.Trace})
 	logger.RegisterSink(s)
 	return logger
@@ -25,7 +25,7 @@ func (s *Sink) As(name string) hclog.Logger {
 // Accept implements hclog.SinkAdapter.
 func (s *Sink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	at := slogLevel(level)
-	if level < s.Least || !s.Logger.Enabled(context.Background(), at) {
+	if level < s.MinLevel || !s.Logger.Enabled(context.Background(), at) {
 		return
 	}
 	s.Logger.With("logger", name).Log(context.Background(), at, msg, args...)
