@@ -1104,3 +1104,19 @@ func TestAnOptionOfSeveralCalls(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A durable can be made for subjects that others have added to the stream.
+func TestConsumeOfSubjectsThatOthersAdded(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"x.a"}})
+	must(t, second(b.JetStream().UpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"x.a", "x.b"}, Storage: jetstream.MemoryStorage})))
+	h, got := collect[int](1)
+	consume(t, st, "c", "x.b", h)
+	must(t, second(bus.PublishTo(t.Context(), st, "x.b", 7)))
+	if v := receive(t, got); v != 7 {
+		t.Errorf("got %d", v)
+	}
+	_, err := bus.Consume(t.Context(), st, "d", "x.c", ignore[int])
+	asError[*bus.SubjectError](t, err, "stores nothing that matches", "it stores x.a, x.b")
+}

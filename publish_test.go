@@ -10,12 +10,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -819,4 +821,114 @@ func cutOff(t *testing.T, opts ...bus.ConnectOption) *bus.Bus {
 	must(t, server.Close())
 	nextEvent(t, events, event.Disconnected)
 	return b
+}
+
+// What others do to a stream is seen before a subject is refused for it.
+func TestCapturesAreAskedFor(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]struct {
+		do   func(t *testing.T, js jetstream.JetStream)
+		want string // the stream that stores s.a after that
+	}{
+		"nothing": {func(*testing.T, jetstream.JetStream) {}, "S"},
+		"deleted": {func(t *testing.T, js jetstream.JetStream) { must(t, js.DeleteStream(t.Context(), "S")) }, ""},
+		"other subjects": {func(t *testing.T, js jetstream.JetStream) {
+			must(t, second(js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"other"}, Storage: jetstream.MemoryStorage})))
+		}, ""},
+		"another one has it": {func(t *testing.T, js jetstream.JetStream) {
+			must(t, second(js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"other"}, Storage: jetstream.MemoryStorage})))
+			must(t, second(js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"s.>", "t"}, Storage: jetstream.MemoryStorage})))
+		}, ""}, // nobody told the bus
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.New(t)
+			declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t"}})
+			change.do(t, b.JetStream())
+			for range 2 {
+				err := bus.Publish(t.Context(), b, "s.a", 1)
+				if change.want == "" {
+					must(t, err)
+				} else if e := asError[*bus.CapturedError](t, err); e.Stream != change.want {
+					t.Errorf("got %+v", e)
+				}
+			}
+		})
+	}
+}
+
+// Without strict publishing a stream that is gone is not reported.
+func TestCapturesOfAStreamThatIsGone(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	b := ownBus(t, record)
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	must(t, bus.Publish(t.Context(), b, "s.a", 1))
+	nextEvent(t, events, event.Captured)
+	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+	must(t, bus.Publish(t.Context(), b, "s.b", 1))
+	must(t, bus.Publish(t.Context(), b, "s.a", 1))
+	if s := b.Stats(); s.Captured != 1 || s.Events != 1 {
+		t.Errorf("got %+v", s)
+	}
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	must(t, bus.Publish(t.Context(), b, "s.b", 1))
+	if e := nextEvent(t, events, event.Captured); e.Subject != "s.b" {
+		t.Errorf("got %+v", e)
+	}
+	must(t, b.Close())
+}
+
+// Of subjects with identifiers in them the first 1,024 are reported, and all are
+// counted.
+func TestCapturesOfManySubjects(t *testing.T) {
+	t.Parallel()
+	var reported atomic.Int64
+	b := ownBus(t, bus.WithLogger(silent()), bus.WithEvents(func(e event.Event) {
+		if e.Kind == event.Captured {
+			reported.Add(1)
+		}
+	}))
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	for i := range 1100 {
+		for range 2 {
+			must(t, bus.Publish(t.Context(), b, bus.Subject[int]("s.*").At(fmt.Sprint(i)), i))
+		}
+	}
+	if s := b.Stats(); s.Captured != 2200 || reported.Load() != 1024 {
+		t.Errorf("captured %d, reported %d; want 2200, 1024", s.Captured, reported.Load())
+	}
+	must(t, b.Close())
+}
+
+// Streams can be met and left by many at once, while others publish.
+func TestCapturesConcurrently(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	declare(t, b, bus.StreamConfig{Name: "ALWAYS", Subjects: []string{"always.>"}})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			name := fmt.Sprint("S", i)
+			for range 10 {
+				declare(t, b, bus.StreamConfig{Name: name, Subjects: []string{name + ".*"}})
+				err := bus.Publish(t.Context(), b, bus.Subject[int](name+".x"), 1)
+				if e, ok := errors.AsType[*bus.CapturedError](err); !ok || e.Stream != name {
+					t.Errorf("got %v", err)
+				}
+				must(t, b.JetStream().DeleteStream(t.Context(), name))
+				must(t, bus.Publish(t.Context(), b, bus.Subject[int](name+".x"), 1))
+			}
+		})
+		wg.Go(func() {
+			for range 100 {
+				must(t, bus.Publish(t.Context(), b, "free", 1))
+				if _, ok := errors.AsType[*bus.CapturedError](bus.Publish(t.Context(), b, "always.x", 1)); !ok {
+					t.Error("it was published")
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -745,4 +746,35 @@ func TestMicroServices(t *testing.T) {
 		t.Errorf("the services are %s", names)
 	}
 	must(t, srv.Stop())
+}
+
+// A request to a subject that a stream stores would be answered by the stream.
+func TestRequestIntoAStream(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	declare(t, b, bus.StreamConfig{Name: "SHOP", Subjects: []string{"shop.>"}})
+	must(t, second(bus.Respond(b, "shop.double", double)))
+	must(t, second(bus.Respond(b, "other.double", double)))
+	_, err := bus.Request[int](t.Context(), b, "shop.double", 2)
+	e := asError[*bus.CapturedError](t, err, `"shop.double"`, `"SHOP"`, "the stream's acknowledgement as its reply", "a subject that no stream stores")
+	if e.Call != "Request" || e.Subject != "shop.double" || e.Stream != "SHOP" {
+		t.Errorf("got %+v", e)
+	}
+	if n := streamInfo(t, b, "SHOP").State.Msgs; n != 0 {
+		t.Errorf("%d requests are stored", n)
+	}
+	if v, err := bus.Request[int](t.Context(), b, "other.double", 2); v != 4 || err != nil {
+		t.Errorf("got %d, %v", v, err)
+	}
+	// Nor does the stream answer when it is gone, or stores without a word.
+	must(t, b.JetStream().DeleteStream(t.Context(), "SHOP"))
+	if v, err := bus.Request[int](t.Context(), b, "shop.double", 2); v != 4 || err != nil {
+		t.Errorf("got %d, %v", v, err)
+	}
+	must(t, second(b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"shop.>"}, NoAck: true})))
+	must(t, second(b.LookupStream(t.Context(), "LOG")))
+	if v, err := bus.Request[int](t.Context(), b, "shop.double", 2); v != 4 || err != nil {
+		t.Errorf("got %d, %v", v, err)
+	}
+	eventually(t, "the request is stored", func() bool { return streamInfo(t, b, "LOG").State.Msgs == 1 }) // without a word
 }

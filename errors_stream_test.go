@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,81 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
 )
+
+// The server's refusals are typed, and change nothing.
+func TestStreamRefusedByTheServer(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}})
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxAge: time.Minute})
+	want := configOf(t, b, "S")
+	for _, tc := range []struct {
+		name   string
+		config bus.StreamConfig
+		op     string
+		text   []string
+	}{
+		{"overlaps another stream", bus.StreamConfig{Name: "N", Subjects: []string{"a", "other.*"}}, "create", []string{"overlap"}},
+		{"is inside another stream", bus.StreamConfig{Name: "N", Subjects: []string{"other.a.b"}}, "create", []string{"overlap"}},
+		{"extended over another stream", bus.StreamConfig{Name: "S", Subjects: []string{"s", "other.b"}}, "update", []string{"overlap"}},
+		{"overlaps itself", bus.StreamConfig{Name: "N", Subjects: []string{"n.*", "n.a"}}, "create", []string{"overlap"}},
+		{"the same twice", bus.StreamConfig{Name: "N", Subjects: []string{"n", "n"}}, "create", nil},
+		{"the server's own subjects", bus.StreamConfig{Name: "N", Subjects: []string{"$JS.API.>"}}, "create", nil},
+		{"everything", bus.StreamConfig{Name: "N", Subjects: []string{">"}}, "create", nil},
+		{"copies without a cluster", bus.StreamConfig{Name: "N", Replicas: 3}, "create", []string{"replicas"}},
+		{"extended by copies", bus.StreamConfig{Name: "S", Replicas: 3}, "update", []string{"replicas"}},
+		{"more than the memory", bus.StreamConfig{Name: "N", MaxBytes: 1 << 40}, "create", []string{"memory"}},
+		{"extended beyond the memory", bus.StreamConfig{Name: "LIMITED", MaxBytes: 1 << 40}, "update", []string{"memory"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			declare(t, b, bus.StreamConfig{Name: "LIMITED", MaxBytes: 1000})
+			st, err := b.Stream(t.Context(), tc.config)
+			e := asError[*bus.StreamError](t, err, append(tc.text, tc.config.Name, tc.op)...)
+			if st != nil || e.Stream != tc.config.Name || e.Op != tc.op {
+				t.Errorf("got %v, %+v", st, e)
+			}
+			if _, ok := errors.AsType[*jetstream.APIError](err); !ok {
+				t.Errorf("the server's answer is not in the chain of %v", err)
+			}
+			if got := configOf(t, b, "S"); !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+			_, err = b.LookupStream(t.Context(), "N")
+			isError(t, err, bus.ErrStreamNotFound)
+		})
+	}
+}
+
+// The server's number of a refusal is there, whichever call it refuses.
+func TestStreamErrorNumbers(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	_, published := bus.PublishTo(t.Context(), st, "S", 1, bus.WithHeader("Nats-Expected-Stream", "OTHER"))
+	_, looked := b.LookupStream(t.Context(), "NONE")
+	_, overlaps := b.Stream(t.Context(), bus.StreamConfig{Name: "T", Subjects: []string{"S"}})
+	hasText(t, overlaps, "subjects that do not overlap with its")
+	_, copies := b.Stream(t.Context(), bus.StreamConfig{Name: "T", Replicas: 3})
+	hasText(t, copies, "leave Replicas out")
+	for _, tc := range []struct {
+		err       error
+		code, own int
+	}{{published, 400, 10060}, {looked, 404, 10059}, {overlaps, 400, 10065}, {copies, 500, 10074}} {
+		if e := asError[*bus.StreamError](t, tc.err); e.Code != tc.code || e.ErrorCode != tc.own {
+			t.Errorf("got %d/%d of %v, want %d/%d", e.Code, e.ErrorCode, e, tc.code, tc.own)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+	must(t, second(bus.Subscribe(b, "S", func(context.Context, *bus.Msg[int]) error { cancel(); return nil })))
+	_, err := bus.PublishTo(ctx, st, "S", 1, bus.MsgID("id-1"))
+	isError(t, err, bus.ErrUnknownOutcome, "repeated safely with the same MsgID", `"id-1"`)
+	if e := asError[*bus.StreamError](t, err); e.Code != 0 || e.ErrorCode != 0 {
+		t.Errorf("got %+v", e)
+	}
+}
 
 // oldServer answers for the streams as a server of before 2.12 does: what it does not
 // know it leaves out. One that is strict refuses it.
