@@ -1,6 +1,6 @@
-// Package bustest gives each test a bus of its own: a real server with real
-// streams, in memory, without a port, started in milliseconds and gone with the
-// test. Run does the same in virtual time, where an hour of waiting takes none.
+// Package bustest starts a bus for a test. Each bus has a NATS server of its own, with streams, in
+// memory and without a port. It starts in milliseconds and stops when the test ends. Run does the
+// same in virtual time, in which an hour of waiting takes no real time.
 package bustest
 
 import (
@@ -21,12 +21,13 @@ const (
 	drainTimeout = 5 * time.Second
 )
 
-// New returns a bus that is closed when the test ends; the test fails if the bus
-// could not be started, or leaves something behind then. What a Close or Shutdown of
-// the test's own returns is the test's to judge. It differs from
-// bus.New() in that warnings go to the test's log, strict publishing is on, the
-// memory for streams is limited to 64 MiB, and the drain timeout is 5 s; opts
-// come after those. Buses share nothing, so tests may run in parallel.
+// New returns a bus that is closed when the test ends. The test fails if the bus cannot be started,
+// or if closing it returns an error. If the test closes the bus itself, New does not check that
+// error.
+//
+// The bus differs from that of bus.New() as follows: warnings go to the log of the test, strict
+// publishing is on, the memory for streams is limited to 64 MiB, and the drain timeout is 5 s.
+// opts can change that. Buses share nothing, so tests may run in parallel.
 func New(tb testing.TB, opts ...bus.Option) *bus.Bus {
 	tb.Helper()
 	log := &testLog{tb: tb}
@@ -60,17 +61,21 @@ func isClosed(b *bus.Bus) bool {
 	}
 }
 
-// Run calls f in a testing/synctest bubble with a bus from New: the clock starts
-// on 1 January 2000 and jumps ahead whenever every goroutine waits, so timeouts,
-// retries and message ages take no real time, and synctest.Wait tells when
-// nothing moves any more. In the bubble there is no network (WithListen and WithURL
-// fail the test) and t.Parallel must be called before Run. A goroutine that outlives f,
-// as a handler that runs beyond the drain timeout, ends the test binary with synctest's
-// panic "deadlock: main bubble goroutine has exited". Of nats.go only functions that take a context can be used.
+// Run calls f with a bus from New, in a testing/synctest bubble. The clock starts on 1 January 2000.
+// It jumps ahead when every goroutine waits, so timeouts, retries and message ages take no real
+// time. synctest.Wait returns when every goroutine waits.
+//
+// Rules for a bubble:
+//
+//   - It has no network: WithListen and WithURL fail the test.
+//   - Call t.Parallel before Run.
+//   - No goroutine may outlive f. If one does, for example a handler that runs longer than the
+//     drain timeout, synctest panics with "deadlock: main bubble goroutine has exited".
+//   - Of nats.go use only functions that take a context.
 func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
 	t.Helper()
-	// The server reads the time from a ticker that the whole process shares. It
-	// has to run outside the bubble, or time would stand still inside.
+	// The server reads the time from a ticker of the whole process. The ticker must run
+	// outside of the bubble, or time would stand still inside.
 	ats.Register()
 	defer ats.Unregister()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,13 +88,14 @@ func Run(t *testing.T, f func(t *testing.T, b *bus.Bus), opts ...bus.Option) {
 	})
 }
 
-// testLog passes warnings to a test's log for as long as that takes any.
+// testLog writes warnings to the log of a test until the test ends. Safe for concurrent use.
 type testLog struct {
 	tb    testing.TB
 	mu    sync.Mutex
 	ended bool
 }
 
+// logger returns a logger that writes warnings and errors to l.
 func (l *testLog) logger() hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Name: "bus", Level: hclog.Warn, Output: l, DisableTime: true})
 }
@@ -104,6 +110,7 @@ func (l *testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// end makes Write drop everything: the log of an ended test must not be used.
 func (l *testLog) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,19 +13,19 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// BreakerSettings says when a CircuitBreaker opens and closes. The zero value
-// means the defaults.
+// BreakerSettings are the settings of a CircuitBreaker. The zero value has the defaults.
 type BreakerSettings struct {
-	// Failures is how many failures in a row open it; 0 means 5.
+	// Failures is the number of consecutive failures that open the breaker. 0 means 5.
 	Failures int
-	// OpenFor is how long it then refuses messages, at least 1 ms; 0 means 10 s.
+	// OpenFor is how long an open breaker refuses messages. It must be at least 1 ms. 0 means
+	// 10 s.
 	OpenFor time.Duration
-	// Probes is how many messages are let through after that, all of which must
-	// succeed for it to close; one failure opens it again. 0 means 1.
+	// Probes is how many messages the breaker lets through after OpenFor. If all succeed the
+	// breaker closes. One failure opens it again. 0 means 1.
 	Probes int
-	// IsFailure tells whether an error counts as a failure; others count as
-	// successes. The default counts all but those made with bus.Public, which
-	// are answers. It is called by several goroutines at once.
+	// IsFailure reports whether an error is a failure. Other errors count as successes. The
+	// default counts every error as a failure, except errors from bus.Public, which are
+	// answers. Several goroutines call it at once.
 	IsFailure func(error) bool
 }
 
@@ -37,40 +37,37 @@ const (
 	maxProbing      = time.Second
 )
 
-// OpenError is the error of a message that a CircuitBreaker refused. As the
-// error of a responder it reaches the caller as a *bus.RemoteError with the code
-// "503".
+// OpenError is the error for a message that an open CircuitBreaker refused. The caller of a
+// responder gets it as a *bus.RemoteError with the code "503".
 type OpenError struct {
-	// RetryIn is when the breaker lets messages through again. While it waits
-	// for the outcome of its probes that is not known; it is then OpenFor, but
-	// not more than 1 s.
+	// RetryIn is how long it takes until the breaker lets messages through again. While the
+	// probes run that is not known. Then RetryIn is OpenFor, but at most 1 s.
 	RetryIn time.Duration
 }
 
+// Error returns a text with RetryIn.
 func (e *OpenError) Error() string {
 	return fmt.Sprintf("bus: the circuit breaker is open: the handler failed too often and gets no messages for %v", e.RetryIn.Round(time.Millisecond))
 }
 
-// Unwrap returns what may be told to the caller of a responder.
+// Unwrap returns the error that the caller of a responder may see.
 func (e *OpenError) Unwrap() error { return errUnavailable }
 
 var errUnavailable = bus.Public("503", "temporarily unavailable, try again later")
 
-// CircuitBreaker keeps messages away from a handler that fails one after the
-// other, as when the database behind it is down, and so gives that time to
-// recover. While it is open the handler is not called and the error is an
-// *OpenError. For bus.Consume the message comes again when the breaker lets
-// messages through again, and that was no attempt (bus.Postpone); the message of a
-// bus.Subscribe is lost, as with any error.
+// CircuitBreaker returns a middleware that stops calling a handler after several consecutive
+// failures, for example because a database is down. So the database can recover. While the
+// breaker is open the handler is not called, and the error is an *OpenError. With bus.Consume
+// the message is redelivered when the breaker lets messages through again, and this does not
+// count as an attempt (see bus.Postpone). With bus.Subscribe the message is lost, as after any
+// error.
 //
-// A panic is a failure. Messages that could not be decoded or are not valid or were
-// postponed, and calls that were cancelled, say nothing about the handler and count neither as
-// success nor as failure.
+// A panic is a failure. A message that could not be decoded, is invalid or was postponed counts
+// neither as a success nor as a failure, and neither does a cancelled call.
 //
-// All handlers that are given the same value share one breaker: they open
-// together, as is right when they depend on the same thing. Give it with bus.Use
-// to those handlers. With bus.WithMiddleware one failing handler would stop all
-// of the bus.
+// All handlers with the same middleware value share one breaker. Use one breaker for handlers
+// that depend on the same resource, with bus.Use. With bus.WithMiddleware one failing handler
+// would stop all handlers of the bus.
 func CircuitBreaker(s BreakerSettings) (bus.Middleware, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -81,6 +78,7 @@ func CircuitBreaker(s BreakerSettings) (bus.Middleware, error) {
 	}, nil
 }
 
+// check returns an error for an invalid setting.
 func (s BreakerSettings) check() error {
 	const fn = "CircuitBreaker"
 	switch {
@@ -94,6 +92,7 @@ func (s BreakerSettings) check() error {
 	return nil
 }
 
+// withDefaults replaces zero settings with the defaults.
 func (s BreakerSettings) withDefaults() BreakerSettings {
 	if s.Failures == 0 {
 		s.Failures = defaultFailures
@@ -110,18 +109,20 @@ func (s BreakerSettings) withDefaults() BreakerSettings {
 	return s
 }
 
+// breaker is the state of a CircuitBreaker. Safe for concurrent use.
 type breaker struct {
 	gate      *gobreaker.TwoStepCircuitBreaker[struct{}]
 	isFailure func(error) bool
 	openFor   time.Duration
-	opened    atomic.Pointer[time.Time] // the last time; gobreaker keeps it to itself
+	opened    atomic.Pointer[time.Time] // when it opened last; gobreaker does not return that
 }
 
+// newBreaker returns a closed breaker.
 func newBreaker(s BreakerSettings) *breaker {
 	b := &breaker{isFailure: s.IsFailure, openFor: s.OpenFor}
 	b.gate = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests: uint32(s.Probes),
-		// It opens its gate after this time, not at it.
+		// gobreaker lets messages through after this time, and not at it.
 		Timeout:     s.OpenFor - 1,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= uint32(s.Failures) },
 		IsExcluded:  func(err error) bool { return errors.Is(err, errIgnored) },
@@ -137,9 +138,10 @@ func newBreaker(s BreakerSettings) *breaker {
 
 var (
 	errPanicked = errors.New("the handler panicked")
-	errIgnored  = errors.New("the outcome says nothing about the handler")
+	errIgnored  = errors.New("the outcome is neither a success nor a failure of the handler")
 )
 
+// call calls next if the breaker lets m through, and reports the outcome to the breaker.
 func (b *breaker) call(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) error {
 	report, err := b.gate.Allow()
 	if err != nil {
@@ -153,7 +155,7 @@ func (b *breaker) call(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) 
 	return err
 }
 
-// retryIn is how long a refused message should wait.
+// retryIn returns how long a refused message must wait.
 func (b *breaker) retryIn() time.Duration {
 	if left := b.openFor - time.Since(*b.opened.Load()); left > 0 {
 		return left
@@ -161,7 +163,7 @@ func (b *breaker) retryIn() time.Duration {
 	return min(b.openFor, maxProbing)
 }
 
-// judge returns what to report of a call that returned err: nil for a success.
+// outcome returns what to report for a call that returned err: nil for a success.
 func (b *breaker) outcome(err error) error {
 	switch {
 	case err == nil:
@@ -174,8 +176,8 @@ func (b *breaker) outcome(err error) error {
 	return nil
 }
 
-// saysNothing reports whether err is about the message, about a bus that stops,
-// or of a message that was not tried, as by a breaker further in.
+// isIgnored reports whether err is neither a success nor a failure of the handler: the message is
+// wrong, the bus stops, or the handler was not called, for example because of an inner breaker.
 func isIgnored(err error) bool {
 	var (
 		malformed *bus.CodecError
@@ -186,6 +188,7 @@ func isIgnored(err error) bool {
 	return errors.As(err, &malformed) || errors.As(err, &invalid) || errors.As(err, &open) || errors.As(err, &postponed) || errors.Is(err, context.Canceled)
 }
 
+// isPublic reports whether err is from bus.Public.
 func isPublic(err error) bool {
 	var public *bus.PublicError
 	return errors.As(err, &public)

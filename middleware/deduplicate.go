@@ -10,23 +10,21 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// Deduplicate drops messages that the handler has handled already: ones with the
-// subject and the ID of a message that succeeded less than window ago, in this
-// process. A dropped message counts as handled, so for bus.Consume it is
-// acknowledged. Messages without ID pass; those of a stream always have one
-// (Msg.ID), so a message that comes again because its acknowledgement was lost
-// is dropped too. Publishers give IDs with bus.MsgID.
+// Deduplicate returns a middleware that drops a message that the handler has already handled. Two
+// messages are the same if they have the same subject and the same ID (Msg.ID). A message is
+// dropped if the same message succeeded in this process less than window ago. A dropped message
+// counts as handled, so bus.Consume acknowledges it. A message without an ID is not dropped.
+// Publishers set IDs with bus.MsgID. A message of a stream always has an ID, so a message that
+// is redelivered because its acknowledgement was lost is dropped too.
 //
-// Dropping never loses a message: one whose first copy failed is handled, and
-// one that comes while its first copy is being handled waits for that outcome,
-// until its context ends. The subject belongs to the identity so that events of
-// several kinds may carry the same ID, as that of an order.
+// No message is lost. If the first copy failed, the next copy is handled. A copy that arrives
+// while another one is being handled waits for that outcome, until its context ends. Messages
+// of different subjects may have the same ID, for example the ID of an order.
 //
-// At most maxEntries messages are remembered, about 250 bytes each; the oldest
-// are forgotten first. Each subscription and consumer remembers by itself, also
-// when given the same value: otherwise only one of two would see a message.
-// Nothing survives the process; where that matters the handler has to know what
-// it did. Responders have no use for it: whoever sent a request that is dropped
+// At most maxEntries messages are remembered, with about 250 bytes each. The oldest ones are
+// forgotten first. Each subscription and each consumer remembers its own messages, even if they
+// share the middleware value. The memory does not survive the process. If that matters, the
+// handler itself must record what it has done. Do not use it for responders: a dropped request
 // gets no answer.
 func Deduplicate(window time.Duration, maxEntries int) (bus.Middleware, error) {
 	if window <= 0 {
@@ -46,11 +44,11 @@ func Deduplicate(window time.Duration, maxEntries int) (bus.Middleware, error) {
 	}, nil
 }
 
-// identity is what makes two messages the same.
+// identity identifies a message.
 type identity struct{ subject, id string }
 
-// seen is what one handler has done and is doing. A message is in running, then,
-// if it succeeded, in handled and order until it is forgotten.
+// recentIDs are the messages of one handler. A message is in running during the call. If it
+// succeeds, it is in handled and order until it is forgotten. Safe for concurrent use.
 type recentIDs struct {
 	window     time.Duration
 	maxEntries int
@@ -58,15 +56,16 @@ type recentIDs struct {
 	mu      sync.Mutex
 	running map[identity]chan struct{} // closed when the call has ended
 	handled map[identity]struct{}
-	order   list.List // of past, the oldest first
+	order   list.List // of handledID, the oldest first
 }
 
+// handledID is a message and when it was handled.
 type handledID struct {
 	identity
 	at time.Time
 }
 
-// once calls next unless m was handled.
+// once calls next if m was not handled yet. If a copy of m is running it waits for the outcome.
 func (s *recentIDs) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler) error {
 	id := identity{m.Subject, m.ID}
 	for {
@@ -85,8 +84,8 @@ func (s *recentIDs) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler
 	}
 }
 
-// begin claims id for the caller, unless it was handled or is being handled;
-// then first is closed when that has ended.
+// begin marks id as running for the caller. It does not if id was handled, or if id is running;
+// then first is closed when that call ends.
 func (s *recentIDs) begin(id identity) (first <-chan struct{}, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,6 +100,7 @@ func (s *recentIDs) begin(id identity) (first <-chan struct{}, handled bool) {
 	return nil, false
 }
 
+// run calls next and records the outcome.
 func (s *recentIDs) run(ctx context.Context, m *bus.RawMsg, id identity, next bus.RawHandler) error {
 	succeeded := false
 	defer func() { s.end(id, succeeded) }() // also when next panics
@@ -109,6 +109,7 @@ func (s *recentIDs) run(ctx context.Context, m *bus.RawMsg, id identity, next bu
 	return err
 }
 
+// end ends the running call of id.
 func (s *recentIDs) end(id identity, succeeded bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +124,7 @@ func (s *recentIDs) end(id identity, succeeded bool) {
 	s.forgetLocked(now)
 }
 
-// forgetLocked removes what is too old or too much.
+// forgetLocked removes messages that are older than window, and the oldest above maxEntries.
 func (s *recentIDs) forgetLocked(now time.Time) {
 	for e := s.order.Front(); e != nil; e = s.order.Front() {
 		p := e.Value.(handledID)

@@ -1,5 +1,5 @@
-// Package middleware has ready-made middleware for the handlers of a bus: for
-// all of them (bus.WithMiddleware) or for one (bus.Use).
+// Package middleware has middleware for the handlers of a bus. Use it for all handlers
+// (bus.WithMiddleware) or for one handler (bus.Use).
 //
 //	limit, err := middleware.Throttle(50, 10)
 //	if err != nil {
@@ -7,29 +7,27 @@
 //	}
 //	con, err := bus.Consume(ctx, orders, "billing", OrderPlaced, bill, bus.Use(limit))
 //
-// Each constructor returns a *bus.OptionError for an argument it cannot work
-// with. What they return is safe for concurrent use. Catching panics needs no
-// middleware, the bus does it outside all of them; those here let a panic pass
-// and count it as a failure.
+// Each constructor returns a *bus.OptionError for an invalid argument. The middleware that it
+// returns is safe for concurrent use. No middleware for panics is needed, because the bus
+// recovers from a panic outside of all middleware. The middleware here does not recover. It
+// counts a panic as a failure.
 //
 // # Order
 //
-// The first listed is the outermost. Where several are used together, this
-// order makes each see what it should:
+// The first middleware in the list is the outermost. If you use several, use this order:
 //
 //	bus.Use(logging, deduplicate, throttle, breaker, timeout)
 //
-// A duplicate then takes no turn of the throttle, waiting for a turn is neither
-// the breaker's failure nor the handler's time, and a handler that runs into its
-// timeout counts for the breaker.
+// Then a duplicate does not wait in the throttle. The wait in the throttle is not a failure for
+// the breaker and is not part of the timeout. A handler that exceeds the timeout is a failure
+// for the breaker.
 //
-// # What is shared
+// # Shared state
 //
-// Handlers that are given the same Throttle or CircuitBreaker share its rate or
-// its state; that is how two handlers that use one database open together. Make
-// one for each thing that is to be limited. Deduplicate remembers for each
-// subscription, responder and consumer by itself. Timeout and Logging remember
-// nothing.
+// Handlers with the same Throttle or CircuitBreaker value share its rate or its state. So one
+// breaker stops all handlers that use the same database. Make one value for each resource.
+// Deduplicate has separate state for each subscription, responder and consumer. Timeout and
+// Logging have no state.
 package middleware
 
 import (
@@ -39,12 +37,12 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// invalid reports an argument of one of the constructors.
+// invalid returns the error for an invalid argument of a constructor.
 func invalid(fn, arg, reason string) error {
 	return &bus.OptionError{Option: "middleware." + fn, Reason: arg + " " + reason}
 }
 
-// ended is the error of a message whose context ended while it waited.
+// waitError returns the error for a message whose context ended while it waited.
 func waitError(ctx context.Context, what string) error {
 	return fmt.Errorf("bus: the message's context ended while it waited for %s: %w", what, ctx.Err())
 }

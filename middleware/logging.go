@@ -13,27 +13,27 @@ import (
 	"github.com/omnibus-go/bus/internal/slogsink"
 )
 
-// LoggingOption changes Logging.
+// LoggingOption is an option of Logging and SlogLogging.
 type LoggingOption interface{ onLogging(*logging) }
 
 type loggingOption func(*logging)
 
 func (f loggingOption) onLogging(l *logging) { f(l) }
 
-// HandledLevel is the level of the lines for messages that were handled; the
-// default is hclog.Debug. With hclog.Off only failures are logged.
+// HandledLevel sets the level of the line for a handled message. The default is hclog.Debug. With
+// hclog.Off only failures are logged.
 func HandledLevel(level hclog.Level) LoggingOption {
 	return loggingOption(func(l *logging) { l.handled = level })
 }
 
-// Logging writes one line for each message when its handler has returned: at
-// Debug when it was handled, at Warn with the error when it was not, at Error
-// when it panicked. The fields are subject, for a message of a stream also
-// stream, sequence and attempt, for one that was given an ID also id, and
-// duration. Payloads and headers are never logged.
+// Logging returns a middleware that logs one line for each message when the handler has returned.
+// The level is Debug if the message was handled, Warn with the error if the handler failed, and
+// Error if the handler panicked. The fields are subject and duration. A message of a stream also
+// has stream, sequence and attempt. A message whose publisher set an ID also has id. Payloads
+// and headers are never logged.
 //
-// Failures are logged by the bus as well (bus.WithEvents tells of them); what
-// this adds is the successes and the durations.
+// The bus itself logs failures and reports them as events (bus.WithEvents). This middleware adds
+// successes and durations.
 func Logging(logger hclog.Logger, opts ...LoggingOption) (bus.Middleware, error) {
 	if logger == nil {
 		return nil, invalid("Logging", "logger", "is nil")
@@ -52,8 +52,7 @@ func Logging(logger hclog.Logger, opts ...LoggingOption) (bus.Middleware, error)
 	return l.wrap, nil
 }
 
-// SlogLogging is Logging for log/slog; with a HandledLevel of hclog.Trace the line is
-// four below slog's Debug.
+// SlogLogging is Logging for log/slog. The level hclog.Trace becomes slog.LevelDebug - 4.
 func SlogLogging(logger *slog.Logger, opts ...LoggingOption) (bus.Middleware, error) {
 	if logger == nil {
 		return nil, invalid("SlogLogging", "logger", "is nil")
@@ -61,12 +60,14 @@ func SlogLogging(logger *slog.Logger, opts ...LoggingOption) (bus.Middleware, er
 	return Logging((&slogsink.Sink{Logger: logger}).Named("handler"), opts...)
 }
 
+// logging is the middleware of Logging.
 type logging struct {
 	logger  hclog.Logger
 	handled hclog.Level
-	sinks   bool // the logger passes lines on to sinks whatever its own level is
+	sinks   bool // the logger passes lines of every level on to its sinks
 }
 
+// wrap implements bus.Middleware.
 func (l *logging) wrap(next bus.RawHandler) bus.RawHandler {
 	return func(ctx context.Context, m *bus.RawMsg) (err error) {
 		began := time.Now()
@@ -78,7 +79,7 @@ func (l *logging) wrap(next bus.RawHandler) bus.RawHandler {
 	}
 }
 
-// log writes the line of m.
+// log logs the line for m.
 func (l *logging) log(m *bus.RawMsg, err error, returned bool, took time.Duration) {
 	level, text := l.handled, "handled"
 	switch {
@@ -97,13 +98,12 @@ func (l *logging) log(m *bus.RawMsg, err error, returned bool, took time.Duratio
 	l.logger.Log(level, text, append(args, "duration", took)...)
 }
 
-// silent reports that a line of this level would go nowhere, which saves making
-// it.
+// isSilent reports whether a line of this level would be dropped. Then log does not make it.
 func (l *logging) isSilent(level hclog.Level) bool {
 	return level == hclog.Off || !l.sinks && level < l.logger.GetLevel()
 }
 
-// fields say which message it is.
+// fields returns the fields that identify m.
 func fields(m *bus.RawMsg) []any {
 	args := make([]any, 0, 12)
 	args = append(args, "subject", m.Subject)
@@ -116,8 +116,8 @@ func fields(m *bus.RawMsg) []any {
 	return args
 }
 
-// positional reports whether m has the ID of a message that was given none: its
-// place in the stream.
+// hasStreamID reports whether the ID of m is its stream and sequence. A message of a stream has such
+// an ID if the publisher set none.
 func hasStreamID(m *bus.RawMsg) bool {
 	sequence, ok := strings.CutPrefix(m.ID, m.Stream+"/")
 	return ok && m.Stream != "" && sequence == strconv.FormatUint(m.Sequence, 10)

@@ -12,18 +12,20 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// Throttle lets perSecond messages a second through, and burst of them at once
-// after a pause. The others wait for their turn, in the order in which they came,
-// each in its place among those that may be handled at once (bus.Concurrency).
-// All handlers that are given the same value share the rate.
+// Throttle returns a middleware that limits the rate of messages to perSecond a second. After a
+// pause it lets up to burst messages through at once. Other messages wait, in the order in which
+// they arrived. A waiting message counts for bus.Concurrency. All handlers with the same
+// middleware value share the rate.
 //
-// A message whose context ends first fails with the context's error, at once
-// when its turn would come after its deadline; one of a stream comes again then, at
-// the time of that turn. Messages of a stream that wait when the bus begins to stop
-// go back to the stream for later. Both are no attempts (bus.Postpone). Core messages
-// go on waiting, until the drain timeout. Core messages that arrive
-// faster than they are let through pile up and are dropped at
-// bus.PendingLimits; those of a stream stay there.
+// If the context of a message ends while it waits, the message fails with the error of the
+// context. If it would have to wait longer than its deadline, it fails at once; a message of a
+// stream is then redelivered when its turn would have come. When the bus begins to stop,
+// waiting messages of streams are returned to their stream. Neither of these counts as an attempt (see
+// bus.Postpone).
+//
+// Core messages wait until the drain timeout of the bus. If they arrive faster than the rate they
+// queue up, and messages above bus.PendingLimits are dropped. Messages of a stream stay in the
+// stream.
 func Throttle(perSecond float64, burst int) (bus.Middleware, error) {
 	if !(perSecond > 0) || math.IsInf(perSecond, 1) { // NaN is not more than zero
 		return nil, invalid("Throttle", "perSecond", fmt.Sprintf("must be a number more than zero, not %v", perSecond))
@@ -42,11 +44,13 @@ func Throttle(perSecond float64, burst int) (bus.Middleware, error) {
 	}, nil
 }
 
+// aTurn is what a message waits for, in error texts.
 const aTurn = "its turn in Throttle"
 
 var errStopping = errors.New("bus: stopping before the message had its turn in Throttle; it goes back to its stream")
 
-// takeTurn waits until m may go on. limiter.Wait does not know of stopping.
+// awaitTurn waits until m may be handled. It does not use limiter.Wait, which does not end when the
+// bus stops.
 func awaitTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error {
 	if ctx.Err() != nil {
 		return waitError(ctx, aTurn)
@@ -68,14 +72,15 @@ func awaitTurn(ctx context.Context, limiter *rate.Limiter, m *bus.RawMsg) error 
 	return err
 }
 
-// stoppingFor is closed when m should not wait longer because the bus stops.
+// stoppingFor returns a channel that is closed when m must stop waiting because the bus stops.
 func stoppingFor(ctx context.Context, m *bus.RawMsg) <-chan struct{} {
 	if m.Stream == "" {
-		return nil // it would be lost
+		return nil // a core message would be lost
 	}
 	return bus.Stopping(ctx)
 }
 
+// sleep waits for delay. It returns an error if ctx ends or stopping is closed before.
 func sleep(ctx context.Context, delay time.Duration, stopping <-chan struct{}) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()

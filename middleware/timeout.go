@@ -8,13 +8,13 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// Timeout sets a deadline for what is inside it: ctx ends d after the call
-// began, or earlier if it had an earlier deadline. A handler that ignores its
-// context is waited for all the same, and what it returns counts.
+// Timeout returns a middleware that sets a deadline for the inner middleware and the handler. The
+// context ends d after the call began, or at an earlier deadline. A handler that ignores its
+// context is not interrupted. Timeout waits for it and returns its result.
 //
-// It differs from the option bus.HandlerTimeout in where the clock starts. That
-// option is for one handler and outside all middleware, so time spent waiting in
-// it (Throttle) counts; this is for a whole bus too, and counts from its place.
+// The option bus.HandlerTimeout is for one handler and starts its clock before all middleware, so
+// the wait in a Throttle counts. Timeout can be used for the whole bus, and starts its clock at
+// its position among the middleware.
 func Timeout(d time.Duration) (bus.Middleware, error) {
 	if d <= 0 {
 		return nil, invalid("Timeout", "d", fmt.Sprintf("must be more than zero, not %v", d))
