@@ -1,7 +1,6 @@
-// Package bus is an event bus with a NATS server inside. New starts a real
-// server with JetStream in this process, without a port, and returns a [Bus] on
-// it; [Connect] returns a bus on a server that exists. The rest of a program is
-// the same on both.
+// Package bus is an event bus with a NATS server inside. [New] starts a real server with
+// JetStream in this process, without a port, and returns a [Bus] on it. [Connect] returns a
+// bus on an existing server. The rest of a program is the same on both.
 //
 //	const OrderPlaced bus.Subject[Order] = "shop.orders.*.placed.v1"
 //
@@ -10,13 +9,12 @@
 //	err = bus.Publish(ctx, b, OrderPlaced.At("eu"), Order{ID: "o-1"})
 //	err = b.Close()
 //
-// Functions that carry a type are functions and not methods, since Go's methods
-// can have no type parameters of their own: Publish(ctx, b, …), not
-// b.Publish(ctx, …). The documentation lists those that return a type of the
-// package under that type: New under Bus, Subscribe under Subscription, Consume
-// under Consumer, PublishTo under Ack.
+// Calls that carry a type are functions and not methods, because methods of Go cannot have
+// type parameters of their own: Publish(ctx, b, …), not b.Publish(ctx, …). The
+// documentation lists a function under the type that it returns: New under Bus, Subscribe
+// under Subscription, Consume under Consumer, PublishTo under Ack.
 //
-// A request has one reply, or an error that says which way it failed:
+// A request has one reply, or an error that says what happened:
 //
 //	const GetQuote bus.Endpoint[Ask, Quote] = "shop.quotes.get.v1"
 //
@@ -28,7 +26,7 @@
 //	})
 //	quote, err := bus.Request(ctx, b, GetQuote, Ask{SKU: "tea"})
 //
-// What must not be lost goes into a stream. A program that stores orders, handles
+// Messages that must not be lost belong into a stream. This program stores orders, handles
 // each at least once, and stops in order on a signal:
 //
 //	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -36,125 +34,120 @@
 //	b, err := bus.New(bus.WithStoreDir("data"))
 //	orders, err := b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(OrderPlaced)})
 //	_, err = bus.Consume(ctx, orders, "billing", OrderPlaced, func(ctx context.Context, m *bus.Msg[Order]) error {
-//		return bill(ctx, m.Data) // an error: it comes again, see Retry; bus.Permanent: a dead letter at once
+//		return bill(ctx, m.Data) // an error: the message comes again, see Retry; bus.Permanent: a dead letter at once
 //	}, bus.Concurrency(4))
 //	_, err = bus.PublishTo(ctx, orders, OrderPlaced.At("eu"), Order{ID: "o-2"}, bus.MsgID("o-2")) // nil: it is stored
 //	<-ctx.Done()
 //	stop()          // a second signal ends the program at once
-//	err = b.Close() // handlers finish; what was not begun comes at the next start
+//	err = b.Close() // handlers finish; messages whose handling has not begun come at the next start
 //
 // # Promises
 //
-// [Publish], [PublishBatch] and [PublishAsync] deliver at most once, to whoever
-// is subscribed at that moment. Messages of one bus on one subject arrive in
-// order, as long as one of the three functions sends them. A [Subscribe] handler
-// that is too slow loses what exceeds [PendingLimits]; that is counted and
-// reported. None of them promises storage: on a subject that a stream stores
-// they warn, or fail under [WithStrictPublish].
+// [Publish], [PublishBatch] and [PublishAsync] deliver a message at most once, to everyone
+// who is subscribed at that moment. Messages of one bus on one subject arrive in order, as
+// long as the same function sends them. A [Subscribe] handler that is too slow loses the
+// messages that exceed [PendingLimits]; they are counted and reported. None of the three
+// promises storage. On a subject that a stream stores they log a warning, or fail under
+// [WithStrictPublish].
 //
-// [Request] gives one reply or an error that says which way it failed:
-// ErrNoResponders, ErrTimeout, *RemoteError, ErrUnknownOutcome, ErrClosed. On a
-// subject that a stream stores it is a *CapturedError.
+// [Request] returns one reply, or an error that says what happened: ErrNoResponders,
+// ErrTimeout, *RemoteError, ErrUnknownOutcome, ErrClosed. On a subject that a stream stores
+// it returns a *CapturedError.
 //
-// [PublishTo] returns nil when the message is stored. How safely depends on the
-// stream and the bus: in memory until the process ends; on disk ([WithStoreDir])
-// it survives kill -9 and power cuts, or with [WithSync] and [SyncEvery] kill -9
-// only; on an external server as that is configured. With [MsgID] a message is
-// stored once within the stream's Duplicates window, and a lost answer makes
-// PublishTo ask again; without it that is ErrUnknownOutcome. [PublishToAsync] gives a
-// future for the same result, [PublishToBatch] stores several messages or none.
+// [PublishTo] returns nil when the message is stored. How safe it is then depends on the
+// stream and the bus. In memory it lasts until the process ends. On disk ([WithStoreDir]) it
+// survives kill -9 and power cuts, or only kill -9 with [WithSync] and [SyncEvery]. On an
+// external server it is as safe as that server is configured. With [MsgID] the stream stores
+// a message once within its Duplicates window, and PublishTo repeats the call when the
+// answer is lost. Without MsgID a lost answer is ErrUnknownOutcome. [PublishToAsync] returns
+// a future of the same result. [PublishToBatch] stores several messages or none.
 //
-// [Bus.Stream] on an existing stream removes no message and makes none less safe,
-// unless [AllowShrink] says so; [Stream.Plan] tells beforehand what would be removed.
-// An older version of a program, by its Revision, never undoes what a newer one did.
+// [Bus.Stream] never deletes messages of an existing stream and never weakens it, unless
+// [AllowShrink] is given. [Stream.Plan] tells beforehand what a declaration would do. With a
+// Revision, an older version of a program never undoes what a newer one declared.
 //
-// [Consume] handles each stored message at least once. A message is done when its
-// handler returns nil. After an error it is tried again as [Retry] says, while
-// others go on; when that is of no use it becomes a dead letter, which keeps its
-// payload and says why ([Stream.DeadLetters], [Stream.Redrive]). Acknowledgements
-// reach the disk within about 100 ms, so after a crash the last ones may come
-// again. A message that ends the process each time becomes a dead letter, too
-// (RetryPolicy.MaxCrashes).
+// [Consume] handles each stored message at least once. A message is done when its handler
+// returns nil. After an error the message is tried again as [Retry] says, while others go on.
+// After the last attempt it becomes a dead letter, which keeps its payload and the reason
+// ([Stream.DeadLetters], [Stream.Redrive]). Acknowledgements reach the disk within about
+// 100 ms, so after a crash the latest messages may be delivered again. A message that ends
+// the process each time becomes a dead letter, too (RetryPolicy.MaxCrashes).
 //
-// With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each
-// key are handled in order, one at a time, over failures, restarts and crashes;
-// [OnStuckKey] says what becomes of those behind one that cannot be handled. Several
-// processes with the same durable share that work and keep the order together.
+// With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each key are
+// handled in order, one at a time. This holds over failures, restarts and crashes.
+// [OnStuckKey] says what happens to the messages behind one that cannot be handled. Several
+// processes with the same durable share the work and keep the order together.
 //
-// [Stream.Consume] shares a durable's messages out to handlers of several types;
-// [ConsumeBatch] gives a handler many at once. A durable can be paused and sent back:
-// [Consumer.Pause], [Consumer.Rewind].
+// [Stream.Consume] gives the messages of a durable to handlers of several types.
+// [ConsumeBatch] gives a handler several messages at once. [Consumer.Pause] pauses a durable,
+// [Consumer.Rewind] sends it back.
 //
-// [Bus.Close] loses nothing that was accepted, or its error says what it left
-// behind: *DrainError, *UnsentError.
+// [Bus.Close] loses nothing that was accepted, or its error says what it left behind:
+// *DrainError, *UnsentError.
 //
 // # Concurrency
 //
-// A bus, its subscriptions, streams and consumers can be used by several
-// goroutines at once. The handler of one subscription, responder or consumer runs
-// one message at a time unless [Concurrency] allows more; handlers of different
-// ones run at the same time. So a handler needs no lock for what only it uses.
-// Several calls at once keep no order, but for messages of the same key.
+// Several goroutines can use a bus, its subscriptions, streams and consumers at once. The
+// handler of one subscription, responder or consumer runs for one message at a time, unless
+// [Concurrency] allows more. Handlers of different ones run at the same time. So a handler
+// needs no lock for data that only it uses. Concurrent calls keep no order, except for
+// messages of the same key.
 //
-// A core handler that is the only one of its subscription runs on the goroutine
-// that receives its messages. It may take its time, publish, request, and close
-// the bus; other subscriptions do not wait for it.
+// A handler of Subscribe or Respond with a Concurrency of 1 runs on the goroutine that
+// receives its messages. It may take long, publish, request, and close the bus. Other
+// subscriptions do not wait for it.
 //
-// Close and Shutdown may be called from a handler. They do not wait for that
-// handler then.
+// A handler may call Close and Shutdown. They do not wait for that handler.
 //
 // # Contexts
 //
-// The context of a call bounds that call, and nothing else: a stream, consumer or
-// bus lives on when the context it was made with ends. Where a context has no
-// deadline, the bus's timeout holds ([WithTimeout], 5 s); for Close, Drain and
-// Unsubscribe it is the drain timeout ([WithDrainTimeout], 30 s).
+// The context of a call bounds that call and nothing else. A stream, consumer or bus lives
+// on when the context it was made with ends. If a context has no deadline, the timeout of the
+// bus holds ([WithTimeout], 5 s). For Close, Drain and Unsubscribe it is the drain timeout
+// ([WithDrainTimeout], 30 s).
 //
-// A handler's context does not end when the bus begins to stop, so that the
-// handler can finish its work. It ends when the drain timeout is used up, or at
-// the deadline of [HandlerTimeout]. [Stopping] tells a handler that the bus has
-// begun to stop.
+// The context of a handler does not end when the bus begins to stop, so that the handler can
+// finish. It ends when the drain timeout is used up, or at the deadline of [HandlerTimeout].
+// [Stopping] tells a handler that the bus has begun to stop.
 //
 // # Errors
 //
-// Errors are values like ErrClosed, for errors.Is, and types like *SubjectError,
-// for errors.As; each call's documentation lists them. What is wrong with a
-// message (*SubjectError, *CodecError, *ValidationError, *PayloadError) is found
-// before anything is sent. Options that are wrong are reported all at once, as
-// joined *OptionError values.
+// Errors are values such as ErrClosed, for errors.Is, and types such as *SubjectError, for
+// errors.As. The documentation of each call lists them. Errors in a message (*SubjectError,
+// *CodecError, *ValidationError, *PayloadError) are found before anything is sent. A call
+// reports all wrong options at once, as joined *OptionError values.
 //
-// What no call can return (a failed core handler, a slow consumer, a lost
-// connection) is logged and goes to the function of [WithEvents].
+// What no call can return, such as a failed handler of Subscribe, a slow consumer or a lost
+// connection, is logged and given to the function of [WithEvents]. See package event.
 //
-// A handler's error makes Consume try again; [RetryAfter] says when, [Postpone] that
-// this was no attempt, [Permanent] that it is of no use. A responder's error reaches the requester as "internal
-// error", unless it is made with [Public]; a request that cannot be read is
-// answered with code "400". A panic in a handler counts as an error, *PanicError,
-// and so does runtime.Goexit, with which t.FailNow ends it ([ErrExited]).
+// After an error of its handler, Consume tries the message again. [RetryAfter] says when.
+// [Postpone] says that the call was no attempt. [Permanent] says that another attempt would
+// fail as well. The error of a responder reaches the requester as "internal error", unless it
+// is made with [Public]. A request that cannot be decoded is answered with the code "400". A
+// panic in a handler is an error (*PanicError). So is a handler that ends its goroutine, as
+// t.FailNow does ([ErrExited]).
 //
 // # Messages
 //
-// A value is encoded with the codec that the call names with [As], or that a rule
-// of [WithCodecFor] names for the subject, or that the type implies ([]byte as it
-// is, json.RawMessage as it is, generated protobuf messages as protobuf), or else
-// the bus's own: JSON, unless [WithCodec] says otherwise. A string is JSON too:
-// use As(codec.Text) for plain text. See package codec.
+// The codec of a value is the one that the call names with [As], or a rule of [WithCodecFor]
+// for the subject, or the one that the type implies ([]byte and json.RawMessage as they are,
+// generated protobuf messages as protobuf), or the codec of the bus: JSON, unless [WithCodec]
+// says otherwise. A string is JSON, too: use As(codec.Text) for plain text. See package codec.
 //
-// Who reads a subject with another struct than who writes it gets what both have in
-// common, and zero values for the rest: JSON passes over fields that it does not know.
-// A Validate method tells.
+// A reader may use another struct than the writer. It gets the fields that both have, and
+// zero values for the others: JSON ignores unknown fields. A Validate method can refuse them.
 //
-// A message has a header only where it says something: Content-Type for a codec
-// that a receiver would not assume, Content-Encoding for a compressed payload,
-// Nats-Msg-Id with MsgID, trace context with a tracer. So any NATS client can talk
-// to a bus in JSON. The whole format is described in docs/wire.md.
+// A message has a header only if it is needed: Content-Type for a codec that a receiver would
+// not assume, Content-Encoding for a compressed payload, Nats-Msg-Id with MsgID, trace context
+// with a tracer. So any NATS client can talk to a bus in JSON. docs/wire.md describes the
+// whole format.
 //
-// A type with a method Validate() error, on it or its pointer, has that called
-// when a value is sent and when one is received.
+// If a type or its pointer has a method Validate() error, the bus calls it when a value is
+// sent and when one is received.
 //
 // # Options
 //
-// Each call takes the options that make sense for it; others do not compile.
+// Each call accepts the options that make sense for it. Others do not compile.
 //
 //	New           Option: WithStoreDir, WithSync, WithMaxStore, WithMaxMemory, WithMaxPayload, WithListen,
 //	              WithServerOptions, WithURL, and all of the next two lines
@@ -176,10 +169,10 @@
 //	              StartAtFirst, StartAtLast, StartAtNew, StartAtSequence, StartAtTime,
 //	              KeyBySubject, KeyByToken, KeyByHeader, KeyBy, OnStuckKey
 //
-// Ready-made middleware for WithMiddleware and Use is in package middleware.
+// Package middleware has middleware for WithMiddleware and Use.
 //
 // # Tests
 //
-// Package bustest gives each test a bus of its own, started in milliseconds, in
-// virtual time if wanted.
+// Package bustest gives each test its own bus. It starts in milliseconds and can run in
+// virtual time.
 package bus
