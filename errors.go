@@ -200,18 +200,6 @@ func (e *CapturedError) Error() string {
 	return fmt.Sprintf("bus: subject %q is stored by stream %q: %s", e.Subject, e.Stream, what)
 }
 
-// SlowConsumerError reports messages that were dropped because a subscription's
-// handler did not keep up and its pending limits were reached. It comes as an
-// event (event.SlowConsumer), since no call could return it.
-type SlowConsumerError struct {
-	Subject string
-	Dropped int // messages since the subscription began
-}
-
-func (e *SlowConsumerError) Error() string {
-	return fmt.Sprintf("bus: subscription to %q is too slow: %d messages dropped so far; make its handler faster, add Concurrency, or raise PendingLimits", e.Subject, e.Dropped)
-}
-
 // UnsentError is returned by Shutdown when messages accepted by PublishAsync
 // did not reach the server for certain, or messages of PublishToAsync may not be
 // stored: of these each future tells more.

@@ -3,6 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -25,7 +28,7 @@ type Subscription struct {
 	pendingMsgs, pendingBytes int // limits
 
 	stopOnce *lifecycle.StopOnce
-	slow     slow
+	drops    dropReports
 }
 
 // Subscribe has h handle the messages published to s, which may have wildcards.
@@ -152,7 +155,53 @@ func (s *Subscription) troubled(err error) {
 		s.bus.report(event.Event{Kind: event.ServerError, Subject: s.Subject(), Err: err})
 		return
 	}
-	s.dropping()
+	s.reportDropped(false)
+}
+
+// dropReportInterval is the least time between two reports of dropped messages.
+const dropReportInterval = time.Minute
+
+// dropReports is what was reported about the messages that a subscription drops.
+type dropReports struct {
+	mu       sync.Mutex
+	counted  int64       // dropped messages that the metrics know
+	reported int64       // dropped messages in the last report
+	last     time.Time   // when that was
+	timer    *time.Timer // for what is not reported yet; nil until the first message is dropped
+	ended    bool        // the subscription has ended: no report follows
+}
+
+// reportDropped counts the messages that s has dropped, and reports them if there are new
+// ones: the first at once, then once a minute, and the rest at the end. nats.go calls it
+// when a message is dropped after one that was not. The timer calls it for the others, and
+// the end of s with final. The report runs without the lock, because the user's function
+// may end s.
+func (s *Subscription) reportDropped(final bool) {
+	d := &s.drops
+	d.mu.Lock()
+	dropped := int64(s.core.Dropped())
+	if dropped > d.counted {
+		s.bus.core.Telemetry.Dropped(s.receiver.pattern, s.receiver.group, dropped-d.counted)
+		d.counted = dropped
+	}
+	due := dropped > d.reported && !d.ended && (final || time.Since(d.last) >= dropReportInterval)
+	if due {
+		d.reported, d.last = dropped, time.Now()
+	}
+	d.ended = d.ended || final
+	switch {
+	case d.timer == nil && !d.ended:
+		d.timer = time.AfterFunc(dropReportInterval, func() { s.reportDropped(false) })
+	case d.timer != nil && d.ended:
+		d.timer.Stop()
+	case d.timer != nil:
+		d.timer.Reset(dropReportInterval)
+	}
+	d.mu.Unlock()
+	if due {
+		err := fmt.Errorf("bus: subscription to %q is too slow: %d messages dropped so far; make its handler faster, add Concurrency, or raise PendingLimits", s.Subject(), dropped)
+		s.bus.report(event.Event{Kind: event.SlowConsumer, Subject: s.Subject(), Dropped: int(dropped), Err: err})
+	}
 }
 
 // Subject is the pattern subscribed to.
@@ -256,7 +305,7 @@ func (s *Subscription) finish(ctx context.Context, how func() error) error {
 		if why := how(); why != nil && !errors.Is(why, errStopped) {
 			err = s.unfinished(why)
 		}
-		s.slow.end(ctx, s)
+		s.reportDropped(true)
 		s.bus.services.Remove(s.endpoint)
 		s.bus.retire(s)
 		return err

@@ -29,8 +29,8 @@ const (
 	// its goroutine (bus.ErrExited). The subscription has ended with it.
 	SubscriptionEnded Kind = "subscription ended"
 	// SlowConsumer: a subscription dropped messages because its handler is too slow.
-	// Dropped is how many so far. It is reported at the first dropped message, then after
-	// 1 s, 2 s, 4 s and so on up to every minute while messages are dropped, and at the end.
+	// Dropped is how many so far. It is reported at the first dropped message, then at most
+	// once a minute while messages are dropped, and when the subscription ends.
 	SlowConsumer Kind = "slow consumer"
 	// PublishFailed: PublishAsync accepted a message and could not send it.
 	PublishFailed Kind = "publish failed"

@@ -35,7 +35,6 @@ type Bus struct {
 // value is ready to use and every field is safe for concurrent use. The queue
 // counts the calls themselves. It must not be copied.
 type Handler struct {
-	Dropped     atomic.Int64 // messages lost to a full queue
 	Redelivered atomic.Int64 // messages taken in that the server had delivered before
 	Errors      atomic.Int64 // handler calls that returned an error or panicked
 	Panics      atomic.Int64 // handler calls that panicked
