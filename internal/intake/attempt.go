@@ -44,7 +44,7 @@ func (s *skipped) add() {
 }
 
 // attempt calls the handler of del, unless it must not be called, now or ever. Not
-// now, called is false; then del has been seen to. A worker calls it.
+// now, called is false; then del waits here, or is held back. A worker calls it.
 func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called bool) {
 	if d.cfg.Recovery == nil {
 		return d.cfg.Run(del), true

@@ -26,8 +26,8 @@ func (d *Durable) Confirm(ctx context.Context) error {
 }
 
 // confirm does so for one consumer. That takes settlements in order, so repeating the
-// last one as a request tells. Nobody answers for a message that the consumer, which was
-// sent back, has not sent yet, nor where the consumer is gone: then there is nothing to
+// last one as a request is enough. Nobody answers for a message that a consumer has not sent
+// yet, because it was sent back, nor where the consumer is gone: then there is nothing to
 // confirm.
 func (p *puller) confirm(ctx context.Context) error {
 	last := p.unconfirmed()

@@ -12,9 +12,9 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// The server tells those whose requests wait that the consumer was deleted. A
-// consumer whose window is full has none waiting; it only finds that nobody takes
-// its next request, which has harmless causes too. So it asks.
+// Where a request for messages waits, the server answers it with a status when the consumer
+// is deleted. A puller whose window is full has no request waiting. It only finds that
+// nobody takes its next one, which has harmless causes too. So it asks.
 
 // The server's error codes for a consumer and a stream that do not exist.
 const (

@@ -147,10 +147,10 @@ func (s *Core) Pending() (msgs, bytes int) {
 	return msgs + waiting, bytes + waitingBytes
 }
 
-// atRest is Pending and InFlight of one moment in which nats.go's goroutine is not
+// snapshot is Pending and InFlight of one moment in which nats.go's goroutine is not
 // between two messages. There it has no handler running, and still counts as waiting
 // what its handler has returned from. That moment is short, and waited for.
-func (s *Core) atRest() (pending, running int) {
+func (s *Core) snapshot() (pending, running int) {
 	for look := range 1100 {
 		begun, ended := s.Begun(), s.Ended()
 		pending, _ = s.Pending()
@@ -220,7 +220,7 @@ func (s *Core) leftBehind(err error) error {
 	if err == nil {
 		return nil
 	}
-	pending, running := s.atRest()
+	pending, running := s.snapshot()
 	if pending+running == 0 {
 		return nil
 	}
@@ -237,7 +237,7 @@ func (s *Core) Close(ctx context.Context) error {
 // end takes no more messages and begins none.
 func (s *Core) end() {
 	s.Dropped() // keep the last count
-	left, _ := s.atRest()
+	left, _ := s.snapshot()
 	s.left.Store(int64(left))
 	_ = s.sub.Unsubscribe()
 	s.unwatch()
@@ -247,7 +247,7 @@ func (s *Core) end() {
 func (s *Core) drain(ctx context.Context) error {
 	begun := s.queue.Begun()
 	waiting, _ := s.Pending()
-	// Where the server cannot be told, what has arrived is handled all the same.
+	// Where the server cannot be reached, what has arrived is handled all the same.
 	_ = s.link.EndInterest(ctx, s.sub, s.cfg.Timeout)
 	own := 0
 	if s.queue.Concurrency() == 1 && s.queue.RunsCaller(ctx) {

@@ -45,7 +45,7 @@ func (d *Durable) Drain(ctx context.Context) error {
 	return err
 }
 
-// Abandon ends the intake at once: it takes nothing more and tells the server nothing
+// Abandon ends the intake at once: it takes nothing more and sends the server nothing
 // about what it has. Handlers that run go on, see Wait.
 func (d *Durable) Abandon() {
 	d.mu.Lock()
@@ -80,7 +80,7 @@ func (d *Durable) end() {
 
 // drain does what Drain does before it closes.
 func (d *Durable) drain(ctx context.Context) error {
-	// Where the server cannot be told, the rest is done all the same.
+	// Where the server cannot be reached, the rest is done all the same.
 	var err error
 	for _, p := range d.pullers {
 		_ = d.link.EndInterest(ctx, p.sub, d.cfg.Timeout)
@@ -159,6 +159,13 @@ func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery
 	return back
 }
 
+// isOurs reports whether del is this process's to settle.
+func (d *Durable) isOurs(del *wire.Delivery) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held[positionOf(del)].hold == del.Stored.HoldID
+}
+
 // notBegun stops what lets messages begin and returns those that have not.
 func (d *Durable) notBegun() []due {
 	left := d.removeWaiting()
@@ -167,7 +174,7 @@ func (d *Durable) notBegun() []due {
 	return append(left, dueNow(append(stopped, d.isolation.Stop()...))...)
 }
 
-// takeUnfinished returns what was tried in vain since the drain began.
+// takeUnfinished returns the messages that failed since the drain began.
 func (d *Durable) takeUnfinished() []due {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -177,7 +184,7 @@ func (d *Durable) takeUnfinished() []due {
 }
 
 // emptied waits until nats.go's list of a subscription has no more than own
-// messages. nats.go tells nobody when, hence the polling; it happens only while a
+// messages. nats.go has no signal for that, hence the polling; it happens only while a
 // subscription closes. A message counts until its callback has returned. A
 // subscription that has ended has none: what waited is lost. One that is lost will not
 // be emptied.

@@ -85,7 +85,7 @@ type Durable struct {
 	draining       bool
 	quiesced       bool // asks for nothing for now
 	ends           bool // Drain or Abandon was called
-	abandoned      bool // nothing is told to the server any more
+	abandoned      bool // nothing is sent to the server any more
 	err            error
 
 	started atomic.Bool
@@ -186,6 +186,9 @@ func (d *Durable) Ended() int64 { return d.queue.Ended() - d.skipped.ended.Load(
 
 // InFlight is the number of handlers that run.
 func (d *Durable) InFlight() int { return d.queue.InFlight() }
+
+// Longest is the handler call that has been going on for longest, if one does.
+func (d *Durable) Longest() (dispatch.Run, bool) { return d.queue.Longest() }
 
 // Pending is the number of messages here that wait for a handler, those before
 // their next attempt included, and the bytes of those that do not wait longer.

@@ -68,7 +68,7 @@ func (k *keyed) admit(p *puller, del *wire.Delivery, reply string) (settled bool
 	return false
 }
 
-// deliveredLocked tells the barrier of p.
+// deliveredLocked passes the delivery to the barrier of p.
 func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, again bool) {
 	b := &k.sources[p.index].barrier
 	if !b.delivered(del.Stored.ConsumerSequence) {

@@ -53,7 +53,7 @@ type order interface {
 	// connection was lost and is back.
 	startLocked(p *puller, now time.Time)
 	reconnectedLocked(p *puller, now time.Time)
-	// answeredLocked is told what the server says of the consumer of p. It returns the
+	// answeredLocked takes the server's reply about the consumer of p. It returns the
 	// messages that may run now.
 	answeredLocked(p *puller, now time.Time, i *consumerInfo) []wire.Delivery
 

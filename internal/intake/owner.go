@@ -20,13 +20,13 @@ type Owner interface {
 	// MarkDead is Settle for a message that is to become a dead letter. It returns false,
 	// and calls nothing, while too many others are.
 	MarkDead(d *wire.Delivery, then func(ok bool)) (room bool)
-	// SettlementSent records that the server was told.
+	// SettlementSent records that the settlement was sent to the server.
 	SettlementSent(*wire.Delivery)
 	// Forget drops what was settled by owners before, except for what is here.
 	Forget(here func(source int, position uint64) bool)
 	// Halt has the outcome of every call that was not begun be Returned.
 	Halt()
-	// Flush waits until the server has been told of all that was settled.
+	// Flush waits until every settlement has been sent to the server.
 	Flush(context.Context) error
 }
 

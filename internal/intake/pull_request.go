@@ -76,7 +76,7 @@ func (p *puller) want() (messages, bytes int, doubt bool) {
 // attempt, nor those that wait for others. It is called with Durable.mu.
 func (p *puller) here() int { return p.held - p.waiting - p.d.order.waitingLocked(p) }
 
-// hasRoom tells cheaply whether it is worth while to ask for messages. It is called with
+// hasRoom reports cheaply whether it is worth while to ask for messages. It is called with
 // Durable.mu.
 func (p *puller) hasRoom() bool {
 	return p.window.hasRoom(p.here(), p.asked) || p.d.order.wantsMoreLocked(p)

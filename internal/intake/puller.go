@@ -13,7 +13,7 @@ import (
 // Source is a consumer on the server from which a Durable takes messages.
 type Source struct {
 	Next string // the API subject that takes pull requests
-	Info string // the API subject that tells about the consumer
+	Info string // the API subject that returns the state of the consumer
 
 	// MaxHeld is how many of its messages may be here at once, with keys: then those that
 	// wait behind another do not count for the window.

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
-	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Quiesce asks for no messages and begins no handler call until Resume, and waits for the
@@ -66,13 +65,3 @@ func (d *Durable) Forget(ctx context.Context) error {
 	d.mu.Unlock()
 	return d.Drain(ctx)
 }
-
-// isOurs reports whether del is this process's to settle.
-func (d *Durable) isOurs(del *wire.Delivery) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.held[positionOf(del)].hold == del.Stored.HoldID
-}
-
-// Longest is the handler call that has been going on for longest, if one does.
-func (d *Durable) Longest() (dispatch.Run, bool) { return d.queue.Longest() }

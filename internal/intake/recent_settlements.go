@@ -8,8 +8,8 @@ import (
 
 // recentSettlements are the latest messages that were settled for good. Where the server
 // may not know of a settlement, because the connection or the server itself went down or
-// because it had just sent the message again, it is told again. Otherwise the message
-// would be out for an AckWait, and those after it would wait. Guarded by Durable.mu.
+// because it had just sent the message again, the settlement is sent again. Otherwise the
+// message would be out for an AckWait, and those after it would wait. Guarded by Durable.mu.
 type recentSettlements struct {
 	at   map[position]recentSettlement
 	ring []position

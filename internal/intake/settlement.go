@@ -9,7 +9,7 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// What the server is told of a message.
+// The settlements of a message.
 var (
 	ackBody  = []byte("+ACK")
 	nakBody  = []byte("-NAK 0s") // with a delay, since only then the server's store knows: after a restart it comes at once, too
@@ -21,7 +21,7 @@ var (
 var errExited = settle.Outcome{Err: errors.New("the handler ended its goroutine")}
 
 // run makes one attempt at a message, on a worker of the queue. The handler may end
-// that goroutine; this is the one place that minds.
+// that goroutine; for a single message this is the one place that sees it.
 func (d *Durable) run(del wire.Delivery) {
 	if del.Stored.Dead != nil {
 		d.writeDeadLetter(del)

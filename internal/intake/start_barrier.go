@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// startBarrier is closed while a consumer may have given out messages that are not here.
+// startBarrier is closed while the server may have delivered messages that are not here.
 // While it is closed no message with a key begins: an earlier one of its key may be
 // with a process that died, lost on the way, or with somebody else. These messages are
 // the delivery gap.
@@ -91,7 +91,7 @@ func (b *startBarrier) arrived(now time.Time) bool {
 }
 
 // cameAgain records that a message has come which is here already. After a while without
-// signals the server gives out again all that is out, in order, whatever it hears
+// signals the server redelivers all that is out, in order, whatever it receives
 // then: those that are here as well as those that are missing. So two are asked for in
 // the place of each, and what is asked for doubles with each round.
 func (b *startBarrier) cameAgain() {
@@ -147,5 +147,5 @@ func (e *DeliveryGap) Error() string {
 	if e.Missing == 0 {
 		return "to keep the order of each key it waits for the server to say which messages are out"
 	}
-	return fmt.Sprintf("to keep the order of each key it waits for %d messages that were given to a process that died, or that still runs; the server gives them back %v after it last heard of them", e.Missing, e.AckWait)
+	return fmt.Sprintf("to keep the order of each key it waits for %d messages that were given to a process that died, or that still runs; the server redelivers them %v after their last in-progress signal", e.Missing, e.AckWait)
 }

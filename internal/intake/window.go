@@ -4,7 +4,7 @@ import "time"
 
 const (
 	// ahead is how much work a source takes in: enough that the server is asked
-	// seldom, and little enough that other members get their share, and that a
+	// seldom, and little enough that other processes get their share, and that a
 	// process which dies leaves little behind.
 	ahead = time.Second
 
@@ -15,15 +15,15 @@ const (
 // window says how many messages of a source may be here or on their way: what the
 // handlers did lately within ahead. Not safe for concurrent use.
 type window struct {
-	least, most int
-	size        int
-	settled     int       // messages since then
-	since       time.Time // when messages were last asked for
+	minSize, maxSize int
+	size             int
+	settled          int       // messages since then
+	since            time.Time // when messages were last asked for
 }
 
 func newWindow(first, concurrency int, now time.Time) window {
-	w := window{least: 2 * concurrency, most: max(maxWindow, 4*concurrency), since: now}
-	w.size = min(max(w.least, first), w.most)
+	w := window{minSize: 2 * concurrency, maxSize: max(maxWindow, 4*concurrency), since: now}
+	w.size = min(max(w.minSize, first), w.maxSize)
 	return w
 }
 
@@ -33,7 +33,7 @@ func (w *window) hasRoom(here, asked int) bool {
 }
 
 // room returns how many messages to ask for in how many bytes, 0 for none yet, when
-// so many are here (with so many bytes) and asked for. It counts on being heeded.
+// so many are here (with so many bytes) and asked for. The caller must ask for them.
 func (w *window) room(now time.Time, here, asked, bytes, largest int) (messages, room int) {
 	size := w.estimate(now)
 	free := size - here - asked
@@ -53,5 +53,5 @@ func (w *window) estimate(now time.Time) int {
 	}
 	took := max(now.Sub(w.since), time.Microsecond)
 	size := int(float64(w.settled) * float64(ahead) / float64(took))
-	return min(max(size, w.size/2, w.least), w.most)
+	return min(max(size, w.size/2, w.minSize), w.maxSize)
 }

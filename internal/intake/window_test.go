@@ -28,7 +28,7 @@ func TestWindowFollowsTheHandlers(t *testing.T) {
 		w := newWindow(c.first, c.concurrency, now)
 		for range 50 {
 			n, bytes := w.room(now, 0, 0, 0, largestPayload)
-			if n < 1 || n > w.most || bytes < 2*largestPayload {
+			if n < 1 || n > w.maxSize || bytes < 2*largestPayload {
 				t.Fatalf("%s: asked for %d in %d bytes", c.name, n, bytes)
 			}
 			now = now.Add(time.Duration(n) * c.each)
