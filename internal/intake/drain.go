@@ -12,7 +12,7 @@ import (
 )
 
 // LeftBehind is the error of a drain that ended before every message that had
-// arrived was handled, and of Quiesce when handlers run still.
+// arrived was handled.
 type LeftBehind struct {
 	Pending int   // messages that waited for a handler
 	Running int   // handlers that ran
