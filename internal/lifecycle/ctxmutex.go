@@ -13,12 +13,19 @@ type Mutex struct {
 }
 
 // Lock waits until nobody else has the mutex, and takes it. The caller calls unlock once.
-// When ctx ends first, Lock returns the error of ctx.
+// When ctx ends first, Lock returns the error of ctx. A mutex that is free is taken also with
+// an ended context.
 func (m *Mutex) Lock(ctx context.Context) (unlock func(), err error) {
 	m.once.Do(func() { m.held = make(chan struct{}, 1) })
+	unlock = func() { <-m.held }
 	select {
 	case m.held <- struct{}{}:
-		return func() { <-m.held }, nil
+		return unlock, nil
+	default:
+	}
+	select {
+	case m.held <- struct{}{}:
+		return unlock, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -32,24 +32,49 @@ type Member interface {
 
 // Registry is the list of live members of one bus. The zero value is open and empty.
 // Safe for concurrent use.
+//
+// States: open ⇄ quiesced → closed, and open → closed.
 type Registry struct {
-	mu      sync.Mutex
-	closed  bool
-	members map[Member]Stage
+	senders []Quiescer // what is quiesced after the members; set before the first use
+
+	mu       sync.Mutex
+	closed   bool
+	quiesced bool                      // since Quiesce began, until Resume
+	members  map[Member]member         // by themselves
+	calls    map[*quiesceCall]struct{} // of Quiesce that are under way
+	resuming int                       // calls of Resume that are under way
+	changed  chan struct{}             // closed when calls or resuming became fewer; nil while nobody waits
 }
 
-// Add registers m, to be drained in the given stage. After Close it fails.
-func (r *Registry) Add(stage Stage, m Member) error {
+// member is what Add was given.
+type member struct {
+	member   Member
+	quiescer Quiescer
+	stage    Stage
+}
+
+// Add registers m, to be drained in the given stage. q quiesces it. While the registry is
+// quiesced m is, too. After Close it fails.
+func (r *Registry) Add(stage Stage, m Member, q Quiescer) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return ErrClosed
 	}
 	if r.members == nil {
-		r.members = make(map[Member]Stage)
+		r.members = make(map[Member]member)
 	}
-	r.members[m] = stage
+	r.members[m] = member{m, q, stage}
+	if r.quiesced {
+		_ = q.Quiesce(endedContext()) // it is new: what runs in it has just begun
+	}
 	return nil
+}
+
+func endedContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }
 
 // Remove removes m, which may be absent.
@@ -66,16 +91,24 @@ func (r *Registry) Members() []Member {
 	return slices.Collect(maps.Keys(r.members))
 }
 
+// stagesLocked returns the members by their stage.
+func (r *Registry) stagesLocked() map[Stage][]member {
+	stages := make(map[Stage][]member)
+	for _, m := range r.members {
+		stages[m.stage] = append(stages[m.stage], m)
+	}
+	return stages
+}
+
 // Close refuses new members and drains all there are, stage after stage, those of one
-// stage at the same time. It returns their errors joined.
+// stage at the same time. It returns their errors joined. A quiesced registry resumes before,
+// since members that drain may handle what has arrived.
 func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
-	stages := make(map[Stage][]Member)
-	for m, stage := range r.members {
-		stages[stage] = append(stages[stage], m)
-	}
+	stages := r.stagesLocked()
 	r.mu.Unlock()
+	r.Resume()
 	var errs []error
 	for _, stage := range slices.Sorted(maps.Keys(stages)) {
 		errs = append(errs, drainAll(ctx, stages[stage])...)
@@ -84,11 +117,11 @@ func (r *Registry) Close(ctx context.Context) error {
 }
 
 // drainAll drains the members of one stage at the same time.
-func drainAll(ctx context.Context, members []Member) []error {
+func drainAll(ctx context.Context, members []member) []error {
 	errs := make([]error, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {
-		wg.Go(func() { errs[i] = m.Drain(ctx) })
+		wg.Go(func() { errs[i] = m.member.Drain(ctx) })
 	}
 	wg.Wait()
 	return errs

@@ -27,9 +27,15 @@ func (m *member) Drain(ctx context.Context) error {
 	return m.drain(ctx)
 }
 
+// idle is a Quiescer that never runs anything.
+type idle struct{}
+
+func (idle) Quiesce(context.Context) error { return nil }
+func (idle) Resume()                       {}
+
 func add(t *testing.T, r *lifecycle.Registry, stage lifecycle.Stage, m lifecycle.Member) {
 	t.Helper()
-	if err := r.Add(stage, m); err != nil {
+	if err := r.Add(stage, m, idle{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -191,7 +197,7 @@ func TestAddAfterClose(t *testing.T) {
 			}}
 			refused := func() {
 				t.Helper()
-				if err := r.Add(0, late); !errors.Is(err, lifecycle.ErrClosed) {
+				if err := r.Add(0, late, idle{}); !errors.Is(err, lifecycle.ErrClosed) {
 					t.Errorf("Add returned %v", err)
 				}
 				if slices.Contains(r.Members(), lifecycle.Member(late)) {
@@ -269,7 +275,7 @@ func TestConcurrentUse(t *testing.T) {
 					drained.Add(1)
 					return nil
 				}}
-				if err := r.Add(lifecycle.Stage(n%3), m); err != nil {
+				if err := r.Add(lifecycle.Stage(n%3), m, idle{}); err != nil {
 					if !errors.Is(err, lifecycle.ErrClosed) {
 						t.Error(err)
 					}
