@@ -116,6 +116,7 @@ func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
 		Lost: func(n int) { b.report(event.Event{Kind: event.PublishFailed, Err: &UnsentError{Messages: n}}) },
 	})
 	b.window = outlet.NewWindow(b.core.Outlet, c.publish.window)
+	b.registry.SetSenders(b.async, b.core.Outlet)
 	b.services = newDiscovery(b)
 	if err := b.observeConsumers(); err != nil {
 		b.core.Link.Close()

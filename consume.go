@@ -43,7 +43,8 @@ type Consumer struct {
 	unburied atomic.Pointer[error] // why the latest dead letter could not be written; nil where it was
 
 	rewinds  lifecycle.Mutex
-	life     context.Context // until the end begins
+	quiescer *lifecycle.Exclusive // no Rewind lies across
+	life     context.Context      // until the end begins
 	end      context.CancelCauseFunc
 	stopOnce *lifecycle.StopOnce
 }
@@ -114,6 +115,10 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: want.filters, receiver: r, stopOnce: lifecycle.NewStopOnce()}
+	c.quiescer = lifecycle.NewExclusive(&c.rewinds, func() lifecycle.Quiescer {
+		in, _ := c.now()
+		return in
+	})
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if err := c.takeKeys(o); err != nil { // before anything is written for it
 		return nil, err
@@ -153,7 +158,7 @@ func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream
 	if err != nil {
 		return translate(err)
 	}
-	if err := c.bus.registry.Add(lifecycle.StageSubscribers, c); err != nil {
+	if err := c.bus.registry.Add(lifecycle.StageSubscribers, c, c.quiescer); err != nil {
 		_ = c.in.Drain(ctx)
 		return translate(err)
 	}
@@ -357,6 +362,7 @@ func (c *Consumer) finish(ctx context.Context) error {
 // for that.
 func (c *Consumer) last(ctx context.Context) taking {
 	c.end(ErrClosed)
+	c.quiescer.Release()
 	if unlock, err := c.rewinds.Lock(ctx); err == nil {
 		defer unlock()
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -19,6 +20,7 @@ import (
 type taking interface {
 	Start()
 	Drain(ctx context.Context) error
+	lifecycle.Quiescer
 	Done() <-chan struct{}
 	Err() error
 	Stalled() error

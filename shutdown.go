@@ -84,6 +84,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 func (b *Bus) shutdown(ctx context.Context) error {
 	close(b.state.stopping)
 	defer b.unobserve()
+	b.registry.Resume() // what drains may handle and send
 	phases := lifecycle.NewPhases(ctx)
 	defer phases.Release()
 	defer context.AfterFunc(phases.Returning, func() { b.state.cancel(handlersEndCause(ctx)) })() // should a peer hold up what follows

@@ -104,7 +104,7 @@ func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle 
 	if err := s.core.Open(); err != nil {
 		return s.bus.of(s.call(), pattern, err)
 	}
-	if err := s.bus.registry.Add(s.stage, s); err != nil {
+	if err := s.bus.registry.Add(s.stage, s, s.core); err != nil {
 		return errors.Join(s.bus.of(s.call(), pattern, err), s.Unsubscribe())
 	}
 	return nil

@@ -54,7 +54,7 @@ func (r *Registry) SetSenders(senders ...Quiescer) { r.senders = senders }
 
 // Quiesce stops all members and senders until Resume: no handler call begins, those that run
 // are waited for, and what is published waits. It goes stage by stage, those of one stage at
-// the same time. A member that is added meanwhile is quiesced, too.
+// the same time.
 //
 // When ctx ends first it stops the rest without waiting and returns a *StillRunningError.
 // Then all is quiesced, except what the error names: of that nothing more begins, but

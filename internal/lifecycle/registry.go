@@ -53,13 +53,17 @@ type member struct {
 	stage    Stage
 }
 
-// Add registers m, to be drained in the given stage. q quiesces it. While the registry is
-// quiesced m is, too. After Close it fails.
+// Add registers m, to be drained in the given stage. q quiesces it; nil is for what also goes
+// on while the registry is quiesced. A member that is added meanwhile is quiesced at once.
+// After Close it fails.
 func (r *Registry) Add(stage Stage, m Member, q Quiescer) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return ErrClosed
+	}
+	if q == nil {
+		q = notQuiesced{}
 	}
 	if r.members == nil {
 		r.members = make(map[Member]member)
@@ -70,6 +74,12 @@ func (r *Registry) Add(stage Stage, m Member, q Quiescer) error {
 	}
 	return nil
 }
+
+// notQuiesced is the Quiescer of what goes on.
+type notQuiesced struct{}
+
+func (notQuiesced) Quiesce(context.Context) error { return nil }
+func (notQuiesced) Resume()                       {}
 
 func endedContext() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
