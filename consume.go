@@ -229,18 +229,20 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 	return span.End
 }
 
-// run makes one attempt at d.
-func (c *Consumer) run(d wire.Delivery) settle.Outcome { return c.attempt(c.receiver.ctx, d) }
+// run makes one attempt at d. A worker of the intake calls it.
+func (c *Consumer) run(d wire.Delivery) settle.Outcome {
+	var err error
+	c.call(c.receiver.ctx, d, &err)
+	return c.outcome(err)
+}
 
-// attempt has the handler run in ctx.
-func (c *Consumer) attempt(ctx context.Context, d wire.Delivery) settle.Outcome {
+// call calls the handler for d in ctx, and sets how it failed.
+func (c *Consumer) call(ctx context.Context, d wire.Delivery, failed *error) {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.core.Telemetry.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
-	var err error
-	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, &err)
-	return c.outcome(err)
+	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, failed)
 }
 
 // exited returns the outcome of an attempt at a message whose handler ended its

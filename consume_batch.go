@@ -8,8 +8,10 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/access"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -52,23 +54,23 @@ func BatchWait(d time.Duration) ConsumeOption {
 }
 
 // ConsumeBatch is Consume for a handler of several messages at once, as for one
-// transaction of a database. Up to BatchSize of them make a batch, fewer after
+// transaction of a database. A batch has up to BatchSize messages, or fewer after
 // BatchWait. With Concurrency(n) up to n batches are handled at once.
 //
-// Each message is settled by itself: see BatchHandler, BatchError. One that fails is
-// tried again as Retry says, in a later batch; its Attempt counts its own failures.
-// One that cannot be decoded or is invalid becomes a dead letter and is in no batch.
+// Each message has its own outcome: see BatchHandler and BatchError. A message that fails
+// is tried again as Retry says, in a later batch. Its Attempt counts its own failures. A
+// message that cannot be decoded or is invalid becomes a dead letter and is in no batch.
 //
-// Middleware sees each message by itself, all of a batch at the same time, from before
-// the batch is handled until after: its next returns with what became of the message.
-// Where it does not call next, the message is not in the batch. What it puts into the
-// context does not reach the batch's handler; what it changes in the message does.
-// When one waits there for another of its batch to return, as a copy does in
-// middleware.Deduplicate, those that have come through are handled after a second or
-// two without it; what comes through later is handled after them.
-// HandlerTimeout holds for the handling of the batch.
+// Middleware is called for each message of a batch, one inside the other: the next of a
+// message calls the middleware of the following message, and the innermost next calls the
+// batch handler. So each next returns after the batch was handled, with the outcome of its
+// own message. If a middleware does not call next, its message is not in the batch. A
+// middleware must not wait for another message of its batch, as for a lock that the other
+// one holds: the batch would never end. middleware.Deduplicate postpones the copy of a
+// message instead. The handler does not see the contexts that middleware makes. It sees
+// what middleware changes in a message. HandlerTimeout limits the handling of the batch.
 //
-// Order by key is not for batches: options about keys are an *OptionError. Other
+// Batches keep no order by key: the options about keys are an *OptionError. The other
 // errors are those of Consume.
 func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h BatchHandler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
@@ -128,10 +130,11 @@ func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size,
 
 // gather makes the intake of c gather batches, if o says so.
 func (c *Consumer) gather(o *consumeOptions) {
-	if o.batch.handler == nil {
+	h := o.batch.handler
+	if h == nil {
 		return
 	}
-	run := o.batch.handler.runner(c)
+	run := func(ds []wire.Delivery, outcomes []settle.Outcome) { h.run(c, ds, outcomes) }
 	c.intake.Batch = intake.Batch{Size: o.batch.size, Wait: *o.batch.wait, Run: run}
 	c.intake.Run = func(d wire.Delivery) settle.Outcome {
 		outcome := []settle.Outcome{{}}
@@ -140,7 +143,152 @@ func (c *Consumer) gather(o *consumeOptions) {
 	}
 }
 
-// call handles ms, and notes in errs what became of each.
+// batchRun makes one attempt at each message of a batch. All of it runs on the goroutine
+// of one worker, unless a middleware calls next on another one.
+//
+// A message is
+//
+//	waiting → entered → joined → returned    its middleware called next
+//	waiting → entered → returned             its middleware did not
+type batchRun struct {
+	handler  *batch
+	consumer *Consumer
+	outcomes []settle.Outcome
+	handled  chan struct{}  // closed when the handler has returned
+	running  sync.WaitGroup // messages that are entered and not returned
+
+	mu      sync.Mutex
+	waiting []batchSlot  // in order
+	joined  []*batchSlot // the messages for the handler
+	called  bool         // the handler takes no more of them
+}
+
+// batchSlot is one message of a batch. The context of its middleware has it.
+type batchSlot struct {
+	run      *batchRun
+	index    int
+	delivery wire.Delivery
+
+	message  any   // a *Msg, once it has joined; guarded by run.mu
+	returned bool  // guarded by run.mu
+	err      error // its outcome; valid once the batch was handled
+}
+
+type batchKey struct{}
+
+func init() {
+	access.InBatch = func(ctx context.Context) bool { return ctx.Value(batchKey{}) != nil }
+}
+
+// errNotInBatch is the outcome of a message that no handler saw, although its middleware
+// called next: too late, after it had returned. That was no attempt.
+var errNotInBatch = Postpone(0, errors.New("bus: the batch of this message was handled without it"))
+
+// run makes one attempt at each message of a batch of c and sets as many outcomes. A
+// worker of the intake calls it. If the handler ends the goroutine, the outcomes are set
+// as well.
+func (b *batch) run(c *Consumer, ds []wire.Delivery, outcomes []settle.Outcome) {
+	r := &batchRun{handler: b, consumer: c, outcomes: outcomes, waiting: make([]batchSlot, len(ds)), handled: make(chan struct{})}
+	for i, d := range ds {
+		r.waiting[i] = batchSlot{run: r, index: i, delivery: d}
+		outcomes[i] = c.outcome(errNotInBatch)
+	}
+	r.enter()
+	r.running.Wait()
+}
+
+// enter calls the middleware of the messages that still wait, and then the handler. The
+// middleware of each message calls it again, by its next.
+func (r *batchRun) enter() {
+	for s := r.first(); s != nil; s = r.first() {
+		s.attempt()
+	}
+	r.handle()
+}
+
+// first takes the first of the waiting messages, nil if there are none.
+func (r *batchRun) first() *batchSlot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) == 0 {
+		return nil
+	}
+	s := &r.waiting[0]
+	r.waiting = r.waiting[1:]
+	r.running.Add(1)
+	return s
+}
+
+// attempt calls the middleware of a message. It sets the outcome also if that panics or
+// ends the goroutine.
+func (s *batchSlot) attempt() {
+	defer s.run.running.Done()
+	var err error
+	defer func() {
+		s.run.mu.Lock()
+		defer s.run.mu.Unlock()
+		s.returned = true
+		s.run.outcomes[s.index] = s.run.consumer.outcome(err)
+	}()
+	c := s.run.consumer
+	c.call(context.WithValue(c.receiver.ctx, batchKey{}, s), s.delivery, &err)
+}
+
+// joinBatch has m handled with the other messages of its batch, and returns the outcome
+// of m. It is what the next of the innermost middleware calls. Called again for the same
+// message it returns the same.
+func joinBatch(ctx context.Context, m any) error {
+	s, ok := ctx.Value(batchKey{}).(*batchSlot)
+	if !ok {
+		return errors.New("bus: the middleware passed on a context that is not made from its own")
+	}
+	if !s.join(m) {
+		return errNotInBatch
+	}
+	s.run.enter()
+	return s.err
+}
+
+// join puts a message into the batch. It returns false if it is too late for that.
+func (s *batchSlot) join(m any) bool {
+	r := s.run
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.message == nil && !s.returned && !r.called {
+		s.message = m
+		r.joined = append(r.joined, s)
+	}
+	return s.message != nil
+}
+
+// handle calls the handler with the messages that have joined, and sets their outcomes.
+// Only the first call does so. Others wait for that one.
+func (r *batchRun) handle() {
+	r.mu.Lock()
+	called, joined := r.called, r.joined
+	r.called = true
+	r.mu.Unlock()
+	if called {
+		<-r.handled
+		return
+	}
+	defer close(r.handled)
+	if len(joined) == 0 {
+		return
+	}
+	ms, errs := make([]any, len(joined)), make([]error, len(joined))
+	for i, s := range joined {
+		ms[i] = s.message
+	}
+	defer func() { // also if the handler ends the goroutine
+		for i, s := range joined {
+			s.err = errs[i]
+		}
+	}()
+	r.handler.call(r.consumer.receiver.ctx, ms, errs)
+}
+
+// call calls the handler with ms, and sets in errs the outcome of each message.
 func (b *batch) call(ctx context.Context, ms []any, errs []error) {
 	if b.timeout > 0 {
 		var cancel context.CancelFunc
@@ -148,7 +296,7 @@ func (b *batch) call(ctx context.Context, ms []any, errs []error) {
 		defer cancel()
 	}
 	var err error
-	defer func() { b.share(err, errs) }() // also where the handler ends the goroutine
+	defer func() { b.share(err, errs) }() // also if the handler ends the goroutine
 	b.guard(ctx, ms, &err)
 }
 

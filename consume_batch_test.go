@@ -257,51 +257,145 @@ func TestConsumeBatchMiddleware(t *testing.T) {
 	}, bus.WithLogger(silent()))
 }
 
-// A batch is handled also when its messages wait in the middleware for each other: a
-// copy for the first of its kind, or all for a semaphore.
-func TestConsumeBatchMiddlewareThatWaits(t *testing.T) {
+// The copy of a message in the same batch, and in another batch that is being handled, does
+// not wait for the first one.
+func TestConsumeBatchDeduplicate(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		mw   func() bus.Middleware
-		want int // batches of one
-	}{
-		"Deduplicate": {func() bus.Middleware {
-			mw, err := middleware.Deduplicate(time.Hour, 1000)
-			must(t, err)
-			return mw
-		}, 1},
-		"semaphore": {func() bus.Middleware {
-			free := make(chan struct{}, 1)
-			return func(next bus.RawHandler) bus.RawHandler {
-				return func(ctx context.Context, m *bus.RawMsg) error {
-					free <- struct{}{}
-					defer func() { <-free }()
-					return next(ctx, m)
-				}
-			}
-		}, 2},
+	for name, opts := range map[string][]bus.ConsumeOption{
+		"same batch":    nil,
+		"other batches": {bus.BatchSize(2), bus.Concurrency(2)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 				st := declare(t, b, bus.StreamConfig{Name: "S"})
-				for range 2 {
-					_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("S"), 1, bus.MsgID("same"))
-					must(t, err)
-					pass(10 * time.Minute) // the stream forgets the ID
+				for _, ids := range [][]string{{"a", "b"}, {"b", "a"}} {
+					for _, id := range ids {
+						must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int]("S"), 1, bus.MsgID(id))))
+					}
+					pass(10 * time.Minute) // the stream forgets the IDs
 				}
+				mw, err := middleware.Deduplicate(time.Hour, 1000)
+				must(t, err)
 				var got batches
 				consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+					time.Sleep(500 * time.Millisecond) // in the bubble: virtual time
 					got.note(ms)
 					return nil
-				}, bus.Use(c.mw()))
+				}, append(opts, bus.Use(mw))...)
 				pass(10 * time.Second)
-				if all := got.list(); len(all) != c.want || len(slices.Concat(all...)) != c.want {
-					t.Errorf("got %v, want %d batches of one", all, c.want)
+				if all := got.list(); len(all) != 1 || !slices.Equal(all[0], []uint64{1, 2}) {
+					t.Errorf("got %v, want one batch of the first two", all)
 				}
 				mustBeDone(t, b, "S", "d")
 			})
 		})
+	}
+}
+
+// Middleware that panics fails its own message, before and after the batch is handled.
+func TestConsumeBatchMiddlewareThatPanics(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		storeRange(t, st, "S", 0, 5)
+		var got batches
+		consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+			got.note(ms)
+			return nil
+		}, bus.Use(func(next bus.RawHandler) bus.RawHandler {
+			return func(ctx context.Context, m *bus.RawMsg) error {
+				if m.Attempt == 1 && m.Sequence == 2 {
+					panic("before")
+				}
+				err := next(ctx, m)
+				if m.Attempt == 1 && m.Sequence == 4 {
+					panic("after")
+				}
+				return err
+			}
+		}), bus.BatchWait(0), bus.Retry(bus.RetryPolicy{MinBackoff: time.Second, MaxBackoff: time.Second}))
+		pass(time.Minute)
+		all := got.list()
+		if len(all) == 0 || !slices.Equal(all[0], []uint64{1, 3, 4, 5}) {
+			t.Errorf("got %v", all)
+		}
+		if again := slices.Sorted(slices.Values(slices.Concat(all[1:]...))); !slices.Equal(again, []uint64{2, 4}) {
+			t.Errorf("%v were handled again", again)
+		}
+		if s := b.Stats(); s.HandlerErrors != 2 {
+			t.Errorf("the statistics are %+v", s)
+		}
+		mustBeDone(t, b, "S", "d")
+	}, bus.WithLogger(silent()))
+}
+
+// Middleware may call next on a goroutine of its own, wait for that or not, and call it
+// when it is too late.
+func TestConsumeBatchMiddlewareOnOtherGoroutines(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		patience, late time.Duration // how long the middleware waits for next, which it calls so late
+		calls          int           // of the five messages, in all
+	}{
+		"waits":            {patience: time.Hour, calls: 5},
+		"returns early":    {patience: time.Second, calls: 9}, // all are handled, four of them again
+		"calls it in vain": {patience: time.Second, late: time.Minute, calls: 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				storeRange(t, st, "S", 0, 5)
+				var got batches
+				consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+					time.Sleep(10 * time.Second) // in the bubble: virtual time
+					got.note(ms)
+					return nil
+				}, bus.Use(func(next bus.RawHandler) bus.RawHandler {
+					return func(ctx context.Context, m *bus.RawMsg) error {
+						if m.Attempt > 1 || m.Sequence == 5 {
+							return next(ctx, m)
+						}
+						result := make(chan error, 1)
+						go func() {
+							time.Sleep(c.late)
+							result <- next(ctx, m)
+						}()
+						select {
+						case err := <-result:
+							return err
+						case <-time.After(c.patience):
+							return errNo
+						}
+					}
+				}))
+				pass(10 * time.Minute)
+				if n := len(slices.Concat(got.list()...)); n != c.calls {
+					t.Errorf("%v were handled, want %d messages in all", got.list(), c.calls)
+				}
+				mustBeDone(t, b, "S", "d")
+			}, bus.WithLogger(silent()))
+		})
+	}
+}
+
+// The largest batch nests as many calls.
+func TestConsumeBatchLargest(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	storeRange(t, st, "S", 0, n)
+	done := make(chan int, n)
+	consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
+		done <- len(ms)
+		return nil
+	}, bus.BatchSize(n), bus.BatchWait(time.Second), bus.Use(func(next bus.RawHandler) bus.RawHandler {
+		return func(ctx context.Context, m *bus.RawMsg) error { return next(ctx, m) }
+	}))
+	for left := n; left > 0; {
+		left -= receive(t, done)
 	}
 }
 

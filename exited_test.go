@@ -211,55 +211,6 @@ func TestBatchThatExitsBesideOthers(t *testing.T) {
 	})
 }
 
-// Who has come through the middleware while the handler that ends its goroutine ran, or
-// comes later, was seen by no handler: that was no attempt.
-func TestBatchThatExitsBeforeOthersHaveCome(t *testing.T) {
-	t.Parallel()
-	for name, late := range map[string]time.Duration{"while it runs": 5 * time.Second, "afterwards": 20 * time.Second} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			option, events := recordEvents()
-			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				st := declare(t, b, bus.StreamConfig{Name: "S"})
-				storeRange(t, st, "S", 0, 2)
-				wait := func(next bus.RawHandler) bus.RawHandler {
-					return func(ctx context.Context, m *bus.RawMsg) error {
-						if m.Sequence == 2 {
-							time.Sleep(late) // in the bubble: virtual time
-						}
-						return next(ctx, m)
-					}
-				}
-				calls, attempt := 0, 0
-				_, err := bus.ConsumeBatch(t.Context(), st, "d", bus.Subject[int]("S"), func(_ context.Context, ms []*bus.Msg[int]) error {
-					if calls++; calls == 1 {
-						time.Sleep(10 * time.Second)
-						runtime.Goexit()
-					}
-					for _, m := range ms {
-						if m.Sequence == 2 {
-							attempt = m.Attempt
-						}
-					}
-					return nil
-				}, bus.Use(wait))
-				must(t, err)
-				pass(10 * time.Minute)
-				if attempt != 1 {
-					t.Errorf("the first handler call of message 2 is attempt %d", attempt)
-				}
-				if s := b.Stats(); s.HandlerErrors != 1 || s.Postponed != 1 {
-					t.Errorf("the statistics are %+v", s)
-				}
-				if e := nextEvent(t, events, event.Retry); e.Sequence != 1 {
-					t.Errorf("the first event is %+v", e)
-				}
-				must(t, b.Close())
-			}, option)
-		})
-	}
-}
-
 // Processes that keep the order of keys together: of the owner and of a member.
 func TestHandlerThatExitsInSeveralProcesses(t *testing.T) {
 	t.Parallel()

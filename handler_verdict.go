@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/access"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
@@ -64,8 +65,8 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 	if err == nil {
 		return settle.Outcome{}
 	}
-	if later, ok := errors.AsType[*PostponedError](err); ok {
-		return settle.Outcome{Err: err, Postponed: true, After: later.RetryIn}
+	if later, ok := errors.AsType[*postponed](err); ok {
+		return settle.Outcome{Err: err, Postponed: true, After: later.after}
 	}
 	o := settle.Outcome{Err: err, Permanent: isPermanent(err)}
 	if p.Permanent != nil && !o.Permanent {
@@ -189,16 +190,21 @@ func (p RetryPolicy) causeOf(err error) Cause {
 	return CauseError
 }
 
-// PostponedError is what Postpone returns.
-type PostponedError struct {
-	RetryIn time.Duration // when the message comes again, not negative
-	Err     error         // why it was not tried, not nil
+// postponed is what Postpone returns.
+type postponed struct {
+	after time.Duration // not negative
+	err   error         // not nil
 }
 
-func (e *PostponedError) Error() string { return e.Err.Error() }
+func (e *postponed) Error() string { return e.err.Error() }
+func (e *postponed) Unwrap() error { return e.err }
 
-// Unwrap returns why the message was not tried.
-func (e *PostponedError) Unwrap() error { return e.Err }
+func init() { access.IsPostponed = isPostponedError }
+
+func isPostponedError(err error) bool {
+	_, ok := errors.AsType[*postponed](err)
+	return ok
+}
 
 // Postpone returns err for a Consume handler, or a middleware before one, to return
 // when the message was not tried: since what it needs is down, or since it is not its
@@ -209,18 +215,16 @@ func (e *PostponedError) Unwrap() error { return e.Err }
 //
 // No event tells of it, it is not counted among the handler errors, and for Health no
 // call was made: SubscriptionStats.Postponed counts it. For core handlers it is an
-// error as any other. A negative d is 0, and a nil err stays nil. It is a
-// *PostponedError, also where that is wrapped.
+// error as any other. A negative d is 0, and a nil err stays nil. It may be wrapped.
 func Postpone(d time.Duration, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &PostponedError{RetryIn: max(d, 0), Err: err}
+	return &postponed{after: max(d, 0), err: err}
 }
 
 // isPostponed reports whether err says of m, which a stream stored, that it was not
 // tried.
 func isPostponed(m *RawMsg, err error) bool {
-	_, ok := errors.AsType[*PostponedError](err)
-	return ok && m.Stream != ""
+	return m.Stream != "" && isPostponedError(err)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/access"
 )
 
 // BreakerSettings are the settings of a CircuitBreaker. The zero value has the defaults.
@@ -183,9 +184,8 @@ func isIgnored(err error) bool {
 		malformed *bus.CodecError
 		invalid   *bus.ValidationError
 		open      *OpenError
-		postponed *bus.PostponedError
 	)
-	return errors.As(err, &malformed) || errors.As(err, &invalid) || errors.As(err, &open) || errors.As(err, &postponed) || errors.Is(err, context.Canceled)
+	return errors.As(err, &malformed) || errors.As(err, &invalid) || errors.As(err, &open) || access.IsPostponed(err) || errors.Is(err, context.Canceled)
 }
 
 // isPublic reports whether err is from bus.Public.

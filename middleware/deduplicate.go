@@ -3,11 +3,13 @@ package middleware
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/access"
 )
 
 // Deduplicate returns a middleware that drops a message that the handler has already handled. Two
@@ -18,8 +20,10 @@ import (
 // is redelivered because its acknowledgement was lost is dropped too.
 //
 // No message is lost. If the first copy failed, the next copy is handled. A copy that arrives
-// while another one is being handled waits for that outcome, until its context ends. Messages
-// of different subjects may have the same ID, for example the ID of an order.
+// while another one is being handled waits for that outcome, until its context ends. In a batch
+// (bus.ConsumeBatch) it does not wait but is redelivered after a second (bus.Postpone), because
+// the other copy may be in the same batch. Messages of different subjects may have the same ID,
+// for example the ID of an order.
 //
 // At most maxEntries messages are remembered, with about 250 bytes each. The oldest ones are
 // forgotten first. Each subscription and each consumer remembers its own messages, even if they
@@ -76,6 +80,9 @@ func (s *recentIDs) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler
 		if first == nil {
 			return s.run(ctx, m, id, next)
 		}
+		if access.InBatch(ctx) {
+			return bus.Postpone(copyInBatch, errCopyInBatch)
+		}
 		select {
 		case <-first:
 		case <-ctx.Done():
@@ -83,6 +90,11 @@ func (s *recentIDs) once(ctx context.Context, m *bus.RawMsg, next bus.RawHandler
 		}
 	}
 }
+
+// copyInBatch is how long a copy in a batch is postponed while another copy is being handled.
+const copyInBatch = time.Second
+
+var errCopyInBatch = errors.New("bus: an earlier copy of this message is being handled; Deduplicate looks again later")
 
 // begin marks id as running for the caller. It does not if id was handled, or if id is running;
 // then first is closed when that call ends.
