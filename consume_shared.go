@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/ownership"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -49,8 +51,9 @@ type sharing struct {
 	conf intake.DurableConfig
 	done chan struct{}
 
-	mu sync.Mutex
-	in *intake.Durable // the latest; nil before there was one
+	mu      sync.Mutex
+	in      *intake.Durable // the latest; nil before there was one
+	deleted bool            // the durable was deleted while this process had no intake
 }
 
 // share joins the processes that consume the durable.
@@ -68,7 +71,8 @@ func (c *Consumer) share(o *consumeOptions) (*sharing, error) {
 		Open:           s.open,
 		OutcomeRefused: c.outcomeRefused,
 		Lost:           func(err error) { c.tell(event.OwnershipLost, c.superseded(err)) },
-		Failed:         func(err error) { c.tell(event.ConsumerStalled, err) },
+		Failed:         s.failed,
+		DurableDeleted: func() bool { return errors.Is(s.Err(), intake.ErrConsumerDeleted) },
 	})
 	return s, err
 }
@@ -120,10 +124,31 @@ func (s *sharing) Drain(ctx context.Context) error {
 func (s *sharing) Done() <-chan struct{} { return s.done }
 
 func (s *sharing) Err() error {
-	if in := s.latest(); in != nil {
+	s.mu.Lock()
+	in, deleted := s.in, s.deleted
+	s.mu.Unlock()
+	switch {
+	case deleted:
+		return intake.ErrConsumerDeleted
+	case in != nil:
 		return in.Err()
 	}
 	return nil
+}
+
+// failed reports that this process cannot take part, and ends the consumer if that is
+// because the durable was deleted. The member calls it.
+func (s *sharing) failed(err error) {
+	s.c.tell(event.ConsumerStalled, err)
+	ctx, done := s.c.bus.core.Bound(context.Background())
+	defer done()
+	if _, err := s.c.bus.core.JetStream.Consumer(ctx, s.c.stream, s.c.durable); !jserr.IsAbsent(err) {
+		return
+	}
+	s.mu.Lock()
+	s.deleted = true
+	s.mu.Unlock()
+	s.c.stalled(intake.ErrConsumerDeleted)
 }
 
 func (s *sharing) Stalled() error {

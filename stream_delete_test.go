@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,4 +241,129 @@ func TestStreamDeleteConsumerForgetsCrashes(t *testing.T) {
 		pass(time.Minute)
 		got.mustBeOnce(t, 2)
 	})
+}
+
+// storedSubjects returns how many messages each stream of the server has, by subject.
+func storedSubjects(t *testing.T, b *bus.Bus) map[string]uint64 {
+	t.Helper()
+	all := make(map[string]uint64)
+	list := b.JetStream().ListStreams(t.Context())
+	for info := range list.Info() {
+		st, err := b.JetStream().Stream(t.Context(), info.Config.Name)
+		must(t, err)
+		full, err := st.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+		must(t, err)
+		for subject, n := range full.State.Subjects {
+			all[info.Config.Name+": "+subject] = n
+		}
+	}
+	must(t, list.Err())
+	return all
+}
+
+// consumersOf returns the names of the durables of a stream.
+func consumersOf(t *testing.T, b *bus.Bus, stream string) []string {
+	t.Helper()
+	st, err := b.JetStream().Stream(t.Context(), stream)
+	must(t, err)
+	names := st.ConsumerNames(t.Context())
+	var all []string
+	for name := range names.Name() {
+		all = append(all, name)
+	}
+	must(t, names.Err())
+	return all
+}
+
+// deletable starts two members of the durable "d" with keys on two buses, with handlers
+// that fail in each way, and one of the durable "other". It returns when all have failed.
+func deletable(t *testing.T) (a *bus.Bus, sa *bus.Stream, members []*bus.Consumer) {
+	t.Helper()
+	a, _, sa, sb := two(t)
+	var failed atomic.Int64
+	fail := func(_ context.Context, m *bus.Msg[int]) error {
+		failed.Add(1)
+		if m.Data%2 == 0 {
+			return bus.Permanent(errors.New("never"))
+		}
+		return bus.RetryAfter(time.Hour, errors.New("later"))
+	}
+	storeRange(t, sa, "s.a", 0, 2)
+	storeRange(t, sa, "s.b", 1, 2)
+	for _, st := range []*bus.Stream{sa, sb} {
+		con, err := bus.Consume(t.Context(), st, "d", bus.Subject[int]("s.*"), fail, bus.KeyBySubject(), bus.AckWait(3*time.Second))
+		must(t, err)
+		members = append(members, con)
+	}
+	must(t, second(bus.Consume(t.Context(), sa, "other", bus.Subject[int]("s.*"), fail)))
+	eventually(t, "all fail", func() bool { return failed.Load() >= 6 && streamInfo(t, a, "S-retry").State.Msgs >= 2 })
+	return a, sa, members
+}
+
+// Nothing of a stream is left, although processes consume it with keys while it is deleted.
+func TestStreamDeleteLeavesNothing(t *testing.T) {
+	t.Parallel()
+	a, sa, members := deletable(t)
+	hasStreams(t, a, "S", "S-dead", "S-retry", "S-keys")
+	must(t, sa.Delete(t.Context()))
+	for _, con := range members {
+		receive(t, con.Done())
+		asError[*bus.StreamError](t, con.Err(), `"S"`, "deleted")
+	}
+	hasStreams(t, a)
+}
+
+// Nothing of a durable is left but its dead letters, although processes consume with it
+// while it is deleted. Another durable keeps all it has.
+func TestDeleteConsumerLeavesNothing(t *testing.T) {
+	t.Parallel()
+	a, sa, members := deletable(t)
+	must(t, sa.DeleteConsumer(t.Context(), "d"))
+	for _, con := range members {
+		receive(t, con.Done())
+		asError[*bus.StreamError](t, con.Err(), `"S"`, "deleted")
+	}
+	for subject := range storedSubjects(t, a) {
+		if strings.Contains(subject, ".d.") && !strings.HasPrefix(subject, "S-dead: ") {
+			t.Errorf("there is still %s", subject)
+		}
+	}
+	for _, stream := range []string{"S", "S-retry"} {
+		if got := consumersOf(t, a, stream); !slices.Equal(got, []string{"other"}) {
+			t.Errorf("the consumers of %s are %v", stream, got)
+		}
+	}
+	if n := streamInfo(t, a, "S-retry").State.Msgs; n != 2 {
+		t.Errorf("%d messages of the other durable wait, want 2", n)
+	}
+	if n, err := sa.DeadCount(t.Context(), bus.DeadFilter{Durable: "d"}); err != nil || n != 1 {
+		t.Errorf("%d dead letters, %v", n, err)
+	}
+}
+
+// A stream of the program's that only has the name of a side stream stays as it is, and so
+// does its durable.
+func TestDeleteLeavesStreamsOfTheProgram(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	ctx := t.Context()
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	for _, name := range []string{"S-dead", "S-retry", "S-keys"} {
+		own := declare(t, b, bus.StreamConfig{Name: name, Subjects: []string{"mine." + name}})
+		storeRange(t, own, bus.Subject[int]("mine."+name), 0, 1)
+		must(t, second(b.JetStream().CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})))
+	}
+	before := storedSubjects(t, b)
+	must(t, second(b.JetStream().CreateConsumer(ctx, "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})))
+	must(t, st.DeleteConsumer(ctx, "d"))
+	must(t, st.Delete(ctx))
+	hasStreams(t, b, "S-dead", "S-retry", "S-keys")
+	if after := storedSubjects(t, b); !maps.Equal(before, after) {
+		t.Errorf("there were %v, now there are %v", before, after)
+	}
+	for _, name := range []string{"S-dead", "S-retry", "S-keys"} {
+		if got := consumersOf(t, b, name); !slices.Equal(got, []string{"d"}) {
+			t.Errorf("the consumers of %s are %v", name, got)
+		}
+	}
 }

@@ -129,7 +129,7 @@ func outliving(ctx context.Context) (later context.Context, end func()) {
 // forgotten; but not what has a key, whose order that would break.
 func (d *Durable) handBack(ctx context.Context, all []due) {
 	back := d.deferAll(ctx, all)
-	if d.cfg.Recovery != nil && len(back) > 0 {
+	if d.cfg.Recovery != nil && len(back) > 0 && !d.isDeleted() {
 		recording, end := outliving(ctx)
 		d.cfg.Recovery.RecordHandback(recording, back)
 		end()

@@ -212,3 +212,6 @@ func (d *Durable) Err() error {
 	defer d.mu.Unlock()
 	return d.err
 }
+
+// isDeleted reports whether the consumer was deleted. Then nothing more is stored for it.
+func (d *Durable) isDeleted() bool { return errors.Is(d.Err(), ErrConsumerDeleted) }

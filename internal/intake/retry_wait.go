@@ -51,7 +51,7 @@ func (d *Durable) mustDefer(after time.Duration) bool {
 // deferRetry stores del until its time, and lets go of it. It returns false if it is
 // still here.
 func (d *Durable) deferRetry(ctx context.Context, del wire.Delivery, at time.Time) bool {
-	if d.cfg.DeferRetry == nil || d.cfg.DeferRetry(ctx, del, at) != nil {
+	if d.cfg.DeferRetry == nil || d.isDeleted() || d.cfg.DeferRetry(ctx, del, at) != nil {
 		return false
 	}
 	d.settle(del, telemetry.OpAck, ackBody)

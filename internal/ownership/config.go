@@ -35,6 +35,9 @@ type Config struct {
 	Lost func(error)
 	// Failed reports an error that no call can return.
 	Failed func(error)
+	// DurableDeleted reports whether the intake ended because the durable was deleted. Then
+	// an owner removes the lease and the settle record instead of releasing the lease.
+	DurableDeleted func() bool
 }
 
 // Intake is how an owner takes messages from the server. intake.Durable is one.

@@ -38,6 +38,7 @@ func (w *world) joinWith(name string, workers int, ttl time.Duration) *process {
 		OutcomeRefused: func(*wire.Delivery, error) { w.count(w.refused, name) },
 		Lost:           func(error) { w.count(w.lost, name) },
 		Failed:         w.report,
+		DurableDeleted: func() bool { return false },
 	})
 	must(w.t, err)
 	p.Member = m

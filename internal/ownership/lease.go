@@ -131,10 +131,15 @@ func (m *Member) setOwner(owner *Owner) bool {
 }
 
 // releaseLease closes the owner and lets other members acquire the lease at once. If the
-// server does not reply, they acquire it after a TTL.
+// server does not reply, they acquire it after a TTL. A durable that was deleted keeps no
+// lease: each member acquires it, finds that out, and removes it again.
 func (m *Member) releaseLease(ctx context.Context, owner *Owner) {
 	owner.close()
-	_ = m.store.releaseLease(ctx, m.cfg.ID, owner.epoch)
+	if m.cfg.DurableDeleted() {
+		_ = m.store.remove(ctx, owner.epoch)
+	} else {
+		_ = m.store.releaseLease(ctx, m.cfg.ID, owner.epoch)
+	}
 	m.announceLease()
 }
 

@@ -51,6 +51,33 @@ func (s *store) releaseLease(ctx context.Context, member string, epoch uint64) e
 	return err
 }
 
+// remove removes the settle record and the lease of an epoch. It removes exactly the
+// messages that were there while the lease had the epoch: a new durable with the same name
+// may have others by now.
+func (s *store) remove(ctx context.Context, epoch uint64) error {
+	var r settleRecord
+	record, err := s.read(ctx, s.settleRecord(), &r)
+	if err != nil {
+		return err
+	}
+	if _, now, err := s.readLease(ctx); err != nil || now != epoch {
+		return err
+	}
+	for _, sequence := range []uint64{record, epoch} {
+		if sequence == 0 {
+			continue
+		}
+		var reply struct {
+			Error *jserr.Refusal `json:"error"`
+		}
+		out := &wire.Out{Subject: "$JS.API.STREAM.MSG.DELETE." + sidestream.KeysStream(s.stream), Data: encode(map[string]any{"seq": sequence, "no_erase": true})}
+		if err := s.request(ctx, out, &reply); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // readSettleRecord returns the latest settle record.
 func (s *store) readSettleRecord(ctx context.Context) (settleRecord, error) {
 	var r settleRecord
