@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 func info(name string, noAck bool, subjects ...string) *jetstream.StreamInfo {
@@ -86,4 +88,50 @@ func TestIndexConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// Confirm asks the server, and believes the index where the server cannot be asked.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	l := testserver.New(t, testserver.WithJetStream).Link(t)
+	js, err := jetstream.New(l.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := capture.New(&core.Core{Link: l, JetStream: js, Timeout: 10 * time.Second})
+	confirmed := func(subj string) string {
+		if s := x.Confirm(t.Context(), subj); s != nil {
+			return s.Name
+		}
+		return ""
+	}
+	declare := func(name string, subjects ...string) {
+		t.Helper()
+		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: subjects, Storage: jetstream.MemoryStorage})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	declare("A", "a")
+	if got := confirmed("a"); got != "" {
+		t.Errorf("an unknown stream is found: %q", got)
+	}
+	x.Set(info("A", false, "a"))
+	x.Set(info("B", false, "b"))
+	if got := confirmed("a"); got != "A" {
+		t.Errorf("got %q", got)
+	}
+	if got := confirmed("b"); got != "" || x.Find("b") != nil {
+		t.Errorf("a stream that does not exist is found: %q", got)
+	}
+	declare("A", "c")
+	declare("B", "a")
+	if got := confirmed("a"); got != "" || found(x, "c") != "A" {
+		t.Errorf("after the subject has moved: %q, %q", got, found(x, "c"))
+	}
+	x.Set(info("B", false, "a"))
+	l.Close()
+	if got := confirmed("a"); got != "B" {
+		t.Errorf("without a connection: %q", got)
+	}
 }
