@@ -205,7 +205,7 @@ func (b *Bus) usable(call string) error {
 		return badArgument(call, "bus", reason)
 	}
 	if !b.core.Link.Open() {
-		return &callError{call, ErrClosed}
+		return &opError{call, ErrClosed}
 	}
 	return nil
 }
@@ -256,10 +256,10 @@ func (b *Bus) Flush(ctx context.Context) error {
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	if err := b.async.Flush(ctx); err != nil && !errors.Is(err, outlet.ErrEnded) { // then Shutdown sends the rest
-		return b.of("Flush", "", err)
+		return b.opError("Flush", "", err)
 	}
 	if err := b.window.Flush(ctx); err != nil {
-		return b.of("Flush", "", err)
+		return b.opError("Flush", "", err)
 	}
-	return b.of("Flush", "", b.core.Link.Flush(ctx, b.core.Timeout))
+	return b.opError("Flush", "", b.core.Link.Flush(ctx, b.core.Timeout))
 }

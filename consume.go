@@ -401,7 +401,7 @@ func longest(in taking) Running {
 // process: by Drain, Stop, with the bus, or because it was deleted on the server.
 func (c *Consumer) Done() <-chan struct{} {
 	if c.none() {
-		return endedAlready
+		return closedChan
 	}
 	return c.stopOnce.Done()
 }

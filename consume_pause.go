@@ -33,7 +33,7 @@ func (c *Consumer) callable(ctx context.Context, call string) error {
 		return err
 	}
 	if c.life.Err() != nil {
-		return c.bus.of(call, c.durable, ErrClosed)
+		return c.bus.opError(call, c.durable, ErrClosed)
 	}
 	return nil
 }

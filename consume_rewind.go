@@ -77,7 +77,7 @@ func (c *Consumer) own() (in *intake.Durable, alone bool) {
 // rewound is err, with the end of the consumer instead of what that led to.
 func (c *Consumer) rewound(ctx context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), ErrClosed) {
-		return c.bus.of("Rewind", c.durable, ErrClosed)
+		return c.bus.opError("Rewind", c.durable, ErrClosed)
 	}
 	return err
 }

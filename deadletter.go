@@ -189,7 +189,7 @@ func (s *Stream) openDead(ctx context.Context, pattern string, from uint64) (*re
 // deadError is err, of an operation on the stream of the dead letters, for the caller.
 func (s *Stream) deadError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
-		return &StreamError{Stream: sidestream.DeadStream(s.name), Op: op, Err: ended(ctx)}
+		return &StreamError{Stream: sidestream.DeadStream(s.name), Op: op, Err: contextError(ctx)}
 	}
 	return streamError(sidestream.DeadStream(s.name), op, err)
 }

@@ -95,7 +95,7 @@ func (o *redriveOptions) wait(ctx context.Context) error {
 		}
 	}
 	if ctx.Err() != nil {
-		return &callError{"Redrive", ended(ctx)}
+		return &opError{"Redrive", contextError(ctx)}
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (b *Bus) one(ctx context.Context, stream, pattern string, from uint64) (d w
 	defer r.Close()
 	d, ok, err = r.One(ctx)
 	if err != nil && ctx.Err() != nil {
-		err = ended(ctx)
+		err = contextError(ctx)
 	}
 	if err != nil {
 		err = streamError(stream, "read", err)

@@ -19,10 +19,11 @@ func ExampleSubject() {
 
 // Subjects by the convention {domain}.{service}.{entity}.{action}.{version} can be
 // built of their parts.
-func ExampleSubjectOf() {
-	s, err := bus.SubjectOf[Order](bus.Name{Domain: "shop", Service: "orders", Entity: "*", Action: "placed", Version: "v1"})
-	fmt.Println(s, err)
-	_, err = bus.SubjectOf[Order](bus.Name{Domain: "shop", Service: "orders", Entity: "*", Action: "Placed", Version: "v1"})
+func ExampleName() {
+	s, err := bus.Name{Domain: "shop", Service: "orders", Entity: "*", Action: "placed", Version: "v1"}.Subject()
+	placed := bus.Subject[Order](s)
+	fmt.Println(placed, err)
+	_, err = bus.Name{Domain: "shop", Service: "orders", Entity: "*", Action: "Placed", Version: "v1"}.Subject()
 	fmt.Println(err)
 	// Output:
 	// shop.orders.*.placed.v1 <nil>

@@ -79,7 +79,7 @@ func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ..
 	if aliased(v) {
 		m.Data = bytes.Clone(m.Data)
 	}
-	return b.of("PublishAsync", m.Subject, b.async.Add(ctx, &m))
+	return b.opError("PublishAsync", m.Subject, b.async.Add(ctx, &m))
 }
 
 // aliased reports whether a payload made of v may share v's memory: bytes go as
@@ -121,7 +121,7 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 		return noContext(call)
 	}
 	if ctx.Err() != nil {
-		return &callError{call, ended(ctx)}
+		return &opError{call, contextError(ctx)}
 	}
 	return nil
 }
@@ -165,5 +165,5 @@ func (b *Bus) captured(ctx context.Context, subj string) error {
 }
 
 func (b *Bus) send(ctx context.Context, m *outlet.Message) error {
-	return b.of("Publish", m.Subject, b.core.Outlet.Send(ctx, m))
+	return b.opError("Publish", m.Subject, b.core.Outlet.Send(ctx, m))
 }

@@ -59,27 +59,27 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	f.pending.Deadline = end
 	err := b.window.Add(ctx, &f.pending)
 	if errors.Is(err, outlet.ErrWindowFull) {
-		return &callError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.publish.window)}
+		return &opError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.publish.window)}
 	}
-	return b.of("PublishToAsync", f.pending.Message.Subject, err)
+	return b.opError("PublishToAsync", f.pending.Message.Subject, err)
 }
 
 // Done returns a channel that is closed when the outcome is there; Wait does not wait
 // then, but for a conflict after a lost answer: it asks the stream what that means.
 func (f *Future) Done() <-chan struct{} {
-	if f.none() {
-		return endedAlready
+	if f.isZero() {
+		return closedChan
 	}
 	return f.pending.Done()
 }
 
-// none reports whether f was not made by PublishToAsync.
-func (f *Future) none() bool { return f == nil || f.stream == nil }
+// isZero reports whether f is nil or the zero Future.
+func (f *Future) isZero() bool { return f == nil || f.stream == nil }
 
 // Wait waits until the outcome is there and returns it: the result that PublishTo
 // would have had. When ctx ends first that is its error, and Wait may be called again.
 func (f *Future) Wait(ctx context.Context) (*Ack, error) {
-	if f.none() {
+	if f.isZero() {
 		return nil, badArgument("Future.Wait", "future", "is nil; did PublishToAsync fail?")
 	}
 	if ctx == nil {
@@ -87,7 +87,7 @@ func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	}
 	ack, ok, err := f.pending.Wait(ctx)
 	if !ok {
-		return nil, &callError{"Future.Wait", ended(ctx)}
+		return nil, &opError{"Future.Wait", contextError(ctx)}
 	}
 	if err == nil {
 		return f.stream.result(ctx, &f.pending.Message, f.expect, ack, nil)

@@ -234,7 +234,7 @@ func (r *replay) failed(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return &StreamError{Stream: r.stream.name, Op: "replay", Err: ended(ctx)}
+		return &StreamError{Stream: r.stream.name, Op: "replay", Err: contextError(ctx)}
 	}
 	return streamError(r.stream.name, "replay", err)
 }

@@ -45,7 +45,7 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	reply, err := b.core.Outlet.Request(ctx, &m)
 	done()
 	if err != nil {
-		return none, b.of("Request", m.Subject, err)
+		return none, b.opError("Request", m.Subject, err)
 	}
 	return decodeReply[Resp](b, string(e), o, reply)
 }

@@ -108,7 +108,7 @@ func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Cod
 func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscription, error) {
 	s := &Subscription{bus: b, stage: lifecycle.StageResponders}
 	if err := b.services.Start(); err != nil {
-		return nil, b.of("Respond", pattern, err)
+		return nil, b.opError("Respond", pattern, err)
 	}
 	if err := s.open(pattern, o, mk, s.answer); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (s *busState) begin() {
 // Done returns a channel that is closed when the bus has ended.
 func (b *Bus) Done() <-chan struct{} {
 	if b.isZero() {
-		return endedAlready
+		return closedChan
 	}
 	return b.state.stopOnce.Done()
 }
@@ -75,7 +75,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 	ctx, cancel := b.core.WithDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
 	return b.state.stopOnce.Do(ctx, func() error { return b.shutdown(ctx) }, b.runsCaller, func(error) error {
-		return fmt.Errorf("%w: the bus is still stopping", ended(ctx))
+		return fmt.Errorf("%w: the bus is still stopping", contextError(ctx))
 	})
 }
 

@@ -6,23 +6,23 @@ import (
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
-// Subject is a NATS subject that carries messages of type T: one or more tokens
-// joined by dots, as "shop.orders.eu.placed.v1". As a pattern it may have "*"
-// for any one token and a final ">" for the rest. It is a string, so it can be
-// a constant, and a literal can stand where one is expected.
+// Subject is a NATS subject whose messages have the type T. It consists of tokens that are
+// joined by dots, such as "shop.orders.eu.placed.v1". A pattern may have "*" for any one
+// token and ">" at the end for one or more tokens. Subject is a string type, so a subject
+// can be a constant, and a string literal is accepted wherever a Subject is.
 type Subject[T any] string
 
-// At fills the wildcards: each "*" in order by one token, a final ">" by the
-// remaining ones. Since it cannot return an error, a token that is empty or
-// holds a dot, a wildcard, white space or a control character, and a wrong
-// number of tokens, give a subject that every use refuses with a *SubjectError
-// saying so: a token can never add a level or a wildcard.
+// At replaces the wildcards of s: each "*" by one token, in order, and ">" at the end by
+// all remaining tokens. At has no error result. If a token is empty or contains a dot, a
+// wildcard, white space or a control character, or if the number of tokens is wrong, every
+// use of the returned subject fails with a *SubjectError that says so. So a token can never
+// add a level or a wildcard.
 func (s Subject[T]) At(tokens ...string) Subject[T] {
 	return Subject[T](subject.Fill(string(s), tokens...))
 }
 
-// Match reports whether s, as a pattern, matches the literal subject, and
-// returns the tokens that its wildcards stand for, in order.
+// Match reports whether the pattern s matches the literal subject. It returns the tokens
+// at the places of the wildcards, in order.
 func (s Subject[T]) Match(literal string) (tokens []string, ok bool) {
 	return subject.Match(string(s), literal)
 }
@@ -30,14 +30,15 @@ func (s Subject[T]) Match(literal string) (tokens []string, ok bool) {
 // String returns the subject as text.
 func (s Subject[T]) String() string { return string(s) }
 
-// Validate returns nil or a *SubjectError. Patterns are valid.
+// Validate returns a *SubjectError if s is malformed. Patterns are valid.
 func (s Subject[T]) Validate() error { return checkPattern(string(s)) }
 
-// Endpoint is the subject of a request and its reply. As a Subject it can be a
-// constant or a literal; a responder may use a pattern, a request not.
+// Endpoint is the subject of requests with the type Req, whose replies have the type Resp.
+// Like a Subject it can be a constant or a literal. A responder may use a pattern, a request
+// may not.
 type Endpoint[Req, Resp any] string
 
-// At is Subject.At for endpoints.
+// At replaces the wildcards of e, as Subject.At does.
 func (e Endpoint[Req, Resp]) At(tokens ...string) Endpoint[Req, Resp] {
 	return Endpoint[Req, Resp](subject.Fill(string(e), tokens...))
 }
@@ -45,11 +46,11 @@ func (e Endpoint[Req, Resp]) At(tokens ...string) Endpoint[Req, Resp] {
 // String returns the subject as text.
 func (e Endpoint[Req, Resp]) String() string { return string(e) }
 
-// Validate returns nil or a *SubjectError. Patterns are valid.
+// Validate returns a *SubjectError if e is malformed. Patterns are valid.
 func (e Endpoint[Req, Resp]) Validate() error { return checkPattern(string(e)) }
 
-// Subjects returns the texts of s, for StreamConfig.Subjects. Of nil that is "",
-// which Bus.Stream refuses.
+// Subjects returns the texts of s, for StreamConfig.Subjects. The text of a nil element is
+// "", which Bus.Stream refuses.
 func Subjects(s ...fmt.Stringer) []string {
 	texts := make([]string, len(s))
 	for i := range s {
@@ -60,26 +61,16 @@ func Subjects(s ...fmt.Stringer) []string {
 	return texts
 }
 
-// Name holds the five parts of a subject by the convention
-// {domain}.{service}.{entity}.{action}.{version}, as in "shop.orders.eu.placed.v1".
-// The first four are lower-case tokens (a-z, 0-9, - and _) or "*"; the version is
-// "v1", "v2" and so on.
+// Name has the five parts of a subject by the convention
+// {domain}.{service}.{entity}.{action}.{version}, such as "shop.orders.eu.placed.v1". The
+// first four parts are lower-case tokens (a-z, 0-9, - and _) or "*". The version is "v1",
+// "v2" and so on.
 type Name struct{ Domain, Service, Entity, Action, Version string }
 
-// SubjectOf returns the subject that n names, or a *SubjectError that says which
-// part breaks the convention.
-func SubjectOf[T any](n Name) (Subject[T], error) {
-	s, err := n.build()
-	return Subject[T](s), err
-}
-
-// EndpointOf is SubjectOf for endpoints.
-func EndpointOf[Req, Resp any](n Name) (Endpoint[Req, Resp], error) {
-	s, err := n.build()
-	return Endpoint[Req, Resp](s), err
-}
-
-func (n Name) build() (string, error) {
+// Subject returns the subject that n names, to be converted to a Subject[T] or an
+// Endpoint[Req, Resp]. If a part breaks the convention, the error is a *SubjectError that
+// says which one.
+func (n Name) Subject() (string, error) {
 	s, p := subject.Name(n.Domain, n.Service, n.Entity, n.Action, n.Version)
 	if p != nil {
 		whole := n.Domain + "." + n.Service + "." + n.Entity + "." + n.Action + "." + n.Version

@@ -231,22 +231,17 @@ func TestSubjectMatch(t *testing.T) {
 	}
 }
 
-func TestSubjectOf(t *testing.T) {
+func TestName(t *testing.T) {
 	t.Parallel()
 	good := bus.Name{Domain: "shop", Service: "orders", Entity: "eu-1", Action: "placed", Version: "v1"}
-	s, err := bus.SubjectOf[order](good)
+	s, err := good.Subject()
 	must(t, err)
 	if s != "shop.orders.eu-1.placed.v1" {
 		t.Errorf("got %q", s)
 	}
-	e, err := bus.EndpointOf[int, order](good)
-	must(t, err)
-	if e != "shop.orders.eu-1.placed.v1" {
-		t.Errorf("got %q", e)
-	}
 	all := good
 	all.Entity = "*"
-	if s, err := bus.SubjectOf[order](all); err != nil || s != "shop.orders.*.placed.v1" {
+	if s, err := all.Subject(); err != nil || s != "shop.orders.*.placed.v1" {
 		t.Errorf("got %q, %v", s, err)
 	}
 	for name, tc := range map[string]struct {
@@ -268,13 +263,11 @@ func TestSubjectOf(t *testing.T) {
 	} {
 		n := good
 		tc.change(&n)
-		s, err := bus.SubjectOf[order](n)
+		s, err := n.Subject()
 		asError[*bus.SubjectError](t, err, tc.text)
 		if s != "" {
 			t.Errorf("%s: got the subject %.80q with the error", name, s)
 		}
-		_, err = bus.EndpointOf[int, int](n)
-		asError[*bus.SubjectError](t, err, tc.text)
 	}
 }
 

@@ -102,10 +102,10 @@ func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle 
 		Lost:         s.goroutineLost,
 	})
 	if err := s.core.Open(); err != nil {
-		return s.bus.of(s.call(), pattern, err)
+		return s.bus.opError(s.call(), pattern, err)
 	}
 	if err := s.bus.registry.Add(s.stage, s, s.core); err != nil {
-		return errors.Join(s.bus.of(s.call(), pattern, err), s.Unsubscribe())
+		return errors.Join(s.bus.opError(s.call(), pattern, err), s.Unsubscribe())
 	}
 	return nil
 }
@@ -206,18 +206,18 @@ func (s *Subscription) reportDropped(final bool) {
 
 // Subject is the pattern subscribed to.
 func (s *Subscription) Subject() string {
-	if s.none() {
+	if s.isZero() {
 		return ""
 	}
 	return s.receiver.pattern
 }
 
-// none reports whether s is nil or was not made by Subscribe or Respond, as what they
-// return with an error. It has ended, and ends again without one.
-func (s *Subscription) none() bool { return s == nil || s.core == nil }
+// isZero reports whether s is nil or the zero Subscription, as Subscribe and Respond return
+// with an error. Such a subscription has ended.
+func (s *Subscription) isZero() bool { return s == nil || s.core == nil }
 
-// endedAlready is closed.
-var endedAlready = func() chan struct{} {
+// closedChan is a closed channel.
+var closedChan = func() chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
@@ -230,7 +230,7 @@ var endedAlready = func() chan struct{} {
 // messages only that one could handle. Further calls wait for the first one, unless
 // they come from its handlers.
 func (s *Subscription) Drain(ctx context.Context) error {
-	if s.none() {
+	if s.isZero() {
 		return nil
 	}
 	if ctx == nil {
@@ -244,7 +244,7 @@ func (s *Subscription) Drain(ctx context.Context) error {
 // Unsubscribe ends the interest, drops the messages that wait, and waits for the
 // handlers that run as Drain does.
 func (s *Subscription) Unsubscribe() error {
-	if s.none() {
+	if s.isZero() {
 		return nil
 	}
 	ctx, cancel := s.bus.core.WithDrainTimeout(dispatch.FromCaller(context.Background()))
@@ -255,7 +255,7 @@ func (s *Subscription) Unsubscribe() error {
 // Stop ends the interest, drops the messages that wait, and does not wait for the
 // handlers that run. Where a Drain waits already, Stop does nothing.
 func (s *Subscription) Stop() {
-	if s.none() {
+	if s.isZero() {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(dispatch.FromCaller(context.Background()))
@@ -267,11 +267,11 @@ func (s *Subscription) Stop() {
 // matches ErrClosed when the connection has ended for good, or ErrExited when that
 // ended the subscription, see event.SubscriptionEnded. Nil otherwise.
 func (s *Subscription) Err() error {
-	if s.none() {
+	if s.isZero() {
 		return nil
 	}
 	if s.core.IsLost() {
-		return s.bus.of(s.call(), s.Subject(), ErrExited)
+		return s.bus.opError(s.call(), s.Subject(), ErrExited)
 	}
 	select {
 	case <-s.Done():
@@ -281,7 +281,7 @@ func (s *Subscription) Err() error {
 	default:
 	}
 	if s.bus.core.Link.Conn().IsClosed() {
-		return s.bus.of(s.call(), s.Subject(), nats.ErrConnectionClosed)
+		return s.bus.opError(s.call(), s.Subject(), nats.ErrConnectionClosed)
 	}
 	return nil
 }
@@ -289,8 +289,8 @@ func (s *Subscription) Err() error {
 // Done returns a channel that is closed when the subscription has ended, by
 // Drain, Stop, Unsubscribe or the end of the bus, or by itself: see Err.
 func (s *Subscription) Done() <-chan struct{} {
-	if s.none() {
-		return endedAlready
+	if s.isZero() {
+		return closedChan
 	}
 	return s.core.Done()
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
-// ended is the error of a call whose ctx has ended: in which way, and its cause
-// where that says more.
-func ended(ctx context.Context) error {
+// contextError returns the error of a call whose ctx has ended, with the cause of ctx if it
+// has one.
+func contextError(ctx context.Context) error {
 	err := translate(ctx.Err())
 	if cause := context.Cause(ctx); !errors.Is(err, cause) {
 		return fmt.Errorf("%w: %w", err, cause)
@@ -25,31 +25,32 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-// callError says which call an error ended.
-type callError struct {
-	call string
-	err  error
+// opError adds to an error which call failed.
+type opError struct {
+	op  string // "Publish", or with the subject: "Publish \"shop.audit\""
+	err error
 }
 
-func (e *callError) Error() string { return "bus: " + e.call + ": " + inner(e.err) }
-func (e *callError) Unwrap() error { return e.err }
+func (e *opError) Error() string { return "bus: " + e.op + ": " + inner(e.err) }
+func (e *opError) Unwrap() error { return e.err }
 
-// of is translate for the error of a call of b, about a subject unless that is empty.
-func (b *Bus) of(call, subject string, err error) error {
+// opError translates err and adds which call of b failed, and about which subject unless
+// that is empty.
+func (b *Bus) opError(op, subject string, err error) error {
 	if err == nil {
 		return nil // before anything that costs
 	}
 	err = translate(err)
-	switch _, named := errors.AsType[*callError](err); {
+	switch _, named := errors.AsType[*opError](err); {
 	case named:
 		return err
 	case subject != "":
-		call = fmt.Sprintf("%s %.200q", call, subject)
+		op = fmt.Sprintf("%s %.200q", op, subject)
 	}
 	if nc := b.core.Link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
 		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
 	}
-	return &callError{call, err}
+	return &opError{op, err}
 }
 
 // translate turns what the layers below return into the errors above, keeping
