@@ -16,7 +16,7 @@ import (
 )
 
 // publicPackages are the packages that programs import, by folder.
-var publicPackages = []string{".", "codec", "codec/codectest", "middleware", "bustest"}
+var publicPackages = []string{".", "codec", "codec/codectest", "event", "health", "middleware", "bustest"}
 
 // apiTypes are the packages whose types may appear in the API of the root, with
 // the reason. Programs that use the API depend on them.
@@ -29,6 +29,8 @@ var apiTypes = map[string]string{
 	otelAPI + "/propagation":        "WithPropagator",
 	otelAPI + "/trace":              "WithTracerProvider",
 	ourModule + "/codec":            "WithCodec, WithCodecFor, As",
+	ourModule + "/event":            "WithEvents",
+	ourModule + "/health":           "Bus.Health, WithHealthThresholds",
 }
 
 // apiAliases are the exported names that stand for a type of an internal

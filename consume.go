@@ -136,11 +136,11 @@ func (s *Stream) begin(ctx context.Context, c *Consumer, o *consumeOptions) erro
 	if err != nil {
 		return err
 	}
-	if c.side, err = sidestream.Open(ctx, s.bus.core, s.sideOf(), c.durable, info.Config.AckWait); err != nil {
+	if c.side, err = sidestream.Open(ctx, s.bus.core, s.side, c.durable, info.Config.AckWait); err != nil {
 		return translate(err)
 	}
 	if o.shares(s.bus) {
-		if err := sidestream.DeclareKeys(ctx, s.bus.core, s.sideOf()); err != nil {
+		if err := sidestream.DeclareKeys(ctx, s.bus.core, s.side); err != nil {
 			return translate(err)
 		}
 	}

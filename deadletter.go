@@ -290,11 +290,6 @@ func remove(ctx context.Context, st jetstream.Stream, sequence uint64) error {
 	return err
 }
 
-// sideOf describes s for its side streams.
-func (s *Stream) sideOf() sidestream.Stream {
-	return sidestream.Stream{Name: s.name, Created: s.created, Storage: s.storage, Replicas: s.replicas}
-}
-
 // foreignStream is the error of Consume where a stream of the program has the name of a
 // side stream.
 func foreignStream(e *sidestream.ForeignStreamError) error {

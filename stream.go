@@ -6,21 +6,19 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/capture"
+	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
 // Stream is a durable log of messages on the server. It holds no resources and needs no
 // closing. Safe for concurrent use.
 type Stream struct {
-	bus      *Bus
-	name     string
-	created  time.Time
-	storage  jetstream.StorageType
-	replicas int
+	bus  *Bus
+	name string
+	side sidestream.Stream // what its side streams are made from
 
 	content atomic.Pointer[capture.Content] // as of the last look at the server
 }
@@ -126,7 +124,8 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 
 // streamOf returns the stream of info, and registers what it stores.
 func (b *Bus) streamOf(info *jetstream.StreamInfo) *Stream {
-	s := &Stream{bus: b, name: info.Config.Name, created: info.Created, storage: info.Config.Storage, replicas: info.Config.Replicas}
+	c := &info.Config
+	s := &Stream{bus: b, name: c.Name, side: sidestream.Stream{Name: c.Name, Created: info.Created, Storage: c.Storage, Replicas: c.Replicas}}
 	s.register(info)
 	return s
 }
