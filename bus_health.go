@@ -105,7 +105,7 @@ func (b *Bus) loads() []load {
 // load returns the state of a handler with the statistics s.
 func (r *handlerCall) load(s SubscriptionStats) load {
 	l := load{stats: s}
-	l.failed, l.calls = r.counters.Latest.Of(s.Handled + s.HandlerErrors)
+	l.failed, l.calls = r.counters.Latest.Recent(s.Handled + s.HandlerErrors)
 	return l
 }
 

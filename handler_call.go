@@ -110,7 +110,7 @@ func (r *handlerCall) count(m *RawMsg, n int64, failed *error) {
 		return
 	}
 	r.counters.Errors.Add(1)
-	r.counters.Latest.Note(max(n-r.counters.Postponed.Load(), 1)) // among those that were tried
+	r.counters.Latest.Record(max(n-r.counters.Postponed.Load(), 1)) // among those that were tried
 	if _, ok := errors.AsType[*PanicError](*failed); ok {
 		r.counters.Panics.Add(1)
 	}

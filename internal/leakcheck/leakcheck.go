@@ -1,5 +1,4 @@
-// Package leakcheck fails a test binary that ends with goroutines it did not
-// begin with.
+// Package leakcheck fails a test binary that leaks goroutines. It is for tests only.
 package leakcheck
 
 import (
@@ -14,11 +13,12 @@ import (
 	"time"
 )
 
-// Main runs the tests of m and exits. It waits a moment for goroutines that are
-// about to end, as the server's clock, which goes on for up to 100 ms.
+// Main runs the tests of m and exits. TestMain calls it. The binary fails if goroutines are left that
+// did not exist at the start. Main waits for goroutines that are about to end. The clock of the
+// server, for example, runs for up to 100 ms after the server has stopped.
 //
-// Unless -parallel says otherwise, two tests run side by side on each processor:
-// most wait for files, processes and the network more than they compute.
+// Unless the flag -parallel is set, two tests run in parallel on each processor, because most tests
+// wait for files, processes and the network.
 func Main(m *testing.M) {
 	flag.Parse()
 	if given := flag.Lookup("test.parallel"); given.Value.String() == given.DefValue {
@@ -35,18 +35,19 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// How long Main waits for goroutines to end.
 const (
-	patience = 5 * time.Second
+	endTimeout = 5 * time.Second
 
-	// slowPatience is for goroutines of the server that wait for an answer of its own
-	// for up to 30 s, and do not heed that it ends meanwhile.
-	slowPatience = 35 * time.Second
+	// slowEndTimeout is for slowGoroutines.
+	slowEndTimeout = 35 * time.Second
 )
 
-// slowEnds are those: it sets up a stream that copies another.
-var slowEnds = []string{"server.(*stream).trySetupSourceConsumer.func", "server.(*stream).setupMirrorConsumer.func"}
+// slowGoroutines belong to a server that sets up a stream with a source or a mirror. They wait for an
+// answer for up to 30 s, also if the server has stopped.
+var slowGoroutines = []string{"server.(*stream).trySetupSourceConsumer.func", "server.(*stream).setupMirrorConsumer.func"}
 
-// leaked returns the stacks of goroutines that are not in before and do not end.
+// leaked returns the stacks of goroutines that are not in before and do not end in time.
 func leaked(before map[string]string) []string {
 	begun := time.Now()
 	for {
@@ -55,7 +56,7 @@ func leaked(before map[string]string) []string {
 		for id, stack := range goroutines() {
 			if _, old := before[id]; !old && !ignored(stack) {
 				left = append(left, stack)
-				wait = max(wait, patienceFor(stack))
+				wait = max(wait, timeoutFor(stack))
 			}
 		}
 		if time.Since(begun) >= wait {
@@ -65,23 +66,25 @@ func leaked(before map[string]string) []string {
 	}
 }
 
-func patienceFor(stack string) time.Duration {
-	if containsAny(stack, slowEnds) {
-		return slowPatience
+// timeoutFor returns how long to wait for the goroutine with that stack.
+func timeoutFor(stack string) time.Duration {
+	if containsAny(stack, slowGoroutines) {
+		return slowEndTimeout
 	}
-	return patience
+	return endTimeout
 }
 
-// ignored are goroutines of the runtime and the testing package.
+// ignored reports whether a goroutine belongs to the runtime, the testing package or this package.
 func ignored(stack string) bool {
 	return containsAny(stack, []string{"leakcheck.goroutines(", "testing.(*M)", "runtime.goparkunlock", "os/signal.loop", "runtime/pprof", "internal/fuzz."})
 }
 
+// containsAny reports whether stack contains one of marks.
 func containsAny(stack string, marks []string) bool {
 	return slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(stack, mark) })
 }
 
-// goroutines returns the stacks of all goroutines by their number.
+// goroutines returns the stacks of all goroutines by goroutine ID.
 func goroutines() map[string]string {
 	buf := make([]byte, 1<<20)
 	for {

@@ -8,15 +8,14 @@ import (
 )
 
 const (
-	// unknownDisk is the default on a file system that does not tell its size.
+	// unknownDisk is the default if the size of the file system is unknown.
 	unknownDisk = 16 * gib
 
 	minDefaultDisk = 64 * mib
 )
 
-// Disk returns the size in bytes of the file system that holds path. Where path
-// does not exist yet, its nearest parent counts. ok is false where the system does
-// not tell.
+// Disk returns the size in bytes of the file system of path. If path does not exist it uses the nearest
+// existing parent. ok is false if the size is unknown.
 func Disk(path string) (total int64, ok bool) {
 	existing, err := nearestExisting(path)
 	if err != nil {
@@ -26,10 +25,9 @@ func Disk(path string) (total int64, ok bool) {
 	return total, ok && total > 0
 }
 
-// DefaultDisk returns how many bytes of messages a bus may store at path by
-// default: a quarter of the file system, 16 GiB where its size is unknown, at
-// least 64 MiB. It counts the total, not what is free, so that the answer is
-// the same after a restart.
+// DefaultDisk returns how many bytes of messages a bus stores at path by default: a quarter of the file
+// system, but at least 64 MiB, and 16 GiB if the size is unknown. It uses the total size and not
+// the free space, so that the result is the same after a restart.
 func DefaultDisk(path string) int64 {
 	total, ok := Disk(path)
 	if !ok {
@@ -38,7 +36,7 @@ func DefaultDisk(path string) int64 {
 	return max(total/4, minDefaultDisk)
 }
 
-// nearest returns path or the first parent that is there for us.
+// nearestExisting returns path, or its nearest parent that exists and is accessible.
 func nearestExisting(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -54,8 +52,8 @@ func nearestExisting(path string) (string, error) {
 	}
 }
 
-// bytesOf multiplies without overflow: some network file systems claim sizes
-// beyond 63 bits.
+// bytesOf returns blocks * size without overflow. Some network file systems report sizes of more than
+// 63 bits.
 func bytesOf(blocks, size uint64) int64 {
 	high, low := bits.Mul64(blocks, size)
 	if high > 0 || low > math.MaxInt64 {

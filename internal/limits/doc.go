@@ -1,3 +1,3 @@
-// Package limits answers how much memory and disk a bus may take when nobody
-// says so. Its functions never fail: a source that cannot be read does not count.
+// Package limits computes how much memory and disk a bus uses by default. Its functions do not fail: a
+// source that cannot be read is ignored. It has no state and no goroutines.
 package limits

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// The functions in this file read what Linux tells in files. They take the
-// root of the file system, so that tests can show them any machine, and return
-// 0 for "unknown" as for "no limit".
+// The functions in this file read files of Linux. They take the root of the file system, so that tests
+// can use files of any machine. They return 0 for "unknown" and for "no limit".
 
 // MeminfoTotal returns MemTotal of proc/meminfo in bytes.
 func MeminfoTotal(root fs.FS) int64 {
@@ -26,8 +25,8 @@ func MeminfoTotal(root fs.FS) int64 {
 	return 0
 }
 
-// CgroupMemory returns the least memory limit of the cgroups, version 1 and 2,
-// that this process is in according to proc/self/cgroup.
+// CgroupMemory returns the smallest memory limit of the cgroups of this process, of version 1 and 2.
+// proc/self/cgroup lists these cgroups.
 func CgroupMemory(root fs.FS) int64 {
 	var limit int64
 	for line := range strings.Lines(readString(root, "proc/self/cgroup")) {
@@ -36,7 +35,7 @@ func CgroupMemory(root fs.FS) int64 {
 	return limit
 }
 
-// lineLimit handles one line: hierarchy number, controllers, path.
+// cgroupLimit returns the limit for one line of proc/self/cgroup: hierarchy number, controllers, path.
 func cgroupLimit(root fs.FS, line string) int64 {
 	fields := strings.SplitN(line, ":", 3)
 	if len(fields) != 3 {
@@ -56,6 +55,7 @@ func cgroupLimit(root fs.FS, line string) int64 {
 	return 0
 }
 
+// hasController reports whether the list of controllers has name.
 func hasController(list, name string) bool {
 	for controller := range strings.SplitSeq(list, ",") {
 		if controller == name {
@@ -65,12 +65,12 @@ func hasController(list, name string) bool {
 	return false
 }
 
-// climb returns the least limit from the group up to the mount point: each
-// parent limits the sum of its children. A container often sees its own group
-// mounted at the top, and the names of groups outside that are not there.
+// hierarchyLimit returns the smallest limit of the group and its parents up to the mount point, because
+// each parent limits the sum of its children. In a container its own group is often the mount
+// point, and the outer groups do not exist.
 func hierarchyLimit(root fs.FS, mount, group, file string) int64 {
 	var limit int64
-	// Rooted, so that Clean drops the ".." of a process outside of its namespace.
+	// The leading slash makes Clean remove the ".." of a process outside of its namespace.
 	for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
 		limit = smallerLimit(limit, readLimit(root, path.Join(mount, dir, file)))
 		if dir == "/" {
@@ -79,8 +79,8 @@ func hierarchyLimit(root fs.FS, mount, group, file string) int64 {
 	}
 }
 
-// limitIn reads one limit. Version 2 writes "max" for none; version 1 writes
-// the greatest number of whole pages, and no real limit is near that.
+// readLimit reads one limit. Version 2 has "max" for no limit. Version 1 has the largest number of whole
+// pages, which is far above every real limit.
 func readLimit(root fs.FS, name string) int64 {
 	const none = 1 << 60
 	limit := parseSize(readString(root, name))
@@ -90,7 +90,7 @@ func readLimit(root fs.FS, name string) int64 {
 	return limit
 }
 
-// lesser returns the lesser of two limits, of which 0 is none.
+// smallerLimit returns the smaller one of two limits. 0 is no limit.
 func smallerLimit(a, b int64) int64 {
 	if a == 0 || b == 0 {
 		return max(a, b)
@@ -98,7 +98,7 @@ func smallerLimit(a, b int64) int64 {
 	return min(a, b)
 }
 
-// parseSize returns 0 for what is no positive number.
+// parseSize returns the number in s, or 0 if it is not a positive number.
 func parseSize(s string) int64 {
 	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
 	if err != nil {
@@ -107,6 +107,7 @@ func parseSize(s string) int64 {
 	return max(n, 0)
 }
 
+// readString returns the content of a file, or "".
 func readString(root fs.FS, name string) string {
 	raw, err := fs.ReadFile(root, name)
 	if err != nil {

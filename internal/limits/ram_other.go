@@ -2,5 +2,5 @@
 
 package limits
 
-// systemRAM is unknown here; on Linux /proc/meminfo was asked before.
+// systemRAM returns 0 for "unknown". On Linux ramOf has read /proc/meminfo before.
 func systemRAM() int64 { return 0 }

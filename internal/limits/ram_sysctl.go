@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// systemRAM returns the RAM in bytes, or 0.
 func systemRAM() int64 {
 	name := "hw.physmem"
 	if runtime.GOOS == "darwin" {
@@ -17,7 +18,7 @@ func systemRAM() int64 {
 	if n, err := unix.SysctlUint64(name); err == nil && n <= math.MaxInt64 {
 		return int64(n)
 	}
-	// It is an unsigned long, so 32 bits wide on a 32-bit FreeBSD.
+	// The value is an unsigned long, which has 32 bits on a 32-bit FreeBSD.
 	if n, err := unix.SysctlUint32(name); err == nil {
 		return int64(n)
 	}

@@ -17,6 +17,7 @@ type memoryStatusEx struct {
 	availExtendedVirt                                                uint64
 }
 
+// systemRAM returns the RAM in bytes, or 0.
 func systemRAM() int64 {
 	var status memoryStatusEx
 	status.length = uint32(unsafe.Sizeof(status))

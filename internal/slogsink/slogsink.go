@@ -1,4 +1,5 @@
-// Package slogsink lets what logs with hclog write to a slog.Logger.
+// Package slogsink writes the lines of an hclog.Logger to a slog.Logger. It has no state and no
+// goroutines.
 package slogsink
 
 import (
@@ -9,13 +10,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Sink passes the lines of an hclog.Logger to a slog.Logger.
+// Sink writes the lines of an hclog.Logger to Logger. Safe for concurrent use.
 type Sink struct {
 	Logger   *slog.Logger
-	MinLevel hclog.Level // NoLevel: the slog.Logger's own decides
+	MinLevel hclog.Level // lines below it are dropped; NoLevel: only the level of Logger counts
 }
 
-// As returns the logger of that name that writes to s.
+// Named returns a logger with that name that writes to s.
 func (s *Sink) Named(name string) hclog.Logger {
 	logger := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: name, Output: io.Discard, Level: hclog.Trace})
 	logger.RegisterSink(s)
@@ -31,7 +32,7 @@ func (s *Sink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	s.Logger.With("logger", name).Log(context.Background(), at, msg, args...)
 }
 
-// slogLevel maps levels; slog has no trace, its levels are four apart.
+// slogLevel returns the level for slog. The levels of slog are four apart, and it has no trace level.
 func slogLevel(l hclog.Level) slog.Level {
 	switch l {
 	case hclog.Trace:

@@ -7,14 +7,14 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Consumer is how far a durable consumer is behind.
+// Consumer is the lag of a durable consumer.
 type Consumer struct {
 	Template, Stream, Group string
-	Lag                     int           // messages that are not done
-	OldestAge               time.Duration // of the oldest of them
+	Lag                     int           // number of messages that are not finished
+	OldestAge               time.Duration // age of the oldest of those messages
 }
 
-// ObserveConsumers has read called whenever metrics are collected, until stop.
+// ObserveConsumers calls read whenever metrics are collected, until stop is called.
 func (t *Telemetry) ObserveConsumers(read func() []Consumer) (stop func(), err error) {
 	if t == nil || t.metrics == nil {
 		return func() {}, nil
@@ -25,10 +25,10 @@ func (t *Telemetry) ObserveConsumers(read func() []Consumer) (stop func(), err e
 			kv := baseAttributes(seriesKey{template: c.Template, group: c.Group})
 			attributes := metric.WithAttributes(appendString(kv, keyStream, c.Stream)...)
 			o.ObserveInt64(i.lag, int64(c.Lag), attributes)
-			o.ObserveFloat64(i.oldest, c.OldestAge.Seconds(), attributes)
+			o.ObserveFloat64(i.oldestAge, c.OldestAge.Seconds(), attributes)
 		}
 		return nil
-	}, i.lag, i.oldest)
+	}, i.lag, i.oldestAge)
 	if err != nil {
 		return nil, err
 	}

@@ -10,15 +10,15 @@ import (
 
 const otherError = "_OTHER"
 
-// errorType returns the class of err, which is not nil, for error.type. There are
-// few classes:
+// errorType returns the class of err for the attribute error.type. err must not be nil. The classes
+// are few:
 //
-//   - "timeout" for a deadline exceeded, or what has Timeout() == true;
+//   - "timeout" for an exceeded deadline, and for an error whose method Timeout returns true;
 //   - "canceled" for a canceled context;
-//   - what its ErrorType() string method returns, as in OpenTelemetry's own helper;
-//   - the type of the innermost error that has one of its own, such as
+//   - the result of its method ErrorType() string, as in the helper of OpenTelemetry;
+//   - the innermost error type that is not of the standard library, for example
 //     "bus.SubjectError";
-//   - "_OTHER" for text without a type.
+//   - "_OTHER" for other errors.
 func errorType(err error) string {
 	var timeout interface{ Timeout() bool }
 	var named interface{ ErrorType() string }
@@ -37,9 +37,8 @@ func errorType(err error) string {
 	return otherError
 }
 
-// innermostType returns the type of the last error in err's chain that is not a
-// mere text or wrapper of the standard library. Of several branches the first
-// that has one counts.
+// innermostType returns the type of the innermost error in the chain of err that is not of package
+// errors or fmt, or "". Of several branches it takes the first one with such a type.
 func innermostType(err error) string {
 	for _, inner := range unwrap(err) {
 		if inner == nil {
@@ -59,8 +58,9 @@ func innermostType(err error) string {
 	return strings.TrimLeft(t.String(), "*")
 }
 
+// unwrap returns the errors that err wraps.
 func unwrap(err error) []error {
-	switch e := err.(type) { //nolint:errorlint // it walks the chain itself
+	switch e := err.(type) { //nolint:errorlint // the caller walks the chain
 	case interface{ Unwrap() error }:
 		return []error{e.Unwrap()}
 	case interface{ Unwrap() []error }:

@@ -2,53 +2,53 @@ package telemetry
 
 import "sync"
 
-// window is how many calls one of the two windows of Failures has.
-const window = 100
+// windowSize is the number of calls in each of the two windows of Failures.
+const windowSize = 100
 
-// Failures counts how many of the latest calls failed, so that what a thing did
-// yesterday says nothing about how it is now. It costs nothing while none fails.
-// The zero value is ready to use. Safe for concurrent use.
+// Failures counts how many of the latest calls failed. Old failures do not count. It costs nothing
+// while no call fails. The zero value is ready to use. Safe for concurrent use.
 type Failures struct {
-	mu     sync.Mutex
-	number int64 // of the window of latest
-	latest int64 // failures in it
-	before int64 // in the window before it
+	mu           sync.Mutex
+	current      int64 // the number of the current window, from 0
+	failed       int64 // failures in the current window
+	failedBefore int64 // failures in the window before
 }
 
-// Note notes that the n-th call failed, from 1. Calls may end in another order than
-// they began.
-func (f *Failures) Note(n int64) {
+// Record records that the n-th call failed, counted from 1. Calls may end in another order than they
+// began.
+func (f *Failures) Record(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.moveTo(windowOf(n))
+	f.advance(windowOf(n))
 	switch windowOf(n) {
-	case f.number:
-		f.latest++
-	case f.number - 1:
-		f.before++
+	case f.current:
+		f.failed++
+	case f.current - 1:
+		f.failedBefore++
 	}
 }
 
-// Of returns how many of the latest calls failed when there were n in all, and how
-// many those are: all up to 100 of them, from then on the last 100 to 200.
-func (f *Failures) Of(n int64) (failed, calls int64) {
+// Recent returns how many of the latest calls failed, and the number of those calls. n is the number
+// of all calls. Up to 100, all calls are the latest; above that, the last 100 to 200 are.
+func (f *Failures) Recent(n int64) (failed, calls int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.moveTo(windowOf(n))
-	return min(f.latest+f.before, n), n - max(f.number-1, 0)*window
+	f.advance(windowOf(n))
+	return min(f.failed+f.failedBefore, n), n - max(f.current-1, 0)*windowSize
 }
 
-// moveTo begins the window number, if that is a later one.
-func (f *Failures) moveTo(number int64) {
+// advance starts the window number if that is later than the current one.
+func (f *Failures) advance(number int64) {
 	switch {
-	case number <= f.number:
+	case number <= f.current:
 		return
-	case number == f.number+1:
-		f.before = f.latest
+	case number == f.current+1:
+		f.failedBefore = f.failed
 	default:
-		f.before = 0
+		f.failedBefore = 0
 	}
-	f.number, f.latest = number, 0
+	f.current, f.failed = number, 0
 }
 
-func windowOf(n int64) int64 { return max(n-1, 0) / window }
+// windowOf returns the number of the window of the n-th call.
+func windowOf(n int64) int64 { return max(n-1, 0) / windowSize }

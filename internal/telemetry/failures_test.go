@@ -30,10 +30,10 @@ func TestFailures(t *testing.T) {
 			t.Parallel()
 			var f telemetry.Failures
 			for n := tc.from; n <= tc.to; n++ {
-				f.Note(n)
+				f.Record(n)
 			}
 			for range 2 {
-				if failed, calls := f.Of(tc.all); failed != tc.failed || calls != tc.calls {
+				if failed, calls := f.Recent(tc.all); failed != tc.failed || calls != tc.calls {
 					t.Errorf("%d of %d, want %d of %d", failed, calls, tc.failed, tc.calls)
 				}
 			}
@@ -46,12 +46,12 @@ func TestFailuresOutOfOrder(t *testing.T) {
 	t.Parallel()
 	var f telemetry.Failures
 	for _, n := range []int64{350, 250, 150, 301, 1} {
-		f.Note(n)
+		f.Record(n)
 	}
-	if failed, calls := f.Of(350); failed != 3 || calls != 150 {
+	if failed, calls := f.Recent(350); failed != 3 || calls != 150 {
 		t.Errorf("%d of %d, want 3 of 150", failed, calls)
 	}
-	if failed, calls := f.Of(340); failed != 3 || calls != 140 { // the last ten still run
+	if failed, calls := f.Recent(340); failed != 3 || calls != 140 { // the last ten still run
 		t.Errorf("%d of %d, want 3 of 140", failed, calls)
 	}
 }
@@ -63,13 +63,13 @@ func TestFailuresConcurrently(t *testing.T) {
 	for i := range int64(4) {
 		wg.Go(func() {
 			for n := range int64(50) {
-				f.Note(4*n + i + 1)
-				f.Of(4 * n)
+				f.Record(4*n + i + 1)
+				f.Recent(4 * n)
 			}
 		})
 	}
 	wg.Wait()
-	if failed, calls := f.Of(200); failed != 200 || calls != 200 {
+	if failed, calls := f.Recent(200); failed != 200 || calls != 200 {
 		t.Errorf("%d of %d, want 200 of 200", failed, calls)
 	}
 }

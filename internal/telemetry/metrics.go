@@ -8,27 +8,29 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// durationBounds are the bucket boundaries in seconds that the conventions
-// advise for both durations.
+// durationBounds are the bucket boundaries in seconds that the conventions recommend for both
+// durations.
 var durationBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 
+// instruments are the metrics of one bus. Safe for concurrent use.
 type instruments struct {
 	operation metric.Float64Histogram
 	process   metric.Float64Histogram
 	sent      metric.Int64Counter
 	consumed  metric.Int64Counter
 
-	// Ours, where the conventions have none.
+	// The conventions do not have these.
 	dropped     metric.Int64Counter
 	redelivered metric.Int64Counter
 	dead        metric.Int64Counter
 	reconnects  metric.Int64Counter
 
-	meter  metric.Meter // for what is observed
-	lag    metric.Int64ObservableGauge
-	oldest metric.Float64ObservableGauge
+	meter     metric.Meter // for the gauges
+	lag       metric.Int64ObservableGauge
+	oldestAge metric.Float64ObservableGauge
 }
 
+// newInstruments makes the instruments. It returns the errors of the meter.
 func newInstruments(m metric.Meter) (*instruments, error) {
 	b := builder{meter: m}
 	i := &instruments{
@@ -42,16 +44,17 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		reconnects:  b.counter("omnibus.connection.reconnects", "{reconnect}", "Number of times the connection was lost and won back."),
 	}
 	i.meter = m
-	i.lag, i.oldest = b.lag()
+	i.lag, i.oldestAge = b.consumerGauges()
 	return i, errors.Join(b.errs...)
 }
 
-// builder makes instruments and gathers the errors.
+// builder makes instruments and collects the errors.
 type builder struct {
 	meter metric.Meter
 	errs  []error
 }
 
+// seconds makes a histogram of durations.
 func (b *builder) seconds(name, description string) metric.Float64Histogram {
 	h, err := b.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
 		metric.WithExplicitBucketBoundaries(durationBounds...))
@@ -61,6 +64,7 @@ func (b *builder) seconds(name, description string) metric.Float64Histogram {
 	return h
 }
 
+// counter makes a counter.
 func (b *builder) counter(name, unit, description string) metric.Int64Counter {
 	c, err := b.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
 	if err != nil {
@@ -69,7 +73,8 @@ func (b *builder) counter(name, unit, description string) metric.Int64Counter {
 	return c
 }
 
-func (b *builder) lag() (metric.Int64ObservableGauge, metric.Float64ObservableGauge) {
+// consumerGauges makes the gauges of ObserveConsumers.
+func (b *builder) consumerGauges() (metric.Int64ObservableGauge, metric.Float64ObservableGauge) {
 	lag, err := b.meter.Int64ObservableGauge("omnibus.consumer.lag", metric.WithUnit("{message}"),
 		metric.WithDescription("Number of messages of the stream that the consumer has not finished."))
 	oldest, err2 := b.meter.Float64ObservableGauge("omnibus.consumer.oldest_message.age", metric.WithUnit("s"),
@@ -78,7 +83,7 @@ func (b *builder) lag() (metric.Int64ObservableGauge, metric.Float64ObservableGa
 	return lag, oldest
 }
 
-// record records the end of o. class is its error.type, empty on success.
+// record records the duration and the message of o. class is its error.type, empty for success.
 func (i *instruments) record(o *operation, took time.Duration, class string) {
 	duration, count := o.series.duration, o.series.count
 	if class != "" {
@@ -98,26 +103,25 @@ func (i *instruments) record(o *operation, took time.Duration, class string) {
 	}
 }
 
-// Dropped counts n messages to template that a slow handler's full queue lost.
-// group is its queue group, if any.
+// Dropped counts n messages to template that were dropped because the queue of the handler was full.
+// group is its queue group, or empty.
 func (t *Telemetry) Dropped(template, group string, n int64) {
 	if t == nil || t.metrics == nil {
 		return
 	}
-	t.add(t.metrics.dropped, template, group, n)
+	t.addCount(t.metrics.dropped, template, group, n)
 }
 
-// Redelivered counts n messages to template that were delivered to the durable
-// group before.
+// Redelivered counts n messages to template that were delivered to the durable group before.
 func (t *Telemetry) Redelivered(template, group string, n int64) {
 	if t == nil || t.metrics == nil {
 		return
 	}
-	t.add(t.metrics.redelivered, template, group, n)
+	t.addCount(t.metrics.redelivered, template, group, n)
 }
 
-// DeadLettered counts a message to template that the durable group gave up because of
-// cause.
+// DeadLettered counts a message to template that the durable group stored as a dead letter. cause is
+// the reason.
 func (t *Telemetry) DeadLettered(template, group, cause string) {
 	if t == nil || t.metrics == nil {
 		return
@@ -126,7 +130,7 @@ func (t *Telemetry) DeadLettered(template, group, cause string) {
 	t.metrics.dead.Add(context.Background(), 1, metric.WithAttributes(append(s.base[:len(s.base):len(s.base)], keyCause.String(cause))...))
 }
 
-// Reconnected counts one connection that was lost and won back.
+// Reconnected counts one reconnect.
 func (t *Telemetry) Reconnected() {
 	if t == nil || t.metrics == nil {
 		return
@@ -135,7 +139,8 @@ func (t *Telemetry) Reconnected() {
 	t.metrics.reconnects.Add(context.Background(), 1, metric.WithAttributes(append(kv, systemNATS)...))
 }
 
-func (t *Telemetry) add(c metric.Int64Counter, template, group string, n int64) {
+// addCount adds n to a counter.
+func (t *Telemetry) addCount(c metric.Int64Counter, template, group string, n int64) {
 	s := t.series(seriesKey{typ: opCounting, template: template, group: group})
 	c.Add(context.Background(), n, s.count...)
 }

@@ -8,12 +8,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Inject writes the context of ctx's span and the baggage into h, a message's
-// own header, and returns it. It makes one if h is nil and there is something
-// to write. Without a tracer provider, or with no valid span in ctx, it leaves h
-// alone; a span that was sampled out is written all the same, so that the
-// receiver leaves it out as well. A context that h already carries, because the
-// caller set it or the message is passed on, stays; the span links to it.
+// Inject writes the context of the span in ctx and the baggage into h, the header of a message, and
+// returns h. If h is nil and there is something to write, it makes a header. Without a tracer
+// provider or a valid span it does not change h. It also writes a span that is not sampled, so
+// that the receiver does not sample it either. If h already has a context, because the caller set
+// it or the message is forwarded, that stays, and the span links to it.
 func (t *Telemetry) Inject(ctx context.Context, h map[string][]string) map[string][]string {
 	if t == nil || t.tracer == nil {
 		return h
@@ -21,13 +20,14 @@ func (t *Telemetry) Inject(ctx context.Context, h map[string][]string) map[strin
 	return t.inject(ctx, h)
 }
 
+// inject does the work of Inject.
 func (t *Telemetry) inject(ctx context.Context, h map[string][]string) map[string][]string {
 	span := trace.SpanFromContext(ctx)
 	if !span.SpanContext().IsValid() {
 		return h
 	}
 	if own := t.creation(h); own.IsValid() {
-		if own.SpanID() != span.SpanContext().SpanID() { // not a second attempt
+		if own.SpanID() != span.SpanContext().SpanID() { // it is the same for a repeated call
 			span.AddLink(trace.Link{SpanContext: own})
 		}
 		return h
@@ -43,7 +43,7 @@ func (t *Telemetry) inject(ctx context.Context, h map[string][]string) map[strin
 	return target
 }
 
-// creation returns the creation context that h carries, invalid if none.
+// creation returns the creation context in h. It is invalid if there is none.
 func (t *Telemetry) creation(h map[string][]string) trace.SpanContext {
 	if len(h) == 0 {
 		return trace.SpanContext{}
@@ -51,10 +51,9 @@ func (t *Telemetry) creation(h map[string][]string) trace.SpanContext {
 	return trace.SpanContextFromContext(t.propagator.Extract(context.Background(), carrier(h)))
 }
 
-// adopt returns ctx with what h carries: the baggage, and the creation context
-// as parent of what follows unless ctx has a span already. The link is to the
-// creation context either way, as the conventions want it.
-func (t *Telemetry) adopt(ctx context.Context, h map[string][]string) (context.Context, []trace.Link) {
+// extract returns ctx with the baggage of h. If ctx has no span it also has the creation context of h
+// as parent. The link is to the creation context in both cases, as the conventions require.
+func (t *Telemetry) extract(ctx context.Context, h map[string][]string) (context.Context, []trace.Link) {
 	if t.tracer == nil || len(h) == 0 {
 		return ctx, nil
 	}
@@ -62,7 +61,7 @@ func (t *Telemetry) adopt(ctx context.Context, h map[string][]string) (context.C
 	ctx = t.propagator.Extract(ctx, carrier(h))
 	creation := trace.SpanContextFromContext(ctx)
 	if !creation.IsValid() || creation.Equal(around.SpanContext()) {
-		return ctx, nil // h carried no context of its own
+		return ctx, nil // h has no context
 	}
 	if around.SpanContext().IsValid() {
 		ctx = trace.ContextWithSpan(ctx, around)
@@ -70,9 +69,9 @@ func (t *Telemetry) adopt(ctx context.Context, h map[string][]string) (context.C
 	return ctx, []trace.Link{{SpanContext: creation}}
 }
 
-// carrier lets propagators read and write a NATS header. NATS keys are case
-// sensitive: it writes them as given, and reads another spelling, such as the
-// "Traceparent" of a carrier made for HTTP, if the exact one is absent.
+// carrier lets propagators read and write a NATS header. NATS keys are case-sensitive. carrier writes
+// keys unchanged. It reads a key in another case if the exact one does not exist, for example
+// "Traceparent" from a carrier for HTTP.
 type carrier map[string][]string
 
 var (
@@ -101,7 +100,7 @@ func (c carrier) Values(key string) []string {
 	return nil
 }
 
-// Set replaces the values of key, whatever its spelling was.
+// Set replaces the values of key. It removes the same key in another case.
 func (c carrier) Set(key, value string) {
 	for k := range c {
 		if k != key && strings.EqualFold(k, key) {
@@ -111,7 +110,7 @@ func (c carrier) Set(key, value string) {
 	c[key] = []string{value}
 }
 
-// Keys returns all keys as they are spelt.
+// Keys returns all keys unchanged.
 func (c carrier) Keys() []string {
 	keys := make([]string, 0, len(c))
 	for k := range c {

@@ -7,41 +7,41 @@ import (
 	"time"
 )
 
-// A Quantiles' buckets are log-linear: 2^subBits equal steps in each power of
-// two. The unit is a power of two as well, so that finding a bucket is two
-// shifts. 256 buckets reach 2^42 ns, about 73 minutes, in 2 KiB; one more is for
-// what is longer.
+// The buckets of a Quantiles are log-linear: each power of two has 2^subBits equal steps. The unit is
+// a power of two too, so finding a bucket takes two shifts. 256 buckets reach 2^42 ns, about 73
+// minutes, in 2 KiB. One more bucket is for longer durations.
 const (
-	unitBits   = 8 // 256 ns, the width of the smallest buckets
-	subBits    = 3
-	subBuckets = 1 << subBits
-	buckets    = 256 + 1
-	lastBucket = buckets - 1
+	unitBits    = 8 // 256 ns, the width of the smallest buckets
+	subBits     = 3
+	subBuckets  = 1 << subBits
+	bucketCount = 256 + 1
+	lastBucket  = bucketCount - 1
 )
 
-// Quantiles is a lock-free histogram of durations. The zero value is ready to
-// use and costs one pointer until the first Observe, then about 2 KiB. All
-// methods are safe for concurrent use. It must not be copied after first use.
+// Quantiles is a lock-free histogram of durations. It has the size of a pointer until the first
+// Observe, and then about 2 KiB. The zero value is ready to use. It must not be copied after the
+// first use. Safe for concurrent use.
 //
-// Quantiles are exact to 6 %, or to 128 ns below 2 µs; Max is exact. Durations
-// above 73 minutes count as Max.
+// The error of a quantile is at most 6 %, or 128 ns below 2 µs. Max is exact. A duration above 73
+// minutes counts as Max.
 type Quantiles struct {
 	h atomic.Pointer[histogram]
 }
 
+// histogram has the counts of a Quantiles.
 type histogram struct {
 	max    atomic.Int64
-	counts [buckets]atomic.Uint64
+	counts [bucketCount]atomic.Uint64
 }
 
-// Summary is what a Quantiles saw since it was made.
+// Summary is the summary of all durations of a Quantiles.
 type Summary struct {
-	Count         int64         // observations
-	P50, P90, P99 time.Duration // the smallest duration not exceeded by that share of them
-	Max           time.Duration // the longest
+	Count         int64         // number of durations
+	P50, P90, P99 time.Duration // that share of the durations is not longer
+	Max           time.Duration // the longest duration
 }
 
-// Observe records d. A negative d counts as 0.
+// Observe adds d. A negative d counts as 0.
 func (q *Quantiles) Observe(d time.Duration) {
 	h := q.h.Load()
 	if h == nil {
@@ -54,9 +54,8 @@ func (q *Quantiles) Observe(d time.Duration) {
 	}
 }
 
-// Summary returns the quantiles of all that was observed, and the zero Summary
-// before the first observation. Observations made during the call may be
-// counted or not.
+// Summary returns the summary. Before the first Observe it is zero. Durations that are added during
+// the call may be included or not.
 func (q *Quantiles) Summary() Summary {
 	h := q.h.Load()
 	if h == nil {
@@ -65,6 +64,7 @@ func (q *Quantiles) Summary() Summary {
 	return h.summary()
 }
 
+// allocate makes the histogram at the first Observe.
 func (q *Quantiles) allocate() *histogram {
 	h := new(histogram)
 	if q.h.CompareAndSwap(nil, h) {
@@ -73,6 +73,7 @@ func (q *Quantiles) allocate() *histogram {
 	return q.h.Load()
 }
 
+// raiseMax sets max to d if d is larger.
 func (h *histogram) raiseMax(d int64) {
 	for old := h.max.Load(); d > old; old = h.max.Load() {
 		if h.max.CompareAndSwap(old, d) {
@@ -81,8 +82,9 @@ func (h *histogram) raiseMax(d int64) {
 	}
 }
 
+// summary computes the quantiles from a copy of the counts.
 func (h *histogram) summary() Summary {
-	var counts [buckets]uint64
+	var counts [bucketCount]uint64
 	var total uint64
 	for i := range counts {
 		counts[i] = h.counts[i].Load()
@@ -98,8 +100,8 @@ func (h *histogram) summary() Summary {
 	return Summary{Count: int64(total), P50: at(0.50), P90: at(0.90), P99: at(0.99), Max: longest}
 }
 
-// quantile returns the duration that stands for the rank-th smallest one.
-func quantile(counts *[buckets]uint64, rank uint64) time.Duration {
+// quantile returns the approximate duration with that rank, counted from the smallest.
+func quantile(counts *[bucketCount]uint64, rank uint64) time.Duration {
 	var seen uint64
 	for i, n := range counts {
 		if seen += n; seen >= rank {
@@ -109,6 +111,7 @@ func quantile(counts *[buckets]uint64, rank uint64) time.Duration {
 	return math.MaxInt64
 }
 
+// bucketOf returns the bucket of d.
 func bucketOf(d time.Duration) int {
 	u := uint64(d) >> unitBits
 	if u < subBuckets {
@@ -118,10 +121,9 @@ func bucketOf(d time.Duration) int {
 	return min((shift+1)<<subBits+int(u>>shift)&(subBuckets-1), lastBucket)
 }
 
-// bucketValue returns what stands for bucket i: the value whose greatest
-// relative error over the bucket is least, 1/17 with eight steps to a power of
-// two, or the middle where buckets start at 0. The last bucket is open, so its
-// value is left to the caller's maximum.
+// bucketValue returns the value for bucket i. It has the smallest maximal relative error over the
+// bucket, which is 1/17 with eight steps in a power of two. The value of the lowest buckets is
+// their middle. The last bucket has no upper end, so the caller uses the maximum instead.
 func bucketValue(i int) time.Duration {
 	if i == lastBucket {
 		return math.MaxInt64
@@ -133,6 +135,7 @@ func bucketValue(i int) time.Duration {
 	return time.Duration(2 / (1/low + 1/high))
 }
 
+// bucketStart returns the lower end of bucket i in ns.
 func bucketStart(i int) float64 {
 	steps := subBuckets + i&(subBuckets-1)
 	return math.Ldexp(float64(steps), i>>subBits-1+unitBits)

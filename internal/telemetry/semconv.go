@@ -5,8 +5,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Attribute keys of the messaging conventions 1.44.0, spelt out here because
-// the package of constants for them changes its path with every version.
+// Attribute keys of the messaging conventions 1.44.0. They are defined here because the package of
+// constants has another path in every version.
 const (
 	keySystem          = attribute.Key("messaging.system")
 	keyOperationName   = attribute.Key("messaging.operation.name")
@@ -19,24 +19,24 @@ const (
 	keyMessageBodySize = attribute.Key("messaging.message.body.size")
 	keyErrorType       = attribute.Key("error.type")
 
-	keyCause  = attribute.Key("omnibus.dead_letter.cause") // ours, as the next
+	keyCause  = attribute.Key("omnibus.dead_letter.cause") // this and the next are not of the conventions
 	keyStream = attribute.Key("omnibus.stream.name")
 )
 
 var systemNATS = keySystem.String("nats")
 
-// Operation names for Op.Name. Callers may use others; there must be few.
+// Operation names for Op.Name. Callers may use a few other names.
 const (
-	OpPublish = "publish" // send to whoever listens
-	OpStore   = "store"   // send to a stream, which acknowledges
+	OpPublish = "publish" // send without an acknowledgement
+	OpStore   = "store"   // send to a stream and wait for the acknowledgement
 	OpRequest = "request" // send and wait for the reply
 	OpProcess = "process" // run a handler
-	OpAck     = "ack"     // settle: handled
-	OpNak     = "nak"     // settle: deliver again
-	OpTerm    = "term"    // settle: never deliver again
+	OpAck     = "ack"     // settle: the message is handled
+	OpNak     = "nak"     // settle: redeliver
+	OpTerm    = "term"    // settle: do not redeliver
 )
 
-// opType is messaging.operation.type; counting is our own, for plain counters.
+// opType is messaging.operation.type. opCounting is not of the conventions; it is for counters.
 type opType uint8
 
 const (
@@ -46,12 +46,13 @@ const (
 	opCounting
 )
 
+// String returns the value of messaging.operation.type.
 func (o opType) String() string {
 	return [...]string{"send", "process", "settle", ""}[o]
 }
 
-// kind returns the span kind for o. A send carries the message's creation
-// context and is a PRODUCER, but a request waits for an answer like any CLIENT.
+// kind returns the span kind for o. A send has the creation context of the message and is a PRODUCER.
+// A request waits for an answer and is a CLIENT.
 func (o opType) kind(name string) trace.SpanKind {
 	switch {
 	case o == opSend && name != OpRequest:

@@ -10,31 +10,32 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxSeries bounds the cache. A program that uses more patterns, say because it
-// builds its subjects from IDs, still works: what is beyond is made anew each time.
+// maxSeries limits the cache. A program may use more patterns, for example because it makes subjects
+// from IDs. Then the series above the limit are made for each message.
 const maxSeries = 1024
 
-// seriesKey is all of an operation that does not change from message to message.
+// seriesKey is the part of an operation that is the same for many messages.
 type seriesKey struct {
 	typ                   opType
-	literal               bool // the subject is its own template
+	literal               bool // the subject has no pattern
 	name, template, group string
 }
 
-// series holds what is the same for all messages of a seriesKey, so that a
-// message allocates none of it. It is never changed.
+// series has the attributes and options for all messages of a seriesKey, so that a message allocates
+// none of them. It never changes.
 type series struct {
 	typ      opType
 	spanName string
 	start    []trace.SpanStartOption
-	base     []attribute.KeyValue // of all its metrics
+	base     []attribute.KeyValue // attributes of all its metrics
 	duration []metric.RecordOption
 	count    []metric.AddOption
 }
 
-// seriesMap is replaced, never changed: reading takes no lock.
+// seriesMap never changes. addSeries stores a new one, so readers need no lock.
 type seriesMap map[seriesKey]*series
 
+// series returns the series of k from the cache, or makes it.
 func (t *Telemetry) series(k seriesKey) *series {
 	if m := t.cache.Load(); m != nil {
 		if s := (*m)[k]; s != nil {
@@ -44,8 +45,9 @@ func (t *Telemetry) series(k seriesKey) *series {
 	return t.addSeries(k)
 }
 
+// addSeries makes the series of k and puts it into the cache if there is room.
 func (t *Telemetry) addSeries(k seriesKey) *series {
-	k.template = strings.Clone(k.template) // it may be a slice of a network buffer
+	k.template = strings.Clone(k.template) // it may refer to a network buffer
 	k.group = strings.Clone(k.group)
 	s := t.newSeries(k)
 	t.mu.Lock()
@@ -63,6 +65,7 @@ func (t *Telemetry) addSeries(k seriesKey) *series {
 	return s
 }
 
+// newSeries makes the series of k.
 func (t *Telemetry) newSeries(k seriesKey) *series {
 	s := &series{typ: k.typ, spanName: strings.TrimSpace(k.name + " " + k.template)}
 	s.base = baseAttributes(k)
@@ -76,6 +79,7 @@ func (t *Telemetry) newSeries(k seriesKey) *series {
 	return s
 }
 
+// baseAttributes returns the attributes that spans and metrics share.
 func baseAttributes(k seriesKey) []attribute.KeyValue {
 	kv := []attribute.KeyValue{systemNATS}
 	kv = appendString(kv, keyOperationName, k.name)
@@ -83,8 +87,8 @@ func baseAttributes(k seriesKey) []attribute.KeyValue {
 	return appendString(kv, keyGroup, k.group)
 }
 
-// startOptions returns what a span has from its start: all that a sampler may
-// want to know.
+// startOptions returns the options for the start of a span. They have every attribute that a sampler
+// may need.
 func (t *Telemetry) startOptions(k seriesKey, base []attribute.KeyValue) []trace.SpanStartOption {
 	kv := append(slices.Clip(base), keyOperationType.String(k.typ.String()))
 	kv = appendString(kv, keyClientID, t.busName)
@@ -94,8 +98,8 @@ func (t *Telemetry) startOptions(k seriesKey, base []attribute.KeyValue) []trace
 	return []trace.SpanStartOption{trace.WithSpanKind(k.typ.kind(k.name)), trace.WithAttributes(kv...)}
 }
 
-// durationAttributes returns the attributes of a duration; the conventions
-// want the operation's type on all but the one that is about a single type.
+// durationAttributes returns the attributes of a duration. The conventions require the operation type
+// for all durations except that of processing, which has only one type.
 func (s *series) durationAttributes(errorType string) metric.MeasurementOption {
 	kv := s.base[:len(s.base):len(s.base)]
 	if s.typ != opProcess {
@@ -104,15 +108,17 @@ func (s *series) durationAttributes(errorType string) metric.MeasurementOption {
 	return attributeSet(appendString(kv, keyErrorType, errorType))
 }
 
+// countAttributes returns the attributes of a counter.
 func (s *series) countAttributes(errorType string) metric.MeasurementOption {
 	return attributeSet(appendString(s.base[:len(s.base):len(s.base)], keyErrorType, errorType))
 }
 
-// attributeSet copies kv, because making a set sorts what it is given.
+// attributeSet makes a set from a copy of kv. Making a set sorts its argument.
 func attributeSet(kv []attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributes(kv...)
 }
 
+// appendString appends an attribute if v is not empty.
 func appendString(kv []attribute.KeyValue, k attribute.Key, v string) []attribute.KeyValue {
 	if v == "" {
 		return kv

@@ -14,29 +14,29 @@ const (
 	schemaURL = "https://opentelemetry.io/schemas/1.44.0"
 )
 
-// Config says where spans and metrics go.
+// Config has the providers for spans and metrics.
 type Config struct {
 	TracerProvider trace.TracerProvider          // nil: no spans, no propagation
 	MeterProvider  metric.MeterProvider          // nil: no metrics
 	Propagator     propagation.TextMapPropagator // nil: W3C trace context and baggage
 	Version        string                        // of the library
-	BusName        string                        // messaging.client.id; empty: left out
+	BusName        string                        // messaging.client.id; empty: no such attribute
 }
 
-// Telemetry makes spans and metrics for one bus. A nil *Telemetry is off: its
-// methods do nothing after one nil check. All methods are safe for concurrent use.
+// Telemetry makes spans and metrics for one bus. The methods of a nil *Telemetry do nothing. Safe for
+// concurrent use.
 type Telemetry struct {
 	tracer     trace.Tracer // nil: spans are off
 	propagator propagation.TextMapPropagator
 	metrics    *instruments // nil: metrics are off
 	busName    string
 
-	mu    sync.Mutex // writers of cache
+	mu    sync.Mutex // locked to write cache
 	cache atomic.Pointer[seriesMap]
 }
 
-// New returns the Telemetry for c, or nil when it has no provider. It fails
-// with the meter's errors when the meter cannot make an instrument.
+// New returns the Telemetry for c, or nil if c has no provider. It fails if the meter cannot make an
+// instrument.
 func New(c Config) (*Telemetry, error) {
 	if c.TracerProvider == nil && c.MeterProvider == nil {
 		return nil, nil

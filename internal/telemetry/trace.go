@@ -8,19 +8,18 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Op describes one operation on a message.
+// Op is one operation on a message.
 type Op struct {
-	Name      string // what NATS calls it, one of the Op constants; empty: the operation's type
-	Subject   string // the actual subject, for spans only; empty: unknown
-	Template  string // the subject's pattern, or the subject itself where there is none; few different ones
-	Group     string // queue group or durable; Send ignores it
-	MessageID string // if known
-	Size      int    // bytes of the body, before compression where both are known; 0: left out
+	Name      string // one of the Op constants; empty: the operation type
+	Subject   string // the actual subject, only for spans; empty: unknown
+	Template  string // the pattern of the subject, or the subject if it has none; there must be few
+	Group     string // the queue group or the durable; Send ignores it
+	MessageID string // empty: unknown
+	Size      int    // size of the payload in bytes, if possible before compression; 0: no such attribute
 }
 
-// Send begins sending op's message. The returned context carries the span, to
-// be given to Inject. Begin it after the checks that refuse a message: it
-// counts attempts to send.
+// Send starts the operation of sending a message. Pass the returned context, which has the span, to
+// Inject. Call Send after the checks that refuse a message, because it counts attempts to send.
 func (t *Telemetry) Send(ctx context.Context, op Op) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -28,9 +27,8 @@ func (t *Telemetry) Send(ctx context.Context, op Op) (context.Context, Span) {
 	return t.start(ctx, opSend, op, nil)
 }
 
-// Process begins handling op's message, whose header is h, and counts it as
-// consumed. The returned context is the handler's: it carries the span and the
-// baggage.
+// Process starts the operation of handling a message with the header h, and counts the message as
+// consumed. The returned context, which has the span and the baggage, is for the handler.
 func (t *Telemetry) Process(ctx context.Context, op Op, h map[string][]string) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -38,8 +36,8 @@ func (t *Telemetry) Process(ctx context.Context, op Op, h map[string][]string) (
 	return t.process(ctx, op, h)
 }
 
-// Settle begins settling op's message. Give it the context that Process
-// returned, or the span will be a trace of its own.
+// Settle starts the operation of settling a message. Pass the context that Process returned, so that
+// both are in the same trace.
 func (t *Telemetry) Settle(ctx context.Context, op Op) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -47,11 +45,13 @@ func (t *Telemetry) Settle(ctx context.Context, op Op) (context.Context, Span) {
 	return t.start(ctx, opSettle, op, nil)
 }
 
+// process does the work of Process.
 func (t *Telemetry) process(ctx context.Context, op Op, h map[string][]string) (context.Context, Span) {
-	ctx, links := t.adopt(ctx, h)
+	ctx, links := t.extract(ctx, h)
 	return t.start(ctx, opProcess, op, links)
 }
 
+// start starts an operation of type typ.
 func (t *Telemetry) start(ctx context.Context, typ opType, op Op, links []trace.Link) (context.Context, Span) {
 	if op.Name == "" {
 		op.Name = typ.String()
@@ -70,9 +70,10 @@ func (t *Telemetry) start(ctx context.Context, typ opType, op Op, links []trace.
 	if t.tracer != nil {
 		o.ctx, o.span = t.startSpan(ctx, o.series, &op, links)
 	}
-	return o.ctx, o.observed()
+	return o.ctx, o.asSpan()
 }
 
+// startSpan starts the OpenTelemetry span.
 func (t *Telemetry) startSpan(ctx context.Context, s *series, op *Op, links []trace.Link) (context.Context, trace.Span) {
 	options := s.start
 	if len(links) > 0 {
@@ -80,13 +81,13 @@ func (t *Telemetry) startSpan(ctx context.Context, s *series, op *Op, links []tr
 	}
 	ctx, span := t.tracer.Start(ctx, s.spanName, options...)
 	if span.IsRecording() {
-		describe(span, op)
+		setAttributes(span, op)
 	}
 	return ctx, span
 }
 
-// describe sets what differs from message to message.
-func describe(span trace.Span, op *Op) {
+// setAttributes sets the attributes that differ between messages.
+func setAttributes(span trace.Span, op *Op) {
 	kv := make([]attribute.KeyValue, 0, 3)
 	if op.Subject != op.Template {
 		kv = appendString(kv, keyDestination, op.Subject)

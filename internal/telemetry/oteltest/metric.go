@@ -11,18 +11,18 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Instrument is a counter or histogram that was made.
+// Instrument is an instrument of the meter.
 type Instrument struct {
 	Name, Unit, Description string
-	Bounds                  []float64 // advised bucket boundaries of a histogram
+	Bounds                  []float64 // recommended bucket boundaries of a histogram
 }
 
-// Measurement is one value given to an instrument.
+// Measurement is one value of an instrument.
 type Measurement struct {
 	Name        string // of the instrument
 	Value       float64
 	Attributes  attribute.Set
-	SpanContext trace.SpanContext // of the context it was given with: its exemplar
+	SpanContext trace.SpanContext // of the context of the measurement
 }
 
 // Attr returns the value of an attribute as text, "" if m has none.
@@ -42,8 +42,8 @@ func (r *Recorder) Instrument(name string) (Instrument, bool) {
 	return i, ok
 }
 
-// Measurements returns what the instrument of that name was given, in order.
-// With attributes, only what has them all.
+// Measurements returns the measurements of the instrument with that name, in order. If attributes are
+// given, it returns only measurements that have all of them.
 func (r *Recorder) Measurements(name string, with ...attribute.KeyValue) []Measurement {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,7 +56,7 @@ func (r *Recorder) Measurements(name string, with ...attribute.KeyValue) []Measu
 	return found
 }
 
-// Sum returns the sum of Measurements: the value of a counter.
+// Sum returns the sum of the values of Measurements, which is the value of a counter.
 func (r *Recorder) Sum(name string, with ...attribute.KeyValue) float64 {
 	var sum float64
 	for _, m := range r.Measurements(name, with...) {
@@ -65,6 +65,7 @@ func (r *Recorder) Sum(name string, with ...attribute.KeyValue) float64 {
 	return sum
 }
 
+// hasAll reports whether set has all attributes of with.
 func hasAll(set attribute.Set, with []attribute.KeyValue) bool {
 	return !slices.ContainsFunc(with, func(kv attribute.KeyValue) bool {
 		v, ok := set.Value(kv.Key)
@@ -72,18 +73,21 @@ func hasAll(set attribute.Set, with []attribute.KeyValue) bool {
 	})
 }
 
+// measure records a measurement.
 func (r *Recorder) measure(ctx context.Context, name string, value float64, set attribute.Set) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.measurements = append(r.measurements, Measurement{name, value, set, trace.SpanContextFromContext(ctx)})
 }
 
+// addInstrument records an instrument.
 func (r *Recorder) addInstrument(i Instrument) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.instruments[i.Name] = i
 }
 
+// meterProvider makes meters that record.
 type meterProvider struct {
 	embedded.MeterProvider
 	r *Recorder
@@ -95,8 +99,8 @@ func (p meterProvider) Meter(name string, opts ...metric.MeterOption) metric.Met
 	return meter{r: p.r}
 }
 
-// meter records Int64Counters, Float64Histograms, and the observable gauges of both
-// when Collect is called; other instruments do nothing.
+// meter makes Int64Counters, Float64Histograms and observable gauges that record. Gauges record when
+// Collect is called. Other instruments do nothing.
 type meter struct {
 	noop.Meter
 	r *Recorder
@@ -114,6 +118,7 @@ func (m meter) Float64Histogram(name string, opts ...metric.Float64HistogramOpti
 	return histogram{r: m.r, name: name}, nil
 }
 
+// counter records what is added.
 type counter struct {
 	noop.Int64Counter
 	r    *Recorder
@@ -127,6 +132,7 @@ func (c counter) Add(ctx context.Context, n int64, opts ...metric.AddOption) {
 	c.r.measure(ctx, c.name, float64(n), config.Attributes())
 }
 
+// histogram records each value.
 type histogram struct {
 	noop.Float64Histogram
 	r    *Recorder

@@ -7,7 +7,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 )
 
-// Collect has all that is observed measured now, and returns by how many callbacks.
+// Collect calls all callbacks for observable gauges, and returns their number.
 func (r *Recorder) Collect() int {
 	r.mu.Lock()
 	callbacks := make([]metric.Callback, 0, len(r.callbacks))
@@ -44,6 +44,7 @@ func (m meter) RegisterCallback(f metric.Callback, _ ...metric.Observable) (metr
 	return registration{r: m.r, id: m.r.registered}, nil
 }
 
+// registration is a registered callback.
 type registration struct {
 	noop.Registration
 	r  *Recorder
@@ -57,16 +58,19 @@ func (g registration) Unregister() error {
 	return nil
 }
 
+// intGauge is an observable gauge of integers.
 type intGauge struct {
 	noop.Int64ObservableGauge
 	name string
 }
 
+// floatGauge is an observable gauge of floats.
 type floatGauge struct {
 	noop.Float64ObservableGauge
 	name string
 }
 
+// observer records the values of gauges.
 type observer struct {
 	noop.Observer
 	r *Recorder

@@ -1,6 +1,6 @@
-// Package oteltest records spans and metrics in memory, for tests of what the
-// bus tells OpenTelemetry. It is a small stand-in for the OpenTelemetry SDK,
-// which no test of ours may pull into users' go.sum.
+// Package oteltest records spans and metrics in memory, for tests of the OpenTelemetry spans and
+// metrics of a bus. It is for tests only. It replaces the OpenTelemetry SDK, which would reach the
+// go.sum of every user.
 package oteltest
 
 import (
@@ -10,9 +10,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Recorder is a tracer and a meter provider that remembers what they are told.
-// Two recorders may stand for two processes: span and trace IDs are unique in
-// the test binary. All methods are safe for concurrent use.
+// Recorder records the spans of a tracer provider and the measurements of a meter provider. Two
+// recorders can take the part of two processes, because span and trace IDs are unique in the test
+// binary. Safe for concurrent use.
 type Recorder struct {
 	mu           sync.Mutex
 	unsampled    bool
@@ -25,7 +25,7 @@ type Recorder struct {
 	registered   int
 }
 
-// Scope is the name, version and schema with which a tracer or meter was asked for.
+// Scope is the name, version and schema of a tracer or meter.
 type Scope struct {
 	Name, Version, SchemaURL string
 }
@@ -41,28 +41,28 @@ func (r *Recorder) TracerProvider() trace.TracerProvider { return tracerProvider
 // MeterProvider returns the provider whose measurements r records.
 func (r *Recorder) MeterProvider() metric.MeterProvider { return meterProvider{r: r} }
 
-// SampleNone makes spans started from now on valid but not recording, as a
-// sampler that leaves them out does.
+// SampleNone makes later spans valid and not recording, as a sampler does that drops them.
 func (r *Recorder) SampleNone() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unsampled = true
 }
 
-// Scopes returns the scopes that were asked for, in that order.
+// Scopes returns the scopes of all tracers and meters, in the order in which they were made.
 func (r *Recorder) Scopes() []Scope {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Scope(nil), r.scopes...)
 }
 
-// Reset forgets all spans and measurements. Instruments and sampling stay.
+// Reset removes all spans and measurements. Instruments and sampling stay.
 func (r *Recorder) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.spans, r.measurements = nil, nil
 }
 
+// addScope records a scope.
 func (r *Recorder) addScope(s Scope) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

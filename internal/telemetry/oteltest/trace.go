@@ -22,8 +22,8 @@ type Span struct {
 	SpanContext trace.SpanContext
 	Parent      trace.SpanContext // invalid for a root span
 	Links       []trace.Link
-	Attributes  []attribute.KeyValue // as set, the last of a key counts
-	AtStart     int                  // how many of Attributes were there when it started
+	Attributes  []attribute.KeyValue // in the order in which they were set; the last one of a key counts
+	AtStart     int                  // how many of Attributes it had at its start
 	Status      codes.Code
 	Description string // of Status
 	Begin, End  time.Time
@@ -39,7 +39,7 @@ func (s Span) Attr(key string) string {
 	return ""
 }
 
-// ChildOf reports whether p is s's parent, in this process or another.
+// ChildOf reports whether p is the parent of s.
 func (s Span) ChildOf(p Span) bool {
 	return s.Parent.SpanID() == p.SpanContext.SpanID() && s.SameTrace(p)
 }
@@ -51,7 +51,7 @@ func (s Span) LinksTo(o Span) bool {
 	})
 }
 
-// SameTrace reports whether s and o belong to one trace.
+// SameTrace reports whether s and o belong to the same trace.
 func (s Span) SameTrace(o Span) bool {
 	return s.SpanContext.TraceID() == o.SpanContext.TraceID()
 }
@@ -63,7 +63,7 @@ func (r *Recorder) Spans() []Span {
 	return slices.Clone(r.spans)
 }
 
-// Span returns the first finished span of that name, and whether there is one.
+// Span returns the first finished span with that name, and whether there is one.
 func (r *Recorder) Span(name string) (Span, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,14 +74,14 @@ func (r *Recorder) Span(name string) (Span, bool) {
 	return r.spans[i], true
 }
 
-// Open returns how many recording spans were started and not ended: 0 at the
-// end of a test, or a span leaks.
+// Open returns how many recording spans have not ended. At the end of a test it must be 0.
 func (r *Recorder) Open() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.open
 }
 
+// started counts a new span, and reports whether it is sampled.
 func (r *Recorder) started() (sampled bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,6 +91,7 @@ func (r *Recorder) started() (sampled bool) {
 	return !r.unsampled
 }
 
+// finished records a span that has ended.
 func (r *Recorder) finished(s Span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,6 +99,7 @@ func (r *Recorder) finished(s Span) {
 	r.spans = append(r.spans, s)
 }
 
+// tracerProvider makes tracers that record.
 type tracerProvider struct {
 	embedded.TracerProvider
 	r *Recorder
@@ -109,6 +111,7 @@ func (p tracerProvider) Tracer(name string, opts ...trace.TracerOption) trace.Tr
 	return tracer{r: p.r}
 }
 
+// tracer starts spans that record.
 type tracer struct {
 	embedded.Tracer
 	r *Recorder
@@ -136,6 +139,7 @@ func (t tracer) Start(ctx context.Context, name string, opts ...trace.SpanStartO
 
 var lastID atomic.Uint64
 
+// newSpanContext returns a span context with a new span ID. Without a parent it has a new trace ID.
 func newSpanContext(parent trace.SpanContext, sampled bool) trace.SpanContext {
 	c := trace.SpanContextConfig{TraceID: parent.TraceID(), TraceState: parent.TraceState()}
 	id := lastID.Add(1)
@@ -148,7 +152,7 @@ func newSpanContext(parent trace.SpanContext, sampled bool) trace.SpanContext {
 	return trace.NewSpanContext(c)
 }
 
-// span is a recording span; what it does not implement does nothing.
+// span is a recording span. Methods that it does not implement do nothing. Safe for concurrent use.
 type span struct {
 	noop.Span
 	r *Recorder
