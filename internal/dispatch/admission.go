@@ -10,7 +10,7 @@ import (
 // admission is where messages wait that may not begin as soon as a worker is free: the
 // pacer says when the next one may, the batcher whether enough of them are there. One
 // worker waits for both; when it begins it has the next one wait. Guarded by the queue's
-// mu. A nil admission has nobody wait.
+// mu. Queue.admission is nil where messages begin one by one, as soon as they can.
 type admission struct {
 	pacer   pacer
 	batcher batcher
@@ -28,17 +28,17 @@ func (q *Queue) needAdmission() *admission {
 	return q.admission
 }
 
-// lookLocked has the worker that waits look again.
-func (a *admission) lookLocked() {
-	if a != nil {
-		a.look.Broadcast()
+// lookLocked has the worker that waits look again, if there is one.
+func (q *Queue) lookLocked() {
+	if q.admission != nil {
+		q.admission.look.Broadcast()
 	}
 }
 
 // busyLocked reports whether a worker waits. It looks again when so many messages are a
 // whole batch.
 func (a *admission) busyLocked(waiting int) bool {
-	if a == nil || !a.taken {
+	if !a.taken {
 		return false
 	}
 	if waiting == a.batcher.size {
@@ -50,9 +50,6 @@ func (a *admission) busyLocked(waiting int) bool {
 // openLocked waits until messages may begin or there are none. It returns false when
 // another worker waits already. A worker calls it.
 func (a *admission) openLocked(q *Queue) bool {
-	if a == nil {
-		return true
-	}
 	if a.taken {
 		return false
 	}
@@ -87,9 +84,6 @@ func (a *admission) awaitLocked(q *Queue) {
 // takeLocked returns the batch that begins with first, nil without batches, and has the
 // next worker wait for what is left.
 func (a *admission) takeLocked(q *Queue, first wire.Delivery) (batch []wire.Delivery) {
-	if a == nil {
-		return nil
-	}
 	batch = a.batcher.take(first, &q.backlog)
 	a.pacer.began(time.Now(), max(len(batch), 1))
 	if q.backlog.n > 0 && q.startLocked() {

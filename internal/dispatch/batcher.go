@@ -30,7 +30,7 @@ func (q *Queue) Hurry() {
 	defer q.mu.Unlock()
 	if q.admission != nil {
 		q.admission.batcher.hurried = q.backlog.n
-		q.admission.lookLocked()
+		q.admission.look.Broadcast()
 	}
 }
 

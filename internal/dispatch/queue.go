@@ -162,7 +162,7 @@ func (q *Queue) Stop() []wire.Delivery {
 	q.stopped = true
 	q.barred.Store(true)
 	q.room.Broadcast()
-	q.admission.lookLocked()
+	q.lookLocked()
 	for q.idle.Broadcast(); q.idleWorker != nil; {
 		q.idle.Wait()
 	}

@@ -31,7 +31,7 @@ func (q *Queue) Quiesce() {
 	defer q.mu.Unlock()
 	q.quiesced = true
 	q.barred.Store(true)
-	q.admission.lookLocked()
+	q.lookLocked()
 	q.notifyLocked()
 }
 

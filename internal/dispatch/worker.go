@@ -10,7 +10,7 @@ import (
 // startLocked has one more worker look at the backlog, if one may: the idle one, or
 // a new one if it returns true.
 func (q *Queue) startLocked() (start bool) {
-	if q.quiesced || q.admission.busyLocked(q.backlog.n) {
+	if q.quiesced || q.admission != nil && q.admission.busyLocked(q.backlog.n) {
 		return false
 	}
 	if q.idleWorker != nil {
@@ -83,11 +83,14 @@ func (q *Queue) idleLocked() bool {
 
 // workLocked runs what waits, as long as it may. now is what the worker runs.
 func (q *Queue) workLocked(now *Run) {
-	for q.admission.openLocked(q) && q.runsLocked() {
+	for (q.admission == nil || q.admission.openLocked(q)) && q.runsLocked() {
 		d := q.backlog.pop()
 		now.begin(&d)
-		batch := q.admission.takeLocked(q, d)
-		now.more = max(len(batch)-1, 0)
+		var batch []wire.Delivery
+		if q.admission != nil {
+			batch = q.admission.takeLocked(q, d)
+			now.more = max(len(batch)-1, 0)
+		}
 		q.room.Signal()
 		q.callLocked(d, batch)
 		now.end()

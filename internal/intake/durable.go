@@ -60,6 +60,29 @@ type DurableConfig struct {
 	DeferRetry func(ctx context.Context, d wire.Delivery, at time.Time) error
 }
 
+// Recovery is what outlives this process of the messages that it did not finish. It is
+// called by workers, several at once, and may ask the server. What it is to set lies in a
+// message's Stored, which is shared.
+type Recovery interface {
+	// Restore sets what is known of a message that has not run here yet: the attempts
+	// that failed elsewhere, and how it must run, or why it will not.
+	Restore(d wire.Delivery)
+
+	// MayRun is asked about a message with a key before it runs. wait means that
+	// earlier ones of its key come back first, so it is asked again later; barred is why
+	// it will not be handled.
+	MayRun(d wire.Delivery) (wait bool, barred error)
+
+	// MarkStarted records that the handler of a message on trial is called, and
+	// MarkEnded that it has returned. fatal is why it will not be called; after any other
+	// err it is tried again later.
+	MarkStarted(d wire.Delivery) (fatal, err error)
+	MarkEnded(d wire.Delivery)
+
+	// RecordHandback records the messages that this process returns.
+	RecordHandback(ctx context.Context, ds []wire.Delivery)
+}
+
 // ErrConsumerDeleted ends a Durable: somebody deleted the consumer.
 var ErrConsumerDeleted = errors.New("the consumer was deleted on the server")
 

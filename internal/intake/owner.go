@@ -59,24 +59,6 @@ func newAuthority(d *Durable) authority {
 	return &owned{d, d.cfg.Owner}
 }
 
-// sole is the authority of a process that has the consumer for itself: it may settle
-// everything.
-type sole struct{ d *Durable }
-
-func (s sole) settledBefore(*wire.Delivery) bool { return false }
-
-func (s sole) settle(del wire.Delivery, name string, body []byte) { s.d.settle(del, name, body) }
-
-func (s sole) markDead(wire.Delivery) (recorded, full bool) { return true, false }
-
-func (s sole) pullExpiry() time.Duration { return pullExpiry }
-
-func (s sole) allHereLocked() {}
-
-func (s sole) halt() {}
-
-func (s sole) flush(context.Context) error { return nil }
-
 // owned is the authority of a process that is the owner for now: it asks before it
 // settles.
 type owned struct {

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -199,4 +200,94 @@ func (p *puller) letGo(h hold) {
 	p.held--
 	p.heldBytes -= h.size
 	p.window.settled++
+}
+
+const (
+	pullExpiry = 30 * time.Second
+	heartbeat  = 5 * time.Second // the server sends one when it has nothing else
+	retryPull  = 250 * time.Millisecond
+)
+
+// pull has each puller ask for what its window has room for.
+func (d *Durable) pull() {
+	for _, p := range d.pullers {
+		p.pull()
+	}
+}
+
+// pull asks for messages once half the window is free. Every goroutine that makes room
+// calls it.
+func (p *puller) pull() {
+	messages, bytes, doubt := p.want()
+	if messages == 0 {
+		return
+	}
+	err := p.ask(messages, bytes)
+	if doubt && err == nil {
+		err = p.inquire()
+	}
+	if err == nil {
+		return
+	}
+	now := time.Now()
+	p.d.mu.Lock()
+	p.beginLocked(now, now.Add(retryPull))
+	p.stallLocked(err)
+	p.d.mu.Unlock()
+	p.d.wakeMaintainer()
+}
+
+// want records as asked, and returns, how many messages there is room for, in how
+// many bytes, and whether to ask about the consumer as well. Nothing is asked of a
+// server that is not there: requests would pile up until it comes back.
+func (p *puller) want() (messages, bytes int, doubt bool) {
+	d := p.d
+	connected := d.link.Conn().IsConnected()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if d.draining || d.quiesced || !connected || now.Before(p.pullAfter) {
+		return 0, 0, false
+	}
+	messages, bytes = p.window.room(now, p.here(), p.asked, p.heldBytes, d.link.MaxPayload())
+	messages, bytes = d.order.creditLocked(p, messages, bytes)
+	if messages == 0 {
+		return 0, 0, false
+	}
+	if p.asked == 0 {
+		p.heard = now // it may have been long ago that anything was asked
+	}
+	p.asked += messages
+	doubt, p.doubt = p.doubt, false
+	return messages, bytes, doubt
+}
+
+// here is how many messages count for the window: not those that wait for their next
+// attempt, nor those that wait for others. It is called with Durable.mu.
+func (p *puller) here() int { return p.held - p.waiting - p.d.order.waitingLocked(p) }
+
+// hasRoom reports cheaply whether it is worth while to ask for messages. It is called with
+// Durable.mu.
+func (p *puller) hasRoom() bool {
+	return p.window.hasRoom(p.here(), p.asked) || p.d.order.wantsMoreLocked(p)
+}
+
+// ask sends a request for messages.
+func (p *puller) ask(messages, bytes int) error {
+	expiry := p.d.authority.pullExpiry()
+	body, err := json.Marshal(struct {
+		Batch     int           `json:"batch"`
+		Bytes     int           `json:"max_bytes"`
+		Expires   time.Duration `json:"expires"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{messages, bytes, expiry, min(heartbeat, expiry/2)})
+	if err != nil {
+		return err
+	}
+	return p.d.link.Publish(&wire.Out{Subject: p.Next, Reply: p.sub.Subject, Data: body})
+}
+
+// beginLocked forgets what was asked of the server.
+func (p *puller) beginLocked(now, pullAfter time.Time) {
+	p.asked, p.heard, p.pullAfter = 0, now, pullAfter
 }

@@ -1,7 +1,9 @@
 package intake
 
 import (
+	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/settle"
@@ -42,6 +44,84 @@ func (d *Durable) run(del wire.Delivery) {
 	}()
 	outcome, called = d.attempt(del)
 	returned = true
+}
+
+// recheckAfter is when a message that must wait for others is looked at again.
+const recheckAfter = 100 * time.Millisecond
+
+// skipped counts runs of the queue in which no handler was called.
+type skipped struct{ begun, ended atomic.Int64 }
+
+func (s *skipped) add() {
+	s.begun.Add(1)
+	s.ended.Add(1)
+}
+
+// attempt calls the handler of del, unless it must not be called, now or ever. Not
+// now, called is false; then del waits here, or is held back. A worker calls it.
+func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called bool) {
+	if d.cfg.Recovery == nil {
+		return d.cfg.Run(del), true
+	}
+	d.restore(del)
+	if dead := del.Stored.Dead; dead != nil {
+		return settle.Outcome{Err: dead, Permanent: true}, true
+	}
+	switch wait, barred := d.order.mayRun(del); {
+	case wait:
+		d.again(del, recheckAfter)
+		return outcome, false
+	case barred != nil:
+		return neverTried(del.Stored, barred), true
+	}
+	if !d.isolation.Enter(del, del.Stored.Isolation == wire.Alone) {
+		return outcome, false
+	}
+	defer d.leaveIsolation(del)
+	if del.Stored.Isolation == wire.NotIsolated {
+		return d.call(del), true
+	}
+	return d.try(del)
+}
+
+// restore sets what is known of del, once.
+func (d *Durable) restore(del wire.Delivery) {
+	if !del.Stored.Restored {
+		d.cfg.Recovery.Restore(del)
+		del.Stored.Restored = true
+	}
+}
+
+// try calls the handler of del, which may end the process.
+func (d *Durable) try(del wire.Delivery) (outcome settle.Outcome, called bool) {
+	dead, err := d.cfg.Recovery.MarkStarted(del)
+	switch {
+	case dead != nil:
+		return neverTried(del.Stored, dead), true
+	case err != nil:
+		d.report(err)
+		d.again(del, deadLetterRetry)
+		return outcome, false
+	}
+	defer func() { // also where the handler ends the goroutine
+		d.cfg.Recovery.MarkEnded(del)
+		del.Stored.Isolation = wire.NotIsolated
+	}()
+	return d.call(del), true
+}
+
+// call calls the handler of del, with about the number of that call.
+func (d *Durable) call(del wire.Delivery) settle.Outcome {
+	del.Number = max(del.Number-d.skipped.begun.Load(), 1)
+	return d.cfg.Run(del)
+}
+
+func (d *Durable) leaveIsolation(del wire.Delivery) { d.pushAll(d.isolation.Leave(del)) }
+
+// neverTried is the outcome of a message whose handler will not be called (again).
+func neverTried(s *wire.Stored, dead error) settle.Outcome {
+	s.Attempt--
+	return settle.Outcome{Err: dead, Permanent: true}
 }
 
 // conclude decides what becomes of del after an attempt, and does it. Nothing else
@@ -127,3 +207,21 @@ func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error
 	}
 	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
 }
+
+// sole is the authority of a process that has the consumer for itself: it may settle
+// everything.
+type sole struct{ d *Durable }
+
+func (s sole) settledBefore(*wire.Delivery) bool { return false }
+
+func (s sole) settle(del wire.Delivery, name string, body []byte) { s.d.settle(del, name, body) }
+
+func (s sole) markDead(wire.Delivery) (recorded, full bool) { return true, false }
+
+func (s sole) pullExpiry() time.Duration { return pullExpiry }
+
+func (s sole) allHereLocked() {}
+
+func (s sole) halt() {}
+
+func (s sole) flush(context.Context) error { return nil }
