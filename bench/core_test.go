@@ -14,11 +14,11 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// window is how far a publisher may run ahead of the handler, so that neither
-// side measures an ever longer backlog.
+// window is how many messages the publisher may be ahead of the handler. Without a limit the backlog
+// would grow, and the benchmark would measure that.
 const window = 32 << 10
 
-// flow publishes b.N messages and waits until all were handled.
+// flow publishes b.N messages and waits until all are handled.
 func flow(b *testing.B, handled *atomic.Int64, publish func() error) {
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -130,7 +130,7 @@ func BenchmarkRequest(b *testing.B) {
 	})
 }
 
-// BenchmarkStartStop compares New and Close with a bare server and connection.
+// BenchmarkStartStop compares New and Close with a plain server and connection.
 func BenchmarkStartStop(b *testing.B) {
 	b.Run("raw", func(b *testing.B) {
 		for b.Loop() {

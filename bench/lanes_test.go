@@ -9,8 +9,8 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// BenchmarkLanes handles messages of one key, which go one after the other, and of
-// eight, which go side by side. A handler takes 1 ms.
+// BenchmarkLanes handles messages of one key, one after the other, and of eight keys, in parallel. A
+// handler takes 1 ms.
 func BenchmarkLanes(b *testing.B) {
 	for _, v := range []struct {
 		name string

@@ -1,5 +1,5 @@
-// Package bench measures the library against its peers in the same run. It is a
-// module of its own so that the peers do not reach users.
+// Package bench compares the library with plain nats.go and nats-server in the same run. It is a
+// module of its own, so that its dependencies do not reach users.
 package bench
 
 import (
@@ -15,9 +15,8 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// rawServer starts a bare server as the bus configures its own, but for the
-// JetStream domain, which would cost the peer a quarter of its core throughput.
-// dir is empty for one that keeps streams in memory.
+// rawServer starts a plain server with the configuration of a bus, except the JetStream domain, which
+// would cost the server a quarter of its core throughput. If dir is empty, streams are in memory.
 func rawServer(tb testing.TB, dir string) *server.Server {
 	tb.Helper()
 	if dir == "" {
@@ -44,7 +43,7 @@ func startServer(tb testing.TB, dir string) *server.Server {
 	return s
 }
 
-// raw is a nats.go connection to a server of its own.
+// raw returns a nats.go connection to a new plain server.
 func raw(tb testing.TB, dir string) *nats.Conn {
 	tb.Helper()
 	nc, err := nats.Connect("", nats.InProcessServer(rawServer(tb, dir)))
@@ -55,7 +54,7 @@ func raw(tb testing.TB, dir string) *nats.Conn {
 	return nc
 }
 
-// omnibus is a bus, on disk with the same sync policy as raw when dir is given.
+// omnibus returns a bus. If dir is not empty it is on disk, with the sync policy of raw.
 func omnibus(tb testing.TB, dir string) *bus.Bus {
 	tb.Helper()
 	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithStoreDir(dir), bus.WithSync(bus.SyncEvery(time.Minute)))

@@ -9,7 +9,7 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// BenchmarkReplay reads b.N messages that are stored already.
+// BenchmarkReplay reads b.N stored messages.
 func BenchmarkReplay(b *testing.B) {
 	ctx := context.Background()
 	for _, s := range storages {

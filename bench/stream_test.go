@@ -12,7 +12,7 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// storages are where a stream keeps its messages; neither syncs each one.
+// storages are the storage types of a stream. Neither syncs each message.
 var storages = []struct {
 	name    string
 	storage jetstream.StorageType
@@ -44,8 +44,7 @@ func BenchmarkPublishTo(b *testing.B) {
 	}
 }
 
-// BenchmarkPublishToAsync has 1024 messages without an acknowledgement at most, which
-// is what a bus allows by itself.
+// BenchmarkPublishToAsync has at most 1024 messages without an acknowledgement, the default of a bus.
 func BenchmarkPublishToAsync(b *testing.B) {
 	payload := make([]byte, 128)
 	ctx := context.Background()
@@ -88,8 +87,8 @@ func dirFor(b *testing.B, onDisk bool) string {
 	return b.TempDir()
 }
 
-// BenchmarkConsume handles and acknowledges b.N messages that are stored already. Both
-// consumers have a filter, for which the server pays with an allocation.
+// BenchmarkConsume handles and acknowledges b.N stored messages. Both consumers have a filter, which
+// costs the server an allocation.
 func BenchmarkConsume(b *testing.B) {
 	ctx := context.Background()
 	b.Run("raw", func(b *testing.B) {
@@ -139,7 +138,7 @@ func BenchmarkConsume(b *testing.B) {
 	})
 }
 
-// fill stores b.N messages, on as many subjects in turn.
+// fill stores b.N messages on that many subjects in turn.
 func fill(b *testing.B, js jetstream.JetStream, subjects int) {
 	b.Helper()
 	payload := make([]byte, 128)

@@ -1,8 +1,8 @@
-// Ratio reads the output of `go test -bench`, called several times (not with -count), and
-// prints for each benchmark with two variants that belong together the medians of both and
-// the ratio of their times. That is the median of the ratios of the single rounds: in a
-// round the two are measured one right after the other, so that what else the machine does
-// at the time slows both. Behind it is where the middle half of those ratios lies.
+// Ratio reads the output of several calls of `go test -bench` (not of one call with -count). For each
+// benchmark with a pair of variants it prints the medians of both and the ratio of their times. The
+// ratio is the median of the ratios of the single rounds. In a round the two variants run one after
+// the other, so other load of the machine slows both. After the ratio it prints the range of the
+// middle half of the ratios.
 package main
 
 import (
@@ -24,17 +24,17 @@ func main() {
 	}
 }
 
-// pairs are the variants that belong together.
+// pairs are the variants to compare.
 var pairs = [][2]string{{"raw", "bus"}, {"one", "eight"}}
 
-// sample is the results of one variant, one number per run.
+// sample has the results of one variant, one number for each run.
 type sample struct{ ns, allocs []float64 }
 
 func (s *sample) add(ns, allocs float64) {
 	s.ns, s.allocs = append(s.ns, ns), append(s.allocs, allocs)
 }
 
-// table is the benchmarks that have a pair of variants.
+// table has the benchmarks with a pair of variants.
 type table struct {
 	pair  [2]string
 	order []string
@@ -78,8 +78,8 @@ func run(r io.Reader, w io.Writer) error {
 	return nil
 }
 
-// add notes the result of a run, if it is one of the table's. In each round the first
-// variant comes before the second.
+// add adds the result of a run if its benchmark has a pair. In each round the first variant comes before
+// the second.
 func (t *table) add(name, variant string, ns, allocs float64) error {
 	if !slices.Contains(t.pair[:], variant) {
 		return nil
@@ -121,7 +121,7 @@ func number(s string) float64 {
 	return n
 }
 
-// ratios returns b/a for each round; the last one may have no b.
+// ratios returns b/a for each round. The last round may have no b.
 func ratios(a, b []float64) []float64 {
 	r := make([]float64, min(len(a), len(b)))
 	for i := range r {
@@ -130,7 +130,7 @@ func ratios(a, b []float64) []float64 {
 	return r
 }
 
-// quantile returns the value below which the share q of xs lies.
+// quantile returns the value below which the share q of xs is.
 func quantile(xs []float64, q float64) float64 {
 	if len(xs) == 0 {
 		return 0

@@ -9,26 +9,25 @@ import (
 	"time"
 )
 
-// isTerminal reports whether somebody may be looking at f.
+// isTerminal reports whether f is a terminal.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// console is where reports go, and on a terminal a progress bar below them.
-// Safe for concurrent use.
+// console writes reports, and on a terminal a progress bar below them. Safe for concurrent use.
 type console struct {
 	mu       sync.Mutex
 	w        io.Writer
 	terminal bool
-	shown    int // characters of the bar that is shown
+	shown    int // length of the shown bar in characters
 }
 
 func newConsole(w io.Writer, terminal bool) *console {
 	return &console{w: w, terminal: terminal}
 }
 
-// Write writes a report, in place of the bar.
+// Write writes a report. It removes the bar first.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,8 +35,7 @@ func (c *console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// show shows text in place of the bar. A bar that cannot be written is no reason
-// to stop.
+// show shows text as the bar. It ignores errors: the program goes on without a bar.
 func (c *console) show(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,15 +54,15 @@ func (c *console) erase() {
 	}
 }
 
-// endBar removes the bar for good.
+// endBar removes the bar at the end.
 func (c *console) endBar() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.erase()
 }
 
-// bar is a progress bar: of the bytes where their number is known, else a count
-// of the lines.
+// bar is a progress bar. It shows the share of the bytes if their number is known, and otherwise the
+// number of lines.
 type bar struct {
 	*console
 	total int64 // bytes, 0 if unknown
@@ -80,7 +78,7 @@ const (
 
 func (c *console) newBar(total int64) *bar { return &bar{console: c, total: total} }
 
-// add notes that one more line was done, of size bytes.
+// add counts one more line of size bytes.
 func (b *bar) add(size int) {
 	b.bytes += int64(size)
 	b.lines++

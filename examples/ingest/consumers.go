@@ -9,8 +9,8 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// summary is what the consumers found out. Each field belongs to one consumer,
-// which handles one message at a time: read it when the bus is closed.
+// summary has the results of the consumers. Each field belongs to one consumer, which handles one message
+// at a time. Read it when the bus is closed.
 type summary struct {
 	events       eventCounts
 	repositories repositories
@@ -33,7 +33,7 @@ func (c *eventCounts) add(m *bus.Msg[[]byte]) {
 	}
 }
 
-// repositories counts messages by repository and by who sent them.
+// repositories counts messages by repository and by sender.
 type repositories struct {
 	messages int
 	byName   map[string]*repository
@@ -44,7 +44,7 @@ type repository struct {
 	senders  map[string]int
 }
 
-// noRepository stands for events that are about none, as those of an organisation.
+// noRepository is the name for events without a repository, for example those of an organisation.
 const noRepository = "(none)"
 
 func (c *repositories) add(m *bus.Msg[webhook]) {
@@ -67,13 +67,13 @@ func (c *repositories) add(m *bus.Msg[webhook]) {
 	}
 }
 
-// payloads measures the payloads.
+// payloads has the sizes of the payloads.
 type payloads struct {
 	messages int
 	bytes    int
 	largest  int
-	subject  string // of the largest
-	sequence uint64 // likewise
+	subject  string // of the largest payload
+	sequence uint64 // of the largest payload
 }
 
 func (c *payloads) add(m *bus.Msg[[]byte]) {
@@ -84,9 +84,9 @@ func (c *payloads) add(m *bus.Msg[[]byte]) {
 	}
 }
 
-// consume starts the consumers. Their names stay the same from run to run, so
-// each goes on where it was. The type of add says how the payload is decoded: as
-// bytes, as a struct.
+// consume starts the consumers. Their names are the same in each run, so each consumer continues where
+// the last run stopped. The argument type of add decides how the payload is decoded: as bytes or as
+// a struct.
 func (s *summary) consume(ctx context.Context, st *bus.Stream) ([]*bus.Consumer, error) {
 	counts, err1 := bus.Consume(ctx, st, "count-events", bus.Subject[[]byte](events), handler(s.events.add))
 	sums, err2 := bus.Consume(ctx, st, "sum-repositories", bus.Subject[webhook](events), handler(s.repositories.add))
@@ -101,9 +101,8 @@ func handler[T any](add func(*bus.Msg[T])) bus.Handler[T] {
 	}
 }
 
-// wait waits until the consumer has handled all that is in the stream. Only the
-// server knows: another process may consume under the same name, and earlier runs
-// may have left something.
+// wait waits until the consumer has handled all messages of the stream. Only the server knows that: another
+// process may use the same consumer, and an earlier run may have left messages.
 func wait(ctx context.Context, c *bus.Consumer) error {
 	ask := time.NewTicker(20 * time.Millisecond)
 	defer ask.Stop()

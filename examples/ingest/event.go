@@ -17,14 +17,13 @@ import (
 // line is one line of the input.
 type line struct {
 	number int // from 1
-	size   int // bytes read, with the line's end
+	size   int // bytes read, with the end of the line
 	text   []byte
-	err    error // why reading ended here, if not at the end
+	err    error // why reading failed after this line
 }
 
-// readLines sends the lines of in, however long they are, until ctx ends. Its
-// goroutine may stay behind in a read that nobody can interrupt, as that of a
-// terminal, so whoever closes in ends it for certain.
+// readLines sends the lines of in, of any length, until ctx ends. Its goroutine may wait in a read that
+// cannot be interrupted, for example of a terminal. Close in to end it.
 func readLines(ctx context.Context, in io.Reader) <-chan line {
 	lines := make(chan line)
 	go func() {
@@ -49,14 +48,14 @@ func readLines(ctx context.Context, in io.Reader) <-chan line {
 	return lines
 }
 
-// events are all subjects of the stream: github.<event>.<action>. What is
-// published there is the payload, byte for byte.
+// events are all subjects of the stream: github.<event>.<action>. The messages have the payload of the
+// event without any change.
 const events bus.Subject[json.RawMessage] = "github.*.*"
 
-// noAction stands for an action that is null.
+// noAction is the token for an action that is null.
 const noAction = "none"
 
-// webhook is what this program reads of a payload.
+// webhook has the fields of a payload that this program reads.
 type webhook struct {
 	Repository struct {
 		FullName string `json:"full_name"`
@@ -66,15 +65,15 @@ type webhook struct {
 	} `json:"sender"`
 }
 
-// event is what a line becomes.
+// event is the event of a line.
 type event struct {
 	subject bus.Subject[json.RawMessage]
 	id      string
 	payload json.RawMessage
 }
 
-// parse makes an event of a line. The subject is checked when it is published:
-// At never lets a token that came from outside add a level or a wildcard.
+// parse returns the event of a line. PublishTo checks the subject later. With At a token from outside cannot
+// add a level or a wildcard.
 func parse(text []byte) (event, error) {
 	var in struct {
 		Event   string          `json:"event"`
@@ -91,8 +90,8 @@ func parse(text []byte) (event, error) {
 	return event{events.At(in.Event, action), contentID(text), in.Payload}, checkPayload(in.Payload)
 }
 
-// checkPayload makes sure that every consumer can read the payload. A message
-// that a consumer cannot decode would come back to it again and again.
+// checkPayload returns an error if a consumer cannot decode the payload. Such a message would be
+// redelivered again and again.
 func checkPayload(payload json.RawMessage) error {
 	if len(payload) == 0 || string(payload) == "null" {
 		return errors.New("no payload")
@@ -103,9 +102,8 @@ func checkPayload(payload json.RawMessage) error {
 	return nil
 }
 
-// contentID names an event by what it says. So a line that is read twice is
-// stored once, and so are two lines that are the same to the byte: real
-// deliveries have identifiers of their own that tell those apart.
+// contentID returns an ID that depends only on the text. So a line that is read twice is stored once. Two
+// identical lines are stored once too. Real deliveries have IDs of their own, which differ.
 func contentID(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])

@@ -13,25 +13,23 @@ import (
 
 const streamName = "GITHUB"
 
-// remember is how long the stream knows the IDs of what it stored. An event that
-// is read again later than that is stored again, so it must be longer than the
-// time after which anybody repeats a file; each ID costs the server some memory
-// for that long. (An ID that is a part of the subject would need no window, but
+// duplicateWindow is how long the stream knows the IDs of its messages. An event that is read again later is stored
+// again. So it must be longer than the time until a file is read again. During that time each
+// ID takes some memory of the server. (An ID as a part of the subject would need no window, but
 // here the subject is given.)
-const remember = 24 * time.Hour
+const duplicateWindow = 24 * time.Hour
 
-// result is what a run did.
+// result has the counts of a run.
 type result struct {
-	lines      int // that were not empty
+	lines      int // without empty lines
 	stored     int
-	duplicates int // lines that the stream had already; or this run stored them, and the answer was lost
+	duplicates int // lines that were in the stream already, perhaps from this run after a lost answer
 	malformed  int
 	summary
 }
 
-// ingest stores the events of in and waits until each consumer has handled all
-// that is in the stream. After an error the result says what was done until
-// then; it is nil when the bus did not start.
+// ingest stores the events of in and waits until each consumer has handled all messages of the stream. After
+// an error the result has the counts until then. It is nil if the bus did not start.
 func ingest(ctx context.Context, c config, in io.Reader, size int64, con *console) (*result, error) {
 	b, err := bus.New(
 		bus.WithStoreDir(c.store),
@@ -48,12 +46,12 @@ func ingest(ctx context.Context, c config, in io.Reader, size int64, con *consol
 	if err != nil && ctx.Err() != nil {
 		err = errors.New("interrupted; what was stored stays stored, run it again for the rest")
 	}
-	// Close waits for the handlers, so that the result does not change any more.
+	// Close waits for the handlers. After it the result does not change any more.
 	return r, errors.Join(err, b.Close())
 }
 
 func (r *result) work(ctx context.Context, b *bus.Bus, in io.Reader, bar *bar) error {
-	st, err := b.Stream(ctx, bus.StreamConfig{Name: streamName, Subjects: []string{"github.>"}, Duplicates: remember})
+	st, err := b.Stream(ctx, bus.StreamConfig{Name: streamName, Subjects: []string{"github.>"}, Duplicates: duplicateWindow})
 	if err != nil {
 		return err
 	}
@@ -78,8 +76,8 @@ func (r *result) store(ctx context.Context, st *bus.Stream, in io.Reader, bar *b
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// An interrupt does not break a line off: one never has to wonder
-		// whether it was stored.
+		// An interrupt does not cancel the storing of a line, so it is always known whether
+		// the line was stored.
 		if err := r.storeLine(context.WithoutCancel(ctx), st, l, bar.console); err != nil {
 			return fmt.Errorf("line %d: %w", l.number, err)
 		}
@@ -88,7 +86,7 @@ func (r *result) store(ctx context.Context, st *bus.Stream, in io.Reader, bar *b
 	return ctx.Err()
 }
 
-// storeLine stores one line, or reports to out that it cannot be used.
+// storeLine stores one line. If it cannot be used, storeLine reports that to out.
 func (r *result) storeLine(ctx context.Context, st *bus.Stream, l line, out io.Writer) error {
 	if len(l.text) == 0 {
 		return l.err
@@ -118,8 +116,8 @@ func (r *result) reject(out io.Writer, l line, err error) {
 	fmt.Fprintf(out, "line %d: %v\n", l.number, err)
 }
 
-// unusable reports whether err is about the message and not about the bus, so
-// that the next message may do better.
+// unusable reports whether err is a fault of the message and not of the bus. Then the next message may
+// succeed.
 func unusable(err error) bool {
 	_, subject := errors.AsType[*bus.SubjectError](err)
 	_, payload := errors.AsType[*bus.PayloadError](err)

@@ -1,16 +1,14 @@
-// Command ingest stores GitHub webhook events in a stream and lets three
-// consumers summarise them:
+// Command ingest stores GitHub webhook events in a stream, and three consumers summarise them:
 //
 //	go run ./examples/ingest [flags] [file]
 //
-// It reads lines of JSON (NDJSON) from the file, or from standard input without
-// one or with "-":
+// It reads lines of JSON (NDJSON) from the file. Without a file, or with "-", it reads standard input:
 //
 //	{"event": "issues", "action": "opened", "payload": {…}}
 //
-// The payload goes to the subject github.<event>.<action> of the stream GITHUB;
-// where the action is null or absent it is github.<event>.none. A line that
-// cannot be used is reported with its number, and the next one follows.
+// It publishes the payload to the subject github.<event>.<action> of the stream GITHUB. If there is no action
+// the subject is github.<event>.none. It reports a line that cannot be used with the line number, and
+// goes on with the next line.
 //
 // Flags:
 //
@@ -18,11 +16,10 @@
 //	-url url     use the NATS server at url instead of one in this program
 //	-strict      exit with code 1 when a line could not be used
 //
-// The exit code is 0 when all lines were read, even if some could not be used,
-// 1 after a failure or an interrupt, and 2 for wrong flags. An interrupt
-// (Ctrl-C) ends the program in order. With -store or -url, what was stored stays
-// stored: a second run on the same input stores only what is missing, and each
-// consumer goes on where it was.
+// The exit code is 0 if all lines were read, even if some could not be used. It is 1 after a failure or an
+// interrupt, and 2 for wrong flags. An interrupt (Ctrl-C) stops the program cleanly. With -store or
+// -url the stored messages remain: a second run with the same input stores only the missing ones, and
+// each consumer continues where it stopped.
 package main
 
 import (
@@ -53,7 +50,7 @@ func command() int {
 	return 1
 }
 
-// config is what the flags say.
+// config has the flags.
 type config struct {
 	store  string
 	url    string
@@ -61,7 +58,7 @@ type config struct {
 	file   string // "-" for standard input
 }
 
-// errUsage marks wrong flags. The user has been told already.
+// errUsage is the error for wrong flags. The program has printed the reason already.
 var errUsage = errors.New("usage")
 
 func parseFlags(args []string, out io.Writer) (config, error) {
@@ -99,7 +96,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	return c, nil
 }
 
-// run does everything and prints the summary to stdout.
+// run runs the program and prints the summary to stdout.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, con *console) error {
 	c, err := parseFlags(args, con)
 	if err != nil {
@@ -120,7 +117,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, 
 	return err
 }
 
-// open returns what to read and how many bytes it has, 0 if that is unknown.
+// open returns the input and its size in bytes, 0 if that is unknown.
 func open(name string, stdin io.Reader) (io.ReadCloser, int64, error) {
 	if name == "-" {
 		return io.NopCloser(stdin), 0, nil

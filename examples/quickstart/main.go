@@ -1,9 +1,9 @@
-// Command quickstart shows what a bus does, step by step, and tells about it:
+// Command quickstart shows the features of a bus, step by step, and prints what happens:
 //
 //	go run ./examples/quickstart
 //
-// It needs nothing else, for the server runs inside the program. It ends with
-// exit code 1 when a step does not do what it should.
+// It needs no other program, because the server runs inside. The exit code is 1 if a step does not do what
+// it must.
 package main
 
 import (
@@ -25,12 +25,12 @@ func main() {
 	}
 }
 
-// patience is how long the whole program may take; it needs a fraction of it.
-const patience = time.Minute
+// timeLimit limits how long the whole program may take. It needs much less.
+const timeLimit = time.Minute
 
-// run shows each feature in turn and tells w about it.
+// run shows each feature in turn and prints to w.
 func run(w io.Writer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
 	defer cancel()
 	for i, step := range []struct {
 		title string
@@ -51,9 +51,9 @@ func run(w io.Writer) error {
 	return nil
 }
 
-// withBus calls use with a bus of its own and closes it.
+// withBus calls use with a new bus and closes it.
 func withBus(use func(b *bus.Bus) error, opts ...bus.Option) error {
-	// Only warnings are logged, so that the story stays readable.
+	// It logs only warnings, so that the output stays readable.
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	b, err := bus.New(append(opts, bus.WithSlog(log))...)
 	if err != nil {
@@ -78,7 +78,7 @@ type order struct {
 	Cents int    `json:"cents"`
 }
 
-// orderPlaced is a subject whose messages are orders. The wildcard is the region.
+// orderPlaced is a subject with messages of type order. The wildcard is the region.
 const orderPlaced bus.Subject[order] = "shop.orders.*.placed.v1"
 
 func publishSubscribe(ctx context.Context, w io.Writer) error {
@@ -114,7 +114,7 @@ type quote struct {
 	Cents int `json:"cents"`
 }
 
-// getQuote is a subject for requests: an ask is answered by a quote.
+// getQuote is a subject for requests: the answer to an ask is a quote.
 const getQuote bus.Endpoint[ask, quote] = "shop.quotes.get.v1"
 
 func requestRespond(ctx context.Context, w io.Writer) error {
@@ -147,7 +147,7 @@ func requestRespond(ctx context.Context, w io.Writer) error {
 func queueGroup(ctx context.Context, w io.Writer) error {
 	const members, jobs = 3, 12
 	return withBus(func(b *bus.Bus) error {
-		done := make(chan int, members*jobs) // room for a mistake: each job done by all
+		done := make(chan int, members*jobs) // room for a mistake: every member does each job
 		for range members {
 			_, err := bus.Subscribe(b, "shop.jobs", func(_ context.Context, m *bus.Msg[int]) error {
 				done <- m.Data
@@ -179,8 +179,8 @@ func queueGroup(ctx context.Context, w io.Writer) error {
 	})
 }
 
-// durableStream runs the same program twice on one directory: the second run
-// finds the messages of the first one and goes on where that one stopped.
+// durableStream runs the same program twice with the same directory. The second run finds the messages of
+// the first one and continues where that stopped.
 func durableStream(ctx context.Context, w io.Writer) error {
 	dir, err := os.MkdirTemp("", "quickstart-")
 	if err != nil {
@@ -195,8 +195,7 @@ func durableStream(ctx context.Context, w io.Writer) error {
 	return withBus(func(b *bus.Bus) error { return secondRun(ctx, w, b) }, bus.WithStoreDir(dir))
 }
 
-// orders declares the stream. It is the same call whether the stream is there or
-// not.
+// orders declares the stream. The call is the same whether the stream exists or not.
 func orders(ctx context.Context, b *bus.Bus) (*bus.Stream, error) {
 	return b.Stream(ctx, bus.StreamConfig{Name: "ORDERS", Subjects: bus.Subjects(orderPlaced)})
 }
@@ -216,7 +215,7 @@ func firstRun(ctx context.Context, w io.Writer, b *bus.Bus) error {
 		return err
 	}
 	for range 2 {
-		if err := tell(ctx, w, bills); err != nil {
+		if err := printHandled(ctx, w, bills); err != nil {
 			return err
 		}
 	}
@@ -242,15 +241,15 @@ func secondRun(ctx context.Context, w io.Writer, b *bus.Bus) error {
 		return err
 	}
 	for range 2 {
-		if err := tell(ctx, w, bills); err != nil {
+		if err := printHandled(ctx, w, bills); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// store stores an order. Its ID is the message's too, so that an order that is
-// sent twice is stored once.
+// store stores an order. The ID of the order is the ID of the message, so an order that is sent twice is
+// stored once.
 func store(ctx context.Context, w io.Writer, st *bus.Stream, id string) error {
 	ack, err := bus.PublishTo(ctx, st, orderPlaced.At("eu"), order{ID: id, Cents: 995}, bus.MsgID(id))
 	if err != nil {
@@ -264,8 +263,7 @@ func store(ctx context.Context, w io.Writer, st *bus.Stream, id string) error {
 	return nil
 }
 
-// bill starts the durable consumer "billing". What it handles comes out of the
-// channel.
+// bill starts the durable consumer "billing". It sends each handled order to the returned channel.
 func bill(ctx context.Context, st *bus.Stream) (*bus.Consumer, <-chan *bus.Msg[order], error) {
 	bills := make(chan *bus.Msg[order], 16)
 	con, err := bus.Consume(ctx, st, "billing", orderPlaced, func(_ context.Context, m *bus.Msg[order]) error {
@@ -275,7 +273,7 @@ func bill(ctx context.Context, st *bus.Stream) (*bus.Consumer, <-chan *bus.Msg[o
 	return con, bills, err
 }
 
-func tell(ctx context.Context, w io.Writer, bills <-chan *bus.Msg[order]) error {
+func printHandled(ctx context.Context, w io.Writer, bills <-chan *bus.Msg[order]) error {
 	m, err := next(ctx, bills)
 	if err != nil {
 		return err

@@ -380,8 +380,8 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// expect fails the test unless exactly these losses were reported, and no failures.
-func (f *failures) expect(t *testing.T, lost ...int) {
+// wantLosses fails the test unless exactly these losses were reported, and no failures.
+func (f *failures) wantLosses(t *testing.T, lost ...int) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()

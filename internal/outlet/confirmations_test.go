@@ -29,7 +29,7 @@ func TestAsyncOverASlowConnection(t *testing.T) {
 		if took := time.Since(began); took > n/4096*3*trip || took < trip {
 			t.Errorf("it took %v", took)
 		}
-		f.expect(t)
+		f.wantLosses(t)
 	})
 }
 
@@ -55,7 +55,7 @@ func TestAsyncWaitsForConfirmations(t *testing.T) {
 				blocked.Store(true)
 				_ = latest().Close()
 				synctest.Wait()
-				f.expect(t, most)
+				f.wantLosses(t, most)
 				if n := a.Pending(); n != 0 { // those wait for the next connection
 					t.Errorf("%d are pending", n)
 				}
