@@ -33,6 +33,7 @@ type conn struct {
 	stalled *time.Timer   // runs while something is written, and then ends that
 	gaveUp  chan struct{} // holds one when the timer has ended
 	ended   atomic.Bool   // somebody has closed it
+	move    int           // the dialer's when it was dialled
 }
 
 // guarded returns nc as a conn.

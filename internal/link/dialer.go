@@ -19,17 +19,20 @@ var errAborted = errors.New("the connection was given up")
 // the first time, the end of ctx stops dialling and closes what was dialled.
 // Later abort does.
 type dialer struct {
-	inProcess func() (net.Conn, error)
-	timeout   time.Duration
-	alive     context.Context // ends with abort
-	kill      context.CancelFunc
+	timeout time.Duration
+	alive   context.Context // ends with abort
+	kill    context.CancelFunc
 
-	mu     sync.Mutex
-	ctx    context.Context // of the first connect; nil afterwards
-	stops  []func() bool   // each keeps the end of ctx from closing a connection
-	latest *conn           // what was dialled last
-	broke  bool            // abort closed a connection that was in use
-	failed error           // why the latest attempt of the first connect failed to dial
+	mu        sync.Mutex
+	inProcess func() (net.Conn, error)
+	move      int             // how often Repoint has cut the connection
+	isCut     bool            // dial nobody for now
+	stopDial  func()          // ends the attempt that is under way; nil before the first one
+	ctx       context.Context // of the first connect; nil afterwards
+	stops     []func() bool   // each keeps the end of ctx from closing a connection
+	latest    *conn           // what was dialled last
+	broke     bool            // abort closed a connection that was in use
+	failed    error           // why the latest attempt failed to dial
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -41,13 +44,20 @@ func newDialer(ctx context.Context, c Config) *dialer {
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Lock()
-	first := d.ctx
-	d.mu.Unlock()
+	if d.isCut {
+		d.mu.Unlock()
+		return nil, errCut
+	}
+	first, inProcess, move := d.ctx, d.inProcess, d.move
 	ctx := first
 	if ctx == nil {
 		ctx = d.alive
 	}
-	nc, err := d.dial(ctx, network, addr)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.stopDial = cancel
+	d.mu.Unlock()
+	nc, err := d.dial(ctx, network, addr, inProcess)
 	if err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -59,11 +69,16 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 		least = embeddedStall
 	}
 	c := guarded(nc, max(d.timeout, least))
+	c.move = move
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.alive.Err() != nil {
 		_ = c.Close()
 		return nil, errAborted
+	}
+	if d.move != move {
+		_ = c.Close()
+		return nil, errCut // it leads to the former server
 	}
 	d.latest = c
 	if first != nil {
@@ -72,14 +87,16 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// dial dials one address. Only connections to the server in this process read ahead, so it
+// follows the connection when Repoint moves it.
+func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func() (net.Conn, error)) (net.Conn, error) {
 	if addr != embeddedAddr {
 		return (&net.Dialer{Timeout: d.timeout}).DialContext(ctx, network, addr)
 	}
-	if d.inProcess == nil {
-		return nil, errors.New("no server is embedded in this process")
+	if inProcess == nil {
+		return nil, errNotEmbedded
 	}
-	nc, err := d.inProcess()
+	nc, err := inProcess()
 	if err != nil {
 		return nil, err
 	}

@@ -10,3 +10,11 @@ func Guarded(nc net.Conn, stall time.Duration) net.Conn { return guarded(nc, sta
 
 // ReadAhead is nc, to the server in this process, as the dialer hands it on.
 func ReadAhead(nc net.Conn) net.Conn { return readAhead(nc) }
+
+// ReadsAhead reports whether the latest connection of l reads ahead.
+func (l *Link) ReadsAhead() bool {
+	l.dialer.mu.Lock()
+	defer l.dialer.mu.Unlock()
+	_, ok := l.dialer.latest.Conn.(*ahead)
+	return ok
+}

@@ -1,10 +1,3 @@
-// Package link owns the one connection of a bus: how it is dialled, the gate
-// that everything outgoing passes, flushing, and what the connection reports.
-//
-// It never calls the nats.go functions that take a timeout instead of a
-// context (Flush, FlushTimeout, Request, NextMsg, Drain): they keep their
-// timers in a pool that is shared by the whole process, and a timer made
-// inside a testing/synctest bubble kills the program when it is used outside.
 package link
 
 import (
@@ -51,6 +44,9 @@ type Link struct {
 	watchers   sync.Map // *nats.Subscription → func(error)
 	reconnects hooks
 	losses     hooks
+
+	repointing chan struct{} // has one during Repoint
+	target     Target        // where it leads; Repoint's
 }
 
 // hooks are the functions to call after each change of the connection.
@@ -63,7 +59,7 @@ type hooks struct {
 // Dial connects, trying once per server of the URL until ctx ends. The
 // connection it returns comes back by itself for as long as it lives.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c)}
+	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), repointing: make(chan struct{}, 1), target: Target{c.URL, c.InProcess}}
 	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
 	if err == nil && l.dialer.connected() {
 		l.nc = nc

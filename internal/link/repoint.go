@@ -1,0 +1,205 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Target is a server, or several of one cluster, that a link can lead to.
+type Target struct {
+	URL       string                   // server URL(s), comma separated; EmbeddedURL for the one that InProcess dials
+	InProcess func() (net.Conn, error) // dials a server in this process; nil if there is none
+}
+
+// RepointError says why a link does not lead to another server.
+type RepointError struct {
+	URL  string // where it was to lead, without credentials
+	Err  error  // why it does not
+	Back error  // nil when the connection to the former server is confirmed; else why it is not yet
+}
+
+func (e *RepointError) Error() string {
+	text := fmt.Sprintf("the connection was not moved to %s: %v", e.URL, e.Err)
+	if e.Back != nil {
+		text += fmt.Sprintf("; the former server has not answered yet: %v", e.Back)
+	}
+	return text
+}
+
+// Unwrap returns why the link does not lead to the server.
+func (e *RepointError) Unwrap() error { return e.Err }
+
+// Repoint moves the connection to another server. It returns nil when that has answered a
+// ping. Subscriptions, pulls and windows live on: nats.go subscribes again, and what is
+// published meanwhile waits in its buffer. To all users of the link it is a lost connection
+// that comes back. Requests under way fail, as they do then. Whether something is lost is up
+// to the caller, who quiesces the bus, sees to the same streams on both sides, and is alone:
+// a second call waits for the first one.
+//
+// States: settled at a target → cut, when nothing is dialled → dialling the new target →
+// settled there. When ctx ends before, the link is cut again and dials the former target →
+// settled there. Then the error is a *RepointError. Repoint waits for the former server as
+// long as for one connection attempt. If that has not answered by then, Back says so, and
+// the link goes on to dial it, as after any loss. On a closed link it returns
+// nats.ErrConnectionClosed.
+//
+// A crash on the way leaves nothing: the next start dials what its configuration says.
+func (l *Link) Repoint(ctx context.Context, to Target) error {
+	if to.URL == EmbeddedURL && to.InProcess == nil {
+		return &RepointError{URL: to.URL, Err: errNotEmbedded}
+	}
+	select {
+	case l.repointing <- struct{}{}:
+		defer func() { <-l.repointing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := l.pointTo(ctx, to)
+	if err == nil {
+		l.target = to
+		return nil
+	}
+	if l.nc.IsClosed() {
+		return nats.ErrConnectionClosed
+	}
+	return &RepointError{URL: Redact(to.URL), Err: err, Back: l.rollBack(ctx)}
+}
+
+// rollBack leads the connection back to where it led before, within the time of one
+// connection attempt, also when ctx has ended. Repoint calls it.
+func (l *Link) rollBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.dialer.timeout)
+	defer cancel()
+	err := l.pointTo(ctx, l.target)
+	if err != nil {
+		l.dialer.lead(l.target.InProcess) // nats.go goes on to try
+	}
+	return err
+}
+
+// pointTo cuts the connection, leads it to a target, and waits until that answers. When ctx
+// ends first it returns why it did not. Repoint calls it.
+func (l *Link) pointTo(ctx context.Context, to Target) error {
+	move := l.dialer.cut()
+	err := l.nc.ForceReconnect() // first: while connected, the former server may announce addresses of its own
+	l.dialer.drop()
+	if err == nil {
+		err = l.nc.SetServerPool(strings.Split(to.URL, ","))
+	}
+	if err == nil {
+		l.dialer.lead(to.InProcess)
+		err = l.nc.ForceReconnect() // skips the pause after an attempt in vain
+	}
+	if err == nil {
+		err = l.awaitMove(ctx, move)
+	}
+	return err
+}
+
+// awaitMove waits until the server to which the move leads has answered a ping. When ctx ends
+// first it cuts the connection: nats.go holds its lock during a handshake, also with a
+// server that says nothing.
+func (l *Link) awaitMove(ctx context.Context, move int) error {
+	stop := context.AfterFunc(ctx, func() { l.dialer.abandon(move) })
+	defer stop()
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
+		switch {
+		case l.nc.IsClosed():
+			return nats.ErrConnectionClosed
+		case l.nc.IsConnected() && l.dialer.arrived(move) && l.Flush(ctx, l.dialer.timeout) == nil:
+			l.maxPayload.Store(l.nc.MaxPayload())
+			if !stop() {
+				return context.Cause(ctx)
+			}
+			return nil
+		}
+		select {
+		case <-time.After(pause): // nats.go announces states, but may drop them where nobody reads
+		case <-l.dialer.alive.Done():
+			return errAborted
+		case <-ctx.Done():
+			return l.dialer.explain(context.Cause(ctx))
+		}
+	}
+}
+
+var (
+	errNotEmbedded = errors.New("no server is embedded in this process")
+	errCut         = errors.New("the connection is being moved to another server")
+)
+
+// cut has the dialer dial nobody until lead, and drop what it is dialling. It returns the
+// number of the move.
+func (d *dialer) cut() (move int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cutLocked()
+	d.failed = nil
+	return d.move
+}
+
+func (d *dialer) cutLocked() {
+	d.move++
+	d.isCut = true
+	if d.stopDial != nil {
+		d.stopDial()
+	}
+}
+
+// abandon cuts and drops the connection, unless a later move has begun.
+func (d *dialer) abandon(move int) {
+	d.mu.Lock()
+	current := d.move == move
+	if current {
+		d.cutLocked()
+	}
+	c := d.latest
+	d.mu.Unlock()
+	if current && c != nil {
+		_ = c.Close()
+	}
+}
+
+// drop closes the latest connection, which may be in its handshake.
+func (d *dialer) drop() {
+	d.mu.Lock()
+	c := d.latest
+	d.mu.Unlock()
+	if c != nil {
+		_ = c.Close()
+	}
+}
+
+// lead ends cut. From now on the server in this process is the one that inProcess dials.
+func (d *dialer) lead(inProcess func() (net.Conn, error)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inProcess, d.isCut = inProcess, false
+}
+
+// arrived reports whether the latest connection was dialled since a move began, which is
+// the latest one.
+func (d *dialer) arrived(move int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.move == move && d.latest != nil && d.latest.move == move && !d.latest.ended.Load()
+}
+
+// explain returns err with the reason why the latest attempt failed to dial, if it did.
+func (d *dialer) explain(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, d.failed)
+}
