@@ -23,7 +23,7 @@ import (
 // waits for the handlers that run here, and until the other members have finished what
 // they hold; then it goes back, and the pause ends. When ctx ends first (the bus's
 // drain timeout, if it has no deadline) nothing has changed and the error is an
-// *UnfinishedError. A pause that was there before stays, and what others say with Pause
+// *ConsumerError. A pause that was there before stays, and what others say with Pause
 // or Resume meanwhile holds.
 //
 // Dead letters, and messages that wait in S-retry for their next attempt, stay where
@@ -31,9 +31,9 @@ import (
 // and dies again stays the dead letter that it was. On streams that remove what was
 // acknowledged there is nothing to go back to.
 //
-// Errors: *RewindError for a place before the durable's start or beyond what it has
+// Errors: *ConsumerError for a place before the durable's start or beyond what it has
 // got to, for a call from one of its handlers, and for keys on a server that others
-// can reach, where processes keep the order together; *UnfinishedError; *OptionError for
+// can reach, where processes keep the order together; *OptionError for
 // another to; *UnsupportedError before nats-server 2.14; *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if err := c.callable(ctx, "Rewind"); err != nil {
@@ -49,10 +49,10 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 		return err
 	}
 	if c.runsCaller(dispatch.FromCaller(ctx)) {
-		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "it was called from a handler of this consumer and would wait for that; call it from elsewhere"}
+		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: to.start.sequence, Reason: "it was called from a handler of this consumer and would wait for that; call it from elsewhere"}
 	}
 	if _, alone := c.own(); !alone {
-		return &RewindError{Stream: c.stream, Durable: c.durable, To: to.start.sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}
+		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: to.start.sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}
 	}
 	ctx, cancel := c.bus.core.WithDrainTimeout(ctx)
 	defer cancel()
@@ -148,7 +148,7 @@ func (c *Consumer) target(ctx context.Context, to start, info *jetstream.Consume
 			return 0, streamError(c.stream, "rewind "+c.durable, err)
 		}
 	}
-	e := &RewindError{Stream: c.stream, Durable: c.durable, To: sequence}
+	e := &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: sequence}
 	switch last := st.CachedInfo().State.LastSeq; {
 	case sequence > 1 && sequence > last:
 		e.Reason = fmt.Sprintf("the stream ends with %d", last)
@@ -183,7 +183,7 @@ func (c *Consumer) goBack(ctx context.Context, target uint64) error {
 
 func (c *Consumer) stillRunning(err error) error {
 	in, _ := c.now()
-	e := &UnfinishedError{Stream: c.stream, Durable: c.durable, Longest: longest(in), Err: err}
+	e := &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Longest: longest(in), Err: err}
 	if running, ok := errors.AsType[*dispatch.RunningError](err); ok {
 		e.Running, e.Err = running.Running, running.Err
 	}
@@ -207,7 +207,7 @@ func (c *Consumer) alone(ctx context.Context, in *intake.Durable) (*jetstream.Co
 		switch {
 		case err == nil:
 		case ctx.Err() != nil && others > 0:
-			return nil, &UnfinishedError{Stream: c.stream, Durable: c.durable, Messages: others, Err: context.Cause(ctx)}
+			return nil, &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Messages: others, Err: context.Cause(ctx)}
 		default:
 			return nil, err
 		}
@@ -230,7 +230,7 @@ func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
 	defer cancel()
 	_, err := c.bus.core.JetStream.ResetConsumerToSequence(ctx, c.stream, c.durable, sequence)
 	if errors.Is(err, jetstream.ErrConsumerInvalidReset) {
-		return &RewindError{Stream: c.stream, Durable: c.durable, To: sequence, Reason: "the durable was made to begin later"}
+		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: sequence, Reason: "the durable was made to begin later"}
 	}
 	if err != nil {
 		return streamError(c.stream, "rewind "+c.durable, err)

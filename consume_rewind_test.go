@@ -110,7 +110,7 @@ func TestRewindWaitsForOtherMembers(t *testing.T) {
 		con := consume(t, st, "d", "s.*", got.handle)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		e := asError[*bus.UnfinishedError](t, con.Rewind(ctx, bus.StartAtFirst()), "other members hold", `"d"`, "deadline")
+		e := asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtFirst()), "other members hold", `"d"`, "deadline")
 		if e.Messages != 6 || e.Running != 0 || e.Stream != "S" {
 			t.Errorf("got %+v", e)
 		}
@@ -144,7 +144,7 @@ func TestRewindWhileAHandlerDoesNotReturn(t *testing.T) {
 			return got.handle(ctx, m)
 		})
 		time.Sleep(time.Hour)
-		e := asError[*bus.UnfinishedError](t, con.Rewind(t.Context(), bus.StartAtFirst()), "1 handlers have not returned (message 2 on s.b for 1h0m5s)")
+		e := asError[*bus.ConsumerError](t, con.Rewind(t.Context(), bus.StartAtFirst()), "1 handlers have not returned (message 2 on s.b for 1h0m5s)")
 		if e.Running != 1 || e.Longest.Sequence != 2 {
 			t.Errorf("got %+v", e)
 		}
@@ -237,8 +237,8 @@ func TestRewindMistakes(t *testing.T) {
 			{late, bus.StartAtFirst(), 1, "was made to begin later"},
 			{fresh, bus.StartAtSequence(3), 3, "was made to begin later"},
 		} {
-			e := asError[*bus.RewindError](t, tc.con.Rewind(ctx, tc.to), tc.reason)
-			if e.To != tc.at || e.Stream != "S" {
+			e := asError[*bus.ConsumerError](t, tc.con.Rewind(ctx, tc.to), tc.reason)
+			if e.Sequence != tc.at || e.Stream != "S" {
 				t.Errorf("got %+v", e)
 			}
 		}
@@ -246,7 +246,7 @@ func TestRewindMistakes(t *testing.T) {
 
 		must(t, con.Pause(ctx, time.Time{}))
 		storeRange(t, st, "s.a", 10, 20)
-		asError[*bus.RewindError](t, con.Rewind(ctx, bus.StartAtSequence(15)), "has got no further than to 10")
+		asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtSequence(15)), "has got no further than to 10")
 		must(t, con.Resume(ctx))
 
 		asError[*bus.OptionError](t, con.Rewind(ctx, bus.StartAtNew()), "Rewind(new)", "use StartAtFirst, StartAtSequence or StartAtTime")
@@ -262,7 +262,7 @@ func TestRewindMistakes(t *testing.T) {
 			}
 			return nil
 		}))
-		asError[*bus.RewindError](t, receive(t, inside), "from a handler of this consumer")
+		asError[*bus.ConsumerError](t, receive(t, inside), "from a handler of this consumer")
 
 		must(t, con.Drain(ctx))
 		isError(t, con.Rewind(ctx, bus.StartAtFirst()), bus.ErrClosed, "Rewind")

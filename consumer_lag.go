@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Lag is how far a durable consumer is behind, with all its members on all processes.
@@ -40,7 +41,7 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 		return l, nil
 	}
 	for _, filter := range c.filters {
-		d, ok, err := c.bus.one(ctx, c.stream, filter, i.AckFloor.Stream+1)
+		d, ok, err := c.bus.firstFrom(ctx, c.stream, filter, i.AckFloor.Stream+1)
 		if err != nil {
 			return l, err
 		}
@@ -49,6 +50,20 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 		}
 	}
 	return l, nil
+}
+
+// firstFrom returns the first message of a stream that matches a pattern, from a sequence on.
+func (b *Bus) firstFrom(ctx context.Context, stream, pattern string, sequence uint64) (d wire.Delivery, ok bool, err error) {
+	r := b.reader(stream, pattern, &replayOptions{from: sequence})
+	defer r.Close()
+	d, ok, err = r.One(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = contextError(ctx)
+	}
+	if err != nil {
+		err = streamError(stream, "read", err)
+	}
+	return d, ok, err
 }
 
 // observeConsumers tells metrics how far the consumers of b are behind.

@@ -99,7 +99,7 @@ func TestRedriveRate(t *testing.T) {
 		h.mended.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), 9700*time.Millisecond)
 		defer cancel()
-		n, err := st.Redrive(ctx, bus.DeadFilter{}, bus.RedriveRate(2))
+		n, err := st.Redrive(ctx, bus.DeadFilter{Rate: 2})
 		isError(t, err, context.DeadlineExceeded, "Redrive")
 		pass(time.Second)
 		left, _ := st.DeadCount(t.Context(), bus.DeadFilter{})
@@ -107,7 +107,7 @@ func TestRedriveRate(t *testing.T) {
 			t.Errorf("%d were given back, %d handled, %d are left", n, len(got), left)
 		}
 		began := time.Now()
-		n, err = st.Redrive(t.Context(), bus.DeadFilter{Match: func(l *bus.DeadLetter) bool { return l.Sequence > 97 }}, bus.RedriveRate(0.01))
+		n, err = st.Redrive(t.Context(), bus.DeadFilter{Match: func(l *bus.DeadLetter) bool { return l.Sequence > 97 }, Rate: 0.01})
 		must(t, err)
 		if took := time.Since(began); n != 3 || took < 200*time.Second || took > 201*time.Second {
 			t.Errorf("%d took %v", n, took)
@@ -370,13 +370,13 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		pass(time.Minute)
 		must(t, old.Drain(t.Context()))
 		must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "old"))
-		asError[*bus.ConsumerNotFoundError](t, second(st.Redrive(t.Context(), bus.DeadFilter{})), `"old"`)
+		asError[*bus.ConsumerError](t, second(st.Redrive(t.Context(), bus.DeadFilter{})), `"old"`)
 		must(t, b.JetStream().DeleteConsumer(t.Context(), "S-retry", "old"))
 		n, err := st.Redrive(t.Context(), bus.DeadFilter{})
-		if e := asError[*bus.ConsumerNotFoundError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
+		if e := asError[*bus.ConsumerError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
 			t.Errorf("%d were given back, %+v", n, e)
 		}
-		asError[*bus.ConsumerNotFoundError](t, bus.RedriveAs(t.Context(), letters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
+		asError[*bus.ConsumerError](t, bus.RedriveAs(t.Context(), letters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 6 || err != nil {
 			t.Errorf("%d letters are left, %v", n, err)
 		}
@@ -451,10 +451,9 @@ func TestRedriveMistakes(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
-		for _, rate := range []float64{0, -1, math.NaN(), math.Inf(1), math.Inf(-1), 1e10} {
-			asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{}, bus.RedriveRate(rate))), "RedriveRate")
+		for _, rate := range []float64{-1, math.NaN(), math.Inf(1), math.Inf(-1), 1e10} {
+			asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Rate: rate})), "DeadFilter Rate")
 		}
-		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{}, nil)))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Durable: "a b"})))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Cause: "nope"})), "DeadFilter Cause", `"nope"`, `"error"`, `"crash loop"`)
 		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Cause: "nope"})))

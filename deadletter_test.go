@@ -84,7 +84,7 @@ func TestDeadLetterOfEachCause(t *testing.T) {
 				}
 				l := ls[0]
 				if l.Subject != "s.a" || string(l.Data) != tc.data || l.ID != "id-1" || l.Header.Get("Tenant") != "x" || l.Stream != "S" || l.Sequence != 1 ||
-					!l.Time.Equal(began) || l.Durable != "d" || l.Cause != tc.cause || l.Attempt != tc.attempts || !strings.Contains(l.Error, tc.text) || l.Died.Before(began) {
+					!l.Time.Equal(began) || l.Durable != "d" || l.Cause != tc.cause || l.Attempt != tc.attempts || !strings.Contains(l.Error, tc.text) || l.DeadAt.Before(began) {
 					t.Errorf("got %+v", l)
 				}
 				if i := consumerInfo(t, b, "S", "d"); i.NumAckPending != 0 || i.NumPending != 0 {

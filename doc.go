@@ -163,7 +163,6 @@
 //	Respond       RespondOption: the same
 //	Bus.Stream    DeclareOption: AllowShrink; likewise Stream.Plan
 //	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
-//	Redrive       RedriveOption: RedriveRate
 //	RedriveAs     MessageOption: As, WithHeader
 //	Consume…      ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait, RateLimit, BatchSize, BatchWait,
 //	              StartAtFirst, StartAtLast, StartAtNew, StartAtSequence, StartAtTime,

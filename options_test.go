@@ -146,7 +146,6 @@ func TestBadOptionsOfCallsAreToldAtOnce(t *testing.T) {
 		"PublishAsync": {bus.PublishAsync(ctx, b, "a", 1, header, nil, id), "WithHeader, option 2, MsgID"},
 		"Request":      {second(bus.Request[int](ctx, b, "a", 1, header, nil, bus.As(nil))), "WithHeader, option 2, As"},
 		"PublishTo":    {second(bus.PublishTo(ctx, st, "s", 1, header, nil, id, bus.TTL(1))), "WithHeader, option 2, MsgID, TTL"},
-		"Redrive":      {second(st.Redrive(ctx, bus.DeadFilter{}, nil, bus.RedriveRate(0))), "option 1, RedriveRate"},
 	} {
 		joined, ok := tc.err.(interface{ Unwrap() []error })
 		if !ok {

@@ -82,7 +82,7 @@ func TestPostponeIsNoAttempt(t *testing.T) {
 					t.Errorf("the attempts were %v, want %v", s.attempts, want)
 				}
 				ls := letters(t, st, bus.DeadFilter{})
-				if len(ls) != 1 || ls[0].Attempt != 2 || ls[0].Died.Sub(began) < 20*time.Minute {
+				if len(ls) != 1 || ls[0].Attempt != 2 || ls[0].DeadAt.Sub(began) < 20*time.Minute {
 					t.Errorf("the letters are %+v", ls)
 				}
 				told := kinds(events)
