@@ -23,25 +23,17 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // external starts a server that is not the bus's own.
 func external(t *testing.T, adjust func(*server.Options)) *server.Server {
 	t.Helper()
-	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()}
+	opts := []testserver.Option{testserver.WithPort, testserver.WithJetStream}
 	if adjust != nil {
-		adjust(opts)
+		opts = append(opts, adjust)
 	}
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the external server is not ready")
-	}
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	return s
+	return testserver.New(t, opts...).NATS()
 }
 
 func TestAccess(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // What lies beside the stream comes back by itself when somebody takes it away.
@@ -220,19 +221,12 @@ func TestConsumeOverARestartOfTheServer(t *testing.T) {
 // startOn starts a server with its streams in dir, on a port unless that is 0.
 func startOn(t *testing.T, dir string, port int) *server.Server {
 	t.Helper()
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
-		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 64 << 20})
-	must(t, err)
-	srv.Start()
-	t.Cleanup(func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	})
-	eventually(t, "the server is ready", func() bool { return srv.ReadyForConnections(patience) })
-	return srv
+	return testserver.New(t, testserver.WithPort, testserver.WithJetStream, func(o *server.Options) {
+		if port != 0 {
+			o.Port = port
+		}
+		o.StoreDir, o.JetStreamMaxMemory, o.JetStreamMaxStore = dir, 64<<20, 64<<20
+	}).NATS()
 }
 
 // A drain has nothing to wait for where what came back was handled and the stream of

@@ -45,7 +45,7 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	case isLost(err):
 		a.maybeStored, a.unavailableSince = true, time.Time{}
 		return m.isRepeatable() && !errors.Is(err, nats.ErrConnectionClosed), a.wrapUnknown(err) // a closed connection does not come back
-	case hasCode(err, retryableCodes) && a.mayRecover():
+	case jserr.Is(err, retryableCodes...) && a.mayRecover():
 		return true, err
 	}
 	if refused, ok := errors.AsType[*jserr.Refusal](err); ok && (m.ID == "" || !slices.Contains(ambiguousCodes, refused.Number)) {
@@ -68,12 +68,6 @@ func (a *attempts) wrapUnknown(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	return err
-}
-
-// hasCode reports whether err is a refusal with one of the codes.
-func hasCode(err error, codes []int) bool {
-	refused, ok := errors.AsType[*jserr.Refusal](err)
-	return ok && slices.Contains(codes, refused.Number)
 }
 
 // isUnsent reports whether err means that the connection was lost before the message was

@@ -11,8 +11,8 @@
 //   - Async sends in the background and confirms many messages with one flush.
 //   - Window stores many messages without waiting for each acknowledgement.
 //
-// States: an Outlet has none. Async and Window start with the first Add and end with
-// Drain and Close.
+// States: Async and Window start with the first Add and end with Drain and Close. Between
+// Quiesce and Resume an Outlet and an Async send nothing, and their callers wait.
 //
 // Goroutines: Send, Request, Reply, Store and StoreBatch run on the caller's goroutine.
 // The comments of Async and Window list theirs.

@@ -24,7 +24,7 @@ func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found b
 	m.SetHeader(wire.HeaderNatsMsgID, id)
 	m.SetHeader(wire.HeaderNatsRollup, "none")
 	ack, err = o.store(ctx, m)
-	if hasCode(err, []int{jserr.RollupRefused}) {
+	if jserr.Is(err, jserr.RollupRefused) {
 		return Ack{}, false, nil
 	}
 	return ack, err == nil, err
