@@ -43,6 +43,8 @@ var house = map[string]room{
 	"internal/jserr": {floor: 1, imports: map[string]string{
 		natsGo: "the server's answers to the JetStream client",
 	}},
+	"internal/access": {floor: 0},
+
 	"internal/limits": {floor: 1, imports: map[string]string{
 		"golang.org/x/sys": "the size of the memory and of the file system",
 	}},
@@ -192,6 +194,7 @@ var house = map[string]room{
 		"health":                        "Bus.Health",
 		"internal/core":                 "what the parts of a bus share",
 		"internal/jserr":                "the server's error numbers",
+		"internal/access":               "what the other public packages need of it and users do not",
 		"codec":                         "WithCodec and As take one",
 		"internal/ownership":            "shares a durable with keys between processes",
 		"internal/sidestream":           "S-dead, S-retry and S-keys",
@@ -228,6 +231,7 @@ var house = map[string]room{
 	}},
 	"middleware": {floor: 11, imports: map[string]string{
 		"":                              "the Middleware type",
+		"internal/access":               "whether an error is of bus.Postpone, and whether a context is of a batch",
 		"internal/slogsink":             "the logging middleware for slog",
 		"github.com/hashicorp/go-hclog": "the logging middleware",
 		"github.com/sony/gobreaker/v2":  "the circuit breaker",
