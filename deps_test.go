@@ -32,8 +32,11 @@ const (
 // convinces whoever reads it next; an entry that is no longer used fails too.
 var house = map[string]room{
 	"codec": {floor: 0, imports: map[string]string{
-		"github.com/fxamacker/cbor/v2":     "the CBOR codec",
-		"google.golang.org/protobuf/proto": "the Protobuf codec; nothing else may know protobuf",
+		"github.com/fxamacker/cbor/v2":                    "the CBOR codec",
+		"google.golang.org/protobuf/proto":                "the Protobuf codec; nothing else may know protobuf",
+		"google.golang.org/protobuf/encoding/protojson":   "messages in JSON have a form of their own, which encoding/json neither writes nor reads",
+		"google.golang.org/protobuf/encoding/protowire":   "weighs messages before they are decoded",
+		"google.golang.org/protobuf/reflect/protoreflect": "weighs messages before they are decoded",
 	}},
 
 	"event":  {floor: 0},

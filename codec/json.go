@@ -1,9 +1,14 @@
 package codec
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // JSON is the codec for application/json. It encodes and decodes as encoding/json does, with field
@@ -14,8 +19,28 @@ import (
 // json.RawMessage is written as null. Into a *json.RawMessage, Unmarshal checks the data and
 // keeps it without a copy.
 //
+// A pointer to a generated protobuf message is written and read as the JSON form of protobuf
+// (package protojson). Unmarshal ignores unknown fields, as encoding/json does. A nil message
+// gives a *[TypeError].
+//
 // An unsupported type gives a *[TypeError]. A value that cannot be written (NaN, a cycle) gives an
-// error that wraps the error of encoding/json.
+// error that wraps the error of encoding/json. Marshal also refuses what encoding/json can write
+// but Unmarshal could not read back:
+//   - a struct with unexported fields only;
+//   - a struct with other fields that embeds a type with encoding methods, such as time.Time,
+//     and has none of its own;
+//   - a protobuf message inside another type, unless it has MarshalJSON and UnmarshalJSON;
+//   - a type with MarshalText but no UnmarshalText, unless it is a string;
+//   - a value in an interface that has methods;
+//   - a type with a MarshalJSON on its pointer, as a value in a map or an interface;
+//   - a string that is not valid UTF-8;
+//   - more than 10,000 levels of nesting, and a value that takes more than about 256 MiB of
+//     memory when it is decoded, or more than six times its JSON if that is more. Unmarshal
+//     refuses these too.
+//
+// Some values change, as always in JSON. An interface without methods comes back with float64
+// (integers are exact to 2^53), string, bool, map[string]any and []any. The offset of a time has no
+// seconds. An empty json.Number becomes 0. Unexported fields next to exported ones are left out.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}
@@ -24,7 +49,34 @@ const (
 	jsonName     = "json"
 	jsonWant     = "a type that encoding/json can write"
 	jsonWantDest = "a non-nil pointer to a type that encoding/json can read"
+	jsonMaxDepth = 10000 // encoding/json's own
 )
+
+// jsonFormat describes Go types for JSON.
+var jsonFormat = &format{name: jsonName, maxDepth: jsonMaxDepth, fieldTag: jsonTag, methods: jsonMethods}
+
+func jsonTag(f reflect.StructField) string { return f.Tag.Get("json") }
+
+// jsonMethods describes how t encodes itself in JSON. Methods with pointer receivers are
+// ignored by encoding/json where a value is not addressable.
+func jsonMethods(t reflect.Type) methods {
+	p := reflect.PointerTo(t)
+	switch {
+	case t == numberType:
+		return methods{opaque: true, decodes: true}
+	case p.Implements(jsonMarshalerType):
+		return methods{
+			opaque: true, decodes: p.Implements(jsonUnmarshalerType), needs: "UnmarshalJSON",
+			pointer: !t.Implements(jsonMarshalerType), promoted: isPromoted(t, findMarshalJSON),
+		}
+	case p.Implements(textMarshalerType):
+		return methods{
+			opaque: true, decodes: p.Implements(textUnmarshalerType) || p.Implements(jsonUnmarshalerType), needs: "UnmarshalText",
+			pointer: !t.Implements(textMarshalerType), promoted: isPromoted(t, findMarshalText),
+		}
+	}
+	return methods{}
+}
 
 func (jsonCodec) ContentType() string { return "application/json" }
 
@@ -37,27 +89,77 @@ func (jsonCodec) Marshal(v any) ([]byte, error) {
 			return writeRawJSON(*raw)
 		}
 	}
-	data, err := json.Marshal(v)
+	if isMessage(reflect.TypeOf(v)) {
+		return writeJSONMessage(v)
+	}
+	info, _, err := jsonFormat.prepare(v)
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(addressable(v, info))
 	if err != nil {
 		return nil, jsonMarshalError(v, err)
+	}
+	if err := checkReadableJSON(data, v, info); err != nil {
+		return nil, marshalError(jsonName, v, err)
 	}
 	return data, nil
 }
 
+// addressable returns v, or a pointer to a copy if a method with a pointer receiver would
+// be ignored otherwise.
+func addressable(v any, info *typeInfo) any {
+	t := reflect.TypeOf(v)
+	if !info.pointer || t.Kind() == reflect.Pointer {
+		return v
+	}
+	copied := reflect.New(t)
+	copied.Elem().Set(reflect.ValueOf(v))
+	return copied.Interface()
+}
+
+// replaced is what encoding/json writes for each byte that is not UTF-8. A � in a string
+// is written as it is.
+var replaced = []byte(`\ufffd`)
+
+// checkReadableJSON returns an error if data, which v was written as, cannot be read back.
+func checkReadableJSON(data []byte, v any, info *typeInfo) error {
+	if bytes.Contains(data, replaced) && jsonFormat.hasInvalidText(reflect.ValueOf(v)) {
+		return errTextNotUTF8
+	}
+	return weighJSON(data, info.cost)
+}
+
+// weighJSON returns an error if data nests too deep, or takes too much memory in values of
+// a type with the cost c.
+func weighJSON(data []byte, c cost) error {
+	if len(data) < weighedFrom {
+		return nil
+	}
+	p, depth := jsonParts(data)
+	if depth > jsonMaxDepth {
+		return fmt.Errorf("nested deeper than %d levels", jsonMaxDepth)
+	}
+	return c.check(p, len(data))
+}
+
 func (jsonCodec) Unmarshal(data []byte, v any) error {
-	dst, err := destination(jsonName, v, jsonWantDest)
+	if m, err := messageDestination(v); err != nil || m != nil {
+		return readJSONMessage(data, m, err)
+	}
+	info, err := jsonFormat.prepareDestination(v, jsonWantDest)
 	if err != nil {
 		return err
-	}
-	if !encodable(dst.Kind()) {
-		return &TypeError{Codec: jsonName, Type: reflect.TypeOf(v), Want: jsonWantDest}
 	}
 	if raw, ok := v.(*json.RawMessage); ok {
 		*raw = data
 		return checkJSON(data)
 	}
+	if err := weighJSON(data, info.cost); err != nil {
+		return syntaxError(jsonName, err)
+	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return &SyntaxError{Codec: jsonName, Err: err}
+		return syntaxError(jsonName, err)
 	}
 	return nil
 }
@@ -79,7 +181,7 @@ func checkJSON(data []byte) error {
 		return nil
 	}
 	var discard json.RawMessage // parsing again finds the position of the mistake
-	return &SyntaxError{Codec: jsonName, Err: json.Unmarshal(data, &discard)}
+	return syntaxError(jsonName, json.Unmarshal(data, &discard))
 }
 
 // jsonMarshalError returns the error of Marshal for an error of encoding/json.
@@ -88,4 +190,33 @@ func jsonMarshalError(v any, err error) error {
 		return &TypeError{Codec: jsonName, Type: unsupported.Type, Want: jsonWant}
 	}
 	return marshalError(jsonName, v, err)
+}
+
+// writeJSONMessage writes the protobuf message v in the JSON form of protobuf.
+func writeJSONMessage(v any) ([]byte, error) {
+	if isNilPointer(v) {
+		return nil, &TypeError{Codec: jsonName, Type: reflect.TypeOf(v), Want: protobufWant}
+	}
+	data, err := protojson.Marshal(v.(proto.Message))
+	if err == nil {
+		err = weighJSON(data, messageCost)
+	}
+	if err != nil {
+		return nil, marshalError(jsonName, v, err)
+	}
+	return data, nil
+}
+
+// readJSONMessage decodes the JSON form of protobuf into m. It returns err if that is not nil.
+func readJSONMessage(data []byte, m proto.Message, err error) error {
+	if err != nil {
+		return err
+	}
+	if err := weighJSON(data, messageCost); err != nil {
+		return syntaxError(jsonName, err)
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, m); err != nil {
+		return syntaxError(jsonName, err)
+	}
+	return nil
 }

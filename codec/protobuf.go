@@ -14,7 +14,9 @@ import (
 //
 // Unmarshal accepts a message (a *pb.Order), or a pointer to a pointer (a **pb.Order), for which it
 // allocates the message. It resets the message first. Malformed data and missing required
-// fields give a *[SyntaxError]. Empty data gives a message without fields.
+// fields give a *[SyntaxError]. Empty data gives a message without fields. A message that nests
+// more than 10,000 levels, or that takes more than about 256 MiB of memory when it is decoded (or
+// six times the size of the data if that is more), is refused by Marshal and by Unmarshal.
 //
 // Marshal of a message that contains itself overflows the stack, as in the protobuf library.
 var Protobuf Codec = protobufCodec{}
@@ -34,7 +36,11 @@ func (protobufCodec) Marshal(v any) ([]byte, error) {
 	if !isMessage(t) || isNilPointer(v) {
 		return nil, &TypeError{Codec: protobufName, Type: t, Want: protobufWant}
 	}
-	data, err := proto.Marshal(v.(proto.Message))
+	m := v.(proto.Message)
+	data, err := proto.Marshal(m)
+	if err == nil {
+		err = weighMessage(data, m)
+	}
 	if err != nil {
 		return nil, marshalError(protobufName, v, err)
 	}
@@ -42,30 +48,40 @@ func (protobufCodec) Marshal(v any) ([]byte, error) {
 }
 
 func (protobufCodec) Unmarshal(data []byte, v any) error {
-	dst, err := destination(protobufName, v, protobufWantDest)
+	m, err := messageDestination(v)
 	if err != nil {
 		return err
 	}
-	switch {
-	case isMessage(reflect.TypeOf(v)):
-		return readMessage(data, v.(proto.Message))
-	case isMessage(dst.Type()):
-		fresh := reflect.New(dst.Type().Elem())
-		dst.Set(fresh)
-		return readMessage(data, fresh.Interface().(proto.Message))
+	if m == nil {
+		return &TypeError{Codec: protobufName, Type: reflect.TypeOf(v), Want: protobufWantDest}
 	}
-	return &TypeError{Codec: protobufName, Type: reflect.TypeOf(v), Want: protobufWantDest}
-}
-
-// readMessage decodes data into m.
-func readMessage(data []byte, m proto.Message) error {
-	if !m.ProtoReflect().IsValid() { // for example a dynamic message without a descriptor
-		return &TypeError{Codec: protobufName, Type: reflect.TypeOf(m), Want: protobufWantDest}
+	if err := weighMessage(data, m); err != nil {
+		return syntaxError(protobufName, err)
 	}
 	if err := proto.Unmarshal(data, m); err != nil {
-		return &SyntaxError{Codec: protobufName, Err: err}
+		return syntaxError(protobufName, err)
 	}
 	return nil
+}
+
+// messageDestination returns the message to decode into: v itself, or a new one that v then
+// points to. It returns nil if v is not a destination for messages.
+func messageDestination(v any) (proto.Message, error) {
+	t := reflect.TypeOf(v)
+	if t == nil || t.Kind() != reflect.Pointer || !isMessage(t) && !isMessage(t.Elem()) {
+		return nil, nil
+	}
+	m, ok := v.(proto.Message)
+	if isMessage(t.Elem()) && !isNilPointer(v) {
+		fresh := reflect.New(t.Elem().Elem())
+		reflect.ValueOf(v).Elem().Set(fresh)
+		m, ok = fresh.Interface().(proto.Message)
+	}
+	// A message without a descriptor, for example an empty dynamic one, is not valid.
+	if !ok || isNilPointer(v) || !m.ProtoReflect().IsValid() {
+		return nil, &TypeError{Codec: protobufName, Type: t, Want: protobufWantDest}
+	}
+	return m, nil
 }
 
 var (

@@ -4,13 +4,15 @@ import (
 	"encoding"
 	"errors"
 	"reflect"
+	"sync"
 	"unicode/utf8"
 )
 
 // Text is the codec for text/plain in UTF-8. It supports strings, types based on string, and types
 // with the methods of [encoding.TextMarshaler] and [encoding.TextUnmarshaler]. If a type based
 // on string has those methods, they are used. Another type or a nil pointer gives a
-// *[TypeError]. If the methods have pointer receivers, use a pointer, for example *big.Int.
+// *[TypeError]. So does a type with only one of the methods, and a struct that has them from one
+// of several fields. If the methods have pointer receivers, use a pointer, for example *big.Int.
 //
 // Marshal and Unmarshal return a *[SyntaxError] for text that is not valid UTF-8. Unmarshal also
 // returns one if UnmarshalText fails. Empty data gives an empty string.
@@ -48,7 +50,7 @@ func textOf(v any) ([]byte, error) {
 	case string:
 		return []byte(x), nil
 	case encoding.TextMarshaler:
-		if isNilPointer(v) {
+		if isNilPointer(v) || !readsText(reflect.TypeOf(v)) {
 			break
 		}
 		text, err := x.MarshalText()
@@ -62,6 +64,24 @@ func textOf(v any) ([]byte, error) {
 		}
 	}
 	return nil, &TypeError{Codec: textName, Type: reflect.TypeOf(v), Want: textWant}
+}
+
+var textTypes sync.Map // reflect.Type → bool, results of readsText
+
+// readsText reports whether a t can be read from the text that its method writes: t has a method
+// to read it, and both are not those of one field of several.
+func readsText(t reflect.Type) bool {
+	if known, ok := textTypes.Load(t); ok {
+		return known.(bool)
+	}
+	own := behindPointers(t)
+	reads := t.Kind() == reflect.String || t.Kind() == reflect.Pointer && t.Implements(textUnmarshalerType) ||
+		reflect.PointerTo(t).Implements(textUnmarshalerType)
+	if own.Kind() == reflect.Struct && own.NumField() > 1 && isPromoted(own, findMarshalText) {
+		reads = false
+	}
+	textTypes.Store(t, reads)
+	return reads
 }
 
 func (textCodec) Unmarshal(data []byte, v any) error {
@@ -90,7 +110,7 @@ func (textCodec) Unmarshal(data []byte, v any) error {
 // readText calls dst.UnmarshalText.
 func readText(data []byte, dst encoding.TextUnmarshaler) error {
 	if err := dst.UnmarshalText(data); err != nil {
-		return &SyntaxError{Codec: textName, Err: err}
+		return syntaxError(textName, err)
 	}
 	return nil
 }

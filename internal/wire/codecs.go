@@ -40,9 +40,14 @@ func CheckCodec(c codec.Codec) error {
 	return nil
 }
 
-// ByContentType returns the codec for a received Content-Type value. For a media type without a
-// codec the error is an *UnknownContentTypeError. For an empty or malformed value it is a
-// *ContentTypeError.
+// suffixTypes are the media types as which a payload can be read if its own media type ends in the
+// suffix (RFC 6839, RFC 8949).
+var suffixTypes = map[string]string{"json": "application/json", "cbor": "application/cbor"}
+
+// ByContentType returns the codec for a received Content-Type value, without regard to its
+// parameters. If no codec has the media type and it ends in +json or +cbor, it returns the codec
+// for JSON or CBOR. For another media type without a codec the error is an
+// *UnknownContentTypeError. For an empty or malformed value it is a *ContentTypeError.
 func (s *Codecs) ByContentType(ct string) (codec.Codec, error) {
 	if c, ok := s.byType[ct]; ok {
 		return c, nil
@@ -53,6 +58,11 @@ func (s *Codecs) ByContentType(ct string) (codec.Codec, error) {
 	}
 	if c, ok := s.byType[media]; ok {
 		return c, nil
+	}
+	if plus := strings.LastIndexByte(media, '+'); plus >= 0 {
+		if c, ok := s.byType[suffixTypes[media[plus+1:]]]; ok {
+			return c, nil
+		}
 	}
 	return nil, &UnknownContentTypeError{ContentType: media}
 }

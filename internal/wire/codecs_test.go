@@ -25,11 +25,14 @@ func TestCodecs(t *testing.T) {
 	second := typed{codec.CBOR, "application/x-mine"}
 	set := wire.NewCodecs(mine, first, second)
 	for ct, want := range map[string]codec.Codec{
-		"application/json":             mine,
-		"Application/JSON; charset=x":  mine,
-		"application/x-mine":           second,
-		"application/cbor":             codec.CBOR,
-		" text/plain;charset=us-ascii": codec.Text,
+		"application/json":              mine,
+		"Application/JSON; charset=x":   mine,
+		"application/x-mine":            second,
+		"application/cbor":              codec.CBOR,
+		" text/plain;charset=us-ascii":  codec.Text,
+		"application/vnd.x.y+json":      mine,
+		"Application/Problem+JSON; a=b": mine,
+		"application/vnd.x+cbor":        codec.CBOR,
 	} {
 		if got, err := set.ByContentType(ct); got != want || err != nil {
 			t.Errorf("%q: %v, %v", ct, got, err)
@@ -38,6 +41,11 @@ func TestCodecs(t *testing.T) {
 	_, err := set.ByContentType("Application/X-Other; v=1")
 	if unknown, ok := errors.AsType[*wire.UnknownContentTypeError](err); !ok || unknown.ContentType != "application/x-other" {
 		t.Errorf("unknown: %v", err)
+	}
+	for _, other := range []string{"application/vnd.x+xml", "application/json+", "application/+json+zip", "text/json"} {
+		if c, err := set.ByContentType(other); c != nil || err == nil {
+			t.Errorf("%q: %v, %v", other, c, err)
+		}
 	}
 	for _, garbage := range []string{"", "garbage"} {
 		_, err = set.ByContentType(garbage)

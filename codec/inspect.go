@@ -1,0 +1,179 @@
+package codec
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"unicode/utf8"
+)
+
+// inspection is a walk through one value before it is encoded. It sees what the value's
+// type alone does not tell: what interfaces and pointers hold, and how deep it nests.
+// Values of plain structs, the usual ones, are not walked.
+type inspection struct {
+	format *format
+	number bool // an interface holds a json.Number
+}
+
+// inspectTop walks the value that is to be encoded.
+func (w *inspection) inspectTop(v any) error {
+	switch v.(type) {
+	case map[string]any, []any:
+		return w.inspectAny(v, 0, 0) // needs no reflection
+	}
+	return w.inspectValue(reflect.ValueOf(v), true, 0, 0)
+}
+
+// inspectValue walks v, or returns why its type is refused.
+func (w *inspection) inspectValue(v reflect.Value, addressable bool, depth, hops int) error {
+	if depth > w.format.maxDepth || hops > w.format.maxDepth {
+		return fmt.Errorf("value contains itself or is nested deeper than %d levels; break the cycle or exclude the field with a tag \"-\"", w.format.maxDepth)
+	}
+	info := w.format.lookup(v.Type(), addressable)
+	switch {
+	case info.refused != nil:
+		return info.refused
+	case !info.inspect && !(info.nests && w.format == cborFormat):
+		return nil
+	}
+	switch v.Kind() {
+	case reflect.Interface:
+		return w.inspectInterface(v, depth, hops)
+	case reflect.Pointer:
+		if v.IsNil() {
+			return nil
+		}
+		return w.inspectValue(v.Elem(), true, depth, hops+1)
+	case reflect.Struct:
+		return w.inspectFields(v, info, addressable, depth+1)
+	case reflect.Map:
+		if tree, ok := treeOf(v); ok {
+			return w.inspectAny(tree, depth, 0)
+		}
+		return w.inspectMap(v, depth+1)
+	case reflect.Slice, reflect.Array:
+		return w.inspectList(v, addressable || v.Kind() == reflect.Slice, depth+1)
+	}
+	return nil
+}
+
+var treeType = reflect.TypeFor[map[string]any]()
+
+// treeOf returns v if it is a map as readers of JSON make it.
+func treeOf(v reflect.Value) (any, bool) {
+	if v.Type() != treeType || !v.CanInterface() {
+		return nil, false
+	}
+	return v.Interface(), true
+}
+
+func (w *inspection) inspectInterface(v reflect.Value, depth, hops int) error {
+	if v.IsNil() {
+		return nil
+	}
+	if v.NumMethod() > 0 {
+		return &TypeError{Codec: w.format.name, Type: v.Type(), Want: wantConcrete}
+	}
+	if !v.CanInterface() {
+		return w.inspectValue(v.Elem(), false, depth, hops+1)
+	}
+	return w.inspectAny(v.Interface(), depth, hops)
+}
+
+// inspectAny walks what an interface holds. The types that readers of JSON make need no
+// reflection.
+func (w *inspection) inspectAny(v any, depth, hops int) error {
+	if depth > w.format.maxDepth {
+		return w.inspectValue(reflect.ValueOf(v), false, depth, hops)
+	}
+	switch x := v.(type) {
+	case nil, string, bool, float64, int, int64, uint64, []byte:
+		return nil
+	case json.Number:
+		w.number = true
+		return nil
+	case map[string]any:
+		for _, item := range x {
+			if err := w.inspectAny(item, depth+1, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	case []any:
+		for _, item := range x {
+			if err := w.inspectAny(item, depth+1, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return w.inspectValue(reflect.ValueOf(v), false, depth, hops+1)
+}
+
+func (w *inspection) inspectFields(v reflect.Value, info *typeInfo, addressable bool, depth int) error {
+	for _, i := range info.fields {
+		if err := w.inspectValue(v.Field(i), addressable, depth, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *inspection) inspectMap(v reflect.Value, depth int) error {
+	for entries := v.MapRange(); entries.Next(); { // Seq2 would move w to the heap
+		if err := w.inspectValue(entries.Key(), false, depth, 0); err != nil {
+			return err
+		}
+		if err := w.inspectValue(entries.Value(), false, depth, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *inspection) inspectList(v reflect.Value, addressable bool, depth int) error {
+	for i := range v.Len() {
+		if err := w.inspectValue(v.Index(i), addressable, depth, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errTextNotUTF8 = errors.New("a string is not valid UTF-8; use []byte for bytes, or strings.ToValidUTF8")
+
+// hasInvalidText reports whether a string in v, which has no cycles, is not valid UTF-8.
+func (f *format) hasInvalidText(v reflect.Value) bool {
+	if !v.IsValid() {
+		return false
+	}
+	if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface && f.methods(v.Type()).opaque {
+		return false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		return f.hasInvalidText(v.Elem())
+	case reflect.Map:
+		for key, item := range v.Seq2() {
+			if f.hasInvalidText(key) || f.hasInvalidText(item) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			if f.hasInvalidText(v.Index(i)) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f.isEncoded(v.Type().Field(i)) && f.hasInvalidText(v.Field(i)) {
+				return true
+			}
+		}
+	}
+	return false
+}
