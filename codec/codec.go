@@ -4,6 +4,9 @@
 // [Protobuf], [Raw], [Text] and [CBOR]. Every type with the three methods of [Codec] is a codec
 // too. Package codectest tests such a type.
 //
+// A value that a codec cannot carry is an error of Marshal, and not a loss for the receiver: what
+// Marshal accepts can be read into a value of the same type. See [JSON] for values that change.
+//
 // The codecs of this package have no state. Safe for concurrent use.
 package codec
 
@@ -21,7 +24,8 @@ type Codec interface {
 	// "application/json". Every call returns the same value.
 	ContentType() string
 
-	// Marshal encodes v. It does not change v or keep a reference to it. The result belongs
+	// Marshal encodes v. If Unmarshal could not give back an equal value of the same type,
+	// the result is an error. Marshal does not change v or keep a reference to it. The result belongs
 	// to the caller and shares no memory with other results. It may share memory with v
 	// only if v is a slice of bytes.
 	Marshal(v any) ([]byte, error)
