@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,24 +230,23 @@ func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
 
 // run makes one attempt at d. A worker of the intake calls it.
 func (c *Consumer) run(d wire.Delivery) settle.Outcome {
-	var err error
-	c.call(c.receiver.ctx, d, &err)
-	return c.outcome(err)
+	return c.outcome(c.call(c.receiver.ctx, d))
 }
 
-// call calls the handler for d in ctx, and sets how it failed.
-func (c *Consumer) call(ctx context.Context, d wire.Delivery, failed *error) {
+// call calls the handler for d in ctx, and returns how it failed.
+func (c *Consumer) call(ctx context.Context, d wire.Delivery) (err error) {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
 		c.receiver.counters.Redelivered.Add(1)
 		c.bus.core.Telemetry.Redelivered(c.receiver.pattern, c.durable, 1)
 	}
-	d.Stored.Context = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number, failed)
+	d.Stored.Context, err = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number)
+	return err
 }
 
 // exited returns the outcome of an attempt at a message whose handler ended its
 // goroutine. The goroutine that ends calls it.
 func (c *Consumer) exited(wire.Delivery) settle.Outcome {
-	return c.outcome(&PanicError{Value: ErrExited, Stack: debug.Stack()})
+	return c.outcome(errExited)
 }
 
 // retrying reports that d failed with err and will be tried again.

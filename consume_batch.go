@@ -223,7 +223,7 @@ func (r *batchRun) first() *batchSlot {
 // ends the goroutine.
 func (s *batchSlot) attempt() {
 	defer s.run.running.Done()
-	var err error
+	err := errExited
 	defer func() {
 		s.run.mu.Lock()
 		defer s.run.mu.Unlock()
@@ -231,7 +231,7 @@ func (s *batchSlot) attempt() {
 		s.run.outcomes[s.index] = s.run.consumer.outcome(err)
 	}()
 	c := s.run.consumer
-	c.call(context.WithValue(c.receiver.ctx, batchKey{}, s), s.delivery, &err)
+	err = c.call(context.WithValue(c.receiver.ctx, batchKey{}, s), s.delivery)
 }
 
 // joinBatch has m handled with the other messages of its batch, and returns the outcome
@@ -295,9 +295,9 @@ func (b *batch) call(ctx context.Context, ms []any, errs []error) {
 		ctx, cancel = context.WithTimeout(ctx, b.timeout)
 		defer cancel()
 	}
-	var err error
+	err := errExited
 	defer func() { b.share(err, errs) }() // also if the handler ends the goroutine
-	b.guard(ctx, ms, &err)
+	err = guard(ctx, func(ctx context.Context, _ *RawMsg) error { return b.handle(ctx, ms) }, nil)
 }
 
 // share says in errs what err means for each message of a batch.
@@ -318,14 +318,6 @@ func fill(errs []error, err error) {
 	for i := range errs {
 		errs[i] = err
 	}
-}
-
-// guard calls the handler as the function guard does.
-func (b *batch) guard(ctx context.Context, ms []any, failed *error) {
-	returned := false
-	defer catch(&returned, failed)
-	*failed = sound(b.handle(ctx, ms))
-	returned = true
 }
 
 // BatchError is what a BatchHandler returns to say of each message by itself how it

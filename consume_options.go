@@ -348,14 +348,14 @@ func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 func keyed[T any](f *payload.Format, o *handlerOptions, key func(*Msg[T]) string) keyFunc {
 	info := payload.TypeOf[T](f)
 	return func(d *wire.Delivery) (name string, err error) {
-		guard(context.Background(), func(_ context.Context, raw *RawMsg) error {
+		err = guard(context.Background(), func(_ context.Context, raw *RawMsg) error {
 			m, err := decode[T](f, info, o.codec, raw)
 			if err != nil {
 				return &unreadable{err}
 			}
 			name = key(m)
 			return nil
-		}, newRaw(&d.In, d.Stored), &err)
+		}, newRaw(&d.In, d.Stored))
 		return name, err
 	}
 }

@@ -94,11 +94,8 @@ func (f *DeadFilter) filter(s *Stream) deadletter.Filter {
 
 // matches calls Match. A panic of it becomes a *PanicError.
 func (f *DeadFilter) matches(l *DeadLetter) (ok bool, err error) {
-	returned := false
-	defer catch(&returned, &err)
-	ok = f.Match(l)
-	returned = true
-	return ok, nil
+	defer catch(&err)
+	return f.Match(l), nil
 }
 
 // deadLetter returns m as a *DeadLetter of s.

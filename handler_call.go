@@ -47,51 +47,57 @@ func (b *Bus) newHandlerCall(pattern string, o *handlerOptions, mk maker) (*hand
 	}, nil
 }
 
-// call runs the handler on m, its n-th message, and notes in failed how it failed. It
-// does not panic. Where the handler ends the goroutine it does not return, and what
-// its caller has deferred finds failed.
-func (r *handlerCall) call(m *RawMsg, n int64, failed *error) {
+// call calls the handler with m, the n-th message, and returns how it failed. It does not
+// panic. A worker calls it.
+func (r *handlerCall) call(m *RawMsg, n int64) error {
 	if r.timeout > 0 || r.tel != nil {
-		r.callIn(r.ctx, m, n, failed)
-		return
+		_, err := r.callIn(r.ctx, m, n)
+		return err
 	}
-	r.timed(r.ctx, m, n, failed) // a twentieth of the time of a small message is in such steps
+	return r.counted(r.ctx, m, n) // each further step costs a twentieth of a small message
 }
 
-// callIn is call in a context made from that of the handlers. It returns the context
-// in which the handler ran.
-func (r *handlerCall) callIn(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
+// callIn is call with a context that is derived from that of all handlers. It also returns
+// the context of the handler.
+func (r *handlerCall) callIn(ctx context.Context, m *RawMsg, n int64) (context.Context, error) {
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 	}
 	if r.tel != nil {
-		return r.traced(ctx, m, n, failed)
+		return r.traced(ctx, m, n)
 	}
-	r.timed(ctx, m, n, failed)
-	return ctx
+	return ctx, r.counted(ctx, m, n)
 }
 
-func (r *handlerCall) traced(ctx context.Context, m *RawMsg, n int64, failed *error) context.Context {
+// traced is counted within a span.
+func (r *handlerCall) traced(ctx context.Context, m *RawMsg, n int64) (_ context.Context, err error) {
 	ctx, span := r.tel.Process(ctx, telemetry.Op{Name: telemetry.OpProcess, Subject: m.Subject, Template: r.pattern,
 		Group: r.group, MessageID: m.ID, Size: len(m.Data)}, m.Header)
-	defer func() { span.End(*failed) }()
-	r.timed(ctx, m, n, failed)
-	return ctx
+	err = errExited
+	defer func() { span.End(err) }()
+	err = r.counted(ctx, m, n)
+	return ctx, err
 }
 
-// timed calls the handler and counts the outcome. n numbers the message: the
-// clock is read for a sample of them, since it costs a tenth of a small message.
-func (r *handlerCall) timed(ctx context.Context, m *RawMsg, n int64, failed *error) {
-	defer r.count(m, n, failed)
+// counted calls the handler and counts the outcome. n is the number of the message. The
+// clock is read for a sample of the messages, because that costs a tenth of a small one.
+func (r *handlerCall) counted(ctx context.Context, m *RawMsg, n int64) (err error) {
+	err = errExited
+	defer func() {
+		if err != nil {
+			r.count(m, n, err)
+		}
+	}()
 	if r.always || telemetry.Sampled(uint64(n)) {
 		defer r.observe(time.Now())
 	}
-	guard(ctx, r.handle, m, failed)
+	err = guard(ctx, r.handle, m)
+	return err
 }
 
-// observe notes how long a call took that began at a time.
+// observe records how long a call took that began at a time.
 func (r *handlerCall) observe(began time.Time) {
 	took := time.Since(began)
 	r.counters.Latency.Observe(took)
@@ -100,18 +106,15 @@ func (r *handlerCall) observe(began time.Time) {
 	}
 }
 
-// count counts the outcome of the n-th message, which is m.
-func (r *handlerCall) count(m *RawMsg, n int64, failed *error) {
-	if *failed == nil {
-		return
-	}
-	if isPostponed(m, *failed) {
+// count counts the failure of the n-th message, which is m.
+func (r *handlerCall) count(m *RawMsg, n int64, err error) {
+	if isPostponed(m, err) {
 		r.counters.Postponed.Add(1)
 		return
 	}
 	r.counters.Errors.Add(1)
 	r.counters.Latest.Record(max(n-r.counters.Postponed.Load(), 1)) // among those that were tried
-	if _, ok := errors.AsType[*PanicError](*failed); ok {
+	if _, ok := errors.AsType[*PanicError](err); ok {
 		r.counters.Panics.Add(1)
 	}
 }

@@ -8,67 +8,51 @@ import (
 )
 
 // ErrExited is the Value of the *PanicError of a handler that ended its goroutine with
-// runtime.Goexit, as FailNow and Fatal of a test do, instead of returning.
+// runtime.Goexit instead of returning, as FailNow and Fatal of a test do.
 var ErrExited = errors.New("bus: the handler ended its goroutine with runtime.Goexit, as t.FailNow and t.Fatal do; return an error instead")
 
-// guard calls h and notes in failed how it failed. A panic becomes a *PanicError.
-//
-// So does runtime.Goexit. But nothing can stop that: those who called guard run what
-// they have deferred, where they find failed, and no more. Whoever owns the goroutine
-// replaces it.
-func guard(ctx context.Context, h RawHandler, m *RawMsg, failed *error) {
-	returned := false
-	defer catch(&returned, failed)
-	*failed = sound(h(ctx, m))
-	returned = true
-}
+// errExited is the outcome of a handler that ended its goroutine. Nothing can stop
+// runtime.Goexit: functions do not return, only what is deferred still runs. So those who
+// defer something about the outcome set it to errExited before the call. The owner of the
+// goroutine (internal/dispatch, internal/intake) replaces it.
+var errExited error = &PanicError{Value: ErrExited}
 
-// catch, deferred, makes an error of a panic, and of a function that has not returned.
-func catch(returned *bool, failed *error) {
-	if v := recover(); v != nil {
-		*failed = &PanicError{Value: soundValue(v), Stack: debug.Stack()}
-	} else if !*returned {
-		*failed = &PanicError{Value: ErrExited, Stack: debug.Stack()}
-	}
-}
-
-// sound returns err, or a *PanicError where err panics when it is used, as a nil
-// pointer may that a user returns as an error.
-func sound(err error) error {
-	if err == nil {
-		return nil
-	}
-	if p := probe(err); p != nil {
-		return p
+// guard calls h. A panic becomes a *PanicError. Each call of a handler or of a key function
+// goes through it, on a worker.
+func guard(ctx context.Context, h RawHandler, m *RawMsg) error {
+	err := recovered(ctx, h, m)
+	if err != nil {
+		err = readable(err)
 	}
 	return err
 }
 
-// probe asks err all that will be asked of it. It returns nil unless that panics.
-func probe(err error) (unsound *PanicError) {
+func recovered(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
+	defer catch(&err)
+	return h(ctx, m)
+}
+
+// catch is for functions of the user. Deferred around a call, it turns a panic into a
+// *PanicError.
+func catch(failed *error) {
+	if v := recover(); v != nil {
+		*failed = &PanicError{Value: v, Stack: debug.Stack()}
+	}
+}
+
+// readable reads an error of the user. It returns err, or a *PanicError if a method of err
+// panics, as those of a nil pointer do. After that everybody may read it.
+func readable(err error) (safe error) {
 	defer func() {
 		if v := recover(); v != nil {
-			unsound = &PanicError{Value: fmt.Sprintf("the error it failed with, a %T, panicked when it was read: %v", err, v), Stack: debug.Stack()}
+			safe = &PanicError{Value: fmt.Sprintf("the error it failed with, a %T, panicked when it was read: %v", err, v), Stack: debug.Stack()}
 		}
 	}()
 	_ = err.Error()
-	_ = errors.Is(err, errNone)
-	_, _ = errors.AsType[*noneError](err)
-	return nil
+	_ = errors.Is(err, noError{}) // calls Is and Unwrap of all that err wraps
+	_, _ = errors.AsType[noError](err)
+	return err
 }
 
-// soundValue is v, or its text where v is an error that is not sound.
-func soundValue(v any) any {
-	if err, ok := v.(error); ok && probe(err) != nil {
-		return fmt.Sprintf("%v (%T)", v, v)
-	}
-	return v
-}
-
-// noneError is the type of errNone, which no other error is: who looks for it looks at
-// all that an error wraps.
-type noneError struct{}
-
-func (*noneError) Error() string { return "bus: none" }
-
-var errNone = &noneError{}
+// noError is an error that nobody returns.
+type noError struct{ error }

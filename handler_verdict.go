@@ -81,17 +81,16 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 // ask has the user's function say whether err is permanent. One that panics says no,
 // and that is told with err.
 func (p RetryPolicy) ask(err error) (permanent bool, told error) {
-	told = err
-	returned := false
 	defer func() {
-		if !returned {
+		if told != nil {
 			told = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, told)
+		} else {
+			told = err
 		}
 	}()
-	defer catch(&returned, &told)
+	defer catch(&told)
 	permanent = p.Permanent(err)
-	returned = true
-	return permanent, told
+	return permanent, nil
 }
 
 // isPermanent reports whether every further try would fail as well: the handler

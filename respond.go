@@ -136,15 +136,13 @@ func badRequest(err error) error {
 // answer handles a request.
 func (s *Subscription) answer(in wire.In, number int64) {
 	m := newRaw(&in, nil)
-	var err error
-	defer s.tellRefused(m, in.Reply, &err) // also where the handler ends the goroutine
-	s.receiver.callIn(&asked{s.receiver.ctx, in.Reply}, m, number, &err)
-}
-
-func (s *Subscription) tellRefused(m *RawMsg, reply string, err *error) {
-	if *err != nil {
-		s.refuse(m, reply, *err)
-	}
+	err := errExited
+	defer func() {
+		if err != nil {
+			s.refuse(m, in.Reply, err)
+		}
+	}()
+	_, err = s.receiver.callIn(&asked{s.receiver.ctx, in.Reply}, m, number)
 }
 
 // refuse reports err and tells the requester, at the subject reply, what may be told.

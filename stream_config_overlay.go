@@ -42,10 +42,8 @@ func (c *StreamConfig) overlay(js *jetstream.StreamConfig) error {
 
 // callRaw calls Raw and turns a panic into an error.
 func (c *StreamConfig) callRaw(js *jetstream.StreamConfig) (err error) {
-	returned := false
-	defer catch(&returned, &err)
+	defer catch(&err)
 	c.Raw(js)
-	returned = true
 	return nil
 }
 

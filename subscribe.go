@@ -113,15 +113,13 @@ func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle 
 // handle handles a message.
 func (s *Subscription) handle(in wire.In, number int64) {
 	m := newRaw(&in, nil)
-	var err error
-	defer s.tellFailed(m, &err) // also where the handler ends the goroutine
-	s.receiver.call(m, number, &err)
-}
-
-func (s *Subscription) tellFailed(m *RawMsg, err *error) {
-	if *err != nil {
-		s.failed(m, *err)
-	}
+	err := errExited
+	defer func() {
+		if err != nil {
+			s.failed(m, err)
+		}
+	}()
+	err = s.receiver.call(m, number)
 }
 
 // goroutineLost ends s after its handler has ended the only goroutine that messages
