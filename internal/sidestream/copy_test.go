@@ -1,23 +1,20 @@
-package sidestream_test
+package sidestream
 
 import (
 	"maps"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
-	"github.com/omnibus-go/bus/internal/sidestream"
-	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 var stored = time.Date(2026, 11, 23, 1, 2, 3, 456789012, time.UTC)
 
-func copyOf(h wire.Header) *sidestream.Copy {
-	return &sidestream.Copy{Subject: "shop.orders.eu", Header: h, Data: []byte("{}"), Stream: "ORDERS", Sequence: 7,
+func copyOf(h wire.Header) *Copy {
+	return &Copy{Subject: "shop.orders.eu", Header: h, Data: []byte("{}"), Stream: "ORDERS", Sequence: 7,
 		Time: stored, Attempts: 3, Cause: "error", Error: "no\r\nluck"}
 }
 
@@ -51,7 +48,7 @@ func TestCopyRoundTrip(t *testing.T) {
 					t.Errorf("the copy has the header %s", key)
 				}
 			}
-			got, err := sidestream.ParseCopy(out.Header, out.Data)
+			got, err := ParseCopy(out.Header, out.Data)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,18 +66,18 @@ func TestReference(t *testing.T) {
 	c := copyOf(wire.Header{"Tenant": {"a"}})
 	c.Reference, c.DeadLetter = true, 99
 	out := c.Message("s")
-	sidestream.ExpectLast(&out, 5)
+	ExpectLast(&out, 5)
 	if got := out.Header[wire.HeaderNatsExpectedLastSubjectSequence]; len(got) != 1 || got[0] != "5" || len(out.Data) != 0 || out.Header["Tenant"] != nil {
 		t.Errorf("got %+v", out)
 	}
-	got, err := sidestream.ParseCopy(out.Header, out.Data)
+	got, err := ParseCopy(out.Header, out.Data)
 	if err != nil || !got.Reference || got.Size != 2 || got.DeadLetter != 99 || got.Header != nil || got.Subject != c.Subject {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	for name, bad := range map[string]string{"Bus-Dead-Size": "-1", "Bus-Dead-Letter": "x"} {
 		out := c.Message("s")
 		out.Header[name] = []string{bad}
-		if _, err := sidestream.ParseCopy(out.Header, nil); err == nil {
+		if _, err := ParseCopy(out.Header, nil); err == nil {
 			t.Errorf("%s: %s was accepted", name, bad)
 		}
 	}
@@ -92,43 +89,8 @@ func TestErrorsOfACopyFitAHeader(t *testing.T) {
 		c := copyOf(nil)
 		c.Error = text
 		got := c.Message("s").Header["Bus-Dead-Error"][0]
-		if len(got) > sidestream.MaxError || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00") || got != strings.TrimSpace(got) {
+		if len(got) > MaxError || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n\x00") || got != strings.TrimSpace(got) {
 			t.Errorf("%.20q became %.40q", text, got)
-		}
-	}
-}
-
-func TestSubjects(t *testing.T) {
-	t.Parallel()
-	p := sidestream.Address{Stream: "ORDERS", Durable: "billing", Incarnation: sidestream.Incarnation(stored), Sequence: 18446744073709551615}
-	subjects := map[string]bool{}
-	for _, key := range []string{"", sidestream.KeyToken(""), sidestream.KeyToken("a.b *>")} {
-		p.Key = key
-		for _, kind := range []sidestream.Kind{sidestream.Dead, sidestream.Retry, sidestream.Later} {
-			s := p.Subject(kind)
-			subjects[s] = true
-			gotKind, got, ok := sidestream.ParseSubject(s)
-			if !ok || gotKind != kind || got != p {
-				t.Errorf("%s: got %s, %+v, %v", s, gotKind, got, ok)
-			}
-			if all := (sidestream.Address{Stream: "ORDERS", Durable: "billing", Incarnation: p.Incarnation}).KeyPattern(kind); subject.Matches(all, s) != (key != "") ||
-				key != "" && !subject.Matches(p.KeyPattern(kind), s) {
-				t.Errorf("%s and %s do not match", all, s)
-			}
-		}
-	}
-	if seq, ok := sidestream.ParseStartMark(p.StartMark("x")); !ok || seq != p.Sequence || !subject.Matches(p.RecoveryPattern(), p.StartMark("x")) || !subject.Matches(p.StartMark("*"), p.StartMark("x")) {
-		t.Errorf("%s: got %d, %v", p.StartMark("x"), seq, ok)
-	}
-	if _, ok := sidestream.ParseStartMark(p.HandbackRecords()); ok {
-		t.Errorf("%s was accepted", p.HandbackRecords())
-	}
-	if len(subjects) != 9 || sidestream.Incarnation(stored) == sidestream.Incarnation(stored.Add(1)) {
-		t.Errorf("got %v", slices.Collect(maps.Keys(subjects)))
-	}
-	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.", "$OMNIBUS.dead.S.d.i.1.2.3", "$OMNIBUS.dead.S.d.i.-1"} {
-		if _, _, ok := sidestream.ParseSubject(bad); ok {
-			t.Errorf("%q was accepted", bad)
 		}
 	}
 }
@@ -143,11 +105,11 @@ func FuzzParse(f *testing.F) {
 		if _, taken := h[key]; !taken {
 			h[key] = []string{value}
 		}
-		c, err := sidestream.ParseCopy(h, nil)
+		c, err := ParseCopy(h, nil)
 		if err != nil {
 			return
 		}
-		again, err := sidestream.ParseCopy(c.Message("s").Header, nil)
+		again, err := ParseCopy(c.Message("s").Header, nil)
 		if err != nil || again.Subject != c.Subject || again.Sequence != c.Sequence || !again.Time.Equal(c.Time) || !reflect.DeepEqual(again.Header, c.Header) {
 			t.Fatalf("got %+v, then %+v, %v", c, again, err)
 		}
