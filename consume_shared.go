@@ -67,6 +67,7 @@ func (c *Consumer) share(o *consumeOptions) (*sharing, error) {
 		TTL: ownership.TTLOf(s.conf.AckWait), Workers: workers, RequestTimeout: c.bus.core.Timeout,
 		Run:            c.run,
 		Exited:         c.exited,
+		Retrying:       c.retrying,
 		Cause:          func(err error) string { return string(c.retry.causeOf(err)) },
 		Open:           s.open,
 		OutcomeRefused: c.outcomeRefused,

@@ -165,7 +165,7 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 			t.Errorf("%s: cause %s, %d attempts, %q; want %+v", l.Subject, l.Cause, l.Attempt, l.Error, w)
 		}
 	}
-	nextEvent(t, events, event.Retry) // the owner reports it
+	nextEvent(t, events, event.Retry) // told where it happened
 	mu.Lock()
 	broken = false
 	mu.Unlock()

@@ -13,8 +13,7 @@ const (
 	// (*bus.PanicError), or its message could not be decoded (*bus.CodecError,
 	// *bus.ValidationError). The message is gone.
 	HandlerFailed Kind = "handler failed"
-	// Retry: a handler of Consume failed. The message comes again. Where several processes
-	// keep the order of keys together, the owner reports it.
+	// Retry: a handler of Consume failed. The message comes again.
 	Retry Kind = "retry"
 	// DeadLetter: a consumer stored a message as a dead letter. Err is the last failure.
 	DeadLetter Kind = "dead letter"

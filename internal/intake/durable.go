@@ -40,7 +40,7 @@ type DurableConfig struct {
 	Exited   func(wire.Delivery) settle.Outcome // the outcome of a call that did; nil where none does
 	Batch    Batch                              // instead of Run, if it has a Run of its own
 
-	Retrying func(d wire.Delivery, err error)                     // d failed with err and will be tried again; nil for none
+	Retrying func(d wire.Delivery, err error)                     // d failed here with err and will be tried again; nil for none
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Report   func(err error)                                      // what is wrong: no messages come, a key is stuck. The last one is ErrConsumerDeleted
 

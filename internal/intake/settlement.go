@@ -124,24 +124,41 @@ func neverTried(s *wire.Stored, dead error) settle.Outcome {
 	return settle.Outcome{Err: dead, Permanent: true}
 }
 
-// conclude decides what becomes of del after an attempt, and does it. Nothing else
-// decides that. A worker calls it.
-func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
+// Decide decides what becomes of del after an attempt, and sets that in the outcome. An
+// owner calls it for the outcome of another process, to answer that with the decision; it
+// does not block. The outcome is to be what Run returns.
+func (d *Durable) Decide(del wire.Delivery, outcome settle.Outcome) settle.Outcome {
+	decided := d.decide(del, outcome)
+	outcome.Decided = &decided
+	return outcome
+}
+
+// decide is the one place that decides what becomes of a message.
+func (d *Durable) decide(del wire.Delivery, outcome settle.Outcome) settle.Decision {
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
 	if action == settle.Retry && d.order.failed(del, outcome.Err) {
 		action = settle.DeadLetter
 	}
-	switch action {
+	return settle.Decision{Action: action, After: after}
+}
+
+// conclude does what is decided of del after an attempt. It reports a retry, unless that
+// was decided before: then whoever ran the handler reports it. A worker calls it.
+func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
+	var decided settle.Decision
+	if outcome.Decided != nil {
+		decided = *outcome.Decided
+	} else if decided = d.decide(del, outcome); decided.Action == settle.Retry && d.cfg.Retrying != nil {
+		d.cfg.Retrying(del, outcome.Err)
+	}
+	switch decided.Action {
 	case settle.Ack:
 		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Retry:
-		if d.cfg.Retrying != nil {
-			d.cfg.Retrying(del, outcome.Err)
-		}
 		del.Stored.Attempt++
-		d.retry(del, after)
+		d.retry(del, decided.After)
 	case settle.Postpone:
-		d.repeatAttempt(del, after)
+		d.repeatAttempt(del, decided.After)
 	case settle.DeadLetter:
 		del.Stored.Dead = outcome.Err
 		d.writeDeadLetter(del)

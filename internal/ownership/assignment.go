@@ -14,6 +14,7 @@ import (
 type assignment struct {
 	member  *memberState
 	id      assignmentID
+	msg     wire.Delivery
 	sentAt  time.Time
 	missed  int // heartbeats in a row that did not name it
 	outcome chan settle.Outcome
@@ -31,7 +32,7 @@ func (a *assignment) lost() bool {
 
 // send sends a message to another process and waits for the outcome.
 func (d *dispatcher) send(to *memberState, id assignmentID, msg wire.Delivery) settle.Outcome {
-	a := &assignment{member: to, id: id, sentAt: time.Now(), outcome: make(chan settle.Outcome, 1)}
+	a := &assignment{member: to, id: id, msg: msg, sentAt: time.Now(), outcome: make(chan settle.Outcome, 1)}
 	d.mu.Lock()
 	if to.dropped || d.members[to.id] != to { // since it was chosen
 		d.mu.Unlock()

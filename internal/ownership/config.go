@@ -23,6 +23,9 @@ type Config struct {
 	Run func(wire.Delivery) settle.Outcome
 	// Exited returns the outcome of a call of Run that ended its goroutine.
 	Exited func(wire.Delivery) settle.Outcome
+	// Retrying reports that a message whose handler failed here for an owner elsewhere will
+	// be tried again.
+	Retrying func(wire.Delivery, error)
 	// Cause names the kind of a failure. It travels to the owner as a settle.Failure.
 	Cause func(error) string
 	// Open opens the intake of a new owner. The intake starts later, with its Start.
@@ -50,6 +53,10 @@ type Intake interface {
 	Confirm(context.Context) error   // waits until the server has processed the acknowledgements sent before
 	RunsCaller(context.Context) bool // reports whether the caller is one of its handlers
 	Wait(context.Context) error      // after Abandon: waits until no handler runs
+
+	// Decide decides what becomes of a message whose handler another process has called. It
+	// returns the outcome with the decision, and does not block.
+	Decide(wire.Delivery, settle.Outcome) settle.Outcome
 }
 
 // requestTimeout bounds one request to the server or to the owner.

@@ -24,7 +24,8 @@ type dispatcher struct {
 	subjects subjects
 	workers  *workers // of this process
 	epoch    uint64
-	inbox    string // the server replies there if nobody receives an assignment
+	decide   func(wire.Delivery, settle.Outcome) settle.Outcome // see Intake; set before open
+	inbox    string                                             // the server replies there if nobody receives an assignment
 
 	mu          sync.Mutex
 	members     map[string]*memberState
@@ -219,7 +220,7 @@ func (d *dispatcher) onRequest(msg *nats.Msg) {
 	}
 	a := reply{OK: true}
 	if r.Outcome != nil {
-		a.OK = d.takeOutcome(r.Outcome)
+		a = d.takeOutcome(r.Outcome)
 	} else if !d.takeHeartbeat(r.Heartbeat) {
 		return
 	}

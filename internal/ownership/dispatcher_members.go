@@ -14,7 +14,7 @@ type memberState struct {
 	ttl     time.Duration         // the longer of its TTL and the owner's
 	heardAt time.Time             // its last heartbeat
 	foreign map[assignmentID]bool // what it runs that this owner did not assign, or does not count on any more
-	taken   map[uint64]bool       // assignments whose outcome was taken, until its heartbeat names them no more
+	taken   map[uint64]reply      // assignments whose outcome was taken, and what was replied, until its heartbeat names them no more
 	dropped bool                  // it was silent for a TTL; it may still ask about an outcome
 }
 
@@ -71,7 +71,7 @@ func (d *dispatcher) takeHeartbeat(h *heartbeat) bool {
 		return true
 	}
 	if m == nil {
-		m = &memberState{id: h.Member, taken: make(map[uint64]bool)}
+		m = &memberState{id: h.Member, taken: make(map[uint64]reply)}
 		d.members[h.Member] = m
 	}
 	m.heardAt, m.workers, m.dropped, m.ttl = time.Now(), h.Workers, false, max(h.TTL, d.cfg.TTL)
@@ -87,7 +87,7 @@ func (d *dispatcher) compareLocked(m *memberState, running []assignmentID) {
 	for _, id := range running {
 		a := d.assignments[id.Number]
 		switch {
-		case id.Epoch != d.epoch, !m.taken[id.Number] && (a == nil || a.member != m):
+		case id.Epoch != d.epoch, !m.taken[id.Number].OK && (a == nil || a.member != m):
 			m.foreign[id] = true
 		default:
 			named[id.Number] = true
@@ -111,28 +111,32 @@ func (d *dispatcher) compareLocked(m *memberState, running []assignmentID) {
 	}
 }
 
-// takeOutcome ends an assignment with the outcome that its member reports. It returns
-// whether that outcome counts.
-func (d *dispatcher) takeOutcome(r *outcomeReport) bool {
+// takeOutcome ends an assignment with the outcome that its member reports. The reply says
+// whether that outcome counts. What becomes of the message is decided here, as the reply
+// says that too.
+func (d *dispatcher) takeOutcome(r *outcomeReport) reply {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m, id := d.members[r.Member], r.Assignment
 	if m != nil && m.foreign[id] {
 		delete(m.foreign, id)
-		return false
+		return reply{}
 	}
 	if m == nil || id.Epoch != d.epoch {
-		return false
+		return reply{}
 	}
-	if m.taken[id.Number] {
-		return true // reported again, since the reply was lost
+	if before := m.taken[id.Number]; before.OK {
+		return before // reported again, since the reply was lost
 	}
-	if a := d.assignments[id.Number]; a == nil || a.member != m {
-		return false
+	a := d.assignments[id.Number]
+	if a == nil || a.member != m {
+		return reply{}
 	}
-	m.taken[id.Number] = true
 	if r.Outcome.Returned {
 		m.workers = 0 // as in returnUnbegun
 	}
-	return d.endLocked(id.Number, r.Outcome.decode())
+	o := d.decide(a.msg, r.Outcome.decode())
+	d.endLocked(id.Number, o)
+	m.taken[id.Number] = reply{OK: true, Retrying: o.Decided != nil && o.Decided.Action == settle.Retry}
+	return m.taken[id.Number]
 }

@@ -217,6 +217,8 @@ func (f *fakeIntake) Quiesce(context.Context) error { return nil }
 
 func (f *fakeIntake) Resume() {}
 
+func (f *fakeIntake) Decide(_ wire.Delivery, o settle.Outcome) settle.Outcome { return o }
+
 func (f *fakeIntake) Abandon() { f.once.Do(func() { close(f.stop) }) }
 
 func (f *fakeIntake) Wait(context.Context) error {

@@ -173,8 +173,8 @@ func (m *Member) askOwner(ctx context.Context, epoch uint64, r request) (reply, 
 
 // reportOutcome reports to the owner how an assignment ended. It repeats that until the
 // owner replies, or has changed, or must have taken this member for dead. It returns
-// whether the outcome counts. The worker of the assignment calls it.
-func (m *Member) reportOutcome(id assignmentID, o outcome) (counts bool) {
+// the reply; without one the outcome does not count. The worker of the assignment calls it.
+func (m *Member) reportOutcome(id assignmentID, o outcome) reply {
 	for {
 		epoch := max(m.workers.ownerEpoch(), id.Epoch) // the owner may know this member before its reply arrives here
 		ctx, cancel := withTolerantTimeout(m.ctx, m.cfg.heartbeatInterval())
@@ -182,12 +182,12 @@ func (m *Member) reportOutcome(id assignmentID, o outcome) (counts bool) {
 		cancel()
 		switch {
 		case err == nil:
-			return a.OK
+			return a
 		case errors.Is(err, nats.ErrMaxPayload) && o.Failed && o.Error != textTooLong:
 			o.Error = textTooLong
 			continue
 		case errors.Is(err, nats.ErrMaxPayload), m.ctx.Err() != nil, m.workers.takenForDead(), epoch != id.Epoch: // the owner learns the end from the next heartbeats
-			return false
+			return reply{}
 		}
 		select {
 		case <-time.After(m.cfg.heartbeatInterval() / 4):

@@ -26,6 +26,7 @@ type Owner struct {
 func (m *Member) openOwner(epoch uint64, last settleRecord, leaseEnd time.Time) (*Owner, error) {
 	o := &Owner{member: m, epoch: epoch, started: make(chan struct{}),
 		dispatcher: newDispatcher(&m.cfg, m.store.subjects, m.workers, epoch, leaseEnd)}
+	o.dispatcher.decide = func(d wire.Delivery, out settle.Outcome) settle.Outcome { return o.intake.Decide(d, out) }
 	if err := o.dispatcher.open(); err != nil {
 		o.dispatcher.close()
 		return nil, err

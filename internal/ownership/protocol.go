@@ -39,9 +39,11 @@ type outcomeReport struct {
 	Outcome    outcome      `json:"outcome"`
 }
 
-// reply is an owner's reply: whether the outcome counts. A heartbeat always counts.
+// reply is an owner's reply: whether the outcome counts, and whether the message will be
+// tried again. A heartbeat always counts.
 type reply struct {
-	OK bool `json:"ok"`
+	OK       bool `json:"ok"`
+	Retrying bool `json:"retrying,omitempty"`
 }
 
 // assignmentID identifies an assignment: one message that an owner gave to a worker.

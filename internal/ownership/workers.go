@@ -81,13 +81,15 @@ func (w *workers) handleRemote(d wire.Delivery) {
 // handler was not called: then the owner assigns no more before a heartbeat.
 func (w *workers) finishRemote(d wire.Delivery, id assignmentID, o settle.Outcome, begun bool) {
 	m := w.member
-	counts := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
+	a := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
 	w.forget(d.Stored, id, true)
-	if !begun {
+	switch {
+	case !begun:
 		m.wake.signal()
-	}
-	if begun && !counts {
+	case !a.OK:
 		m.refuse(&d)
+	case a.Retrying:
+		m.cfg.Retrying(d, o.Err)
 	}
 }
 

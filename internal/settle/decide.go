@@ -17,6 +17,14 @@ type Outcome struct {
 	After     time.Duration // what it said
 	Postponed bool          // the message was not tried, and comes again after After: that was no attempt
 	Returned  bool          // there was no call, or it was cut off: somebody else may make it
+
+	Decided *Decision // what becomes of the message, where that was decided before the outcome came; else nil
+}
+
+// Decision is what becomes of a message after a handler call.
+type Decision struct {
+	Action Action
+	After  time.Duration
 }
 
 // Action is what to do with a message.
