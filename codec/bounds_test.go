@@ -23,7 +23,7 @@ type wide struct{ A [128]int64 }
 
 // What is decoded is bounded, not only its text.
 func TestDecodedMemoryIsBounded(t *testing.T) {
-	const size = 32 << 20
+	const size = 16 << 20
 	many := func(head, item, tail string) []byte {
 		return []byte(head + strings.Repeat(item, size/len(item)) + tail)
 	}

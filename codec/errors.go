@@ -48,12 +48,13 @@ type SyntaxError struct {
 	Err   error  // of the library of the format, with a long text cut; never nil
 }
 
-// Error returns a text with what is wrong.
+// Error returns a text with what is wrong. A long one is cut.
 func (e *SyntaxError) Error() string {
+	text := shorten(e.Err.Error(), maxErrorText)
 	if _, ok := errors.AsType[*json.UnmarshalTypeError](e.Err); ok {
-		return fmt.Sprintf("codec: %s: the data does not fit, does its sender have the same type for this subject? %v", e.Codec, e.Err)
+		return fmt.Sprintf("codec: %s: the data does not fit, does its sender have the same type for this subject? %s", e.Codec, text)
 	}
-	return fmt.Sprintf("codec: %s: malformed data: %v", e.Codec, e.Err)
+	return fmt.Sprintf("codec: %s: malformed data: %s", e.Codec, text)
 }
 
 // Unwrap returns the error of the library.

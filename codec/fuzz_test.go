@@ -1,6 +1,7 @@
 package codec_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"math/big"
 	"reflect"
@@ -62,7 +63,8 @@ func decode(t *testing.T, c codec.Codec, data []byte, like any) any {
 }
 
 func FuzzJSON(f *testing.F) {
-	fuzz(f, codec.JSON, nil, someOrder(), map[string]any{"a": 1}, []any{"x"}, json.RawMessage("1"), "")
+	fuzz(f, codec.JSON, nil, someOrder(), map[string]any{"a": 1}, []any{"x"}, json.RawMessage("1"), "",
+		someDeployment(), charge{}, durationpb.New(time.Hour), parsed(structpb.NewStruct(map[string]any{"a": 1.5})))
 }
 
 func FuzzProtobuf(f *testing.F) {
@@ -77,5 +79,9 @@ func FuzzText(f *testing.F) {
 
 func FuzzCBOR(f *testing.F) {
 	seeds := [][]byte{{0xc0, 0x61, 'x'}, {0xc2, 0x41, 1}, {0x9f, 1, 0xff}, {0xd8, 0x20, 0xf6}, {0xf9, 0x7e, 1}}
-	fuzz(f, codec.CBOR, seeds, someOrder(), map[string]any{"a": 1}, []any{"x"}, status("x"), time.Unix(1, 2), map[int]string{1: "a"})
+	for _, depth := range []int{250, 255, 256} {
+		seeds = append(seeds, append(bytes.Repeat([]byte{0x81}, depth), 0))
+	}
+	fuzz(f, codec.CBOR, seeds, someOrder(), map[string]any{"a": 1}, []any{"x"}, status("x"), time.Unix(1, 2), map[int]string{1: "a"},
+		someDeployment(), charge{}, json.RawMessage(`{"a":1.5}`), recursive{}, *big.NewInt(7), map[any]any{})
 }

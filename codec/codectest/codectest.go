@@ -28,6 +28,11 @@ type Suite struct {
 	// Zero values, empty values and large values find most mistakes.
 	Values []any
 
+	// Edge are values that the codec must carry or refuse: Marshal returns an error, or
+	// Unmarshal gives back an equal value. If it is nil, the suite uses EdgeValues. A codec
+	// that cannot tell lists those values that matter to it.
+	Edge []any
+
 	// Malformed is data that Unmarshal must refuse for destinations of all types. It is empty
 	// for a codec that accepts all data.
 	Malformed [][]byte
@@ -203,9 +208,11 @@ func panicked(err error) bool {
 // describe returns the start of v as text.
 func describe(v any) string {
 	const shown = 200
-	text := fmt.Sprintf("%T %+v", v, v)
+	var text string
 	if b, ok := v.([]byte); ok {
-		text = fmt.Sprintf("%q", b)
+		text = fmt.Sprintf("%q", b[:min(len(b), shown)])
+	} else {
+		text = fmt.Sprintf("%T %+v", v, v)
 	}
 	if len(text) > shown {
 		text = text[:shown] + "…"

@@ -63,6 +63,8 @@ func TestCheckFindsBrokenCodecs(t *testing.T) {
 		"takes any destination": {broken{unmarshal: ignoreWrongDestination}, "WrongDestination"},
 		"panics at nil":         {broken{unmarshal: panicAtNil}, "WrongDestination"},
 		"takes a channel":       {broken{marshal: marshalChan}, "UnsupportedValue"},
+		"drops a value":         {broken{marshal: encodingJSON}, "EdgeValues"},
+		"repeats data":          {broken{unmarshal: repeatData}, "ErrorText"},
 		"takes malformed data":  {broken{unmarshal: ignoreErrors}, "Malformed"},
 		"panics at malformed":   {broken{unmarshal: panicAtErrors}, "Mutated"},
 		"nil is not empty":      {broken{unmarshal: acceptNilOnly}, "Empty"},
@@ -183,6 +185,16 @@ func marshalChan(v any) ([]byte, error) {
 		return []byte("{}"), nil
 	}
 	return codec.JSON.Marshal(v)
+}
+
+// encodingJSON is what a codec without any check of types does.
+func encodingJSON(v any) ([]byte, error) { return json.Marshal(v) }
+
+func repeatData(data []byte, v any) error {
+	if err := codec.JSON.Unmarshal(data, v); err != nil {
+		return errors.New(string(data))
+	}
+	return nil
 }
 
 func ignoreErrors(data []byte, v any) error {
