@@ -109,9 +109,9 @@ func (s StartOption) onReplay(o *replayOptions) {
 	}
 	switch s.start.kind {
 	case startLast, startNew:
-		o.addError(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use StartAtFirst, StartAtSequence or StartAtTime"})
+		o.addError(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use Last, StartAtFirst, StartAtSequence or StartAtTime"})
 	default:
-		o.start(s.start.sequence, s.start.time, 0)
+		o.startAt(s.start.sequence, s.start.time, 0)
 	}
 }
 

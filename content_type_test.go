@@ -98,7 +98,7 @@ func TestBytesUnderARuleOfASubject(t *testing.T) {
 // A payload that receivers would refuse to decompress is refused by the sender.
 func TestPayloadThatNobodyWouldDecompress(t *testing.T) {
 	t.Parallel()
-	b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd, MaxDecoded: 2 << 20}))
+	b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: codec.Zstd, MaxDecoded: 2 << 20}))
 	if err := bus.Publish(t.Context(), b, "s", bytes.Repeat([]byte{0}, 2<<20)); err != nil {
 		t.Errorf("at the limit: %v", err)
 	}

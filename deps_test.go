@@ -244,7 +244,8 @@ var house = map[string]room{
 		"": "what it shows",
 	}},
 	"examples/ingest": {floor: 12, imports: map[string]string{
-		"": "what it shows",
+		"":      "what it shows",
+		"codec": "the name of a compression",
 	}},
 
 	// For tests only; TestHouse sees to that.

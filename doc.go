@@ -162,7 +162,7 @@
 //	Subscribe     SubscribeOption: Concurrency, Use, HandlerTimeout, As, Queue, PendingLimits
 //	Respond       RespondOption: the same
 //	Bus.Stream    DeclareOption: AllowShrink; likewise Stream.Plan
-//	Replay        ReplayOption: ReplayFromSequence, ReplayFromTime, ReplayFromLast, Follow, As
+//	Replay        ReplayOption: StartAtFirst, StartAtSequence, StartAtTime, Last, Follow, As
 //	RedriveAs     MessageOption: As, WithHeader
 //	Consume…      ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait, RateLimit, BatchSize, BatchWait,
 //	              StartAtFirst, StartAtLast, StartAtNew, StartAtSequence, StartAtTime,

@@ -37,7 +37,7 @@ func ExampleAs() {
 // Payloads that are long enough are compressed where that makes them smaller.
 // Every bus reads compressed messages.
 func ExampleWithCompression() {
-	b, err := bus.New(bus.WithCompression(bus.Compression{Encoding: bus.Zstd}))
+	b, err := bus.New(bus.WithCompression(bus.Compression{Encoding: codec.Zstd}))
 	if err != nil {
 		panic(err)
 	}

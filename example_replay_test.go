@@ -24,7 +24,7 @@ func ExampleReplay() {
 			panic(err)
 		}
 	}
-	for m, err := range bus.Replay(ctx, orders, OrderPlaced, bus.ReplayFromSequence(2)) {
+	for m, err := range bus.Replay(ctx, orders, OrderPlaced, bus.StartAtSequence(2)) {
 		if m == nil {
 			panic(err) // the loop is over
 		}
@@ -58,7 +58,7 @@ func ExampleFollow() {
 		}
 	}
 	place("o-1")
-	for m, err := range bus.Replay(ctx, orders, OrderPlaced, bus.ReplayFromLast(1), bus.Follow()) {
+	for m, err := range bus.Replay(ctx, orders, OrderPlaced, bus.Last(1), bus.Follow()) {
 		if err != nil {
 			fmt.Println(err)
 			continue

@@ -62,16 +62,9 @@ func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
 	})
 }
 
-// The compressions a message can carry; every bus reads all of them.
-const (
-	Zstd = "zstd"
-	S2   = "s2"
-	Gzip = "gzip"
-)
-
 // Compression says how to compress payloads and how much to decompress.
 type Compression struct {
-	Encoding   string // Zstd, S2 or Gzip; empty: nothing is compressed
+	Encoding   string // codec.Zstd, codec.S2 or codec.Gzip; empty: nothing is compressed
 	MinSize    int    // payloads of fewer bytes go as they are; 0 means 1024
 	MaxDecoded int    // the most bytes a received payload may decompress to; 0 means 64 MiB
 }
@@ -96,9 +89,9 @@ func (c Compression) withDefaults() Compression {
 func WithCompression(comp Compression) ConnectOption {
 	return forConnect(func(c *config) {
 		switch comp.Encoding {
-		case "", Zstd, S2, Gzip:
+		case "", codec.Zstd, codec.S2, codec.Gzip:
 		default:
-			c.bad("WithCompression", strconv.Quote(comp.Encoding), "use bus.Zstd, bus.S2 or bus.Gzip")
+			c.bad("WithCompression", strconv.Quote(comp.Encoding), "use codec.Zstd, codec.S2 or codec.Gzip")
 		}
 		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
 			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")

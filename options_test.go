@@ -54,7 +54,7 @@ func TestBadOptions(t *testing.T) {
 		{"WithCodec", bus.WithCodec(namedCodec{"Text/Plain"}), []string{"lower case"}},
 		{"WithCodecFor", bus.WithCodecFor("a", nil), []string{"nil", "codec.JSON"}},
 		{"WithCodecFor", bus.WithCodecFor("a..b", codec.JSON), []string{`"a..b"`, "empty token"}},
-		{"WithCompression", bus.WithCompression(bus.Compression{Encoding: "br"}), []string{`"br"`, "bus.Zstd"}},
+		{"WithCompression", bus.WithCompression(bus.Compression{Encoding: "br"}), []string{`"br"`, "codec.Zstd"}},
 		{"WithCompression", bus.WithCompression(bus.Compression{Encoding: "ZSTD"}), []string{`"ZSTD"`}},
 		{"WithCompression", bus.WithCompression(bus.Compression{MinSize: -1}), []string{"-1", "negative"}},
 		{"WithCompression", bus.WithCompression(bus.Compression{MaxDecoded: -1}), []string{"-1", "negative"}},

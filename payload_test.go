@@ -174,9 +174,9 @@ func TestContentTypesOfOthers(t *testing.T) {
 func compressed(t testing.TB, encoding string, data []byte) []byte {
 	t.Helper()
 	switch encoding {
-	case bus.S2:
+	case codec.S2:
 		return s2.Encode(nil, data)
-	case bus.Gzip:
+	case codec.Gzip:
 		var buf bytes.Buffer
 		w := gzip.NewWriter(&buf)
 		_, err := w.Write(data)
@@ -222,7 +222,7 @@ func TestUnreadablePayloads(t *testing.T) {
 		{"unknown encoding", []byte("x"), []string{"Content-Encoding", "br"}, []string{`"br"`, "zstd, s2, gzip"}},
 		{"two encodings", []byte("x"), []string{"Content-Encoding", "gzip, zstd"}, []string{"encoding"}},
 	}
-	for _, encoding := range []string{bus.Zstd, bus.S2, bus.Gzip} {
+	for _, encoding := range []string{codec.Zstd, codec.S2, codec.Gzip} {
 		whole := compressed(t, encoding, json1000)
 		header := []string{"Content-Encoding", encoding}
 		cases = append(cases,
@@ -285,7 +285,7 @@ func TestCompressionWhereItPays(t *testing.T) {
 	random := rand.NewChaCha8([32]byte{})
 	_, _ = random.Read(noise)
 	zeros := make([]byte, 5000)
-	for _, encoding := range []string{"", bus.Zstd, bus.S2, bus.Gzip} {
+	for _, encoding := range []string{"", codec.Zstd, codec.S2, codec.Gzip} {
 		for _, tc := range []struct {
 			name string
 			min  int
@@ -341,7 +341,7 @@ func TestPayloadLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 1<<20 - 8<<10
 	b := bustest.New(t)
-	squeezing := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd}))
+	squeezing := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: codec.Zstd}))
 	small := bustest.New(t, bus.WithMaxPayload(16<<10))
 	large := bustest.New(t, bus.WithMaxPayload(8<<20))
 	for _, tc := range []struct {
@@ -529,8 +529,8 @@ func FuzzReceive(f *testing.F) {
 	f.Add("", "", `{"id":"x"}`)
 	f.Add("application/cbor", "", "\xa1bidax")
 	f.Add("application/protobuf", "gzip", "\x10\x01")
-	f.Add("text/plain; charset=utf-8", "zstd", string(compressed(f, bus.Zstd, []byte("text"))))
-	f.Add("application/json", "s2", string(compressed(f, bus.S2, []byte(`"x"`))))
+	f.Add("text/plain; charset=utf-8", "zstd", string(compressed(f, codec.Zstd, []byte("text"))))
+	f.Add("application/json", "s2", string(compressed(f, codec.S2, []byte(`"x"`))))
 	f.Add("///", "br", "\xff\xff\xff\xff")
 	record, events := recordEvents()
 	b := bustest.New(f, record, bus.WithLogger(silent()), bus.WithCompression(bus.Compression{MaxDecoded: 1 << 20}))

@@ -15,7 +15,7 @@ import (
 // ReplayOption changes one Replay.
 type ReplayOption interface{ onReplay(*replayOptions) }
 
-// replayOptions is what the options of one Replay say.
+// replayOptions are the options of one Replay.
 type replayOptions struct {
 	from   uint64
 	since  time.Time
@@ -41,73 +41,53 @@ func (o *replayOptions) fail(option string, value any, reason string) {
 	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
-// start forgets where to begin: of several options the last one counts.
-func (o *replayOptions) start(from uint64, since time.Time, last int) {
+// startAt sets where to begin. If several options do, the last one counts.
+func (o *replayOptions) startAt(from uint64, since time.Time, last int) {
 	o.from, o.since, o.last = from, since, last
 }
 
-// ReplayFromSequence begins with the message that has this sequence in the stream, or
-// the first one after it. The default is 1. A sequence that the stream has not reached
-// yet is no error: then there is nothing to read, until Follow sees it.
-func ReplayFromSequence(sequence uint64) ReplayOption {
-	return replayOption(func(o *replayOptions) {
-		if sequence == 0 {
-			o.fail("ReplayFromSequence", sequence, "sequences begin at 1")
-			return
-		}
-		o.start(sequence, time.Time{}, 0)
-	})
-}
-
-// ReplayFromTime begins with the first message that was stored at t or later.
-func ReplayFromTime(t time.Time) ReplayOption {
-	return replayOption(func(o *replayOptions) {
-		if t.IsZero() {
-			o.fail("ReplayFromTime", "0", "give a time; without the option it begins with the first message")
-			return
-		}
-		o.start(0, t, 0)
-	})
-}
-
-// ReplayFromLast begins with the last n messages that match. Where others are stored or
-// removed at the same moment it may be a few more or less. The stream must allow direct get,
-// as those of Bus.Stream do.
-func ReplayFromLast(n int) ReplayOption {
+// Last begins with the last n messages that match. If others store or remove messages at
+// the same time, it may be a few more or less. The stream must allow direct get, as those of
+// Bus.Stream do.
+func Last(n int) ReplayOption {
 	return replayOption(func(o *replayOptions) {
 		if n < 1 {
-			o.fail("ReplayFromLast", n, "must be more than zero")
+			o.fail("Last", n, "must be more than zero")
 			return
 		}
-		o.start(0, time.Time{}, n)
+		o.startAt(0, time.Time{}, n)
 	})
 }
 
-// Follow has Replay wait for new messages at the end, until its context ends. They come
-// a quarter of a second after they were stored, or earlier.
+// Follow lets Replay wait for new messages at the end, until its context ends. A new message
+// comes at most a quarter of a second after it was stored.
 func Follow() ReplayOption {
 	return replayOption(func(o *replayOptions) { o.follow = true })
 }
 
-// Replay returns the messages of st that match s, in the order of the stream, up to
-// the last one that is there when the loop begins; Follow goes on with new ones. It
-// only reads: no consumer is made, nothing is acknowledged or removed, whatever the
-// retention and whoever else reads. Messages that are removed before their turn are
-// passed over. Each loop over what it returns begins anew.
+// Replay returns the messages of st that match s, in the order of the stream. It begins with
+// the first message, or where StartAtSequence, StartAtTime or Last say. A sequence that the
+// stream has not reached is no error: there is nothing to read yet. It ends with the message
+// that is the last one when the loop begins. With Follow it goes on with new messages.
 //
-// About two MiB of messages are fetched ahead of the loop's body, which may take as
-// long as it wants. Leaving the loop frees everything.
+// Replay only reads. It makes no consumer, acknowledges nothing and removes nothing. The
+// retention of the stream and other readers do not matter. A message that is removed before
+// the loop comes to it is skipped. Each loop over the result begins again.
 //
-// An error beside a message is about that message, which could not be read: it has
-// everything but Data, and the loop may go on. *CodecError, *ValidationError.
+// Replay fetches about 2 MiB ahead of the body of the loop, which may take as long as it
+// wants. Leaving the loop frees everything.
 //
-// An error without a message ends the loop: *OptionError,
-// *SubjectError; ErrStreamNotFound, also when the stream was deleted, or deleted and
-// made anew, meanwhile; *StreamError; ErrTimeout and ErrDisconnected when the
-// server does not answer for as long as the bus's timeout, which Follow waits
-// out; ErrClosed when the bus ends; and that of ctx. ctx bounds the whole loop.
+// An error beside a message means that this message could not be decoded. The message has
+// everything except Data, and the loop may go on. It is a *CodecError or a
+// *ValidationError.
 //
-// Attempt is 1, Deliveries 0. Middleware is not called.
+// An error without a message ends the loop. It is a *OptionError, *SubjectError or
+// *StreamError; ErrStreamNotFound, also if the stream is deleted, or deleted and declared
+// again, while the loop runs; ErrTimeout or ErrDisconnected if the server does not answer
+// within the timeout of the bus, except with Follow, which waits; ErrClosed when the bus
+// ends; or the error of ctx. ctx bounds the whole loop.
+//
+// Attempt is 1 and Deliveries is 0. Middleware is not called.
 func Replay[T any](ctx context.Context, st *Stream, s Subject[T], opts ...ReplayOption) iter.Seq2[*Msg[T], error] {
 	return func(yield func(*Msg[T], error) bool) {
 		r, err := st.replay(ctx, string(s), opts)

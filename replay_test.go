@@ -214,24 +214,24 @@ func TestReplayBegins(t *testing.T) {
 					opt         bus.ReplayOption
 					first, many int
 				}{
-					{"at the first there is", bus.ReplayFromSequence(1), 21, 10},
-					{"at a sequence", bus.ReplayFromSequence(52), 51, 3},
-					{"between", bus.ReplayFromSequence(50), 51, 3},
-					{"beyond the end", bus.ReplayFromSequence(1000), -1, 0},
-					{"at a time", bus.ReplayFromTime(began.Add(51 * time.Minute)), 51, 3},
-					{"a moment later", bus.ReplayFromTime(began.Add(51*time.Minute + 1)), 54, 2},
-					{"before all", bus.ReplayFromTime(began.Add(-time.Hour)), 21, 10},
-					{"in the future", bus.ReplayFromTime(began.Add(time.Hour * 24)), -1, 0},
+					{"at the first there is", bus.StartAtSequence(1), 21, 10},
+					{"at a sequence", bus.StartAtSequence(52), 51, 3},
+					{"between", bus.StartAtSequence(50), 51, 3},
+					{"beyond the end", bus.StartAtSequence(1000), -1, 0},
+					{"at a time", bus.StartAtTime(began.Add(51 * time.Minute)), 51, 3},
+					{"a moment later", bus.StartAtTime(began.Add(51*time.Minute + 1)), 54, 2},
+					{"before all", bus.StartAtTime(began.Add(-time.Hour)), 21, 10},
+					{"in the future", bus.StartAtTime(began.Add(time.Hour * 24)), -1, 0},
 				}
 				if !direct {
-					asError[*bus.StreamError](t, replayError[int](t.Context(), st, "s.a", bus.ReplayFromLast(1)), "direct get")
+					asError[*bus.StreamError](t, replayError[int](t.Context(), st, "s.a", bus.Last(1)), "direct get")
 				} else {
 					for n, first := range []int{57, 54, 51, 48, 45, 42, 39, 33, 27, 21} {
 						tests = append(tests, tests[0])
-						tests[len(tests)-1].opt, tests[len(tests)-1].first, tests[len(tests)-1].many = bus.ReplayFromLast(n+1), first, n+1
+						tests[len(tests)-1].opt, tests[len(tests)-1].first, tests[len(tests)-1].many = bus.Last(n+1), first, n+1
 					}
 					tests = append(tests, tests[0])
-					tests[len(tests)-1].opt = bus.ReplayFromLast(math.MaxInt)
+					tests[len(tests)-1].opt = bus.Last(math.MaxInt)
 				}
 				for _, tc := range tests {
 					got := values(replayed[int](t, st, "s.a", tc.opt))
@@ -245,7 +245,7 @@ func TestReplayBegins(t *testing.T) {
 }
 
 // What is stored while the beginning is looked for does not make it the stream's.
-func TestReplayFromLastOfABusyStream(t *testing.T) {
+func TestReplayOfTheLastOfABusyStream(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
@@ -258,7 +258,7 @@ func TestReplayFromLastOfABusyStream(t *testing.T) {
 		}
 	})
 	for range 30 {
-		if n := len(replayed(t, st, bus.Subject[int]("S"), bus.ReplayFromLast(3))); n != 3 {
+		if n := len(replayed(t, st, bus.Subject[int]("S"), bus.Last(3))); n != 3 {
 			t.Errorf("got %d messages", n)
 			break
 		}
@@ -433,7 +433,7 @@ func TestReplayMistakes(t *testing.T) {
 	isError(t, replayError[int](cancelled, st, "s"), context.Canceled)
 	asError[*bus.SubjectError](t, replayError[int](t.Context(), st, "t"), "stores nothing that matches")
 	asError[*bus.SubjectError](t, replayError[int](t.Context(), st, "a..b"))
-	for _, opt := range []bus.ReplayOption{nil, bus.ReplayFromSequence(0), bus.ReplayFromTime(time.Time{}), bus.ReplayFromLast(0), bus.ReplayFromLast(-1), bus.As(nil)} {
+	for _, opt := range []bus.ReplayOption{nil, bus.StartAtSequence(0), bus.StartAtTime(time.Time{}), bus.Last(0), bus.Last(-1), bus.As(nil)} {
 		asError[*bus.OptionError](t, replayError[int](t.Context(), st, "s", opt))
 	}
 	must(t, b.JetStream().DeleteStream(t.Context(), "S"))

@@ -131,7 +131,7 @@ func TestRequestCarriesEveryKindOfValue(t *testing.T) {
 	})
 	t.Run("compressed", func(t *testing.T) {
 		t.Parallel()
-		b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd}))
+		b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: codec.Zstd}))
 		big := order{ID: strings.Repeat("a", 10_000)}
 		req, resp, h := exchange(t, b, big, big)
 		if req.ID != big.ID || resp.ID != big.ID || h.Get("Content-Encoding") != "zstd" || h.Get("Accept-Encoding") != "zstd" {

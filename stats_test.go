@@ -17,6 +17,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/event"
 )
 
@@ -439,7 +440,7 @@ func TestLatency(t *testing.T) {
 // The ratio is of what was compressed alone.
 func TestCompressionRatio(t *testing.T) {
 	t.Parallel()
-	b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: bus.Zstd, MinSize: 1000}))
+	b := bustest.New(t, bus.WithCompression(bus.Compression{Encoding: codec.Zstd, MinSize: 1000}))
 	must(t, bus.Publish(t.Context(), b, "a", make([]byte, 500))) // too small
 	if r := b.Stats().CompressionRatio; r != 0 {
 		t.Errorf("the ratio is %v though nothing was compressed", r)

@@ -83,16 +83,16 @@ func wireCases() []wireCase {
 			return bus.PublishBatch(ctx, b, subject, []int{1, 2})
 		}},
 		{"async", nil, 1, func(ctx context.Context, b *bus.Bus) error { return bus.PublishAsync(ctx, b, subject, 1) }},
-		{"zstd", []bus.Option{zipped(bus.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
-		{"s2", []bus.Option{zipped(bus.S2)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
-		{"gzip", []bus.Option{zipped(bus.Gzip)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
-		{"zstd-cbor", []bus.Option{zipped(bus.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error {
+		{"zstd", []bus.Option{zipped(codec.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
+		{"s2", []bus.Option{zipped(codec.S2)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
+		{"gzip", []bus.Option{zipped(codec.Gzip)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, long) }},
+		{"zstd-cbor", []bus.Option{zipped(codec.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error {
 			return bus.Publish(ctx, b, subject, long, bus.As(codec.CBOR), bus.MsgID("1"))
 		}},
-		{"not-compressed", []bus.Option{zipped(bus.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, "short") }},
+		{"not-compressed", []bus.Option{zipped(codec.Zstd)}, 1, func(ctx context.Context, b *bus.Bus) error { return bus.Publish(ctx, b, subject, "short") }},
 		{"request", nil, 2, answered(nil)},
 		{"request-cbor", nil, 2, answered(nil, bus.As(codec.CBOR), bus.WithHeader("X-A", "b"))},
-		{"request-compressing", []bus.Option{zipped(bus.S2)}, 2, answered(nil)},
+		{"request-compressing", []bus.Option{zipped(codec.S2)}, 2, answered(nil)},
 		{"request-public-error", nil, 2, answered(bus.Public("404", "no such order: ü"))},
 		{"request-internal-error", nil, 2, answered(errors.New("secret"))},
 		{"store", nil, 2, stored()},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/codec"
 )
 
 const streamName = "GITHUB"
@@ -34,7 +35,7 @@ func ingest(ctx context.Context, c config, in io.Reader, size int64, con *consol
 	b, err := bus.New(
 		bus.WithStoreDir(c.store),
 		bus.WithURL(c.url),
-		bus.WithCompression(bus.Compression{Encoding: bus.Zstd}),
+		bus.WithCompression(bus.Compression{Encoding: codec.Zstd}),
 		bus.WithSlog(slog.New(slog.NewTextHandler(con, &slog.HandlerOptions{Level: slog.LevelWarn}))),
 	)
 	if err != nil {

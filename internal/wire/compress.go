@@ -6,21 +6,23 @@ import (
 	"math"
 	"strings"
 	"sync"
+
+	"github.com/omnibus-go/bus/codec"
 )
 
 // The encodings of a Coder, as in the header Content-Encoding.
 const (
 	// EncodingZstd is RFC 8878, with the size of the content and a checksum.
-	EncodingZstd = "zstd"
+	EncodingZstd = codec.Zstd
 
 	// EncodingS2 is one S2 block, not an S2 stream. A block is smaller, and it names its
 	// decompressed size before anything is allocated. It has no checksum; messages need
 	// none, because they arrive complete or not at all. A Snappy block is a valid S2 block,
 	// and most languages can write one. The blocks written here need an S2 reader.
-	EncodingS2 = "s2"
+	EncodingS2 = codec.S2
 
 	// EncodingGzip is RFC 1952. Every client has it.
-	EncodingGzip = "gzip"
+	EncodingGzip = codec.Gzip
 
 	encodingIdentity = "identity"
 )
