@@ -75,6 +75,7 @@ func newMovable(t *testing.T, s *testserver.Server) *movable {
 			t.Fatal(err)
 		}
 	}
+	flush(t, nc)
 	m.window = outlet.NewWindow(outlet.New(m.link, nil, new(telemetry.Bus)), 10)
 	t.Cleanup(func() { m.window.Close() })
 	var err error
@@ -185,7 +186,7 @@ func TestRepointedLinkReconnects(t *testing.T) {
 		t.Errorf("its URL is %q", url)
 	}
 	b.Restart()
-	for end := time.Now().Add(patience); !m.link.Conn().IsConnected() && time.Now().Before(end); {
+	for end := time.Now().Add(patience); m.link.Conn().ConnectedServerId() != b.NATS().ID() && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	m.leadsTo(b)
