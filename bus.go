@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/capture"
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/discovery"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -28,21 +29,21 @@ const Version = "0.1.0"
 // with a server inside this process. Connect makes one on an existing server. All methods,
 // and the functions that take a bus, are safe for concurrent use.
 type Bus struct {
-	cfg       *config
-	core      *core.Core
-	local     *localServer // nil when the server is elsewhere
-	async     *outlet.Async
-	window    *outlet.Window
-	registry  lifecycle.Registry
-	format    *payload.Format
-	services  *discovery.Service
-	captures  *capture.Index
-	streams   *streamdef.Declarer
-	unobserve func() // ends the observation of consumers
-	retired   retired
-	keyed     sync.Map  // durableName → *Consumer, see Consumer.takeKeys
-	memory    sync.Once // guards the note that streams are in memory
-	state     busState
+	cfg        *config
+	core       *core.Core
+	local      *localServer // nil when the server is elsewhere
+	async      *outlet.Async
+	window     *outlet.Window
+	registry   lifecycle.Registry
+	format     *payload.Format
+	services   *discovery.Service
+	captures   *capture.Index
+	streams    *streamdef.Declarer
+	unobserve  func() // ends the observation of consumers
+	retired    retired
+	keyHolders consumer.Holders
+	memory     sync.Once // guards the note that streams are in memory
+	state      busState
 }
 
 // localServer is the embedded server as the rest of the package sees it. It consists of

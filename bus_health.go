@@ -124,7 +124,7 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
 		r.Add(health.Degraded, part, "%s: it is %d messages behind, the oldest is %v old", name, l.stats.Lag, l.stats.OldestAge.Round(time.Millisecond))
 	}
-	if l.stats.Longest.For > t.HandlerTime {
+	if l.stats.Longest.Duration > t.HandlerTime {
 		r.Add(health.Degraded, part, "%s: a handler has not returned: %s", name, l.stats.Longest)
 	}
 	if l.stalled != nil {

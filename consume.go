@@ -3,83 +3,87 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
-	"github.com/omnibus-go/bus/internal/dispatch"
-	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/lifecycle"
-	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
-	"github.com/omnibus-go/bus/internal/sidestream"
-	"github.com/omnibus-go/bus/internal/subject"
-	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Consumer is one process's part in a durable consumer. Safe for concurrent use.
+// Consumer is one process's part in a durable consumer. Safe for concurrent use. A nil
+// Consumer, and one that was not made by Consume, has ended.
 type Consumer struct {
-	bus      *Bus
-	stream   string
-	durable  string
-	filters  []string // what it handles
-	receiver *handlerCall
-	side     *sidestream.Store
-	retry    RetryPolicy
+	bus    *Bus
+	engine *consumer.Consumer
+	call   *handlerCall
+	retry  RetryPolicy
 
-	intake intake.DurableConfig // of each intake
-	mu     sync.Mutex
-	in     taking // the present one: Rewind begins another
-	past   tally  // of those before
-	ended  bool   // there will be no other
-
-	unburied atomic.Pointer[error] // why the latest dead letter could not be written; nil where it was
-
-	rewinds  lifecycle.Mutex
-	quiescer *lifecycle.Exclusive // no Rewind lies across
-	life     context.Context      // until the end begins
-	end      context.CancelCauseFunc
-	stopOnce *lifecycle.StopOnce
+	stream, durable string
 }
 
-// tally counts handler calls.
-type tally struct{ begun, ended int64 }
-
-// Consume has h handle the messages of st that match s, from the first stored
-// one on unless StartAt… says otherwise, at least once each. The name durable identifies the consumer on the
-// server: it goes on where it was after a restart, and all processes that
-// consume with this name share the messages.
+// Consume has h handle the stored messages of st that match s, each at least once. It starts
+// with the first stored message, unless an option StartAt… names another one. durable names
+// the consumer on the server. It has 1 to 200 letters, digits, - and _. After a restart the
+// consumer continues where it was. All processes that consume with this name share the
+// messages.
 //
-// A message is done when h returns nil. After an error or a panic it is tried again
-// as Retry says (RetryAfter overrides that once), while others go on. Postpone has it
-// come again without an attempt. When its attempts are used up, when h returns a Permanent error, and when it is malformed
-// or invalid, it becomes a dead letter: see DeadLetters. While a message waits or is
-// handled the server is told that it is alive. Msg.Attempt numbers the handler calls;
-// one that returns an error after the end of the bus has cut it off does not count, and
-// its message is given back.
+// A message is done when h returns nil. After an error or a panic h is called again for it,
+// when Retry says so, and other messages are handled meanwhile. RetryAfter sets the time of
+// the next call; Postpone redelivers the message without counting an attempt. The message
+// becomes a dead letter (see DeadLetters) when its attempts are used up, when h returns a
+// Permanent error, and when it cannot be decoded or is invalid. Msg.Attempt counts the handler
+// calls. A call that returns an error after the bus has ended its context does not count: the
+// message is returned to the stream. While a message waits or is handled, the bus sends
+// in-progress signals, so the server does not redeliver it.
 //
-// h gets the payload and the headers as they came, at each attempt the same: who
-// wants to change Data that is bytes, or the Header, copies it first.
+// All attempts at a message get the same payload and header. A handler that changes the
+// bytes of Data, or the Header, must copy them first.
 //
-// Beside the stream S two more are made: S-dead for the dead letters, and S-retry,
-// where messages with long pauses between their attempts wait. ctx bounds the call.
-// The consumer goes on until Drain or the end of the bus.
+// Two side streams of the stream S are made: S-dead keeps the dead letters; S-retry keeps
+// messages whose next attempt is far away. ctx bounds the call of Consume only. The consumer
+// runs until Drain, Stop or the end of the bus.
 //
-// Errors: *ConsumerConflictError when durable exists with another filter, or with
-// settings with which this cannot work;
-// *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
+// Errors: *ConsumerConflictError if the durable exists with another filter, or with settings
+// that do not work for Consume; *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h Handler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
 		return nil, badArgument("Consume", "handler", "is nil")
 	}
 	return st.consume(ctx, durable, consumption{call: "Consume", filters: []string{string(s)}, make: typed(h), of: reflect.TypeFor[T]()}, opts)
+}
+
+// Consume is the function Consume for handlers of several types. m calls the handler of each
+// message's subject. With a Concurrency of 1 they are called in the order of the stream.
+//
+// The durable gets the messages for which m has a handler. If m has a Default it gets all
+// messages of the stream. Its filter is set when the durable is created. If a later m has
+// handlers for other messages, the durable would skip some of them; if it has fewer handlers,
+// some messages would have none. Both are a *ConsumerConflictError with the patterns. Handlers
+// for messages that the durable gets anyway may be added and removed.
+//
+// KeyBy takes a function of []byte here: the payload before compression.
+//
+// A message for which m has no handler becomes a dead letter with CauseUnrouted. This happens
+// if the handler was removed while the message waited for another attempt.
+//
+// Errors: those of the function Consume; *SubjectError and *OptionError for what is wrong with
+// m. Two patterns that overlap, neither of which contains the other, are a *SubjectError,
+// because no durable can have both.
+func (s *Stream) Consume(ctx context.Context, durable string, m *Mux, opts ...ConsumeOption) (*Consumer, error) {
+	r, err := m.routing("Stream.Consume")
+	if err != nil {
+		return nil, err
+	}
+	filters, err := r.filters()
+	if err != nil {
+		return nil, err
+	}
+	return s.consume(ctx, durable, consumption{call: "Stream.Consume", filters: filters, make: r.shareOut, of: reflect.TypeFor[[]byte]()}, opts)
 }
 
 // consumption is what a call of Consume, ConsumeBatch or Stream.Consume asks for.
@@ -109,336 +113,119 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 		return nil, err
 	}
 	o.group.name = durable
-	r, err := s.bus.newHandlerCall(strings.Join(want.filters, " "), &o.handlerOptions, want.make)
+	call, err := s.bus.newHandlerCall(strings.Join(want.filters, " "), &o.handlerOptions, want.make)
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{bus: s.bus, retry: o.retry, stream: s.name, durable: durable, filters: want.filters, receiver: r, stopOnce: lifecycle.NewStopOnce()}
-	c.quiescer = lifecycle.NewExclusive(&c.rewinds, func() lifecycle.Quiescer {
-		in, _ := c.now()
-		return in
-	})
-	c.life, c.end = context.WithCancelCause(context.Background())
-	if err := c.takeKeys(o); err != nil { // before anything is written for it
-		return nil, err
-	}
-	if err := s.begin(ctx, c, o); err != nil {
-		c.leaveKeys()
+	c := &Consumer{bus: s.bus, call: call, retry: o.retry, stream: s.name, durable: durable}
+	if err := c.open(ctx, s, want, o); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// begin declares what c needs on the server, and has it take messages.
-func (s *Stream) begin(ctx context.Context, c *Consumer, o *consumeOptions) error {
-	info, err := s.declareConsumer(ctx, c.durable, c.filters, o)
-	if err != nil {
-		return err
+// checkConsume checks the names and patterns of a call, and that the stream stores something
+// that matches.
+func (s *Stream) checkConsume(ctx context.Context, durable string, want consumption, o *consumeOptions) error {
+	if !streamName.MatchString(durable) {
+		return badDurable(durable)
 	}
-	if c.side, err = sidestream.Open(ctx, s.bus.core, s.side, c.durable, info.Config.AckWait); err != nil {
-		return translate(err)
-	}
-	if o.shares(s.bus) {
-		if err := sidestream.DeclareKeys(ctx, s.bus.core, s.side); err != nil {
-			return translate(err)
+	for _, filter := range want.filters {
+		if err := checkPattern(filter); err != nil {
+			return err
+		}
+		if err := o.checkKey(filter, want.of); err != nil {
+			return err
+		}
+		if err := s.checkMayHave(ctx, filter); err != nil {
+			return err
 		}
 	}
-	return c.open(ctx, o, info.Config)
-}
-
-func (c *Consumer) open(ctx context.Context, o *consumeOptions, config jetstream.ConsumerConfig) (err error) {
-	c.intake = c.intakeConfig(o, config)
-	c.gather(o)
-	if o.shares(c.bus) {
-		c.in, err = c.share(o)
-	} else if err = c.openRecovery(ctx, o, &c.intake); err == nil {
-		c.in, err = intake.OpenDurable(c.bus.core.Link, c.intake)
-	}
-	if err != nil {
-		return translate(err)
-	}
-	if err := c.bus.registry.Add(lifecycle.StageSubscribers, c, c.quiescer); err != nil {
-		_ = c.in.Drain(ctx)
-		return translate(err)
-	}
-	c.in.Start()
 	return nil
 }
 
-// openRecovery gives an intake the recovery log of the durable, as it is now.
-func (c *Consumer) openRecovery(ctx context.Context, o *consumeOptions, conf *intake.DurableConfig) error {
-	log, err := recovery.Open(ctx, recovery.Config{Core: c.bus.core, Store: c.side, Stream: c.stream,
-		MaxCrashes: max(o.retry.MaxCrashes, 0), Keyed: o.key.make != nil, BlockKeys: o.key.parks(),
-		Cause: func(err error) string { return string(c.retry.causeOf(err)) }, Handlers: c.receiver.ctx})
+func badDurable(name string) error {
+	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
+}
+
+// open declares the durable, registers c and starts it.
+func (c *Consumer) open(ctx context.Context, s *Stream, want consumption, o *consumeOptions) error {
+	engine, err := consumer.Open(ctx, c.config(s, want, o))
+	if errors.Is(err, consumer.ErrKeysHeld) {
+		return &OptionError{Option: o.key.option, Value: o.key.name, Reason: fmt.Sprintf(
+			"this bus has a consumer with keys of durable %q of stream %q already; end that first, give it more Concurrency, or open a port with WithListen, then several keep the order together", c.durable, c.stream)}
+	}
 	if err != nil {
+		return c.publicError(err)
+	}
+	c.engine = engine
+	if err := c.bus.registry.Add(lifecycle.StageSubscribers, c, engine.Quiescer()); err != nil {
+		engine.Abort(ctx)
+		c.engine = nil
 		return translate(err)
 	}
-	conf.Recovery = log
-	conf.WriteDeadLetter = func(d wire.Delivery) error { return c.writeDeadLetter(d, log) }
+	engine.Start()
 	return nil
 }
 
-func (c *Consumer) intakeConfig(o *consumeOptions, config jetstream.ConsumerConfig) intake.DurableConfig {
-	return intake.DurableConfig{
-		Source: intake.Source{
-			Next:    nextSubject(c.stream, c.durable),
-			Info:    infoSubject(c.stream, c.durable),
-			MaxHeld: most(config),
-
-			Get: "$JS.API.STREAM.MSG.GET." + c.stream, Filter: subject.Covering(c.filters),
-		},
-		More:        []intake.Source{c.side.Source()},
-		Concurrency: o.concurrency,
-		Window:      8,
-		AckWait:     config.AckWait,
-		Key:         o.keyFunc(c.bus.format),
-		GiveUpStuck: o.key.parks(),
-		Policy:      o.retry.policy(),
-		Timeout:     c.bus.core.Timeout,
-		Interval:    o.interval,
-		Run:         c.run,
-		Exited:      c.exited,
-		Retrying:    c.retrying,
-		Report:      c.stalled,
-		Settling:    c.settling,
-		DeferRetry:  c.park(),
+// config describes the consumer to the engine.
+func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consumer.Config {
+	cfg := consumer.Config{
+		Core: s.bus.core, Holders: &s.bus.keyHolders,
+		Stream: s.side, Durable: c.durable, Filters: want.filters, Start: o.start,
+		Concurrency: o.concurrency, Interval: o.interval, AckWait: o.ackWait,
+		Policy: o.retry.policy(), MaxCrashes: max(o.retry.MaxCrashes, 0),
+		Handler: consumer.Handler{Run: c.run, Exited: c.exited, Cause: func(err error) string { return string(c.retry.causeOf(err)) },
+			Context: c.call.ctx, Pattern: c.call.pattern, Counters: &c.call.counters},
+		Report: c.report,
+		Ended:  func() { c.bus.retire(c) },
 	}
-}
-
-// nextSubject is the API subject that takes requests for messages of a consumer.
-func nextSubject(stream, durable string) string {
-	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
-}
-
-// infoSubject is the API subject that takes questions about a consumer.
-func infoSubject(stream, durable string) string {
-	return "$JS.API.CONSUMER.INFO." + stream + "." + durable
-}
-
-// settling traces a settlement; the function it returns ends the span.
-func (c *Consumer) settling(d wire.Delivery, name string) (end func(error)) {
-	if c.bus.core.Telemetry == nil {
-		return func(error) {}
+	if o.key.make != nil {
+		cfg.Key = consumer.Key{Name: o.key.name, Of: o.key.make(s.bus.format, &o.handlerOptions), Block: o.key.parks()}
 	}
-	ctx := d.Stored.Context
-	if ctx == nil { // its handler, if any, ran elsewhere
-		ctx = context.Background()
+	if b := o.batch; b.handler != nil {
+		cfg.Batch = consumer.Batch{Size: b.size, Wait: *b.wait,
+			Run: func(ds []wire.Delivery, outcomes []settle.Outcome) { b.handler.run(c, ds, outcomes) }}
 	}
-	_, span := c.bus.core.Telemetry.Settle(ctx, telemetry.Op{Name: name, Subject: d.Subject, Template: c.receiver.pattern, Group: c.durable})
-	return span.End
+	return cfg
 }
 
-// run makes one attempt at d. A worker of the intake calls it.
+// run makes one attempt at d. A worker of the engine calls it.
 func (c *Consumer) run(d wire.Delivery) settle.Outcome {
-	return c.outcome(c.call(c.receiver.ctx, d))
+	return c.outcome(c.handle(c.call.ctx, d))
 }
 
-// call calls the handler for d in ctx, and returns how it failed.
-func (c *Consumer) call(ctx context.Context, d wire.Delivery) (err error) {
+// handle calls the handler for d in ctx, and returns how it failed.
+func (c *Consumer) handle(ctx context.Context, d wire.Delivery) (err error) {
 	if d.Stored.Deliveries > 1 && d.Stored.Attempt == 1 {
-		c.receiver.counters.Redelivered.Add(1)
-		c.bus.core.Telemetry.Redelivered(c.receiver.pattern, c.durable, 1)
+		c.call.counters.Redelivered.Add(1)
+		c.bus.core.Telemetry.Redelivered(c.call.pattern, c.durable, 1)
 	}
-	d.Stored.Context, err = c.receiver.callIn(ctx, newRaw(&d.In, d.Stored), d.Number)
+	d.Stored.Context, err = c.call.callIn(ctx, newRaw(&d.In, d.Stored), d.Number)
 	return err
 }
 
-// exited returns the outcome of an attempt at a message whose handler ended its
-// goroutine. The goroutine that ends calls it.
+// exited returns the outcome of an attempt at a message whose handler ended its goroutine.
+// The goroutine that ends calls it.
 func (c *Consumer) exited(wire.Delivery) settle.Outcome {
 	return c.outcome(errExited)
 }
 
-// retrying reports that d failed with err and will be tried again.
-func (c *Consumer) retrying(d wire.Delivery, err error) {
-	c.bus.report(event.Event{Kind: event.Retry, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
-		Attempt: d.Stored.Attempt, Err: err})
-}
-
-// outcome is what the end of a handler call means. One that the end of the bus cut off
-// says nothing of its message.
+// outcome returns what the end of a handler call means. A call that the end of the bus cut
+// off says nothing about its message.
 func (c *Consumer) outcome(err error) settle.Outcome {
 	o := c.retry.outcome(err)
-	if err != nil && c.receiver.ctx.Err() != nil {
+	if err != nil && c.call.ctx.Err() != nil {
 		o.Returned = true
 	}
 	return o
 }
 
-// writeDeadLetter stores d, which will not be handled, as a dead letter, and reports that.
-func (c *Consumer) writeDeadLetter(d wire.Delivery, log *recovery.Log) error {
-	e := event.Event{Kind: event.DeadLetter, Subject: d.Subject, Stream: c.stream, Durable: c.durable, Sequence: d.Stored.Sequence,
-		Attempt: d.Stored.Attempt, Err: d.Stored.Dead}
-	cause := c.retry.causeOf(d.Stored.Dead)
-	err := translate(c.side.PutDeadLetter(c.receiver.ctx, &d, string(cause)))
-	if err != nil {
-		c.unburied.Store(&err)
-		e.Kind, e.Err = event.DeadLetterFailed, err
-	} else {
-		c.unburied.Store(nil)
-		log.RecordDeadLetter(&d)
-		c.receiver.counters.DeadLetters.Add(1)
-		c.bus.core.Telemetry.DeadLettered(c.receiver.pattern, c.durable, string(cause))
+// report reports an event of the engine.
+func (c *Consumer) report(e event.Event) {
+	switch e.Kind {
+	case event.DeadLetterFailed, event.OwnershipLost, event.SettlementRefused:
+		e.Err = c.publicError(e.Err)
 	}
 	c.bus.report(e)
-	return err
-}
-
-// park returns what keeps messages until their next attempt, nil where the server
-// cannot.
-func (c *Consumer) park() func(context.Context, wire.Delivery, time.Time) error {
-	if !c.side.CanDefer {
-		return nil
-	}
-	return func(ctx context.Context, d wire.Delivery, at time.Time) error { return c.side.DeferRetry(ctx, &d, at) }
-}
-
-// stalled reports that no messages come, and ends the consumer when none will.
-func (c *Consumer) stalled(err error) {
-	e := event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable, Err: err}
-	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
-		e.Kind, e.Subject, e.Sequence = event.KeyStuck, stuck.Subject, stuck.Sequence
-	}
-	c.bus.report(e)
-	if errors.Is(err, intake.ErrConsumerDeleted) {
-		go func() { _ = c.Drain(context.Background()) }() // ends with the intake, which Shutdown waits for too
-	}
-}
-
-// none reports whether c was not made by Consume, as what that returns with an error.
-// It has ended, and ends again without one.
-func (c *Consumer) none() bool { return c == nil || c.bus == nil }
-
-// Drain takes no more messages, gives back those that were not begun, waits for
-// the handlers and until their acknowledgements have arrived, and ends the
-// consumer in this process. When ctx ends first (the bus's drain timeout, if it
-// has no deadline) it ends at once and returns a *DrainError; what was not
-// finished comes again. Called from one of its own handlers it does not wait for
-// that one. Further calls wait for the first one.
-func (c *Consumer) Drain(ctx context.Context) error {
-	if c.none() {
-		return nil
-	}
-	if ctx == nil {
-		return noContext("Drain")
-	}
-	ctx, cancel := c.bus.core.WithDrainTimeout(dispatch.FromCaller(ctx))
-	defer cancel()
-	return c.finish(ctx)
-}
-
-// Stop takes no more messages, gives back those that were not begun, and ends the
-// consumer in this process without waiting for its handlers. Those that run may
-// finish, and settle their messages; nobody keeps these alive any more, so after
-// AckWait they come again, here or elsewhere. With keys, where several processes can
-// keep the order together, those that run may not settle any more, since the next owner
-// does: their outcomes are refused (event.SettlementRefused) and their messages come
-// again; what another process gave this one is given out again at once. Where a Drain
-// waits already, Stop does nothing.
-func (c *Consumer) Stop() {
-	if c.none() {
-		return
-	}
-	ctx, cancel := context.WithCancelCause(dispatch.FromCaller(context.Background()))
-	cancel(errStopped)
-	_ = c.finish(ctx)
-}
-
-// errStopped is why Stop does not wait. What is left behind was asked for then.
-var errStopped = errors.New("it was stopped")
-
-func (c *Consumer) finish(ctx context.Context) error {
-	return c.stopOnce.Do(ctx, func() (err error) {
-		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
-			err = c.unfinished(why)
-		}
-		c.leaveKeys()
-		c.bus.retire(c)
-		return err
-	}, c.runsCaller, c.unfinished)
-}
-
-// last is the present intake, and there will be no other. It ends a Rewind and waits
-// for that.
-func (c *Consumer) last(ctx context.Context) taking {
-	c.end(ErrClosed)
-	c.quiescer.Release()
-	if unlock, err := c.rewinds.Lock(ctx); err == nil {
-		defer unlock()
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	return c.in
-}
-
-func (c *Consumer) unfinished(why error) error {
-	in, _ := c.now()
-	e := &DrainError{Subject: c.receiver.pattern, Stream: c.stream, Durable: c.durable, Running: in.InFlight(), Longest: longest(in), Err: why}
-	e.Pending, _ = in.Pending()
-	return e.whenGivenUp()
-}
-
-// now is the present intake, and what those before it did.
-func (c *Consumer) now() (taking, tally) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.in, c.past
-}
-
-// longest is the handler call of in that has been running for longest.
-func longest(in taking) Running {
-	run, ok := in.Longest()
-	if !ok {
-		return Running{}
-	}
-	return Running{Subject: run.Subject, Sequence: run.Sequence, For: time.Since(run.Since)}
-}
-
-// Done returns a channel that is closed when the consumer has ended in this
-// process: by Drain, Stop, with the bus, or because it was deleted on the server.
-func (c *Consumer) Done() <-chan struct{} {
-	if c.none() {
-		return closedChan
-	}
-	return c.stopOnce.Done()
-}
-
-// Err is why the consumer ended by itself, as a *StreamError, or nil.
-func (c *Consumer) Err() error {
-	if c.none() {
-		return nil
-	}
-	in, _ := c.now()
-	if err := in.Err(); err != nil {
-		return &StreamError{Stream: c.stream, Op: "consume as " + c.durable, Err: err}
-	}
-	return nil
-}
-
-func (c *Consumer) runsCaller(ctx context.Context) bool {
-	in, _ := c.now()
-	return in.RunsCaller(ctx)
-}
-
-// calls counts the handler calls of all intakes.
-type calls struct {
-	tally
-	in taking
-}
-
-func (c calls) Begun() int64 { return c.begun + c.in.Begun() }
-func (c calls) Ended() int64 { return c.ended + c.in.Ended() }
-
-func (c *Consumer) stats() SubscriptionStats {
-	in, past := c.now()
-	st := c.receiver.stats(calls{past, in})
-	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable
-	st.Pending, st.PendingBytes = in.Pending()
-	st.InFlight, st.Longest = in.InFlight(), longest(in)
-	st.setLag(in.Lag())
-	if shared, ok := in.(*sharing); ok {
-		st.Owner = shared.Owns()
-	}
-	return st
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/access"
-	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -128,21 +127,6 @@ func (o *consumeOptions) completeBatch(call string) {
 // atOnce is how many messages are handled at once.
 func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size, 1) }
 
-// gather makes the intake of c gather batches, if o says so.
-func (c *Consumer) gather(o *consumeOptions) {
-	h := o.batch.handler
-	if h == nil {
-		return
-	}
-	run := func(ds []wire.Delivery, outcomes []settle.Outcome) { h.run(c, ds, outcomes) }
-	c.intake.Batch = intake.Batch{Size: o.batch.size, Wait: *o.batch.wait, Run: run}
-	c.intake.Run = func(d wire.Delivery) settle.Outcome {
-		outcome := []settle.Outcome{{}}
-		run([]wire.Delivery{d}, outcome)
-		return outcome[0]
-	}
-}
-
 // batchRun makes one attempt at each message of a batch. All of it runs on the goroutine
 // of one worker, unless a middleware calls next on another one.
 //
@@ -231,7 +215,7 @@ func (s *batchSlot) attempt() {
 		s.run.outcomes[s.index] = s.run.consumer.outcome(err)
 	}()
 	c := s.run.consumer
-	err = c.call(context.WithValue(c.receiver.ctx, batchKey{}, s), s.delivery)
+	err = c.handle(context.WithValue(c.call.ctx, batchKey{}, s), s.delivery)
 }
 
 // joinBatch has m handled with the other messages of its batch, and returns the outcome
@@ -285,7 +269,7 @@ func (r *batchRun) handle() {
 			s.err = errs[i]
 		}
 	}()
-	r.handler.call(r.consumer.receiver.ctx, ms, errs)
+	r.handler.call(r.consumer.call.ctx, ms, errs)
 }
 
 // call calls the handler with ms, and sets in errs the outcome of each message.

@@ -96,7 +96,7 @@ func TestConsumeBatchConcurrency(t *testing.T) {
 			return nil
 		}, bus.BatchSize(20), bus.BatchWait(0), bus.Concurrency(4))
 		pass(500 * time.Millisecond)
-		if s := b.Stats().Subscriptions[0]; s.InFlight > 80 || s.Longest.Subject != "S" || s.Longest.For != 500*time.Millisecond {
+		if s := b.Stats().Subscriptions[0]; s.InFlight > 80 || s.Longest.Subject != "S" || s.Longest.Duration != 500*time.Millisecond {
 			t.Errorf("the statistics are %+v", s)
 		}
 		pass(10 * time.Minute)

@@ -164,8 +164,8 @@ func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 				return
 			}
 			e := asError[*bus.ConsumerConflictError](t, err, "filter: have")
-			if !slices.Equal(e.Skipped, tc.skipped) || !slices.Equal(e.Unasked, tc.unasked) {
-				t.Errorf("skipped %q, unasked %q", e.Skipped, e.Unasked)
+			if !slices.Equal(e.MissingFilters, tc.skipped) || !slices.Equal(e.ExtraFilters, tc.unasked) {
+				t.Errorf("skipped %q, unasked %q", e.MissingFilters, e.ExtraFilters)
 			}
 			for _, p := range tc.skipped {
 				hasText(t, err, "it would skip "+p)
@@ -182,7 +182,7 @@ func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 		m.Default(ignore[[]byte])
 		_, err := st.Consume(t.Context(), "default", m)
 		e := asError[*bus.ConsumerConflictError](t, err, "it would skip >")
-		if !slices.Equal(e.Skipped, []string{">"}) {
+		if !slices.Equal(e.MissingFilters, []string{">"}) {
 			t.Errorf("got %+v", e)
 		}
 	})

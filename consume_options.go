@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -23,8 +21,8 @@ type consumeOptions struct {
 	ackWait  time.Duration // 0 where it was not given
 	retry    RetryPolicy
 	key      keyOptions
-	start    start
-	interval time.Duration // between the beginnings of two handler calls
+	start    consumer.Start // zero: not given
+	interval time.Duration  // between the beginnings of two handler calls
 	batch    batchOptions
 }
 
@@ -89,13 +87,13 @@ func RateLimit(n int, per time.Duration) ConsumeOption {
 // StartOption says with which message of its stream a durable begins. It holds when
 // the durable is made. On one that exists another start is a *ConsumerConflictError,
 // and none leaves it where it is; Consumer.Rewind sends it back.
-type StartOption struct{ start start }
+type StartOption struct{ start consumer.Start }
 
 func (s StartOption) onConsume(o *consumeOptions) {
 	if err := s.check("Consume"); err != nil {
 		o.addError(err)
 	}
-	if o.start != (start{}) && o.start != s.start {
+	if o.start != (consumer.Start{}) && o.start != s.start {
 		o.addError(&OptionError{Option: "Consume start", Value: s.start.String(), Reason: "another option says " + o.start.String() + " already; leave one out"})
 		return
 	}
@@ -107,112 +105,54 @@ func (s StartOption) onReplay(o *replayOptions) {
 		o.addError(err)
 		return
 	}
-	switch s.start.kind {
-	case startLast, startNew:
+	if !s.names() {
 		o.addError(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use Last, StartAtFirst, StartAtSequence or StartAtTime"})
-	default:
-		o.startAt(s.start.sequence, s.start.time, 0)
+		return
 	}
+	o.startAt(s.start.Sequence, s.start.Time, 0)
+}
+
+// names reports whether s names a message that may be stored already.
+func (s StartOption) names() bool {
+	return s.start.Kind == consumer.StartFirst || s.start.Kind == consumer.StartSequence || s.start.Kind == consumer.StartTime
 }
 
 func (s StartOption) check(call string) error {
-	switch s.start.kind {
-	case startUnsaid:
+	switch s.start.Kind {
+	case consumer.StartUnset:
 		return &OptionError{Option: call, Value: "StartOption{}", Reason: "make it with a function such as StartAtFirst"}
-	case startSequence:
-		if s.start.sequence == 0 {
+	case consumer.StartSequence:
+		if s.start.Sequence == 0 {
 			return &OptionError{Option: "StartAtSequence", Value: "0", Reason: "sequences begin with 1"}
 		}
-	case startTime:
-		if s.start.time.IsZero() {
-			return &OptionError{Option: "StartAtTime", Value: s.start.time.String(), Reason: "is the zero time; use StartAtFirst for all messages"}
+	case consumer.StartTime:
+		if s.start.Time.IsZero() {
+			return &OptionError{Option: "StartAtTime", Value: s.start.Time.String(), Reason: "is the zero time; use StartAtFirst for all messages"}
 		}
 	}
 	return nil
 }
 
-// start is where a durable begins.
-type start struct {
-	kind     startKind
-	sequence uint64
-	time     time.Time // UTC, without the monotonic part
-}
-
-type startKind int
-
-const (
-	startUnsaid startKind = iota
-	startFirst
-	startLast
-	startNew
-	startSequence
-	startTime
-)
-
 // StartAtFirst begins with the first message that is stored, which is the default.
-func StartAtFirst() StartOption { return StartOption{start{kind: startFirst}} }
+func StartAtFirst() StartOption { return StartOption{consumer.Start{Kind: consumer.StartFirst}} }
 
 // StartAtLast begins with the last message that is stored and matches.
-func StartAtLast() StartOption { return StartOption{start{kind: startLast}} }
+func StartAtLast() StartOption { return StartOption{consumer.Start{Kind: consumer.StartLast}} }
 
 // StartAtNew begins with the first message that is stored after the durable was made.
-func StartAtNew() StartOption { return StartOption{start{kind: startNew}} }
+func StartAtNew() StartOption { return StartOption{consumer.Start{Kind: consumer.StartNew}} }
 
 // StartAtSequence begins with the message that has this sequence in the stream, or the
 // first one after it.
 func StartAtSequence(sequence uint64) StartOption {
-	return StartOption{start{kind: startSequence, sequence: sequence}}
+	return StartOption{consumer.Start{Kind: consumer.StartSequence, Sequence: sequence}}
 }
 
 // StartAtTime begins with the first message that was stored at t or later. A t that a
 // program computes anew when it starts, as an hour ago, is another start each time, and
 // a conflict from the second time on.
 func StartAtTime(t time.Time) StartOption {
-	return StartOption{start{kind: startTime, time: t.UTC().Round(0)}}
-}
-
-var deliverPolicies = map[startKind]jetstream.DeliverPolicy{
-	startUnsaid: jetstream.DeliverAllPolicy, startFirst: jetstream.DeliverAllPolicy, startLast: jetstream.DeliverLastPolicy,
-	startNew:      jetstream.DeliverNewPolicy,
-	startSequence: jetstream.DeliverByStartSequencePolicy, startTime: jetstream.DeliverByStartTimePolicy,
-}
-
-func (s start) String() string {
-	var c jetstream.ConsumerConfig
-	s.apply(&c)
-	return startOf(c)
-}
-
-// apply writes s into the configuration of a new consumer.
-func (s start) apply(c *jetstream.ConsumerConfig) {
-	c.DeliverPolicy, c.OptStartSeq = deliverPolicies[s.kind], s.sequence
-	if s.kind == startTime {
-		c.OptStartTime = &s.time
-	}
-}
-
-// config is a configuration that begins at s.
-func (s start) config() (c jetstream.ConsumerConfig) {
-	s.apply(&c)
-	return c
-}
-
-// leave makes want begin where have does.
-func (start) leave(want *jetstream.ConsumerConfig, have jetstream.ConsumerConfig) {
-	want.DeliverPolicy, want.OptStartSeq, want.OptStartTime = have.DeliverPolicy, have.OptStartSeq, have.OptStartTime
-}
-
-// startOf is where c begins, in words.
-func startOf(c jetstream.ConsumerConfig) string {
-	switch {
-	case c.DeliverPolicy == jetstream.DeliverAllPolicy:
-		return "first"
-	case c.DeliverPolicy == jetstream.DeliverByStartSequencePolicy:
-		return "sequence " + strconv.FormatUint(c.OptStartSeq, 10)
-	case c.DeliverPolicy == jetstream.DeliverByStartTimePolicy && c.OptStartTime != nil:
-		return c.OptStartTime.UTC().Format(time.RFC3339Nano)
-	}
-	return c.DeliverPolicy.String()
+	return StartOption{consumer.Start{Kind: consumer.StartTime, Time: t.UTC().Round(0)}}
 }
 
 // keyOptions is what the options about keys set.
@@ -370,14 +310,6 @@ func (o *consumeOptions) keyBy(option, said string, mk keyMaker) {
 		return
 	}
 	o.key.make, o.key.option, o.key.name = mk, option, said
-}
-
-// keyFunc is the function that names keys, nil without keys.
-func (o *consumeOptions) keyFunc(f *payload.Format) keyFunc {
-	if o.key.make == nil {
-		return nil
-	}
-	return o.key.make(f, &o.handlerOptions)
 }
 
 // StuckKey says what becomes of a key whose message cannot be handled.

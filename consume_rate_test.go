@@ -177,7 +177,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 		}, bus.HandlerTimeout(time.Second))
 		pass(4 * time.Minute)
 		healthy(t, b)
-		if l := b.Stats().Subscriptions[0].Longest; l != (bus.Running{Subject: "S", Sequence: 2, For: 4 * time.Minute}) {
+		if l := b.Stats().Subscriptions[0].Longest; l != (bus.Running{Subject: "S", Sequence: 2, Duration: 4 * time.Minute}) {
 			t.Errorf("the longest is %+v", l)
 		}
 		pass(2 * time.Minute)

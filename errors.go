@@ -257,48 +257,6 @@ func isTimeout(target, why error) bool {
 	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded) //nolint:errorlint // the very one
 }
 
-// ConsumerConflictError is returned by Consume when the durable exists with
-// another configuration. Nothing was changed.
-type ConsumerConflictError struct {
-	Stream, Durable string
-	Fields          []FieldChange
-
-	Skipped []string // patterns that were asked for, and of whose messages the durable sends none or not all
-	Unasked []string // patterns whose messages it sends, and that were not asked for
-}
-
-func (e *ConsumerConflictError) Error() string {
-	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinChanges(e.Fields))
-	if len(e.Skipped) > 0 {
-		s += "; it would skip " + strings.Join(e.Skipped, ", ")
-	}
-	if len(e.Unasked) > 0 {
-		s += "; nothing handles all of its " + strings.Join(e.Unasked, ", ")
-	}
-	return s + "; " + e.remedy()
-}
-
-// The fields of a ConsumerConflictError that have a remedy of their own.
-const (
-	fieldKey   = "key"
-	fieldStart = "start"
-)
-
-// remedy says what to do about e.
-func (e *ConsumerConflictError) remedy() string {
-	another := "use another durable, or remove this one with Stream.DeleteConsumer, which forgets its place"
-	if len(e.Fields) != 1 {
-		return another
-	}
-	switch e.Fields[0].Field {
-	case fieldKey:
-		return "all its members give the same key: stop those that have the other one first, or use another durable"
-	case fieldStart:
-		return "leave the start out, go back with Consumer.Rewind, or " + another
-	}
-	return another
-}
-
 // PublicError is what Public returns: an error of a responder whose text travels
 // to the caller, who gets it as a *RemoteError. Its fields travel as Public
 // describes.

@@ -1,9 +1,49 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/consumer"
 )
+
+// ConsumerConflictError is returned by Consume if the durable exists with another
+// configuration. Nothing was changed.
+type ConsumerConflictError struct {
+	Stream, Durable string
+	Fields          []FieldChange
+
+	MissingFilters []string // patterns that were asked for, and of whose messages the durable gets none or not all
+	ExtraFilters   []string // patterns whose messages the durable gets, and that were not asked for
+}
+
+func (e *ConsumerConflictError) Error() string {
+	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinChanges(e.Fields))
+	if len(e.MissingFilters) > 0 {
+		s += "; it would skip " + strings.Join(e.MissingFilters, ", ")
+	}
+	if len(e.ExtraFilters) > 0 {
+		s += "; nothing handles all of its " + strings.Join(e.ExtraFilters, ", ")
+	}
+	return s + "; " + e.remedy()
+}
+
+// remedy says what to do about e.
+func (e *ConsumerConflictError) remedy() string {
+	another := "use another durable, or remove this one with Stream.DeleteConsumer, which forgets its place"
+	if len(e.Fields) != 1 {
+		return another
+	}
+	switch e.Fields[0].Field {
+	case consumer.FieldKey:
+		return "all its members give the same key: stop those that have the other one first, or use another durable"
+	case consumer.FieldStart:
+		return "leave the start out, go back with Consumer.Rewind, or " + another
+	}
+	return another
+}
 
 // ConsumerError is returned when an operation on a durable consumer is not possible. The
 // durable and its messages are as they were before.
@@ -49,11 +89,41 @@ func (e *ConsumerError) Is(target error) bool { return isTimeout(target, e.Err) 
 
 // Running is a handler call that has not returned.
 type Running struct {
-	Subject  string // of its message, of a batch the first; empty for none
-	Sequence uint64 // likewise
-	For      time.Duration
+	Subject  string // of its message; of a batch the first one's; empty if no handler runs
+	Sequence uint64 // of the same message
+	Duration time.Duration
 }
 
 func (r Running) String() string {
-	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.For.Round(time.Millisecond))
+	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.Duration.Round(time.Millisecond))
+}
+
+// publicError makes the public errors of what the engine of a consumer returns.
+func (c *Consumer) publicError(err error) error {
+	switch e := err.(type) { //nolint:errorlint // the engine does not wrap its errors
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }: // joined
+		var all []error
+		for _, err := range e.Unwrap() {
+			all = append(all, c.publicError(err))
+		}
+		return errors.Join(all...)
+	case *consumer.ConflictError:
+		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters}
+		for _, f := range e.Fields {
+			public.Fields = append(public.Fields, FieldChange{Field: f.Field, Have: f.Have, Want: f.Want})
+		}
+		return public
+	case *consumer.RewindError:
+		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: e.Sequence,
+			Messages: e.Messages, Running: e.Running, Longest: running(e.Longest), Reason: e.Reason, Err: e.Err}
+	case *consumer.UnfinishedError:
+		return &DrainError{Subject: c.call.pattern, Stream: c.stream, Durable: c.durable,
+			Pending: e.Pending, Running: e.Running, Longest: running(e.Longest), Err: e.Err}
+	}
+	if err == consumer.ErrEnded { //nolint:errorlint // likewise
+		return ErrClosed
+	}
+	return translate(err)
 }

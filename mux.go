@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/subject"
 )
@@ -140,11 +141,11 @@ func (r *routing) within(pattern string) error {
 // routes match. With a default that is everything.
 func (r *routing) filters() ([]string, error) {
 	if r.rest != nil {
-		return []string{everything}, nil
+		return []string{consumer.All}, nil
 	}
 	var widest []string
 	for _, route := range slices.Backward(r.routes) { // the wider ones first
-		if len(beyond([]string{route.pattern}, widest)) > 0 {
+		if len(subject.Uncovered([]string{route.pattern}, widest)) > 0 {
 			widest = append(widest, route.pattern)
 		}
 	}

@@ -234,3 +234,18 @@ func (r *handlerCall) stats(calls callCounts) SubscriptionStats {
 func latencyOf(s telemetry.Summary) Latency {
 	return Latency{Samples: s.Count, P50: s.P50, P90: s.P90, P99: s.P99, Max: s.Max}
 }
+
+// observeConsumers has the metrics report how far the consumers are behind.
+func (b *Bus) observeConsumers() (err error) {
+	b.unobserve, err = b.core.Telemetry.ObserveConsumers(func() []telemetry.Consumer {
+		var all []telemetry.Consumer
+		for _, m := range b.registry.Members() {
+			if c, ok := m.(*Consumer); ok {
+				s := c.stats()
+				all = append(all, telemetry.Consumer{Template: s.Subject, Stream: s.Stream, Group: s.Durable, Lag: s.Lag, OldestAge: s.OldestAge})
+			}
+		}
+		return all
+	})
+	return err
+}

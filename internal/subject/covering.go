@@ -1,6 +1,9 @@
 package subject
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Covering returns one pattern that matches every subject that one of filters matches. It may
 // match more subjects. filters must not be empty.
@@ -21,4 +24,11 @@ func Covering(filters []string) string {
 		}
 	}
 	return strings.Join(all, ".")
+}
+
+// Uncovered returns the patterns of want that no pattern of have covers.
+func Uncovered(want, have []string) []string {
+	return slices.DeleteFunc(slices.Clone(want), func(w string) bool {
+		return slices.ContainsFunc(have, func(h string) bool { return Covers(h, w) })
+	})
 }

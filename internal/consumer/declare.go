@@ -1,0 +1,176 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/subject"
+)
+
+// metadataKey is the metadata of a durable that names its key. Without keys it is absent.
+const metadataKey = "_omnibus.key"
+
+// minAckPending is how many messages of a durable may be unacknowledged, in all processes
+// together, unless more of them are handled at once.
+const minAckPending = 1000
+
+// declare creates the durable, or adopts the one that exists. Open calls it.
+func declare(ctx context.Context, c *Config) (*jetstream.ConsumerInfo, error) {
+	want := wanted(c)
+	con, err := c.Core.JetStream.CreateConsumer(ctx, c.Stream.Name, want)
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		return adopt(ctx, c, want)
+	}
+	if err != nil {
+		return nil, jserr.Wrap(c.Stream.Name, "consume", err)
+	}
+	return con.CachedInfo(), nil
+}
+
+// wanted returns the configuration of a new durable.
+func wanted(c *Config) jetstream.ConsumerConfig {
+	want := jetstream.ConsumerConfig{Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: cmp.Or(c.AckWait, DefaultAckWait), MaxDeliver: -1, MaxAckPending: max(minAckPending, 4*c.atOnce())}
+	if c.Key.Of != nil {
+		want.Metadata = map[string]string{metadataKey: c.Key.Name}
+	}
+	switch {
+	case slices.Contains(c.Filters, All): // the server is quicker without a filter
+	case len(c.Filters) == 1:
+		want.FilterSubject = c.Filters[0]
+	default:
+		want.FilterSubjects = c.Filters
+	}
+	c.Start.apply(&want)
+	return want
+}
+
+// adopt uses the durable that exists. It sets the AckWait and the key that are asked for.
+func adopt(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
+	if err != nil {
+		return nil, jserr.Wrap(c.Stream.Name, "consume", err)
+	}
+	have := con.CachedInfo().Config
+	if c.Start == (Start{}) {
+		copyStart(&want, have)
+	}
+	if e := conflict(have, want); e != nil {
+		return nil, e
+	}
+	info, err := changeKey(ctx, c, con.CachedInfo(), want)
+	if err != nil || c.AckWait == 0 || have.AckWait == want.AckWait {
+		return info, err
+	}
+	have = info.Config
+	have.AckWait = want.AckWait
+	return update(ctx, c, have)
+}
+
+// changeKey sets the key of a durable, if it is new. While other processes ask for messages
+// they use the old key, or none, and both together would keep no order.
+func changeKey(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+	have := info.Config
+	if have.Metadata[metadataKey] == want.Metadata[metadataKey] {
+		return info, nil
+	}
+	if info.NumWaiting > 0 {
+		return nil, &ConflictError{Fields: []Difference{{FieldKey, describeKey(have), describeKey(want)}}}
+	}
+	have.Metadata = maps.Clone(have.Metadata)
+	delete(have.Metadata, metadataKey)
+	if have.Metadata == nil {
+		have.Metadata = make(map[string]string)
+	}
+	maps.Copy(have.Metadata, want.Metadata)
+	return update(ctx, c, have)
+}
+
+func update(ctx context.Context, c *Config, to jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+	con, err := c.Core.JetStream.UpdateConsumer(ctx, c.Stream.Name, to)
+	if err != nil {
+		return nil, jserr.Wrap(c.Stream.Name, "update the consumer", err)
+	}
+	return con.CachedInfo(), nil
+}
+
+// describeKey describes the key of a durable to people.
+func describeKey(c jetstream.ConsumerConfig) string { return cmp.Or(c.Metadata[metadataKey], "none") }
+
+// conflict returns in what a durable differs from what Consume needs, as a *ConflictError, or
+// nil. The number of unacknowledged messages and the AckWait may differ.
+func conflict(have, want jetstream.ConsumerConfig) error {
+	e := new(ConflictError)
+	check := func(field string, have, want any) {
+		if have != want {
+			e.Fields = append(e.Fields, Difference{field, fmt.Sprint(have), fmt.Sprint(want)})
+		}
+	}
+	has, wants := filtersOf(have), filtersOf(want)
+	e.MissingFilters, e.ExtraFilters = subject.Uncovered(wants, has), subject.Uncovered(has, wants)
+	if len(e.MissingFilters)+len(e.ExtraFilters) > 0 {
+		check("filter", strings.Join(has, " "), strings.Join(wants, " "))
+	}
+	check("ack policy", have.AckPolicy, want.AckPolicy)
+	check(FieldStart, startOf(have), startOf(want))
+	check("replay policy", have.ReplayPolicy, want.ReplayPolicy)
+	check("deliver subject", have.DeliverSubject, "")
+	check("max deliver", maxDeliver(have), maxDeliver(want))
+	check("headers only", have.HeadersOnly, false)
+	check("backoff", len(have.BackOff), 0)
+	check("max request batch", have.MaxRequestBatch, 0)
+	check("max request expires", have.MaxRequestExpires, time.Duration(0))
+	check("max request bytes", have.MaxRequestMaxBytes, 0)
+	check("priority policy", have.PriorityPolicy, want.PriorityPolicy)
+	if len(e.Fields) == 0 {
+		return nil
+	}
+	return e
+}
+
+// filtersOf returns the patterns whose messages a durable gets.
+func filtersOf(c jetstream.ConsumerConfig) []string {
+	switch {
+	case len(c.FilterSubjects) > 0:
+		return c.FilterSubjects
+	case c.FilterSubject != "":
+		return []string{c.FilterSubject}
+	}
+	return []string{All}
+}
+
+// maxDeliver returns how often a durable sends a message, in words.
+func maxDeliver(c jetstream.ConsumerConfig) string {
+	if c.MaxDeliver <= 0 {
+		return "no limit"
+	}
+	return strconv.Itoa(c.MaxDeliver)
+}
+
+// maxAckPending returns how many messages of a durable this process may have.
+func maxAckPending(c jetstream.ConsumerConfig) int {
+	if c.MaxAckPending <= 0 {
+		return minAckPending
+	}
+	return c.MaxAckPending
+}
+
+// nextSubject is the API subject that takes requests for messages of a consumer.
+func nextSubject(stream, durable string) string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + durable
+}
+
+// infoSubject is the API subject that returns the state of a consumer.
+func infoSubject(stream, durable string) string {
+	return "$JS.API.CONSUMER.INFO." + stream + "." + durable
+}
