@@ -179,6 +179,10 @@ func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consum
 			Context: c.call.ctx, Pattern: c.call.pattern, Counters: &c.call.counters},
 		Report: c.report,
 		Ended:  func() { c.bus.retire(c) },
+		DrainError: func(e *consumer.UnfinishedError) error {
+			return &DrainError{Subject: c.call.pattern, Stream: c.stream, Durable: c.durable,
+				Pending: e.Pending, Running: e.Running, Longest: running(e.Longest), Err: e.Err}
+		},
 	}
 	if o.key.make != nil {
 		cfg.Key = consumer.Key{Name: o.key.name, Of: o.key.make(s.bus.format, &o.handlerOptions), Block: o.key.parks()}

@@ -44,7 +44,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 	}
 	ctx, cancel := c.bus.core.WithDrainTimeout(dispatch.FromCaller(ctx))
 	defer cancel()
-	return c.publicError(c.engine.Drain(ctx))
+	return c.engine.Drain(ctx)
 }
 
 // Stop ends the consumer in this process without waiting for its handlers. It takes no more

@@ -118,9 +118,6 @@ func (c *Consumer) publicError(err error) error {
 	case *consumer.RewindError:
 		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: e.Sequence,
 			Messages: e.Messages, Running: e.Running, Longest: running(e.Longest), Reason: e.Reason, Err: e.Err}
-	case *consumer.UnfinishedError:
-		return &DrainError{Subject: c.call.pattern, Stream: c.stream, Durable: c.durable,
-			Pending: e.Pending, Running: e.Running, Longest: running(e.Longest), Err: e.Err}
 	}
 	if err == consumer.ErrEnded { //nolint:errorlint // likewise
 		return ErrClosed

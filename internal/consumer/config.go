@@ -35,6 +35,9 @@ type Config struct {
 	Handler Handler
 	Report  func(event.Event)
 	Ended   func() // called once, when the consumer has ended
+
+	// DrainError makes the error of Drain. All calls of Drain return the same one.
+	DrainError func(*UnfinishedError) error
 }
 
 // Key is how the messages of a durable are ordered by key.

@@ -136,7 +136,7 @@ var errStopped = errors.New("it was stopped")
 
 // Drain takes no more messages, returns those that were not started, waits for the handlers
 // and their acknowledgements, and ends the consumer. If ctx ends first it ends at once and
-// returns an *UnfinishedError. Further calls wait for the first one, unless a handler that the
+// returns what Config.DrainError makes of an *UnfinishedError. Further calls wait for the first one, unless a handler that the
 // first one waits for makes them.
 func (c *Consumer) Drain(ctx context.Context) error {
 	return c.stopOnce.Do(ctx, func() (err error) {
@@ -179,7 +179,7 @@ func (c *Consumer) unfinished(why error) error {
 	if left, ok := errors.AsType[*intake.LeftBehind](why); ok { // handlers may have returned since
 		e.Pending, e.Running, e.Err = left.Pending, left.Running, left.Err
 	}
-	return e
+	return c.cfg.DrainError(e)
 }
 
 // Ending reports whether the consumer has ended or begins to.

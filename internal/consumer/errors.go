@@ -54,15 +54,10 @@ func (e *RewindError) Error() string {
 // Unwrap returns why it did not wait longer.
 func (e *RewindError) Unwrap() error { return e.Err }
 
-// UnfinishedError is returned by Drain if messages were left.
+// UnfinishedError says what Drain left.
 type UnfinishedError struct {
 	Pending int          // messages that were not handled
 	Running int          // handlers that had not returned
 	Longest dispatch.Run // the handler call that has been running for longest
 	Err     error        // why it did not wait longer
 }
-
-func (e *UnfinishedError) Error() string { return e.Err.Error() }
-
-// Unwrap returns why it did not wait longer.
-func (e *UnfinishedError) Unwrap() error { return e.Err }
