@@ -47,7 +47,6 @@ var house = map[string]room{
 	"internal/jserr": {floor: 1, imports: map[string]string{
 		natsGo: "the server's answers to the JetStream client",
 	}},
-	"internal/access": {floor: 0},
 
 	"internal/limits": {floor: 1, imports: map[string]string{
 		"golang.org/x/sys": "the size of the memory and of the file system",
@@ -219,7 +218,6 @@ var house = map[string]room{
 		"internal/jserr":                "the server's error numbers",
 		"internal/access":               "what the other public packages need of it and users do not",
 		"codec":                         "WithCodec and As take one",
-		"internal/access":               "what middleware needs of the root",
 		"internal/consumer":             "takes part in durable consumers",
 		"internal/sidestream":           "S-dead, S-retry and S-keys",
 		"internal/recovery":             "what the next process knows of unfinished messages",
@@ -254,7 +252,6 @@ var house = map[string]room{
 		"google.golang.org/protobuf/proto": "equality of messages",
 	}},
 	"middleware": {floor: 11, imports: map[string]string{
-		"internal/access":               "recognises postponed messages and batches",
 		"":                              "the Middleware type",
 		"internal/access":               "whether an error is of bus.Postpone, and whether a context is of a batch",
 		"internal/slogsink":             "the logging middleware for slog",
