@@ -167,13 +167,13 @@ func TestConsumeBatchOutcomes(t *testing.T) {
 				if calls.Load() != int64(tc.calls) {
 					t.Errorf("%d messages came, want %d", calls.Load(), tc.calls)
 				}
-				ls := letters(t, st, bus.DeadFilter{})
+				ls := deadLetters(t, st, bus.DeadFilter{})
 				if len(ls) != tc.letters {
-					t.Errorf("%d letters, want %d", len(ls), tc.letters)
+					t.Errorf("%d dead letters, want %d", len(ls), tc.letters)
 				}
 				for _, l := range ls {
 					if l.Cause != tc.cause {
-						t.Errorf("a letter says %s: %s", l.Cause, l.Error)
+						t.Errorf("a dead letter says %s: %s", l.Cause, l.Error)
 					}
 				}
 				must(t, con.Drain(t.Context()))
@@ -201,8 +201,8 @@ func TestConsumeBatchOfWhatItCannotDecode(t *testing.T) {
 		if all := got.list(); len(all) != 1 || !slices.Equal(all[0], []uint64{1, 2, 3, 4, 5, 7, 8, 9, 10, 11}) {
 			t.Errorf("got %v", all)
 		}
-		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseMalformed || ls[0].Sequence != 6 {
-			t.Errorf("the letters are %+v", ls)
+		if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseMalformed || ls[0].Sequence != 6 {
+			t.Errorf("the dead letters are %+v", ls)
 		}
 		must(t, con.Drain(t.Context()))
 	}, bus.WithLogger(silent()))

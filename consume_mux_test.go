@@ -209,8 +209,8 @@ func TestStreamConsumeUnrouted(t *testing.T) {
 		must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		consumeMux(t, st, "d", fillMux("s.a"))
 		pass(time.Minute)
-		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseUnrouted || ls[0].Subject != "s.b" || string(ls[0].Data) != "1" {
-			t.Errorf("the letters are %+v", ls)
+		if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CauseUnrouted || ls[0].Subject != "s.b" || string(ls[0].Data) != "1" {
+			t.Errorf("the dead letters are %+v", ls)
 		}
 		nextEvent(t, events, event.DeadLetter)
 		nextEvent(t, events, event.DeadLetter)

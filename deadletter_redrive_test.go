@@ -47,7 +47,7 @@ func (h *mendable[T]) received() (all []*bus.Msg[T]) {
 	return all
 }
 
-// Each consumer gets its own letters, in the order of the stream.
+// Each consumer gets its own dead letters, in the order of the stream.
 func TestRedriveToSeveralConsumers(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -115,7 +115,7 @@ func TestRedriveRate(t *testing.T) {
 	})
 }
 
-// A letter is given back with another payload; the rest stays as it was.
+// A dead letter is given back with another payload; the rest stays as it was.
 func TestRedriveAs(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -130,9 +130,9 @@ func TestRedriveAs(t *testing.T) {
 			must(t, err)
 		}
 		pass(time.Minute)
-		ls := letters(t, st, bus.DeadFilter{Durable: "d"})
+		ls := deadLetters(t, st, bus.DeadFilter{Durable: "d"})
 		if len(ls) != 2 {
-			t.Fatalf("%d letters", len(ls))
+			t.Fatalf("%d dead letters", len(ls))
 		}
 		delete(ls[1].Header, "Drop")
 		edited := time.Now()
@@ -147,17 +147,17 @@ func TestRedriveAs(t *testing.T) {
 		if next.Data != 10 || next.Header.Get("Tenant") != "x" || next.Header.Get("Drop") != "" || next.Header.Get("Content-Type") != "application/cbor" {
 			t.Errorf("got %+v", next)
 		}
-		if n := len(letters(t, st, bus.DeadFilter{Durable: "d"})); n != 0 {
-			t.Errorf("%d letters are left", n)
+		if n := len(deadLetters(t, st, bus.DeadFilter{Durable: "d"})); n != 0 {
+			t.Errorf("%d dead letters are left", n)
 		}
-		if n := len(letters(t, st, bus.DeadFilter{Durable: "other"})); n != 2 {
-			t.Errorf("the other consumer has %d letters", n)
+		if n := len(deadLetters(t, st, bus.DeadFilter{Durable: "other"})); n != 2 {
+			t.Errorf("the other consumer has %d dead letters", n)
 		}
 		nothing(t, got)
 	})
 }
 
-// A letter that dies again keeps the record of its edits. Bytes are of its content type.
+// A dead letter that dies again keeps the record of its edits. Bytes are of its content type.
 func TestRedriveAsTwice(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -169,9 +169,9 @@ func TestRedriveAsTwice(t *testing.T) {
 		data := []byte{4} // in CBOR
 		for i, v := range [][]byte{{5}, {7}, data} {
 			pass(time.Minute)
-			ls := letters(t, st, bus.DeadFilter{})
+			ls := deadLetters(t, st, bus.DeadFilter{})
 			if len(ls) != 1 || ls[0].Cause != bus.CauseInvalid || len(ls[0].Header.Values("Bus-Edited")) != i {
-				t.Fatalf("%d letters: %+v", len(ls), ls)
+				t.Fatalf("%d dead letters: %+v", len(ls), ls)
 			}
 			must(t, bus.RedriveAs(t.Context(), ls[0], v))
 		}
@@ -191,9 +191,9 @@ func TestRedriveAsOfALetterThatIsGone(t *testing.T) {
 		consume(t, st, "d", "s", h.handle)
 		storeRange(t, st, "s", 0, 3)
 		pass(time.Minute)
-		ls := letters(t, st, bus.DeadFilter{})
+		ls := deadLetters(t, st, bus.DeadFilter{})
 		if len(ls) != 3 {
-			t.Fatalf("%d letters", len(ls))
+			t.Fatalf("%d dead letters", len(ls))
 		}
 		h.mended.Store(true)
 		must(t, second(st.Redrive(t.Context(), bus.DeadFilter{Sequence: 1})))
@@ -222,7 +222,7 @@ func TestRedriveAsAfterACrash(t *testing.T) {
 		storeRange(t, st, "s", 0, 1)
 		pass(time.Minute)
 		must(t, con.Drain(t.Context()))
-		l := letters(t, st, bus.DeadFilter{})[0]
+		l := deadLetters(t, st, bus.DeadFilter{})[0]
 		js, err := b.JetStream().Stream(t.Context(), "S-dead")
 		must(t, err)
 		kept, err := js.GetLastMsgForSubject(t.Context(), "$OMNIBUS.dead.>")
@@ -235,14 +235,14 @@ func TestRedriveAsAfterACrash(t *testing.T) {
 		given, err := retries.GetLastMsgForSubject(t.Context(), "$OMNIBUS.retry.>")
 		must(t, err)
 		must(t, retries.DeleteMsg(t.Context(), given.Sequence))
-		given.Header.Set("Bus-Dead-Letter", strconv.FormatUint(again.Sequence, 10)) // the letter would be where it was
+		given.Header.Set("Bus-Dead-Letter", strconv.FormatUint(again.Sequence, 10)) // the dead letter would be where it was
 		must(t, second(b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: given.Subject, Header: given.Header, Data: given.Data})))
-		l = letters(t, st, bus.DeadFilter{})[0]
+		l = deadLetters(t, st, bus.DeadFilter{})[0]
 		asError[*bus.StreamError](t, bus.RedriveAs(t.Context(), l, 8), "waits for its consumer")
 		pass(time.Hour)
 		must(t, bus.RedriveAs(t.Context(), l, 7))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
-			t.Errorf("%d letters are left, %v", n, err)
+			t.Errorf("%d dead letters are left, %v", n, err)
 		}
 		h.mended.Store(true)
 		consume(t, st, "d", "s", h.handle)
@@ -254,7 +254,7 @@ func TestRedriveAsAfterACrash(t *testing.T) {
 }
 
 // What was published by a client without a reserve, up to the last byte that the server
-// takes, has a letter that refers to it. With a higher limit it can be given back.
+// takes, has a dead letter that refers to it. With a higher limit it can be given back.
 func TestDeadLetterOfAMessageThatIsTooLargeForOne(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10
@@ -288,9 +288,9 @@ func TestDeadLetterOfAMessageThatIsTooLargeForOne(t *testing.T) {
 				h := newMendable[[]byte]()
 				consume(t, st, "d", "s", h.handle)
 				pass(time.Minute)
-				ls := letters(t, st, bus.DeadFilter{})
+				ls := deadLetters(t, st, bus.DeadFilter{})
 				if len(ls) != 1 || ls[0].Reference != tc.reference || (len(ls[0].Data) == len(tc.msg.Data)) == (tc.reference && len(tc.msg.Data) > 0) {
-					t.Fatalf("%d letters", len(ls))
+					t.Fatalf("%d dead letters", len(ls))
 				}
 				mustBeDone(t, small, "S", "d")
 				if tc.reference {
@@ -306,7 +306,7 @@ func TestDeadLetterOfAMessageThatIsTooLargeForOne(t *testing.T) {
 				n, err := st.Redrive(t.Context(), bus.DeadFilter{})
 				if tc.never {
 					asError[*bus.StreamError](t, err, "header size exceeds")
-					l := letters(t, st, bus.DeadFilter{})[0]
+					l := deadLetters(t, st, bus.DeadFilter{})[0]
 					must(t, bus.RedriveAs(t.Context(), l, tc.msg.Data))
 					tc.msg.Header = nats.Header{"Bus-Edited": nil}
 				} else if must(t, err); n != 1 {
@@ -322,7 +322,7 @@ func TestDeadLetterOfAMessageThatIsTooLargeForOne(t *testing.T) {
 	}
 }
 
-// Where a stream does not keep what is done, a message that is too large for a letter
+// Where a stream does not keep what is done, a message that is too large for a dead letter
 // stays in it, and that is told.
 func TestMessageThatIsTooLargeForADeadLetterInAWorkQueue(t *testing.T) {
 	t.Parallel()
@@ -339,7 +339,7 @@ func TestMessageThatIsTooLargeForADeadLetterInAWorkQueue(t *testing.T) {
 	}, record, bus.WithMaxPayload(64<<10))
 }
 
-// A letter that only refers to a message goes with it.
+// A dead letter that only refers to a message goes with it.
 func TestRedriveOfAReferenceToWhatIsGone(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -357,7 +357,7 @@ func TestRedriveOfAReferenceToWhatIsGone(t *testing.T) {
 	}, bus.WithMaxPayload(64<<10))
 }
 
-// What nobody would take is not given back: neither that nor the letters that fit
+// What nobody would take is not given back: neither that nor the dead letters that fit
 // beside it.
 func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 	t.Parallel()
@@ -376,9 +376,9 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		if e := asError[*bus.ConsumerError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
 			t.Errorf("%d were given back, %+v", n, e)
 		}
-		asError[*bus.ConsumerError](t, bus.RedriveAs(t.Context(), letters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
+		asError[*bus.ConsumerError](t, bus.RedriveAs(t.Context(), deadLetters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 6 || err != nil {
-			t.Errorf("%d letters are left, %v", n, err)
+			t.Errorf("%d dead letters are left, %v", n, err)
 		}
 		h.mended.Store(true)
 		n, err = st.Redrive(t.Context(), bus.DeadFilter{Durable: "new"})
@@ -392,12 +392,12 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		}
 		pass(time.Minute)
 		if left, err := st.DeadCount(t.Context(), bus.DeadFilter{}); left != 0 || err != nil {
-			t.Errorf("%d letters are left, %v", left, err)
+			t.Errorf("%d dead letters are left, %v", left, err)
 		}
 	})
 }
 
-// A letter is written before what died is removed from where it was. Who gives it back
+// A dead letter is written before what died is removed from where it was. Who gives it back
 // in between, as when told of it, must not take that for what was given back.
 func TestRedriveAsSoonAsItIsDead(t *testing.T) {
 	t.Parallel()
@@ -437,7 +437,7 @@ func TestRedriveAsSoonAsItIsDead(t *testing.T) {
 				pass(70 * time.Minute)
 				got.mustBeOnce(t, 1)
 				if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
-					t.Errorf("%d letters are left, %v", n, err)
+					t.Errorf("%d dead letters are left, %v", n, err)
 				}
 				if n := streamInfo(t, b, "S-retry").State.Msgs; n != 0 {
 					t.Errorf("%d messages are left in S-retry", n)
@@ -464,12 +464,12 @@ func TestRedriveMistakes(t *testing.T) {
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
 			t.Errorf("counted %d, %v", n, err)
 		}
-		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), nil, 1), "letter")
-		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), &bus.DeadLetter{}, 1), "letter")
+		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), nil, 1), "dead letter")
+		asError[*bus.OptionError](t, bus.RedriveAs(t.Context(), &bus.DeadLetter{}, 1), "dead letter")
 		consume(t, st, "d", "s", newMendable[int]().handle)
 		storeRange(t, st, "s", 0, 1)
 		pass(time.Minute)
-		l := letters(t, st, bus.DeadFilter{})[0]
+		l := deadLetters(t, st, bus.DeadFilter{})[0]
 		asError[*bus.ValidationError](t, bus.RedriveAs(t.Context(), l, even(3)))
 		asError[*bus.CodecError](t, bus.RedriveAs(t.Context(), l, make(chan int)))
 		asError[*bus.PayloadError](t, bus.RedriveAs(t.Context(), l, make([]byte, 2<<20)))

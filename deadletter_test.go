@@ -24,8 +24,8 @@ import (
 	"github.com/omnibus-go/bus/health"
 )
 
-// letters returns the dead letters of st that fit f.
-func letters(t testing.TB, st *bus.Stream, f bus.DeadFilter) []*bus.DeadLetter {
+// deadLetters returns the dead letters of st that fit f.
+func deadLetters(t testing.TB, st *bus.Stream, f bus.DeadFilter) []*bus.DeadLetter {
 	t.Helper()
 	var all []*bus.DeadLetter
 	for l, err := range st.DeadLetters(t.Context(), f) {
@@ -78,7 +78,7 @@ func TestDeadLetterOfEachCause(t *testing.T) {
 					pass(time.Minute)
 				}
 				pass(time.Minute) // and no more
-				ls := letters(t, st, bus.DeadFilter{})
+				ls := deadLetters(t, st, bus.DeadFilter{})
 				if len(ls) != 1 {
 					t.Fatalf("%d dead letters", len(ls))
 				}
@@ -105,7 +105,7 @@ func TestDeadLetterOfEachCause(t *testing.T) {
 	}
 }
 
-// Redrive gives a letter to the consumer that gave it up, and to no other.
+// Redrive gives a dead letter to the consumer that gave it up, and to no other.
 func TestRedrive(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -127,16 +127,16 @@ func TestRedrive(t *testing.T) {
 			must(t, err)
 		}
 		time.Sleep(10 * time.Minute)
-		if n := len(letters(t, st, bus.DeadFilter{})); n != 5 || len(got) != 5 || others.Load() != 10 {
+		if n := len(deadLetters(t, st, bus.DeadFilter{})); n != 5 || len(got) != 5 || others.Load() != 10 {
 			t.Fatalf("%d dead letters, %d handled, %d by the other", n, len(got), others.Load())
 		}
 		if n, err := st.Redrive(t.Context(), bus.DeadFilter{Durable: "audit"}); n != 0 || err != nil {
-			t.Errorf("redrove %d of a consumer without letters: %v", n, err)
+			t.Errorf("redrove %d of a consumer without dead letters: %v", n, err)
 		}
 		n, err := st.Redrive(t.Context(), bus.DeadFilter{}) // still broken
 		must(t, err)
 		time.Sleep(10 * time.Minute)
-		if m := len(letters(t, st, bus.DeadFilter{})); n != 5 || m != 5 {
+		if m := len(deadLetters(t, st, bus.DeadFilter{})); n != 5 || m != 5 {
 			t.Fatalf("redrove %d, %d are dead again", n, m)
 		}
 		broken.Store(false)
@@ -146,7 +146,7 @@ func TestRedrive(t *testing.T) {
 		n, err = st.Redrive(t.Context(), bus.DeadFilter{Durable: "billing"})
 		must(t, err)
 		time.Sleep(time.Minute)
-		if m := len(letters(t, st, bus.DeadFilter{})); n != 5 || m != 0 || len(got) != 5 || others.Load() != 10 {
+		if m := len(deadLetters(t, st, bus.DeadFilter{})); n != 5 || m != 0 || len(got) != 5 || others.Load() != 10 {
 			t.Fatalf("redrove %d, %d are left, %d handled, %d by the other", n, m, len(got), others.Load())
 		}
 		for i := range 5 { // in their order
@@ -199,8 +199,8 @@ func TestDeadFilter(t *testing.T) {
 			{"several", bus.DeadFilter{Durable: "b", Subject: "s.x", Cause: bus.CausePermanent}, 1},
 		}
 		for _, tc := range tests {
-			if got := letters(t, st, tc.filter); len(got) != tc.want {
-				t.Errorf("%s: %d letters, want %d", tc.name, len(got), tc.want)
+			if got := deadLetters(t, st, tc.filter); len(got) != tc.want {
+				t.Errorf("%s: %d dead letters, want %d", tc.name, len(got), tc.want)
 			}
 			n, err := st.DeadCount(t.Context(), tc.filter)
 			if must(t, err); n != tc.want {
@@ -209,13 +209,13 @@ func TestDeadFilter(t *testing.T) {
 		}
 		n, err := st.Discard(t.Context(), bus.DeadFilter{Durable: "a", Cause: bus.CauseMalformed})
 		must(t, err)
-		if left := letters(t, st, all); n != 2 || len(left) != 6 {
+		if left := deadLetters(t, st, all); n != 2 || len(left) != 6 {
 			t.Errorf("discarded %d, %d are left", n, len(left))
 		}
 	})
 }
 
-// Whatever happens between the letter and the end of the original, there is one.
+// Whatever happens between the dead letter and the end of the original, there is one.
 func TestDeadLetterIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -231,8 +231,8 @@ func TestDeadLetterIsWrittenOnce(t *testing.T) {
 			must(t, c.Drain(t.Context()))
 			must(t, b.JetStream().DeleteConsumer(t.Context(), "S", "d"))
 		}
-		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 3 {
-			t.Errorf("%d letters of 3 messages", len(ls))
+		if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != 3 {
+			t.Errorf("%d dead letters of 3 messages", len(ls))
 		}
 	})
 }
@@ -282,8 +282,8 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		_, err = js.UpdateStream(t.Context(), full)
 		must(t, err)
 		time.Sleep(time.Minute)
-		if n := len(letters(t, st, bus.DeadFilter{})); n != 2 || calls.Load() != 2 {
-			t.Errorf("%d letters after %d calls", n, calls.Load())
+		if n := len(deadLetters(t, st, bus.DeadFilter{})); n != 2 || calls.Load() != 2 {
+			t.Errorf("%d dead letters after %d calls", n, calls.Load())
 		}
 		if r := b.Health(t.Context()); r.Status != health.Healthy {
 			t.Errorf("when all are written it is %+v", r)
@@ -323,12 +323,12 @@ func TestGivenBackWithoutItsDeadLetter(t *testing.T) {
 				consume(t, st, "d", "s.*", fails, opts...)
 				time.Sleep(5 * time.Second)
 				got := make(map[string]int)
-				for _, l := range letters(t, st, bus.DeadFilter{}) {
+				for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 					got[fmt.Sprintf("%s, %d: %.5s", l.Cause, l.Attempt, l.Error)]++
 				}
 				want := map[string]int{"error, 3: no lu": n / 2, "permanent, 1: never": n / 2}
 				if !maps.Equal(got, want) || calls.Load() != n/2*(1+3) {
-					t.Errorf("letters %v after %d calls, want %v after %d", got, calls.Load(), want, n/2*(1+3))
+					t.Errorf("dead letters %v after %d calls, want %v after %d", got, calls.Load(), want, n/2*(1+3))
 				}
 			}, bus.WithLogger(silent()), bus.WithMaxPayload(16<<10))
 		})
@@ -351,8 +351,8 @@ func TestDeadLettersThatAreDeleted(t *testing.T) {
 		storeRange(t, st, "s", 0, 1)
 		time.Sleep(time.Minute)
 		nextEvent(t, events, event.DeadLetter)
-		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CausePermanent || calls.Load() != 1 {
-			t.Errorf("%d letters after %d calls", len(ls), calls.Load())
+		if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != 1 || ls[0].Cause != bus.CausePermanent || calls.Load() != 1 {
+			t.Errorf("%d dead letters after %d calls", len(ls), calls.Load())
 		}
 		mustBeDone(t, b, "S", "d")
 	}, record)
@@ -392,8 +392,8 @@ func TestDeadLetterOfTheLargestMessage(t *testing.T) {
 			return bus.Permanent(errors.New(strings.Repeat("ü", 1<<20)))
 		})
 		time.Sleep(time.Minute)
-		if ls := letters(t, st, bus.DeadFilter{}); len(ls) != 1 || len(ls[0].Data) != limit || ls[0].Subject != subject.String() {
-			t.Errorf("%d letters", len(ls))
+		if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != 1 || len(ls[0].Data) != limit || ls[0].Subject != subject.String() {
+			t.Errorf("%d dead letters", len(ls))
 		}
 	})
 }
@@ -472,8 +472,8 @@ func TestAttemptsSurviveAStop(t *testing.T) {
 		if want := []int{1, 2, 3, 4}; !slices.Equal(attempts, want) {
 			t.Errorf("the attempts were %v, want %v", attempts, want)
 		}
-		if n := len(letters(t, st, bus.DeadFilter{})); n != 1 {
-			t.Errorf("%d letters", n)
+		if n := len(deadLetters(t, st, bus.DeadFilter{})); n != 1 {
+			t.Errorf("%d dead letters", n)
 		}
 	})
 }
@@ -482,8 +482,8 @@ func TestDeadLetterMistakes(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
-	if n := len(letters(t, st, bus.DeadFilter{})); n != 0 {
-		t.Errorf("%d letters of a stream that nobody consumes", n)
+	if n := len(deadLetters(t, st, bus.DeadFilter{})); n != 0 {
+		t.Errorf("%d dead letters of a stream that nobody consumes", n)
 	}
 	var none *bus.Stream
 	cancelled, cancel := context.WithCancel(t.Context())
@@ -531,8 +531,8 @@ func TestDeadLetterWithHeadersOfOthers(t *testing.T) {
 	consume(t, st, "d", "S", h.handle)
 	eventually(t, "the message is dead", func() bool { n, _ := st.DeadCount(t.Context(), bus.DeadFilter{}); return n == 1 })
 	want := bus.Header{"Tenant ID": {"7"}, "Good": {"1"}}
-	if l := letters(t, st, bus.DeadFilter{})[0]; !reflect.DeepEqual(l.Header, want) {
-		t.Errorf("the letter has %v", l.Header)
+	if l := deadLetters(t, st, bus.DeadFilter{})[0]; !reflect.DeepEqual(l.Header, want) {
+		t.Errorf("the dead letter has %v", l.Header)
 	}
 	h.mended.Store(true)
 	must(t, second(st.Redrive(t.Context(), bus.DeadFilter{})))

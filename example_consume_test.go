@@ -185,8 +185,8 @@ func ExampleConsumeBatch() {
 	if err := con.Drain(context.Background()); err != nil {
 		panic(err)
 	}
-	for letter := range st.DeadLetters(context.Background(), bus.DeadFilter{}) {
-		fmt.Println("dead:", letter.Sequence, letter.Error)
+	for dead := range st.DeadLetters(context.Background(), bus.DeadFilter{}) {
+		fmt.Println("dead:", dead.Sequence, dead.Error)
 	}
 	// Output:
 	// 3 messages, 1 failed

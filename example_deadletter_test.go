@@ -45,12 +45,12 @@ func ExampleRedriveAs() {
 		panic(err)
 	}
 	fmt.Println("dead letters:", n)
-	for letter, err := range orders.DeadLetters(ctx, filter) {
+	for dead, err := range orders.DeadLetters(ctx, filter) {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Printf("%s: %s\n", letter.Cause, letter.Data)
-		if err := bus.RedriveAs(ctx, letter, Order{ID: "o-1"}); err != nil {
+		fmt.Printf("%s: %s\n", dead.Cause, dead.Data)
+		if err := bus.RedriveAs(ctx, dead, Order{ID: "o-1"}); err != nil {
 			panic(err)
 		}
 	}

@@ -81,11 +81,11 @@ func ExampleOnStuckKey() {
 	}
 	<-dead
 	<-dead
-	for letter, err := range st.DeadLetters(ctx, bus.DeadFilter{}) {
+	for dead, err := range st.DeadLetters(ctx, bus.DeadFilter{}) {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Printf("%s: %s\n", letter.Data, letter.Cause)
+		fmt.Printf("%s: %s\n", dead.Data, dead.Cause)
 	}
 	// Output:
 	// "placed": permanent

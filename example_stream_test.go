@@ -181,7 +181,7 @@ func ExampleStream_Purge() {
 	// true
 }
 
-// A message whose handler fails for good becomes a dead letter. When the cause is
+// A message whose handler fails for good becomes a dead dead. When the cause is
 // mended it goes back to the consumer that failed.
 func ExampleStream_Redrive() {
 	dead := make(chan event.Event, 1)
@@ -212,11 +212,11 @@ func ExampleStream_Redrive() {
 	if err := consumer.Drain(ctx); err != nil {
 		panic(err)
 	}
-	for letter, err := range orders.DeadLetters(ctx, bus.DeadFilter{Durable: "billing"}) {
+	for dead, err := range orders.DeadLetters(ctx, bus.DeadFilter{Durable: "billing"}) {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Printf("message %d died: %s (%s)\n", letter.Sequence, letter.Error, letter.Cause)
+		fmt.Printf("message %d died: %s (%s)\n", dead.Sequence, dead.Error, dead.Cause)
 	}
 	n, err := orders.Redrive(ctx, bus.DeadFilter{Durable: "billing"})
 	if err != nil {

@@ -148,7 +148,7 @@ func TestHandlerThatExitsIsJudged(t *testing.T) {
 				start(t, st, func(context.Context) { runtime.Goexit() }, permanent)
 				storeRange(t, st, "S", 0, 1)
 				pass(10 * time.Minute)
-				if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Attempt != 1 {
+				if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Attempt != 1 {
 					t.Errorf("the dead letters are %+v", dead)
 				}
 				must(t, b.Close())
@@ -172,7 +172,7 @@ func TestHandlerThatExitsIsJudged(t *testing.T) {
 			b = openOn(t, dir)
 			st, err := b.LookupStream(t.Context(), "S")
 			must(t, err)
-			if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 0 {
+			if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 0 {
 				t.Errorf("the dead letters are %+v", dead)
 			}
 			must(t, b.Close())
@@ -204,7 +204,7 @@ func TestBatchThatExitsBesideOthers(t *testing.T) {
 		}, bus.Use(refuse))
 		must(t, err)
 		pass(time.Minute)
-		if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Sequence != 2 || dead[0].Attempt != 1 {
+		if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 1 || dead[0].Sequence != 2 || dead[0].Attempt != 1 {
 			t.Errorf("the dead letters are %+v", dead)
 		}
 		must(t, b.Close())

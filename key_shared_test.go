@@ -159,8 +159,8 @@ func TestFailuresOnAnotherBus(t *testing.T) {
 		_, err := bus.PublishTo(t.Context(), sa, bus.Subject[[]byte](subject), map[bool][]byte{true: []byte("{"), false: []byte("7")}[subject == "s.malformed"])
 		must(t, err)
 	}
-	eventually(t, "all are dead letters", func() bool { return len(letters(t, sa, bus.DeadFilter{})) == len(want) })
-	for _, l := range letters(t, sa, bus.DeadFilter{}) {
+	eventually(t, "all are dead letters", func() bool { return len(deadLetters(t, sa, bus.DeadFilter{})) == len(want) })
+	for _, l := range deadLetters(t, sa, bus.DeadFilter{}) {
 		if w := want[l.Subject]; l.Cause != w.cause || l.Attempt != w.attempts || !strings.Contains(l.Error, w.text) {
 			t.Errorf("%s: cause %s, %d attempts, %q; want %+v", l.Subject, l.Cause, l.Attempt, l.Error, w)
 		}
@@ -263,7 +263,7 @@ func TestStopWithAHandlerOfAnOwner(t *testing.T) {
 }
 
 // While no dead letter can be written, what is to become one waits with its key, however
-// much that is; other keys are settled. Once letters can be written again, all are.
+// much that is; other keys are settled. Once dead letters can be written again, all are.
 func TestManyDeadLettersThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	record, events := recordEvents()
@@ -295,7 +295,7 @@ func TestManyDeadLettersThatCannotBeWritten(t *testing.T) {
 	})
 	allow()
 	awaitAll(t, b, "S", "d")
-	if ls := letters(t, st, bus.DeadFilter{}); len(ls) != bad || calls.Load() != bad {
-		t.Errorf("%d letters after %d calls, want %d", len(ls), calls.Load(), bad)
+	if ls := deadLetters(t, st, bus.DeadFilter{}); len(ls) != bad || calls.Load() != bad {
+		t.Errorf("%d dead letters after %d calls, want %d", len(ls), calls.Load(), bad)
 	}
 }

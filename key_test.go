@@ -237,7 +237,7 @@ func TestMessagesWhoseKeyFails(t *testing.T) {
 		if !slices.Equal(got.sequences(), []uint64{2}) {
 			t.Errorf("handled were %v", got.sequences())
 		}
-		dead := letters(t, st, bus.DeadFilter{})
+		dead := deadLetters(t, st, bus.DeadFilter{})
 		if len(dead) != 2 || dead[0].Cause != bus.CausePanic || dead[0].Sequence != 1 || dead[1].Cause != bus.CauseMalformed ||
 			dead[0].Attempt != 0 || dead[1].Attempt != 0 {
 			t.Errorf("dead letters: %+v", dead)

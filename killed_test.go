@@ -121,7 +121,7 @@ func (l *lives) mustHaveAll(t *testing.T, dir string, messages int) {
 	if s := streamInfo(t, b, "S").State; s.Msgs != uint64(messages) || s.LastSeq != s.Msgs || l.stored > s.LastSeq {
 		t.Errorf("%d messages are stored, the last at %d; %d was acknowledged", s.Msgs, s.LastSeq, l.stored)
 	}
-	if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 0 {
+	if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 0 {
 		t.Errorf("%d messages are dead letters, the first is %+v", len(dead), dead[0])
 	}
 	if l.distinct() != messages {

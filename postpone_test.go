@@ -81,9 +81,9 @@ func TestPostponeIsNoAttempt(t *testing.T) {
 				if want := []int{1, 1, 1, 1, 1, 2, 2, 2}; !slices.Equal(s.attempts, want) {
 					t.Errorf("the attempts were %v, want %v", s.attempts, want)
 				}
-				ls := letters(t, st, bus.DeadFilter{})
+				ls := deadLetters(t, st, bus.DeadFilter{})
 				if len(ls) != 1 || ls[0].Attempt != 2 || ls[0].DeadAt.Sub(began) < 20*time.Minute {
-					t.Errorf("the letters are %+v", ls)
+					t.Errorf("the dead letters are %+v", ls)
 				}
 				told := kinds(events)
 				if !slices.Equal(told[event.Retry], []int{1}) || !slices.Equal(told[event.DeadLetter], []int{2}) || len(told) != 2 {

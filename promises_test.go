@@ -298,7 +298,7 @@ func (r *promiseRun) settleAll(t *testing.T, st *bus.Stream) {
 }
 
 func (r *promiseRun) settled(t *testing.T, st *bus.Stream) bool {
-	letters := r.letters(t, st)
+	letters := r.deadLetters(t, st)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, l := range r.seen {
@@ -311,8 +311,8 @@ func (r *promiseRun) settled(t *testing.T, st *bus.Stream) bool {
 	return true
 }
 
-// letters are the dead letters by consumer and message.
-func (r *promiseRun) letters(t *testing.T, st *bus.Stream) map[string]map[int]*bus.DeadLetter {
+// dead letters are the dead letters by consumer and message.
+func (r *promiseRun) deadLetters(t *testing.T, st *bus.Stream) map[string]map[int]*bus.DeadLetter {
 	all := map[string]map[int]*bus.DeadLetter{}
 	for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{}) {
 		must(t, err)
@@ -331,7 +331,7 @@ func (r *promiseRun) letters(t *testing.T, st *bus.Stream) map[string]map[int]*b
 
 // check compares what happened with what was promised.
 func (r *promiseRun) check(t *testing.T, st *bus.Stream) {
-	letters := r.letters(t, st)
+	letters := r.deadLetters(t, st)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	again := 0

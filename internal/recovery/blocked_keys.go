@@ -53,17 +53,17 @@ func openBlockedKeys(ctx context.Context, c Config) (*blockedKeys, error) {
 	if !c.BlockKeys {
 		return k, nil
 	}
-	letters, err := countSubjects(ctx, c.Store.DeadLetters, all.KeyPattern(sidestream.Dead))
+	dead, err := countSubjects(ctx, c.Store.DeadLetters, all.KeyPattern(sidestream.Dead))
 	if err != nil {
 		return nil, jserr.Wrap(sidestream.DeadStream(c.Stream), "read", err)
 	}
-	for subject := range letters {
+	for subject := range dead {
 		if _, a, ok := sidestream.ParseSubject(subject); ok {
 			k.keys[a.Key] = append(k.keys[a.Key], a.Sequence)
 		}
 	}
-	for _, dead := range k.keys {
-		slices.Sort(dead)
+	for _, sequences := range k.keys {
+		slices.Sort(sequences)
 	}
 	return k, nil
 }
@@ -118,15 +118,15 @@ func (k *blockedKeys) mayRun(ctx context.Context, d *wire.Delivery) (wait bool, 
 // whether those up to a are still there, and forgets those that are gone.
 func (k *blockedKeys) earliestDeadLetter(ctx context.Context, a sidestream.Address) (sequence uint64, found bool, err error) {
 	for {
-		letter := a
-		if letter.Sequence, found = k.firstDead(a.Key); !found || letter.Sequence > a.Sequence {
-			return letter.Sequence, found, nil
+		dead := a
+		if dead.Sequence, found = k.firstDead(a.Key); !found || dead.Sequence > a.Sequence {
+			return dead.Sequence, found, nil
 		}
-		_, err := k.store.DeadLetters.GetLastMsgForSubject(ctx, letter.Subject(sidestream.Dead))
+		_, err := k.store.DeadLetters.GetLastMsgForSubject(ctx, dead.Subject(sidestream.Dead))
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return letter.Sequence, true, err
+			return dead.Sequence, true, err
 		}
-		k.unblock(letter)
+		k.forget(dead)
 	}
 }
 
@@ -141,14 +141,14 @@ func (k *blockedKeys) firstDead(token string) (sequence uint64, ok bool) {
 	return dead[0], true
 }
 
-// unblock forgets a dead letter that is gone. Its key is not free yet: if the dead letter
-// was redriven its copy is in S-retry.
-func (k *blockedKeys) unblock(letter sidestream.Address) {
+// forget forgets a dead letter that is gone. Its key is not free yet: if the dead letter was
+// redriven its copy is in S-retry.
+func (k *blockedKeys) forget(gone sidestream.Address) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	dead := k.keys[letter.Key]
-	if i, found := slices.BinarySearch(dead, letter.Sequence); found {
-		k.keys[letter.Key] = slices.Delete(dead, i, i+1)
+	dead := k.keys[gone.Key]
+	if i, found := slices.BinarySearch(dead, gone.Sequence); found {
+		k.keys[gone.Key] = slices.Delete(dead, i, i+1)
 	}
 }
 

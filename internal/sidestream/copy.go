@@ -162,8 +162,8 @@ func ParseCopy(h wire.Header, data []byte) (*Copy, error) {
 		return nil, notACopy(headerSubject, nil)
 	}
 	c.Header = originalHeader(h)
-	if letter := first(h, headerDeadLetter); letter != "" {
-		if c.DeadLetter, err = strconv.ParseUint(letter, 10, 64); err != nil {
+	if sequence := first(h, headerDeadLetter); sequence != "" {
+		if c.DeadLetter, err = strconv.ParseUint(sequence, 10, 64); err != nil {
 			return nil, notACopy(headerDeadLetter, err)
 		}
 	}

@@ -170,7 +170,7 @@ func TestKilledConsumersKeepTheOrder(t *testing.T) {
 	consume(t, st, "c", "s.*", got.failing(t, 0, 0), bus.KeyBySubject(), bus.Concurrency(8), bus.AckWait(time.Second))
 	awaitAll(t, b, "S", "c")
 	stored := streamInfo(t, b, "S").State.LastSeq
-	if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 0 || uint64(got.distinct()) != stored {
+	if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 0 || uint64(got.distinct()) != stored {
 		t.Errorf("of %d messages %d were handled, %d are dead letters", stored, got.distinct(), len(dead))
 	}
 	must(t, b.Close())

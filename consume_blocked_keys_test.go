@@ -32,7 +32,7 @@ func stuckEvents() (bus.ConnectOption, <-chan event.Event) {
 // deadOf is the sequences of the dead letters, in the order in which they died.
 func deadOf(t testing.TB, st *bus.Stream, f bus.DeadFilter) (all []uint64) {
 	t.Helper()
-	for _, l := range letters(t, st, f) {
+	for _, l := range deadLetters(t, st, f) {
 		all = append(all, l.Sequence)
 	}
 	return all
@@ -73,9 +73,9 @@ func TestParkKey(t *testing.T) {
 		if dead := deadOf(t, st, bus.DeadFilter{Cause: bus.CauseBehind}); !slices.Equal(dead, []uint64{7, 10, 13, 16}) {
 			t.Errorf("behind: %v", dead)
 		}
-		for _, l := range letters(t, st, bus.DeadFilter{}) {
+		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 			if want := map[bool]int{true: 2, false: 0}[l.Sequence == 4]; l.Attempt != want {
-				t.Errorf("letter %d has %d attempts, want %d", l.Sequence, l.Attempt, want)
+				t.Errorf("dead letter %d has %d attempts, want %d", l.Sequence, l.Attempt, want)
 			}
 		}
 		if got.distinct() != 13 {
@@ -129,7 +129,7 @@ func TestParkedKeysComeBackAfterARestart(t *testing.T) {
 	})
 }
 
-// A letter that was discarded is in nobody's way.
+// A dead letter that was discarded is in nobody's way.
 func TestParkedKeyIsFreeAfterDiscard(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -179,13 +179,13 @@ func TestAStuckKeyIsParked(t *testing.T) {
 		if got.distinct() != 100 {
 			t.Errorf("%d messages of other keys were handled, want 100", got.distinct())
 		}
-		dead := letters(t, st, bus.DeadFilter{})
+		dead := deadLetters(t, st, bus.DeadFilter{})
 		if len(dead) != many || dead[0].Sequence != 1 || dead[0].Cause != bus.CauseError || dead[0].Attempt != 1 || dead[many-1].Cause != bus.CauseBehind {
 			t.Fatalf("%d dead letters, the first is %+v", len(dead), dead[0])
 		}
 		for i, l := range dead {
 			if l.Sequence != uint64(i+1) {
-				t.Fatalf("letter %d is of message %d", i, l.Sequence)
+				t.Fatalf("dead letter %d is of message %d", i, l.Sequence)
 			}
 		}
 		e := receive(t, events)
@@ -218,7 +218,7 @@ func TestAStuckKeyThatIsPostponedIsParked(t *testing.T) {
 		storeRange(t, st, "s.stuck", 1, 1200)
 		storeRange(t, st, "s.other", 0, 3)
 		pass(10 * time.Minute)
-		dead := letters(t, st, bus.DeadFilter{})
+		dead := deadLetters(t, st, bus.DeadFilter{})
 		if other.distinct() != 3 || len(dead) != 1200 || dead[0].Sequence != 1 || dead[0].Attempt != 1 {
 			t.Errorf("%d of another key were handled, %d dead letters: %+v", other.distinct(), len(dead), dead[:min(len(dead), 1)])
 		}
@@ -238,7 +238,7 @@ func TestAStuckKeyThatIsParkedIsNoRetry(t *testing.T) {
 			return errNo
 		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
 		pass(5 * time.Minute)
-		if dead := letters(t, st, bus.DeadFilter{}); len(dead) != 600 || dead[0].Attempt != 1 {
+		if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 600 || dead[0].Attempt != 1 {
 			t.Errorf("%d dead letters: %+v", len(dead), dead[:min(len(dead), 1)])
 		}
 		for seen := false; !seen; {

@@ -51,7 +51,7 @@ func TestStreamsBesideAreMadeAnew(t *testing.T) {
 				must(t, con.Err())
 				nothing(t, con.Done())
 				pass(70 * time.Minute)
-				if n, dead := got.distinct(), len(letters(t, st, bus.DeadFilter{})); n != 6 || dead != 3 {
+				if n, dead := got.distinct(), len(deadLetters(t, st, bus.DeadFilter{})); n != 6 || dead != 3 {
 					t.Errorf("%d messages were handled, %d are dead", n, dead)
 				}
 				healthy(t, b)
@@ -91,7 +91,7 @@ func TestDeadLettersOfAStreamThatIsMadeAnew(t *testing.T) {
 		storeRange(t, st, "S", 100, 104)
 		pass(90 * time.Minute)
 		dead := map[string]bool{}
-		for _, l := range letters(t, st, bus.DeadFilter{}) {
+		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)] = true
 		}
 		for _, data := range []int{0, 1, 2, 3, 100, 101, 102, 103} {
@@ -123,7 +123,7 @@ func TestDeadLettersOfAStreamThatIsMadeAnewUnnoticed(t *testing.T) {
 		storeRange(t, st, "S", 100, 104)
 		pass(time.Hour)
 		dead := map[string]int{}
-		for _, l := range letters(t, st, bus.DeadFilter{}) {
+		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++
 		}
 		for _, data := range []int{0, 1, 100, 101, 102, 103} {
@@ -196,7 +196,7 @@ func TestConsumeOverARestartOfTheServer(t *testing.T) {
 	storeRange(t, st, "S", 0, 4)
 	receive(t, got)
 	receive(t, got)
-	eventually(t, "two are dead", func() bool { return len(letters(t, st, bus.DeadFilter{})) == 2 })
+	eventually(t, "two are dead", func() bool { return len(deadLetters(t, st, bus.DeadFilter{})) == 2 })
 	_, port := splitAddr(t, srv.Addr().String())
 	srv.Shutdown()
 	srv.WaitForShutdown()
@@ -255,7 +255,7 @@ func TestDrainWithoutTheRetries(t *testing.T) {
 }
 
 // A message of a stream that was made anew, which was parked in the place of an older
-// one, finds the letter of that one there and is kept beside it.
+// one, finds the dead letter of that one there and is kept beside it.
 func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
@@ -280,7 +280,7 @@ func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
 		must(t, err)
 		pass(90 * time.Minute)
 		dead := map[string]int{}
-		for _, l := range letters(t, st, bus.DeadFilter{}) {
+		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++
 		}
 		if dead["100"] != 1 {
@@ -322,7 +322,7 @@ func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
 		consume(t, st, "d", "S", handle)
 		pass(90 * time.Minute)
 		dead := map[string]int{}
-		for _, l := range letters(t, st, bus.DeadFilter{}) {
+		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
 			dead[string(l.Data)]++
 		}
 		if dead["0"] != 1 || dead["100"] != 1 || dead["200"] != 1 {
