@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
@@ -105,5 +108,60 @@ func TestPayloadThatNobodyWouldDecompress(t *testing.T) {
 	err := bus.Publish(t.Context(), b, "s", bytes.Repeat([]byte{0}, 2<<20+1))
 	if _, ok := errors.AsType[*bus.PayloadError](err); !ok {
 		t.Errorf("above the limit: error %v, want a *PayloadError", err)
+	}
+}
+
+// A payload whose codec the handler's type cannot take is a dead letter at once, with a reason that
+// says so. One with a suffix, or with parameters, is read.
+func TestContentTypesThatAHandlerCannotTake(t *testing.T) {
+	t.Parallel()
+	type order struct{ A int }
+	b := bustest.New(t)
+	st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>", "times.>"}})
+	must(t, err)
+	orders, times := make(chan order, 10), make(chan *durationpb.Duration, 10)
+	_, err = bus.Consume(t.Context(), st, "orders", bus.Subject[order]("orders.>"), func(_ context.Context, m *bus.Msg[order]) error { orders <- m.Data; return nil })
+	must(t, err)
+	_, err = bus.Consume(t.Context(), st, "times", bus.Subject[*durationpb.Duration]("times.>"), func(_ context.Context, m *bus.Msg[*durationpb.Duration]) error {
+		times <- m.Data
+		return nil
+	})
+	must(t, err)
+	send := func(subj, contentType, data string) {
+		t.Helper()
+		m := nats.NewMsg(subj)
+		m.Header.Set("Content-Type", contentType)
+		m.Data = []byte(data)
+		_, err := b.JetStream().PublishMsg(t.Context(), m)
+		must(t, err)
+	}
+	send("orders.1", "application/vnd.orders.v1+json; charset=utf-8", `{"A":1}`)
+	send("orders.2", "application/vnd.orders+cbor", "\xa1\x61A\x02")
+	send("orders.3", "text/plain", "3")
+	send("orders.4", "application/protobuf", "")
+	send("times.1", "application/json", `"3600s"`)
+	send("times.2", "application/cbor", "\xa0")
+	for _, want := range []int{1, 2} {
+		if got := <-orders; got.A != want {
+			t.Errorf("got %v, want %d", got, want)
+		}
+	}
+	if got := <-times; got.AsDuration() != time.Hour {
+		t.Errorf("got %v", got)
+	}
+	want := map[string]string{"orders.3": "text cannot use", "orders.4": "protobuf cannot use", "times.2": "cbor cannot use durationpb.Duration"}
+	deadline := time.Now().Add(10 * time.Second)
+	for len(want) > 0 && time.Now().Before(deadline) {
+		for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{}) {
+			must(t, err)
+			if part := want[l.Subject]; !strings.Contains(l.Error, part) {
+				t.Errorf("%s: %s", l.Subject, l.Error)
+			}
+			delete(want, l.Subject)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(want) > 0 {
+		t.Errorf("no dead letters of %v", want)
 	}
 }

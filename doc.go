@@ -142,8 +142,11 @@
 // with a tracer. So any NATS client can talk to a bus in JSON. docs/wire.md describes the
 // whole format.
 //
+// A value that its codec cannot carry is an error of the call that sends it: a [CodecError] with a
+// codec.TypeError if the type is at fault. Package codec lists what that is.
+//
 // If a type or its pointer has a method Validate() error, the bus calls it when a value is
-// sent and when one is received.
+// sent and when one is received. A nil pointer of such a type is invalid.
 //
 // # Options
 //

@@ -453,15 +453,26 @@ func TestValidate(t *testing.T) {
 	t.Run("embedded", validity(struct{ checked }{checked{1}}, struct{ checked }{checked{-1}}, `{"N":-1}`))
 }
 
-// A nil pointer has nothing to validate.
+// A nil pointer of a type with Validate is invalid, from this program and from another one. Without
+// Validate it is a value as any other.
 func TestValidateOfNil(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	h, got := collect[*checked](1)
 	_, err := bus.Subscribe(b, "a", h)
 	must(t, err)
-	must(t, bus.Publish(t.Context(), b, "a", (*checked)(nil)))
-	if v := receive(t, got); v != nil {
+	asError[*bus.ValidationError](t, bus.Publish(t.Context(), b, "a", (*checked)(nil)), `"a"`, "nil")
+	must(t, b.Conn().Publish("a", []byte("null")))
+	must(t, bus.Publish(t.Context(), b, "a", &checked{1}))
+	if v := receive(t, got); v == nil || v.N != 1 {
+		t.Errorf("got %+v", v)
+	}
+	nothing(t, got)
+	plain, all := collect[*order2](1)
+	_, err = bus.Subscribe(b, "b", plain)
+	must(t, err)
+	must(t, bus.Publish(t.Context(), b, "b", (*order2)(nil)))
+	if v := receive(t, all); v != nil {
 		t.Errorf("got %+v", v)
 	}
 }

@@ -14,7 +14,7 @@ func (f *Format) Decode(t *Type, in *wire.In, call codec.Codec, pointer any) err
 		return err
 	}
 	if err := cd.Unmarshal(data, pointer); err != nil {
-		return &CodecError{Subject: in.Subject, ContentType: cd.ContentType(), Op: "decode", Err: err}
+		return &CodecError{Subject: in.Subject, ContentType: cd.ContentType(), Op: "decode", Err: short(err)}
 	}
 	return t.validate(in.Subject, pointer)
 }

@@ -79,7 +79,7 @@ func (f *Format) marshalAs(m *outlet.Message, t *Type, about string, v any, call
 	cd := f.CodecFor(about, t, call)
 	data, err := cd.Marshal(v)
 	if err != nil {
-		return &CodecError{Subject: about, ContentType: cd.ContentType(), Op: "encode", Err: err}
+		return &CodecError{Subject: about, ContentType: cd.ContentType(), Op: "encode", Err: short(err)}
 	}
 	m.Data = data
 	if f.mustName(cd, about, t, call != nil) {

@@ -3,6 +3,7 @@ package payload
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -42,6 +43,32 @@ func (e *InvalidError) Error() string {
 
 // Unwrap returns what Validate returned.
 func (e *InvalidError) Unwrap() error { return e.Err }
+
+var errNil = errors.New("it is nil")
+
+// maxErrorText is the maximum length of the text of an error of a codec or a Validate method.
+// Such errors can repeat the payload, and go to the log, to events and to spans.
+const maxErrorText = 2 << 10
+
+// shortError is an error with a long text, of which it shows the start.
+type shortError struct {
+	text string
+	err  error
+}
+
+func (e *shortError) Error() string { return e.text }
+
+// Unwrap returns the error with its whole text.
+func (e *shortError) Unwrap() error { return e.err }
+
+// short returns err, with a short text.
+func short(err error) error {
+	text := err.Error()
+	if len(text) <= maxErrorText {
+		return err
+	}
+	return &shortError{strings.ToValidUTF8(strings.Clone(text[:maxErrorText]), "") + "…", err}
+}
 
 // markUnknown adds ErrUnknown to an error about an unknown encoding or content type.
 func markUnknown(err error) error {

@@ -2,6 +2,8 @@ package payload_test
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -62,6 +64,39 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("%s has the content type %q", subj, named)
 			}
 		}
+	}
+}
+
+// A nil pointer has no value to validate.
+func TestNilIsInvalid(t *testing.T) {
+	t.Parallel()
+	f := newFormat("")
+	err := payload.Encode[*checked](f, &outlet.Message{Out: wire.Out{Subject: "a"}}, nil, nil)
+	if _, invalid := errors.AsType[*payload.InvalidError](err); !invalid {
+		t.Errorf("encoded: %v", err)
+	}
+	_, err = decode[*checked](f, &outlet.Message{Out: wire.Out{Subject: "a", Data: []byte("null")}})
+	if _, invalid := errors.AsType[*payload.InvalidError](err); !invalid {
+		t.Errorf("decoded: %v", err)
+	}
+	if err := payload.Encode[*int](f, &outlet.Message{Out: wire.Out{Subject: "a"}}, nil, nil); err != nil {
+		t.Errorf("a type without Validate: %v", err)
+	}
+}
+
+// loud repeats the payload in its errors.
+type loud string
+
+var errLoud = errors.New("loud")
+
+func (l loud) Validate() error { return fmt.Errorf("%w: %s", errLoud, string(l)) }
+
+func TestErrorsAreShort(t *testing.T) {
+	t.Parallel()
+	m := &outlet.Message{Out: wire.Out{Subject: "a", Data: []byte(strconv.Quote(strings.Repeat("x", 1<<20)))}}
+	_, err := decode[loud](newFormat(""), m)
+	if !errors.Is(err, errLoud) || len(err.Error()) > 4<<10 {
+		t.Errorf("%.200v", err)
 	}
 }
 

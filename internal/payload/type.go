@@ -49,7 +49,8 @@ func (t *Type) assumed() codec.Codec {
 }
 
 // validate calls the Validate method of the value that pointer points to, if the value or
-// the pointer has one. subj is for the error.
+// the pointer has one. A nil pointer has no value to validate, so it is invalid. subj is for
+// the error.
 func (t *Type) validate(subj string, pointer any) error {
 	if !t.validates {
 		return nil
@@ -58,11 +59,11 @@ func (t *Type) validate(subj string, pointer any) error {
 	if !ok {
 		v := reflect.ValueOf(pointer).Elem()
 		if check, ok = v.Interface().(validator); !ok || isNil(check) {
-			return nil
+			return &InvalidError{Subject: subj, Type: t.name, Err: errNil}
 		}
 	}
 	if err := check.Validate(); err != nil {
-		return &InvalidError{Subject: subj, Type: t.name, Err: err}
+		return &InvalidError{Subject: subj, Type: t.name, Err: short(err)}
 	}
 	return nil
 }
