@@ -9,59 +9,61 @@ import (
 )
 
 const (
-	pieceSize = 512           // of the server's buffers for small messages: it writes each by itself
-	large     = 8 * pieceSize // a piece that is worth its rendezvous
-	roomAhead = 32 << 10      // as much as nats.go takes at once
+	pieceSize  = 512           // bytes of the server's buffers for small messages; it writes each buffer by itself
+	largePiece = 8 * pieceSize // a piece of this size gains nothing from reading ahead
+	bufferSize = 32 << 10      // as much as nats.go reads at once
 
-	fewPieces  = 4    // full pieces in a row that begin a session
-	manyPieces = 1024 // likewise, where sessions are of no use
-	idlePieces = 8    // pieces in a row that end one, since Read could have had them at once
+	minFullPieces = 4    // so many full pieces in a row begin a session
+	maxFullPieces = 1024 // the same, after sessions that did not help
+	maxIdlePieces = 8    // so many pieces in a row that were not read ahead end a session
 )
 
-// ahead is a connection to the server in this process that reads ahead where that helps.
-// Such a connection is a net.Pipe: a write waits until somebody has read all of it, and
-// the server writes small messages in pieces of 512 bytes. Without it the server waits
-// for each third message until nats.go has parsed the ones before, and nats.go likewise.
-// With it small messages take a tenth less time.
+// ahead is a connection to the server in this process that reads ahead while that helps.
+// Such a connection is a net.Pipe: a write waits until all of it is read. The server writes
+// small messages in pieces of 512 bytes. Without ahead the server waits at each third message
+// until nats.go has parsed the ones before, and nats.go waits for the server. With ahead small
+// messages take a tenth less time.
 //
-// States: direct, where Read reads from the pipe; and session, where the goroutine pump
-// does and Read takes what that has read. A session costs what comes one by one a step
-// from goroutine to goroutine. So it begins after several full pieces, and ends after
-// several that found nothing before them. After sessions in which none found anything the
-// next begins later and later.
+// States: direct, in which Read reads from the pipe, and session, in which the goroutine pump
+// reads from the pipe and Read takes what pump has read. In a session each message takes one
+// step more from goroutine to goroutine. So a session begins after several full pieces, and
+// ends after several pieces that were not read ahead. After a session that did not help, the
+// next one needs twice as many full pieces.
 //
-// Goroutines: pump, during a session; Close ends it. One goroutine may call Read.
+// Goroutines: pump during a session; Close ends it. One goroutine may call Read. mu guards the
+// fields below it.
 type ahead struct {
 	net.Conn
 
-	settled atomic.Bool // the handshake is over, which has deadlines
-	full    int         // full pieces in a row; of Read while it is direct
+	handshaken atomic.Bool // the handshake, which has deadlines, is over
+	full       int         // full pieces in a row; only Read uses it, while the connection is direct
 
 	mu      sync.Mutex
-	came    sync.Cond // for Read: there is something, or the session has ended
-	taken   sync.Cond // for pump: there is room, or Close
+	filled  sync.Cond // for Read: buf has bytes, or the session has ended
+	drained sync.Cond // for pump: buf has room, or the connection is closed
 	buf     []byte
-	first   int // of what is in buf, which goes on at its start
-	held    int // bytes
+	first   int // where the bytes in buf begin; buf is a ring
+	held    int // bytes in buf
 	session bool
 	waiting bool // Read waits
-	useful  bool // a piece of the session found something before it
-	idle    int  // pieces in a row that found nothing before them, or are large
-	enough  int  // full pieces that begin a session
+	useful  bool // a piece of this session was read ahead
+	idle    int  // pieces in a row that were not read ahead, or are large
+	enough  int  // full pieces that begin the next session
 	err     error
 	closed  bool
 }
 
+// readAhead wraps a connection to the server in this process.
 func readAhead(nc net.Conn) *ahead {
-	a := &ahead{Conn: nc, enough: fewPieces}
-	a.came.L, a.taken.L = &a.mu, &a.mu
+	a := &ahead{Conn: nc, enough: minFullPieces}
+	a.filled.L, a.drained.L = &a.mu, &a.mu
 	return a
 }
 
 // SetDeadline implements net.Conn. nats.go lifts the deadline when it has connected, and
 // sets none after that.
 func (a *ahead) SetDeadline(t time.Time) error {
-	a.settled.Store(t.IsZero())
+	a.handshaken.Store(t.IsZero())
 	return a.Conn.SetDeadline(t)
 }
 
@@ -69,31 +71,31 @@ func (a *ahead) SetDeadline(t time.Time) error {
 func (a *ahead) Close() error {
 	a.mu.Lock()
 	a.closed = true
-	a.came.Signal()
-	a.taken.Signal()
+	a.filled.Signal()
+	a.drained.Signal()
 	a.mu.Unlock()
 	return a.Conn.Close()
 }
 
 // Read implements net.Conn.
 func (a *ahead) Read(p []byte) (int, error) {
-	if n, taken, err := a.take(p); taken {
+	if n, ok, err := a.readBuffered(p); ok {
 		return n, err
 	}
 	n, err := a.Conn.Read(p)
-	if a.settled.Load() && err == nil {
-		a.look(n)
+	if a.handshaken.Load() && err == nil {
+		a.countPiece(n)
 	}
 	return n, err
 }
 
-// take reads what was read ahead. During a session it waits for that.
-func (a *ahead) take(p []byte) (n int, taken bool, err error) {
+// readBuffered returns bytes that pump has read. During a session it waits for them.
+func (a *ahead) readBuffered(p []byte) (n int, ok bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.held == 0 && a.session && !a.closed {
 		a.waiting = true
-		a.came.Wait()
+		a.filled.Wait()
 		a.waiting = false
 	}
 	switch {
@@ -102,15 +104,15 @@ func (a *ahead) take(p []byte) (n int, taken bool, err error) {
 	case a.held > 0:
 		n = copy(p, a.buf[a.first:min(a.first+a.held, len(a.buf))])
 		a.first, a.held = (a.first+n)%len(a.buf), a.held-n
-		a.taken.Signal()
+		a.drained.Signal()
 		return n, true, nil
 	}
 	return 0, a.err != nil, a.err
 }
 
-// look begins a session after enough full pieces in a row.
-func (a *ahead) look(n int) {
-	if n < pieceSize || n >= large {
+// countPiece begins a session after enough full pieces in a row.
+func (a *ahead) countPiece(n int) {
+	if n < pieceSize || n >= largePiece {
 		a.full = 0
 		return
 	}
@@ -122,12 +124,12 @@ func (a *ahead) look(n int) {
 	defer a.mu.Unlock()
 	a.session, a.useful, a.idle = true, false, 0
 	if a.buf == nil {
-		a.buf = make([]byte, roomAhead)
+		a.buf = make([]byte, bufferSize)
 	}
 	go a.pump()
 }
 
-// pump reads ahead until the session ends.
+// pump reads ahead until the session ends. It is the goroutine of a session.
 func (a *ahead) pump() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -139,14 +141,14 @@ func (a *ahead) pump() {
 		a.mu.Unlock()
 		n, err := a.Conn.Read(room)
 		a.mu.Lock()
-		a.noteLocked(n, err)
+		a.addPieceLocked(n, err)
 	}
 }
 
-// roomLocked waits until there is room for a piece, and returns it.
+// roomLocked waits until buf has room, and returns that part of buf.
 func (a *ahead) roomLocked() []byte {
 	for a.held == len(a.buf) && !a.closed {
-		a.taken.Wait()
+		a.drained.Wait()
 	}
 	if a.held == 0 {
 		a.first = 0
@@ -155,27 +157,27 @@ func (a *ahead) roomLocked() []byte {
 	return a.buf[next:min(next+len(a.buf)-a.held, len(a.buf))]
 }
 
-// noteLocked takes note of a piece.
-func (a *ahead) noteLocked(n int, err error) {
-	if a.held > 0 && n < large {
+// addPieceLocked adds a piece that pump has read, and ends a session that does not help.
+func (a *ahead) addPieceLocked(n int, err error) {
+	if a.held > 0 && n < largePiece {
 		a.idle, a.useful = 0, true
-	} else if a.idle++; a.idle == idlePieces {
-		a.endLocked()
+	} else if a.idle++; a.idle == maxIdlePieces {
+		a.endSessionLocked()
 	}
 	a.held += n
 	if err != nil {
 		a.session, a.err = false, err
 	}
 	if a.waiting {
-		a.came.Signal()
+		a.filled.Signal()
 	}
 }
 
-// endLocked ends a session that is of no use any more.
-func (a *ahead) endLocked() {
+// endSessionLocked ends the session.
+func (a *ahead) endSessionLocked() {
 	a.session = false
-	a.enough = min(2*a.enough, manyPieces)
+	a.enough = min(2*a.enough, maxFullPieces)
 	if a.useful {
-		a.enough = fewPieces
+		a.enough = minFullPieces
 	}
 }

@@ -8,35 +8,35 @@ import (
 )
 
 const (
-	// stallChunk is how many bytes must get through within the time of a stall.
-	stallChunk = 64 << 10
-	// leastStall is no stall yet, however little patience the user has.
-	leastStall = 5 * time.Second
-	// embeddedStall is that of the server in this process, which answers for the
-	// disk: it reads nothing while it waits for that.
+	// chunkSize is how many bytes must get through within the stall time.
+	chunkSize = 64 << 10
+	// minStall is the shortest stall time, however short the timeout of the bus is.
+	minStall = 5 * time.Second
+	// embeddedStall is the stall time of the server in this process. That server reads
+	// nothing while it waits for the disk.
 	embeddedStall = time.Minute
 )
 
-// conn is a connection that a peer cannot hold up: a write that makes no progress
-// within stall fails, however long the whole of it may take. nats.go drops what
-// it could not write and goes on, so that a later PING would be answered as if
-// everything before had arrived; hence a write that fails ends the connection.
+// conn is a connection that a peer cannot block for ever: a write that makes no progress
+// within stall fails, however long the whole write may take. A write that fails ends the
+// connection. Otherwise nats.go would drop what it could not write and go on, and a later
+// PING would be answered as if everything before it had arrived.
 //
-// nats.go may write where it publishes: what it has in its buffer, that message last.
-// So where a publish returns ErrDisconnected its message was not sent as a whole.
+// nats.go may write on the goroutine that publishes: what it has in its buffer, that message
+// last. So if a publish returns ErrDisconnected, its message was not sent as a whole.
 //
-// The time is kept by one timer, since a deadline for each write of a pipe takes two
+// One timer bounds all writes, because a deadline for each write of a pipe takes two
 // allocations. So there is one write at a time: nats.go writes under a lock.
 type conn struct {
 	net.Conn
 	stall   time.Duration
-	stalled *time.Timer   // runs while something is written, and then ends that
-	gaveUp  chan struct{} // holds one when the timer has ended
-	ended   atomic.Bool   // somebody has closed it
-	move    int           // the dialer's when it was dialled
+	stalled *time.Timer   // runs during a write, and fails it
+	gaveUp  chan struct{} // has one element when the timer has fired
+	ended   atomic.Bool   // it was closed
+	move    int           // the number of the dialer's target when it was dialled
 }
 
-// guarded returns nc as a conn.
+// guarded wraps nc.
 func guarded(nc net.Conn, stall time.Duration) *conn {
 	c := &conn{Conn: nc, stall: stall, gaveUp: make(chan struct{}, 1)}
 	c.stalled = time.AfterFunc(stall, c.giveUp)
@@ -44,13 +44,13 @@ func guarded(nc net.Conn, stall time.Duration) *conn {
 	return c
 }
 
-// giveUp ends the write that goes on.
+// giveUp fails the current write. The timer calls it.
 func (c *conn) giveUp() {
 	_ = c.SetWriteDeadline(time.Unix(1, 0))
 	c.gaveUp <- struct{}{}
 }
 
-// write is Write for what must get through within stall.
+// write writes p within stall.
 func (c *conn) write(p []byte) (n int, err error) {
 	c.stalled.Reset(c.stall)
 	n, err = c.Conn.Write(p)
@@ -70,7 +70,7 @@ func (c *conn) Close() error {
 // Write implements net.Conn.
 func (c *conn) Write(p []byte) (n int, err error) {
 	for {
-		m, err := c.write(p[n:min(len(p), n+stallChunk)])
+		m, err := c.write(p[n:min(len(p), n+chunkSize)])
 		n += m
 		if err != nil {
 			_ = c.Close()

@@ -64,7 +64,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 		d.failed = err
 		return nil, err
 	}
-	least := leastStall
+	least := minStall
 	if addr == embeddedAddr {
 		least = embeddedStall
 	}

@@ -84,7 +84,7 @@ func TestDialTriesEachServer(t *testing.T) {
 	l, _ := open(t, nil, func(c *link.Config) {
 		c.URL = "nats://" + closedPort(t) + "," + s.ClientURL() + ",nats://" + closedPort(t)
 	})
-	if err := l.Flush(t.Context(), patience); err != nil {
+	if err := l.Flush(t.Context(), testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	if got := l.Conn().ConnectedServerId(); got != s.NATS().ID() {
@@ -147,7 +147,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		if err := next(t, result, "the end of Dial"); !errors.Is(err, reason) {
 			t.Errorf("got %v, want %v", err, reason)
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {

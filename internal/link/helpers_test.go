@@ -15,12 +15,12 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 )
 
-// patience is how long a test waits for what should come at once.
-const patience = 10 * time.Second
+// testTimeout is how long a test waits for what should come at once.
+const testTimeout = 10 * time.Second
 
 func flush(t *testing.T, nc *nats.Conn) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	if err := nc.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
@@ -70,13 +70,13 @@ func open(t *testing.T, dial func() (net.Conn, error), adjust ...func(*link.Conf
 	return l, to
 }
 
-// next returns what comes out of ch. In a bubble the patience costs no time.
+// next returns what comes out of ch. In a bubble the testTimeout costs no time.
 func next[T any](t *testing.T, ch <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		t.Fatalf("%s did not come", what)
 		panic("not reached")
 	}

@@ -115,7 +115,7 @@ func (l *Link) options(c Config) []nats.Option {
 
 func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 	if s == nil {
-		if !l.refusals.take(err) {
+		if !l.refusals.deliver(err) {
 			c.Failed(refusedSubject(err), err)
 		}
 		return

@@ -140,7 +140,7 @@ func TestRedialInProcess(t *testing.T) {
 	publish := func(s *testserver.Server, text string) {
 		t.Helper()
 		nc := s.Conn(t)
-		if err := errors.Join(l.Flush(t.Context(), patience), nc.Publish("a", []byte(text))); err != nil {
+		if err := errors.Join(l.Flush(t.Context(), testTimeout), nc.Publish("a", []byte(text))); err != nil {
 			t.Fatal(err)
 		}
 		flush(t, nc)
@@ -192,7 +192,7 @@ func TestLinkSurvivesRefusals(t *testing.T) {
 	}
 	r.to(s.InProcessConn)
 	next(t, to.reconnected, "the connection")
-	if err := l.Flush(t.Context(), patience); err != nil {
+	if err := l.Flush(t.Context(), testTimeout); err != nil {
 		t.Error(err)
 	}
 	none(t, to.closed, "the end")
@@ -266,7 +266,7 @@ func TestOnReconnect(t *testing.T) {
 // eventually waits until cond holds, for what nothing announces.
 func eventually(t *testing.T, cond func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testTimeout)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
@@ -297,7 +297,7 @@ func TestHooksUnderLoad(t *testing.T) {
 					return
 				}
 				unwatch := l.Watch(sub, func(error) {})
-				_ = l.Flush(t.Context(), patience) // the connection may be lost just then
+				_ = l.Flush(t.Context(), testTimeout) // the connection may be lost just then
 				unwatch()
 				_ = sub.Unsubscribe()
 				remove()
@@ -349,7 +349,7 @@ func TestAsyncErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := l.Flush(t.Context(), patience); err != nil {
+		if err := l.Flush(t.Context(), testTimeout); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -476,7 +476,7 @@ func subscribe(t *testing.T, l *link.Link, subject, group string) error {
 		t.Error(err)
 		return nil
 	}
-	if err := l.Flush(t.Context(), patience); err != nil {
+	if err := l.Flush(t.Context(), testTimeout); err != nil {
 		t.Error(err)
 	}
 	if err = o.Refusal(); err != nil {

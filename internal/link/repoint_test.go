@@ -113,7 +113,7 @@ func (m *movable) works(s *testserver.Server, text string) {
 	if got := next(m.t, m.core, "the core message"); got != text {
 		m.t.Errorf("the subscription got %q, want %q", got, text)
 	}
-	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(m.t.Context(), testTimeout)
 	defer cancel()
 	if r, err := other.RequestWithContext(ctx, "ask", []byte(text)); err != nil || string(r.Data) != text {
 		m.t.Errorf("a request to the link: %v", err)
@@ -121,7 +121,7 @@ func (m *movable) works(s *testserver.Server, text string) {
 	if r, err := m.link.Request(ctx, &wire.Out{Subject: "ask", Data: []byte(text)}); err != nil || string(r.Data) != text {
 		m.t.Errorf("a request of the link: %v", err)
 	}
-	f := &outlet.Future{Message: outlet.Message{Out: wire.Out{Subject: "s", Data: []byte(text)}}, Deadline: time.Now().Add(patience)}
+	f := &outlet.Future{Message: outlet.Message{Out: wire.Out{Subject: "s", Data: []byte(text)}}, Deadline: time.Now().Add(testTimeout)}
 	if err := m.window.Add(ctx, f); err != nil {
 		m.t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func (m *movable) leadsTo(s *testserver.Server) {
 // to moves the link, within a time that is ample.
 func (m *movable) to(target link.Target) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(m.t.Context(), testTimeout)
 	defer cancel()
 	if err := m.link.Repoint(ctx, target); err != nil {
 		m.t.Fatal(err)
@@ -186,7 +186,7 @@ func TestRepointedLinkReconnects(t *testing.T) {
 		t.Errorf("its URL is %q", url)
 	}
 	b.Restart()
-	for end := time.Now().Add(patience); m.link.Conn().ConnectedServerId() != b.NATS().ID() && time.Now().Before(end); {
+	for end := time.Now().Add(testTimeout); m.link.Conn().ConnectedServerId() != b.NATS().ID() && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	m.leadsTo(b)
@@ -232,7 +232,7 @@ func TestRepointLosesNothingFlushed(t *testing.T) {
 		if err := m.link.Hold(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if err := m.link.Flush(t.Context(), patience); err != nil {
+		if err := m.link.Flush(t.Context(), testTimeout); err != nil {
 			t.Error(err)
 		}
 		m.to([]link.Target{overPort(b), inProcess(a)}[i%2])
@@ -240,10 +240,10 @@ func TestRepointLosesNothingFlushed(t *testing.T) {
 	}
 	close(stop)
 	publishing.Wait()
-	if err := m.link.Flush(t.Context(), patience); err != nil {
+	if err := m.link.Flush(t.Context(), testTimeout); err != nil {
 		t.Error(err)
 	}
-	for end := time.Now().Add(patience); got.Load() < sent.Load() && time.Now().Before(end); {
+	for end := time.Now().Add(testTimeout); got.Load() < sent.Load() && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got.Load() != sent.Load() {

@@ -77,7 +77,7 @@ func blocked(t *testing.T, l *link.Link, subject, group string) (sub *nats.Subsc
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Flush(t.Context(), patience); err != nil {
+	if err := l.Flush(t.Context(), testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	release = sync.OnceFunc(func() { close(gate) })
@@ -130,14 +130,14 @@ func TestEndInterest(t *testing.T) {
 				sub, got, release := blocked(t, l, "a", group)
 
 				publish(t, nc, "a", 0, 10)
-				if err := l.Flush(t.Context(), patience); err != nil { // these have arrived
+				if err := l.Flush(t.Context(), testTimeout); err != nil { // these have arrived
 					t.Fatal(err)
 				}
 				let := v.hold()
 				defer let()
 				publish(t, nc, "a", 10, 20) // these are on their way
 				result := make(chan error, 1)
-				go func() { result <- l.EndInterest(t.Context(), sub, patience) }()
+				go func() { result <- l.EndInterest(t.Context(), sub, testTimeout) }()
 				awaitNoInterest(t, s, "a")
 				publish(t, nc, "a", 20, 30) // and these come too late
 				none(t, result, "the end, before the messages that are on their way,")
@@ -164,7 +164,7 @@ func TestEndInterest(t *testing.T) {
 // awaitNoInterest fails the test unless s soon forgets the subscriptions to subject.
 func awaitNoInterest(t *testing.T, s *testserver.Server, subject string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testTimeout)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for interest(t, s, subject) > 0 {
@@ -189,11 +189,11 @@ func TestEndInterestWhileDisconnected(t *testing.T) {
 			l, to := open(t, r.Dial)
 			sub, got, release := blocked(t, l, "a", "")
 			publish(t, s.Conn(t), "a", 0, 10)
-			if err := l.Flush(t.Context(), patience); err != nil {
+			if err := l.Flush(t.Context(), testTimeout); err != nil {
 				t.Fatal(err)
 			}
 			end := func() {
-				if err := l.EndInterest(t.Context(), sub, patience); err != nil {
+				if err := l.EndInterest(t.Context(), sub, testTimeout); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -206,13 +206,13 @@ func TestEndInterestWhileDisconnected(t *testing.T) {
 			if when == "after the loss" {
 				began := time.Now()
 				end()
-				if took := time.Since(began); took >= patience {
+				if took := time.Since(began); took >= testTimeout {
 					t.Errorf("it waited %v for a server that is not there", took)
 				}
 			}
 			r.to(later.InProcessConn)
 			next(t, to.reconnected, "the connection")
-			if err := l.Flush(t.Context(), patience); err != nil {
+			if err := l.Flush(t.Context(), testTimeout); err != nil {
 				t.Fatal(err)
 			}
 			awaitNoInterest(t, later, "a")
@@ -297,10 +297,10 @@ func TestEndInterestOfABusySubscription(t *testing.T) {
 			sub, got, release := blocked(t, l, "a", "")
 			pretendDelivered(t, sub, delivered)
 			publish(t, nc, "a", 0, 20)
-			if err := l.Flush(t.Context(), patience); err != nil {
+			if err := l.Flush(t.Context(), testTimeout); err != nil {
 				t.Fatal(err)
 			}
-			if err := l.EndInterest(t.Context(), sub, patience); err != nil {
+			if err := l.EndInterest(t.Context(), sub, testTimeout); err != nil {
 				t.Fatal(err)
 			}
 			awaitNoInterest(t, s, "a")
@@ -322,11 +322,11 @@ func TestEndInterestOfABusySubscriptionWhileDisconnected(t *testing.T) {
 		had = 1_000_000_000 // there is no larger number of which ten digits are left
 	}
 	pretendDelivered(t, sub, had)
-	if err := l.EndInterest(t.Context(), sub, patience); err != nil {
+	if err := l.EndInterest(t.Context(), sub, testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	reconnect(t, l, to)
-	if err := l.Flush(t.Context(), patience); err != nil {
+	if err := l.Flush(t.Context(), testTimeout); err != nil {
 		t.Fatal(err)
 	}
 	awaitNoInterest(t, s, "a")
