@@ -16,33 +16,32 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// BatchHandler handles several messages at once, which are in stream order apart from
-// those that come again. Nil means that all are done. A *BatchError says of each by
-// itself how it failed. Any other error, and a panic, counts as a failure of each of
-// them. ctx ends as that of a Handler.
+// BatchHandler handles several messages at once. They are in the order of the stream, except
+// messages that are tried again. If it returns nil, all are done. A *BatchError has the error of
+// each message that failed. With any other error, and with a panic, each of them failed. ctx
+// ends like that of a Handler.
 type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 
 // The defaults of ConsumeBatch.
 const (
 	defaultBatchSize = 100
 	defaultBatchWait = 100 * time.Millisecond
-	largestBatch     = 10_000
+	maxBatchSize     = 10_000
 )
 
-// BatchSize is how many messages ConsumeBatch handles at once at most, 1 to 10,000;
-// the default is 100. Fewer come when their payloads are large: about 8 MiB are here
-// at a time.
+// BatchSize is the maximum number of messages in a batch, from 1 to 10,000. The default is 100.
+// Batches of large messages are smaller, because a process takes about 8 MiB at a time.
 func BatchSize(n int) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
-		if n < 1 || n > largestBatch {
-			o.fail("BatchSize", n, fmt.Sprintf("must lie between 1 and %d", largestBatch))
+		if n < 1 || n > maxBatchSize {
+			o.fail("BatchSize", n, fmt.Sprintf("must lie between 1 and %d", maxBatchSize))
 		}
 		o.batch.size = n
 	})
 }
 
-// BatchWait is how long ConsumeBatch waits for more messages when there are fewer than
-// BatchSize; the default is 100 ms, 0 means not at all. At most an hour.
+// BatchWait is how long ConsumeBatch waits for more messages if there are fewer than BatchSize.
+// The default is 100 ms; 0 means not at all; the maximum is an hour.
 func BatchWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if d < 0 || d > time.Hour {
@@ -89,11 +88,11 @@ func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subj
 // batchOptions is what ConsumeBatch and its options set.
 type batchOptions struct {
 	handler *batch         // nil for handlers of one message
-	size    int            // 0 where it was not given
-	wait    *time.Duration // nil where it was not given
+	size    int            // 0 if not given
+	wait    *time.Duration // nil if not given
 }
 
-// batch is how a consumer handles batches.
+// batch is the handler of a ConsumeBatch.
 type batch struct {
 	handle  func(ctx context.Context, ms []any) error
 	timeout time.Duration
@@ -284,7 +283,7 @@ func (b *batch) call(ctx context.Context, ms []any, errs []error) {
 	err = guard(ctx, func(ctx context.Context, _ *RawMsg) error { return b.handle(ctx, ms) }, nil)
 }
 
-// share says in errs what err means for each message of a batch.
+// share sets in errs what err means for each message of a batch.
 func (b *batch) share(err error, errs []error) {
 	switch e, each := errors.AsType[*BatchError](err); {
 	case each && e.within(len(errs)):
@@ -304,8 +303,8 @@ func fill(errs []error, err error) {
 	}
 }
 
-// BatchError is what a BatchHandler returns to say of each message by itself how it
-// failed. Those it does not name are done. The zero value names none:
+// BatchError is returned by a BatchHandler. It has the error of each message that failed. The
+// other messages are done. The zero value has none:
 //
 //	var failed bus.BatchError
 //	for i, m := range ms {
@@ -313,13 +312,13 @@ func fill(errs []error, err error) {
 //	}
 //	return failed.Err()
 //
-// An error in it means what it would mean from a Handler, also one of Permanent and
-// RetryAfter. Not safe for concurrent use.
+// An error in it means the same as from a Handler, also one of Permanent, RetryAfter and
+// Postpone. Not safe for concurrent use.
 type BatchError struct {
-	Failed map[int]error // by the index of the message in the batch; another index fails them all
+	Failed map[int]error // by the index of the message; an index outside the batch fails all messages
 }
 
-// Add notes that the message with index i failed with err, unless err is nil.
+// Add records that the message with index i failed with err. It does nothing if err is nil.
 func (e *BatchError) Add(i int, err error) {
 	if err == nil {
 		return
@@ -330,7 +329,7 @@ func (e *BatchError) Add(i int, err error) {
 	e.Failed[i] = err
 }
 
-// Err returns e, or nil when it names no message.
+// Err returns e, or nil if no message failed.
 func (e *BatchError) Err() error {
 	if e == nil || len(e.Failed) == 0 {
 		return nil
@@ -346,7 +345,7 @@ func (e *BatchError) Error() string {
 	return fmt.Sprintf("bus: %d messages of a batch failed: %s", len(texts), strings.Join(texts, "; "))
 }
 
-// within reports whether e is about a batch of n messages.
+// within reports whether all indexes of e are of a batch of n messages.
 func (e *BatchError) within(n int) bool {
 	for i := range e.Failed {
 		if i < 0 || i >= n {

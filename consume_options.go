@@ -18,11 +18,11 @@ type ConsumeOption interface{ onConsume(*consumeOptions) }
 // consumeOptions is what the options of one consumer set.
 type consumeOptions struct {
 	handlerOptions
-	ackWait  time.Duration // 0 where it was not given
+	ackWait  time.Duration // 0 if not given
 	retry    RetryPolicy
 	key      keyOptions
 	start    consumer.Start // zero: not given
-	interval time.Duration  // between the beginnings of two handler calls
+	interval time.Duration  // between the starts of two handler calls; 0 for none
 	batch    batchOptions
 }
 
@@ -35,14 +35,11 @@ type consumeOption func(*consumeOptions)
 
 func (f consumeOption) onConsume(o *consumeOptions) { f(o) }
 
-const defaultAckWait = 30 * time.Second
-
-// AckWait is how long the server waits for a sign of life of a message before it
-// gives it to another member; the default is 30 s. The library sends such signs
-// by itself for as long as the message waits or its handler runs, so this only
-// says how soon the messages of a process that died come again. At least 1 s. It
-// holds for all members of a durable, which should give the same: the last one to
-// start sets it.
+// AckWait is how long the server waits for an acknowledgement or in-progress signal of a
+// message before it redelivers the message. The default is 30 s; the minimum is 1 s. The bus
+// sends in-progress signals while a message waits or its handler runs. So AckWait only sets
+// how soon the messages of a crashed process are redelivered. It is a setting of the durable:
+// all processes should give the same value, because the last one to start sets it.
 func AckWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if d < time.Second {
@@ -53,7 +50,7 @@ func AckWait(d time.Duration) ConsumeOption {
 	})
 }
 
-// Retry sets when, and how often, a failed message is tried again.
+// Retry sets when and how often a failed message is tried again. See RetryPolicy.
 func Retry(p RetryPolicy) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		p := p.withDefaults() // an option may be used by several calls at once
@@ -71,9 +68,10 @@ func Retry(p RetryPolicy) ConsumeOption {
 	})
 }
 
-// RateLimit lets n handler calls begin in each per, evenly: one each per/n. It holds
-// for each member by itself. Messages that wait for their turn are kept alive; when
-// the consumer ends they are given back. In a batch each message counts.
+// RateLimit lets at most n handler calls start in each per. They start evenly, one every
+// per/n. The limit holds for each process by itself. A message that waits for its turn is kept
+// alive with in-progress signals. If the consumer ends first, the message is returned to the
+// stream. In a batch each message counts.
 func RateLimit(n int, per time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if n < 1 || per <= 0 || per/time.Duration(n) == 0 {
@@ -84,9 +82,10 @@ func RateLimit(n int, per time.Duration) ConsumeOption {
 	})
 }
 
-// StartOption says with which message of its stream a durable begins. It holds when
-// the durable is made. On one that exists another start is a *ConsumerConflictError,
-// and none leaves it where it is; Consumer.Rewind sends it back.
+// StartOption names the message of its stream with which a durable, or a Replay, starts. For a
+// durable it counts when the durable is created. If the durable exists with another start,
+// Consume returns a *ConsumerConflictError. Without a StartOption an existing durable goes on
+// where it is. Consumer.Rewind sends it back.
 type StartOption struct{ start consumer.Start }
 
 func (s StartOption) onConsume(o *consumeOptions) {
@@ -133,24 +132,24 @@ func (s StartOption) check(call string) error {
 	return nil
 }
 
-// StartAtFirst begins with the first message that is stored, which is the default.
+// StartAtFirst starts with the first stored message. It is the default.
 func StartAtFirst() StartOption { return StartOption{consumer.Start{Kind: consumer.StartFirst}} }
 
-// StartAtLast begins with the last message that is stored and matches.
+// StartAtLast starts with the last stored message that matches.
 func StartAtLast() StartOption { return StartOption{consumer.Start{Kind: consumer.StartLast}} }
 
-// StartAtNew begins with the first message that is stored after the durable was made.
+// StartAtNew starts with the first message that is stored after the durable was created.
 func StartAtNew() StartOption { return StartOption{consumer.Start{Kind: consumer.StartNew}} }
 
-// StartAtSequence begins with the message that has this sequence in the stream, or the
+// StartAtSequence starts with the message that has this sequence in the stream, or with the
 // first one after it.
 func StartAtSequence(sequence uint64) StartOption {
 	return StartOption{consumer.Start{Kind: consumer.StartSequence, Sequence: sequence}}
 }
 
-// StartAtTime begins with the first message that was stored at t or later. A t that a
-// program computes anew when it starts, as an hour ago, is another start each time, and
-// a conflict from the second time on.
+// StartAtTime starts with the first message that was stored at t or later. Use a fixed t. A t
+// that the program computes at each start, such as an hour ago, differs each time, and so is a
+// conflict from the second start on.
 func StartAtTime(t time.Time) StartOption {
 	return StartOption{consumer.Start{Kind: consumer.StartTime, Time: t.UTC().Round(0)}}
 }
@@ -162,53 +161,52 @@ type keyOptions struct {
 	name   string       // describes the key to people; the same in all processes
 	token  int          // of KeyByToken
 	of     reflect.Type // of KeyBy's messages
-	stuck  *StuckKey    // nil where it was not given
+	stuck  *StuckKey    // nil if not given
 }
 
 // parks reports whether the messages behind a dead letter become dead letters too.
 func (k *keyOptions) parks() bool { return k.stuck != nil && *k.stuck == ParkKey }
 
-// keyFunc names the key of a message. An error means that it has none, and why.
+// keyFunc returns the key of a message. An error makes the message a dead letter.
 type keyFunc func(*wire.Delivery) (string, error)
 
 // keyMaker makes a keyFunc for a bus's format and the options of one consumer.
 type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 
-// KeyBySubject keeps the order of the messages of each subject: of those at most one
-// is with the handler at a time, and the next one comes when that is done. Messages
-// of different keys go side by side, as many as Concurrency says; a message that
-// waits for its next attempt holds up its own key only.
+// KeyBySubject keeps the order of the messages of each subject: the subject is their key. The
+// handler gets one message of a key at a time. The next one comes when that one is done.
+// Messages of different keys are handled at the same time, up to Concurrency. A message that
+// waits for its next attempt delays its own key only.
 //
-// Of each key the successes are in the order of the stream, also over failures,
-// lost connections, restarts and crashes. After a crash messages with keys wait for
-// those that the dead process had, which is up to AckWait. A message that becomes a
-// dead letter is passed over, see OnStuckKey. Messages may come twice, as ever.
+// The messages of a key succeed in the order of the stream, also after failures, lost
+// connections, restarts and crashes. After a crash, messages with keys wait up to AckWait for
+// those that the crashed process had. A message that becomes a dead letter is skipped, see
+// OnStuckKey. As always, a message may be delivered more than once.
 //
-// Several processes, or buses, that consume the same durable share the work and keep
-// the order together, where others can reach the server: an external one, or one with
-// WithListen. One of them is the owner (SubscriptionStats.Owner): it takes the messages
-// in and gives them to whoever has a handler free, itself first. All must give the same
-// key; the owner's counts. Members may come, go, die and stand still at any time. The
-// owner that leaves hands over at once; one that is not heard of for a third of AckWait
-// (at most 10 s) is replaced, and what it had comes again after AckWait. A process that
-// stood still meanwhile may still be at a message that others handle too: its outcome
-// is refused, and reported as event.SettlementRefused. On an embedded server without a
-// port one consumer at a time takes a durable with keys; a second one is refused with
-// an *OptionError.
+// Several processes, or buses, that consume the same durable share the work and keep the order
+// together. This needs a server that other processes can reach: an external one, or one with
+// WithListen. One process is the owner (SubscriptionStats.Owner). It takes the messages and
+// assigns each to a process with a free handler, preferably to itself. All processes must give
+// the same key option. Processes may start, stop, crash and hang at any time. An owner that
+// stops hands over at once. An owner that is not heard of for a third of AckWait (at most 10 s)
+// is replaced, and its messages are redelivered after AckWait. If it was only hanging, its
+// handlers may still run for messages that others handle too. Their outcomes are refused and
+// reported as event.SettlementRefused. On an embedded server without a port, only one consumer
+// at a time may take a durable with keys. A second one is an *OptionError.
 //
-// The durable notes its key. While members with another key, or none, ask for messages,
-// Consume is refused with a *ConsumerConflictError: a deploy that changes the key stops
-// the old members first. So far as the function of KeyBy goes, its type is its name.
+// The key option is stored with the durable. While processes with another key, or without one,
+// ask for messages, Consume returns a *ConsumerConflictError. To change the key, stop the old
+// processes first. Of KeyBy only the type of its function is compared.
 //
-// Only one option may say the key.
+// Only one option may set the key.
 func KeyBySubject() ConsumeOption {
 	return keyOption("KeyBySubject", "subject", func(*payload.Format, *handlerOptions) keyFunc {
 		return func(d *wire.Delivery) (string, error) { return d.Subject, nil }
 	})
 }
 
-// KeyByToken is KeyBySubject for the n-th token of the subject, counted from 1. The
-// consumer's subject must have so many. Below a ">" there may be shorter subjects;
+// KeyByToken is KeyBySubject with the n-th token of the subject as the key, counted from 1. The
+// subject of the consumer must have n tokens. If it ends with ">", shorter subjects may match;
 // their messages have no key.
 func KeyByToken(n int) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
@@ -223,7 +221,7 @@ func KeyByToken(n int) ConsumeOption {
 	})
 }
 
-// token is the n-th of a subject, from 1; "" where it has fewer.
+// token returns the n-th token of a subject, from 1, or "" if the subject has fewer.
 func token(subject string, n int) string {
 	for ; n > 1; n-- {
 		_, after, more := strings.Cut(subject, ".")
@@ -252,8 +250,8 @@ func (o *consumeOptions) checkKey(filter string, handled reflect.Type) error {
 	return nil
 }
 
-// KeyByHeader is KeyBySubject for the first value of a header. Messages without it
-// have no key: they go side by side, in no order.
+// KeyByHeader is KeyBySubject with the first value of a header as the key. Messages without
+// the header have no key: they are handled at the same time, in no order.
 func KeyByHeader(name string) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if err := wire.CheckName(name); err != nil {
@@ -266,13 +264,13 @@ func KeyByHeader(name string) ConsumeOption {
 	})
 }
 
-// KeyBy is KeyBySubject for what key returns, which must be the same each time for the
-// same message. Messages for which it returns "" have no key: they go side by side,
-// in no order. T must be the type of the handler.
+// KeyBy is KeyBySubject with the result of key as the key. For the same message key must return
+// the same each time. Messages for which it returns "" have no key: they are handled at the
+// same time, in no order. T must be the type of the handler.
 //
-// key is called when a message arrives and must be quick: the next one waits for it.
-// The message is decoded for it, and once more for the handler. A message that cannot
-// be decoded, or for which key panics, is not handled but becomes a dead letter.
+// key is called when a message arrives. It must be fast, because the next message waits for it.
+// The message is decoded for key and again for the handler. A message that cannot be decoded,
+// or for which key panics, becomes a dead letter.
 func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if key == nil {
@@ -284,7 +282,7 @@ func KeyBy[T any](key func(*Msg[T]) string) ConsumeOption {
 	})
 }
 
-// keyed turns a key of T into one of raw messages.
+// keyed returns a keyFunc that decodes a message and calls key. nats.go's goroutines call it.
 func keyed[T any](f *payload.Format, o *handlerOptions, key func(*Msg[T]) string) keyFunc {
 	info := payload.TypeOf[T](f)
 	return func(d *wire.Delivery) (name string, err error) {
@@ -300,44 +298,43 @@ func keyed[T any](f *payload.Format, o *handlerOptions, key func(*Msg[T]) string
 	}
 }
 
-func keyOption(option, said string, mk keyMaker) ConsumeOption {
-	return consumeOption(func(o *consumeOptions) { o.keyBy(option, said, mk) })
+// keyOption returns an option that sets the key. name describes the key to people.
+func keyOption(option, name string, mk keyMaker) ConsumeOption {
+	return consumeOption(func(o *consumeOptions) { o.keyBy(option, name, mk) })
 }
 
-func (o *consumeOptions) keyBy(option, said string, mk keyMaker) {
+func (o *consumeOptions) keyBy(option, name string, mk keyMaker) {
 	if o.key.make != nil {
-		o.fail(option, said, "the key has been said already, by "+o.key.option+"; leave one out")
+		o.fail(option, name, "the key has been said already, by "+o.key.option+"; leave one out")
 		return
 	}
-	o.key.make, o.key.option, o.key.name = mk, option, said
+	o.key.make, o.key.option, o.key.name = mk, option, name
 }
 
-// StuckKey says what becomes of a key whose message cannot be handled.
+// StuckKey is what happens to a key if one of its messages cannot be handled.
 type StuckKey int
 
-// The ways.
+// What happens to a key.
 const (
-	// BlockKey: the messages of the key wait until the failing one is handled or, after
-	// its last attempt, a dead letter; then the next one is handled.
+	// BlockKey: the later messages of the key wait until the failing one is handled or has
+	// become a dead letter after its last attempt. Then the next one is handled.
 	BlockKey StuckKey = iota
-	// ParkKey: when a message of the key becomes a dead letter those behind it do so
-	// too, in order and with CauseBehind, also those that come later, for as long as
-	// the key has dead letters. Redrive gives them back in order; new messages of the
-	// key wait until those are done.
+	// ParkKey: if a message of the key becomes a dead letter, all later messages of the key
+	// become dead letters too, with CauseBehind, as long as the key has dead letters.
+	// Redrive returns them in order. New messages of the key wait until those are done.
 	ParkKey
 )
 
-// OnStuckKey says what becomes of a key whose message cannot be handled; the default
-// is BlockKey.
+// OnStuckKey sets what happens to a key if one of its messages cannot be handled. The default is
+// BlockKey.
 //
-// Behind a message that fails and waits for its next attempt the others of its key
-// wait, in this process and without taking the place of other keys: up to 1,000
-// messages in all (4 × Concurrency if that is more), and up to 8 MiB. When those
-// behind one message are a quarter of that, or nothing more fits, that is reported as
-// event.KeyStuck. With BlockKey it goes on; when nothing more fits, all keys wait for
-// that message to be handled or to use up its attempts, and Health says so. With
-// ParkKey that message is given up at that moment, before its last attempt, and other
-// keys go on.
+// While a message waits for its next attempt, the later messages of its key wait in this
+// process. They take no place from other keys. Up to 1,000 messages wait in all (4 × Concurrency
+// if that is more), and up to 8 MiB. If a quarter of that waits behind one message, or nothing
+// more fits, event.KeyStuck is reported. With BlockKey nothing else happens. When nothing more
+// fits, all keys wait until that message is handled or has used up its attempts, and Health
+// reports it. With ParkKey the message becomes a dead letter at that moment, before its last
+// attempt, and other keys go on.
 func OnStuckKey(p StuckKey) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if p != BlockKey && p != ParkKey {

@@ -12,29 +12,28 @@ import (
 	"github.com/omnibus-go/bus/internal/settle"
 )
 
-// RetryPolicy says how often a message whose handler failed is tried, and when:
-// again after MinBackoff, then after twice as long each time up to MaxBackoff, less
-// a random part of up to a quarter. After MaxAttempts failures it becomes a dead
-// letter. Zero fields mean 25 attempts, 100 ms and 10 minutes, which is about two
-// hours in all, and 3 crashes.
+// RetryPolicy sets how often and when a failed message is tried again. The first wait is
+// MinBackoff. Each further wait is twice as long, up to MaxBackoff, less a random part of up to
+// a quarter. After MaxAttempts failures the message becomes a dead letter. Zero fields mean 25
+// attempts, 100 ms, 10 minutes (about two hours in all), and 3 crashes.
 type RetryPolicy struct {
-	MaxAttempts int // handler calls; bus.Unlimited for no limit
+	MaxAttempts int // handler calls; Unlimited for no limit
 	MinBackoff  time.Duration
-	MaxBackoff  time.Duration // never less than MinBackoff where it is zero
+	MaxBackoff  time.Duration // if zero, at least MinBackoff
 
-	// MaxCrashes is how often the process may die while a message is handled, and
-	// nothing beside it; then it becomes a dead letter. After a death the messages
-	// that the process may have been at are handled one at a time, once. Zero means 3;
-	// with bus.Unlimited nothing of that is done.
+	// MaxCrashes is how often the process may crash while it handles a message and no
+	// other one. Then the message becomes a dead letter. After a crash, the messages that
+	// the process may have been handling are handled one at a time, once. Zero means 3.
+	// Unlimited switches this off.
 	MaxCrashes int
 
-	// Permanent reports whether another try would fail as well, so that the message
-	// becomes a dead letter at once. Nil means that only Permanent errors do. It is
-	// called by several goroutines at once.
+	// Permanent reports whether another attempt would fail as well. Then the message
+	// becomes a dead letter at once. If it is nil, only errors of the function Permanent do
+	// that. Several goroutines may call it at once.
 	Permanent func(error) bool
 }
 
-// Unlimited clears a limit.
+// Unlimited switches a limit off.
 const Unlimited = -1
 
 var defaultRetry = RetryPolicy{MaxAttempts: 25, MinBackoff: 100 * time.Millisecond, MaxBackoff: 10 * time.Minute, MaxCrashes: 3}
@@ -55,12 +54,12 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 	return p
 }
 
-// policy is p for the part that decides.
+// policy returns p for the engine.
 func (p RetryPolicy) policy() settle.Policy {
 	return settle.Policy{MaxAttempts: max(p.MaxAttempts, 0), MinBackoff: p.MinBackoff, MaxBackoff: p.MaxBackoff}
 }
 
-// outcome is what p makes of the error that a handler call ended with.
+// outcome returns what the error of a handler call means. A worker calls it.
 func (p RetryPolicy) outcome(err error) settle.Outcome {
 	if err == nil {
 		return settle.Outcome{}
@@ -78,23 +77,23 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 	return o
 }
 
-// ask has the user's function say whether err is permanent. One that panics says no,
-// and that is told with err.
-func (p RetryPolicy) ask(err error) (permanent bool, told error) {
+// ask calls the program's function about err. It returns the error to report: err, with the
+// panic if the function panics, which counts as no.
+func (p RetryPolicy) ask(err error) (permanent bool, report error) {
 	defer func() {
-		if told != nil {
-			told = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, told)
+		if report != nil {
+			report = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, report)
 		} else {
-			told = err
+			report = err
 		}
 	}()
-	defer catch(&told)
+	defer catch(&report)
 	permanent = p.Permanent(err)
 	return permanent, nil
 }
 
-// isPermanent reports whether every further try would fail as well: the handler
-// says so, the message itself is bad, or nobody is for it.
+// isPermanent reports whether every further attempt would fail as well: the handler returned
+// Permanent, the message cannot be decoded or is invalid, or no handler is for it.
 func isPermanent(err error) bool {
 	if errors.Is(err, errUnrouted) {
 		return true
@@ -103,17 +102,17 @@ func isPermanent(err error) bool {
 		return true
 	}
 	_, bad := errors.AsType[*unreadable](err)
-	return bad && !errors.Is(err, payload.ErrUnknown) // another member may know what this one does not
+	return bad && !errors.Is(err, payload.ErrUnknown) // another process may know it
 }
 
-// permanent is a handler error that no further try would mend.
+// permanent is the error that Permanent returns.
 type permanent struct{ err error }
 
 func (e *permanent) Error() string { return e.err.Error() }
 func (e *permanent) Unwrap() error { return e.err }
 
-// Permanent returns err for a Consume handler to return where another try would
-// fail as well: the message becomes a dead letter at once. A nil err stays nil.
+// Permanent returns err as an error with which a Consume handler makes the message a dead letter
+// at once, because another attempt would fail as well. A nil err stays nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -121,7 +120,7 @@ func Permanent(err error) error {
 	return &permanent{err}
 }
 
-// retryAfter is a handler error that says when to try again.
+// retryAfter is the error that RetryAfter returns.
 type retryAfter struct {
 	delay time.Duration
 	err   error
@@ -130,9 +129,9 @@ type retryAfter struct {
 func (e *retryAfter) Error() string { return e.err.Error() }
 func (e *retryAfter) Unwrap() error { return e.err }
 
-// RetryAfter returns err for a Consume handler to return so that the message
-// comes again after d, instead of when the retry policy says. It counts as an
-// attempt. A nil err stays nil.
+// RetryAfter returns err as an error with which a Consume handler sets the time of the next
+// attempt: after d, instead of the time of the retry policy. The failed call counts as an
+// attempt. A negative d is 0. A nil err stays nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -140,28 +139,28 @@ func RetryAfter(d time.Duration, err error) error {
 	return &retryAfter{delay: max(d, 0), err: err}
 }
 
-// Cause says why a message became a dead letter.
+// Cause is why a message became a dead letter.
 type Cause string
 
 // The causes.
 const (
-	CauseError     Cause = "error"      // the handler returned an error, at the last attempt
-	CausePanic     Cause = "panic"      // it panicked then
-	CauseDeadline  Cause = "deadline"   // it ran out of time then
-	CausePermanent Cause = "permanent"  // the handler returned Permanent, or RetryPolicy.Permanent says so
-	CauseMalformed Cause = "malformed"  // it could not be decoded
-	CauseInvalid   Cause = "invalid"    // its Validate refused it
-	CauseUnrouted  Cause = "unrouted"   // a Mux has no handler for it
-	CauseBehind    Cause = "behind"     // an earlier one of its key is a dead letter, see ParkKey
-	CauseCrashLoop Cause = "crash loop" // the process died again and again while it was handled
+	CauseError     Cause = "error"      // the last handler call returned an error
+	CausePanic     Cause = "panic"      // the last handler call panicked
+	CauseDeadline  Cause = "deadline"   // the last handler call ran out of time
+	CausePermanent Cause = "permanent"  // the handler returned Permanent, or RetryPolicy.Permanent reported true
+	CauseMalformed Cause = "malformed"  // the message could not be decoded
+	CauseInvalid   Cause = "invalid"    // Validate refused the message
+	CauseUnrouted  Cause = "unrouted"   // the Mux has no handler for the message
+	CauseBehind    Cause = "behind"     // an earlier message of the key is a dead letter, see ParkKey
+	CauseCrashLoop Cause = "crash loop" // the process crashed MaxCrashes times while it handled the message
 )
 
-// causes are all of them.
+// causes has all of them, for the check of a DeadFilter.
 var causes = []Cause{CauseError, CausePanic, CauseDeadline, CausePermanent, CauseMalformed, CauseInvalid, CauseUnrouted, CauseBehind, CauseCrashLoop}
 
-// causeOf is the kind of the failure err, which ended the attempts.
+// causeOf returns the cause of the failure err, which ended the attempts.
 func (p RetryPolicy) causeOf(err error) Cause {
-	if f, ok := errors.AsType[*settle.Failure](err); ok { // it was judged where it ran
+	if f, ok := errors.AsType[*settle.Failure](err); ok { // the process that ran the handler named it
 		return Cause(f.Cause)
 	}
 	if _, ok := errors.AsType[*recovery.BlockedKeyError](err); ok {
@@ -205,16 +204,16 @@ func isPostponedError(err error) bool {
 	return ok
 }
 
-// Postpone returns err for a Consume handler, or a middleware before one, to return
-// when the message was not tried: since what it needs is down, or since it is not its
-// turn. The message comes again after d, and that was no attempt: Msg.Attempt stays,
-// and however often it is postponed it does not become a dead letter. It goes before
-// Permanent and RetryPolicy.Permanent. With keys the later messages of its key wait.
-// When the bus ends the message is given back to its stream, and may come earlier.
+// Postpone returns err as an error with which a Consume handler, or a middleware, says that the
+// message was not tried: for example because a service that it needs is down. The message is
+// redelivered after d. That is no attempt: Msg.Attempt stays the same, and the message does not
+// become a dead letter however often it is postponed. With keys, the later messages of its key
+// wait. If the bus ends, the message is returned to its stream and may be redelivered earlier.
 //
-// No event tells of it, it is not counted among the handler errors, and for Health no
-// call was made: SubscriptionStats.Postponed counts it. For core handlers it is an
-// error as any other. A negative d is 0, and a nil err stays nil. It may be wrapped.
+// Postpone wins over Permanent and RetryPolicy.Permanent. No event reports it. It is counted in
+// SubscriptionStats.Postponed, not among the handler errors, and Health ignores it. For a core
+// handler (Subscribe, Respond) it is an ordinary error. A negative d is 0. A nil err stays nil.
+// The result may be wrapped.
 func Postpone(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -222,8 +221,8 @@ func Postpone(d time.Duration, err error) error {
 	return &postponed{after: max(d, 0), err: err}
 }
 
-// isPostponed reports whether err says of m, which a stream stored, that it was not
-// tried.
+// isPostponed reports whether err, of a handler, postpones m. Only messages of streams can be
+// postponed.
 func isPostponed(m *RawMsg, err error) bool {
 	return m.Stream != "" && isPostponedError(err)
 }
