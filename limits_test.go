@@ -50,7 +50,7 @@ func TestLargestAsyncBuffer(t *testing.T) {
 
 // A public error reaches the requester as an error, however it was made, also one
 // who takes plain bytes.
-func TestPublicErrorsOfAnyMaking(t *testing.T) {
+func TestPublicErrorsOfAnyText(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t, bus.WithLogger(silent()))
 	for _, tc := range []struct {
@@ -60,10 +60,10 @@ func TestPublicErrorsOfAnyMaking(t *testing.T) {
 		{bus.Public(" ", ""), "500", ""},
 		{bus.Public("\n", " "), "500", ""},
 		{bus.Public("\t", "text"), "500", "text"},
-		{&bus.PublicError{}, "500", ""},
-		{&bus.PublicError{Message: "text"}, "500", "text"},
-		{&bus.PublicError{Code: "404\r\nX-Injected: yes", Message: "a\nb"}, "404  X-Injected: yes", "a b"},
-		{&bus.PublicError{Code: "\u00a0"}, "500", ""},
+		{bus.Public("", ""), "500", ""},
+		{bus.Public("", "text"), "500", "text"},
+		{bus.Public("404\r\nX-Injected: yes", "a\nb"), "404  X-Injected: yes", "a b"},
+		{bus.Public("\u00a0", ""), "500", ""},
 	} {
 		sub, err := bus.Respond(b, "r", func(context.Context, *bus.Msg[string]) ([]byte, error) { return nil, tc.err })
 		must(t, err)

@@ -3,20 +3,17 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/omnibus-go/bus/codec"
+	"github.com/omnibus-go/bus/internal/access"
 	"github.com/omnibus-go/bus/internal/discovery"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/wire"
-)
-
-const (
-	internalCode    = "500"
-	internalMessage = "internal error"
 )
 
 // Respond answers requests to e, which may have wildcards. All responders of one
@@ -118,21 +115,6 @@ func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscriptio
 	return s, nil
 }
 
-// badRequest makes the error of a request that could not be read one that the
-// requester is told of, without its text: it may quote what Validate knows.
-func badRequest(err error) error {
-	if _, ok := errors.AsType[*PublicError](err); ok {
-		return err // Validate has its own words for the requester
-	}
-	if _, ok := errors.AsType[*ValidationError](err); ok {
-		return &PublicError{Code: "400", Message: "invalid request", cause: err}
-	}
-	if errors.Is(err, payload.ErrUnknown) {
-		return &PublicError{Code: "415", Message: "unknown content type or encoding", cause: err}
-	}
-	return &PublicError{Code: "400", Message: "malformed request", cause: err}
-}
-
 // answer handles a request.
 func (s *Subscription) answer(in wire.In, number int64) {
 	m := newRaw(&in, nil)
@@ -145,49 +127,97 @@ func (s *Subscription) answer(in wire.In, number int64) {
 	_, err = s.receiver.callIn(&asked{s.receiver.ctx, in.Reply}, m, number)
 }
 
-// refuse reports err and tells the requester, at the subject reply, what may be told.
+// refuse reports err and sends what the requester may know of it to the subject reply. A
+// worker calls it.
 func (s *Subscription) refuse(m *RawMsg, reply string, err error) {
-	public, ok := errors.AsType[*PublicError](err)
+	public, ok := errors.AsType[*publicError](err)
 	switch {
-	case !ok || public == nil:
-		public = unknownError
+	case !ok:
+		public = errInternal
 		s.failed(m, err)
 	case public.cause != nil:
 		s.failed(m, public.cause)
 	}
-	public = public.cleaned()
 	text := public.Error()
 	s.receiver.lastError.Store(&text)
 	if reply == "" {
 		return
 	}
 	out := outlet.Message{Out: wire.Out{Subject: reply}}
-	out.SetHeader(wire.HeaderNatsServiceError, public.Message)
-	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.Code)
+	out.SetHeader(wire.HeaderNatsServiceError, public.message)
+	out.SetHeader(wire.HeaderNatsServiceErrorCode, public.code)
 	if err := s.bus.core.Outlet.Reply(context.Background(), &out); err != nil {
 		s.failed(m, err)
 	}
 }
 
-// cleaned is e as it travels: its fields may have been set without Public. Without a
-// code the requester would take the reply for a good one.
-func (e *PublicError) cleaned() *PublicError {
-	c := &PublicError{Code: strings.TrimSpace(cut(oneLine(e.Code))), Message: strings.TrimSpace(cut(oneLine(e.Message)))}
-	if c.Code == "" {
-		c.Code = internalCode
-	}
-	return c
+// publicError is an error whose code and message the requester receives.
+type publicError struct {
+	code, message string
+	cause         error // for the log of the responder only; may be nil
 }
 
-// longestPublic is how many bytes of a public error's code and text travel: the
-// reply must always fit.
-const longestPublic = 2048
+func (e *publicError) Error() string { return fmt.Sprintf("%s (%s)", e.message, e.code) }
+func (e *publicError) Unwrap() error { return e.cause }
 
-func cut(s string) string {
-	if len(s) <= longestPublic {
-		return s
+// errInternal is what the requester receives for any other error.
+var errInternal = &publicError{code: defaultCode, message: "internal error"}
+
+// defaultCode is the code of a public error without a code. Without one the requester would
+// take the reply for a good one.
+const defaultCode = "500"
+
+func init() {
+	access.IsPublic = func(err error) bool {
+		_, ok := errors.AsType[*publicError](err)
+		return ok
 	}
-	return strings.ToValidUTF8(s[:longestPublic], "") // no half characters
+}
+
+// Public returns an error for a responder to return. The requester receives its code and
+// message as a *RemoteError. code is a short word or a number such as "404"; an empty one
+// becomes "500". Both are one line of text of at most 2 KiB: line breaks become blanks,
+// blanks at the ends are removed, and longer text is cut.
+func Public(code, message string) error {
+	e := &publicError{code: publicText(code), message: publicText(message)}
+	if e.code == "" {
+		e.code = defaultCode
+	}
+	return e
+}
+
+// maxPublicText is the most bytes of the code and of the message of a public error. The
+// reply must always be small enough.
+const maxPublicText = 2048
+
+// publicText makes one line of s that is not too long.
+func publicText(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\r' || r == '\n' {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > maxPublicText {
+		s = strings.ToValidUTF8(s[:maxPublicText], "") // no half characters
+	}
+	return strings.TrimSpace(s)
+}
+
+// badRequest makes a public error of the error of a request that could not be read. The
+// requester does not receive the text, which may quote what Validate knows, unless
+// Validate returned a public error.
+func badRequest(err error) error {
+	if _, ok := errors.AsType[*publicError](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[*ValidationError](err); ok {
+		return &publicError{code: "400", message: "invalid request", cause: err}
+	}
+	if errors.Is(err, payload.ErrUnknown) {
+		return &publicError{code: "415", message: "unknown content type or encoding", cause: err}
+	}
+	return &publicError{code: "400", message: "malformed request", cause: err}
 }
 
 // newDiscovery returns what answers discovery requests for the responders of b.

@@ -61,19 +61,6 @@ type moody struct{}
 func (*moody) Error() string { return "moody" }
 func (*moody) Unwrap() error { panic("not in the mood") }
 
-func TestNilPublicError(t *testing.T) {
-	t.Parallel()
-	b := bustest.New(t)
-	var none *bus.PublicError
-	hasText(t, none, "internal error (500)")
-	if none.Unwrap() != nil {
-		t.Error("it wraps something")
-	}
-	e := bus.Endpoint[int, int]("q")
-	must(t, second(bus.Respond(b, e, func(context.Context, *bus.Msg[int]) (int, error) { return 0, none })))
-	asError[*bus.RemoteError](t, second(bus.Request[int](t.Context(), b, e, 1)), "internal error (500)")
-}
-
 // A RetryPolicy.Permanent that panics does not say that the error is permanent.
 func TestPermanentThatPanics(t *testing.T) {
 	t.Parallel()

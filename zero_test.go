@@ -17,7 +17,6 @@ func TestZeroValues(t *testing.T) {
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[*bus.Bus](), reflect.TypeFor[*bus.Stream](), reflect.TypeFor[*bus.Consumer](),
 		reflect.TypeFor[*bus.Subscription](), reflect.TypeFor[*bus.Future](), reflect.TypeFor[*bus.Mux](),
-		reflect.TypeFor[*bus.PublicError](),
 	} {
 		for name, v := range map[string]reflect.Value{"nil": reflect.Zero(typ), "empty": reflect.New(typ.Elem())} {
 			for i := range typ.NumMethod() {

@@ -105,7 +105,7 @@ func (s BreakerSettings) withDefaults() BreakerSettings {
 		s.Probes = defaultProbes
 	}
 	if s.IsFailure == nil {
-		s.IsFailure = func(err error) bool { return !isPublic(err) }
+		s.IsFailure = func(err error) bool { return !access.IsPublic(err) }
 	}
 	return s
 }
@@ -189,7 +189,3 @@ func isIgnored(err error) bool {
 }
 
 // isPublic reports whether err is from bus.Public.
-func isPublic(err error) bool {
-	var public *bus.PublicError
-	return errors.As(err, &public)
-}
