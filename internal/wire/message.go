@@ -37,7 +37,7 @@ type Delivery struct {
 type Stored struct {
 	Stream      string
 	Sequence    uint64    // in Stream
-	Incarnation string    // identifies Stream among streams of that name, if the message came by a side stream; see package dead
+	Incarnation string    // identifies Stream among streams of that name, if the message came by a side stream; see package sidestream
 	Time        time.Time // when it was stored
 	Deliveries  int       // how often the server sent it, from 1; prefetching counts
 	Key         string    // messages with the same key are handled in order; empty without keys
