@@ -1,6 +1,7 @@
 package subject_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,5 +34,16 @@ func TestCovering(t *testing.T) {
 				t.Errorf("%s: %s does not cover %s", patterns, got, p)
 			}
 		}
+	}
+}
+
+func TestUncovered(t *testing.T) {
+	t.Parallel()
+	got := subject.Uncovered([]string{"a.b", "a.*", "b.>", "c"}, []string{"a.*", "b.x", "c"})
+	if !slices.Equal(got, []string{"b.>"}) {
+		t.Errorf("got %v", got)
+	}
+	if got := subject.Uncovered([]string{"a"}, nil); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("without patterns got %v", got)
 	}
 }

@@ -1,0 +1,69 @@
+package consumer
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What a durable has may differ from what is wanted in what does not matter, and in
+// nothing else.
+func TestConflict(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	want := wanted(&Config{Durable: "d", Filters: []string{"a.*", "b.>"}, Concurrency: 300})
+	if want.MaxAckPending != 1200 || want.AckWait != DefaultAckWait {
+		t.Errorf("wanted %+v", want)
+	}
+	for name, c := range map[string]struct {
+		change         func(*jetstream.ConsumerConfig)
+		field          string // that differs; "" for none
+		missing, extra []string
+	}{
+		"the same":           {change: func(*jetstream.ConsumerConfig) {}},
+		"AckWait and limits": {change: func(c *jetstream.ConsumerConfig) { c.AckWait, c.MaxAckPending, c.MaxWaiting = time.Hour, 1, 1 }},
+		"order of filters":   {change: func(c *jetstream.ConsumerConfig) { c.FilterSubjects = []string{"b.>", "a.*"} }},
+		"less": {change: func(c *jetstream.ConsumerConfig) { c.FilterSubjects = []string{"a.*"} },
+			field: "filter", missing: []string{"b.>"}},
+		"more": {change: func(c *jetstream.ConsumerConfig) { c.FilterSubjects = nil },
+			field: "filter", extra: []string{">"}},
+		"other": {change: func(c *jetstream.ConsumerConfig) { c.FilterSubjects, c.FilterSubject = nil, "a.x" },
+			field: "filter", missing: []string{"a.*", "b.>"}},
+		"start":        {change: func(c *jetstream.ConsumerConfig) { Start{Kind: StartTime, Time: at}.apply(c) }, field: FieldStart},
+		"ack policy":   {change: func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckAllPolicy }, field: "ack policy"},
+		"push":         {change: func(c *jetstream.ConsumerConfig) { c.DeliverSubject = "x" }, field: "deliver subject"},
+		"max deliver":  {change: func(c *jetstream.ConsumerConfig) { c.MaxDeliver = 3 }, field: "max deliver"},
+		"headers only": {change: func(c *jetstream.ConsumerConfig) { c.HeadersOnly = true }, field: "headers only"},
+		"backoff":      {change: func(c *jetstream.ConsumerConfig) { c.BackOff = []time.Duration{1} }, field: "backoff"},
+	} {
+		have := want
+		c.change(&have)
+		err := conflict(have, want)
+		e, ok := errors.AsType[*ConflictError](err)
+		switch {
+		case c.field == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.field != "" && (!ok || len(e.Fields) != 1 || e.Fields[0].Field != c.field ||
+			!slices.Equal(e.MissingFilters, c.missing) || !slices.Equal(e.ExtraFilters, c.extra)):
+			t.Errorf("%s: got %+v", name, err)
+		}
+	}
+}
+
+func TestStartInWords(t *testing.T) {
+	t.Parallel()
+	for want, s := range map[string]Start{
+		"first":                {},
+		"last":                 {Kind: StartLast},
+		"new":                  {Kind: StartNew},
+		"sequence 7":           {Kind: StartSequence, Sequence: 7},
+		"2026-11-24T12:00:00Z": {Kind: StartTime, Time: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)},
+	} {
+		if got := s.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
