@@ -250,6 +250,7 @@ var house = map[string]room{
 	"codec/codectest": {floor: 11, imports: map[string]string{
 		"codec":                            "what it tests",
 		"google.golang.org/protobuf/proto": "equality of messages",
+		"google.golang.org/protobuf/types/known/durationpb": "a message among the edge values",
 	}},
 	"middleware": {floor: 11, imports: map[string]string{
 		"":                              "the Middleware type",
