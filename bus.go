@@ -3,8 +3,11 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -119,7 +122,9 @@ func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
 	b.window = outlet.NewWindow(b.core.Outlet, c.publish.window)
 	b.registry.SetSenders(b.async, b.core.Outlet)
 	b.services = newDiscovery(b)
-	if err := b.observeConsumers(); err != nil {
+	b.retired.registry = &b.registry
+	var err error
+	if b.unobserve, err = b.retired.observe(b.core.Telemetry); err != nil {
 		b.core.Link.Close()
 		return nil, err
 	}
@@ -263,4 +268,135 @@ func (b *Bus) Flush(ctx context.Context) error {
 		return b.opError("Flush", "", err)
 	}
 	return b.opError("Flush", "", b.core.Link.Flush(ctx, b.core.Timeout))
+}
+
+// report logs e and tells the user's function.
+func (b *Bus) report(e event.Event) {
+	e.Time = time.Now()
+	b.core.Counters.Events.Add(1)
+	b.logEvent(e)
+	if b.cfg.onEvent == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			b.cfg.logger.Error("the function of WithEvents panicked", "panic", fmt.Sprint(v), "event", string(e.Kind))
+		}
+	}()
+	b.cfg.onEvent(e)
+}
+
+func (b *Bus) logEvent(e event.Event) {
+	var args []any
+	for _, a := range []struct {
+		key, value string
+	}{{"subject", e.Subject}, {"stream", e.Stream}, {"durable", e.Durable}} {
+		if a.value != "" {
+			args = append(args, a.key, a.value)
+		}
+	}
+	if e.Sequence != 0 {
+		args = append(args, "sequence", e.Sequence)
+	}
+	if e.Attempt != 0 {
+		args = append(args, "attempt", e.Attempt)
+	}
+	if e.Err != nil {
+		args = append(args, "error", e.Err)
+	}
+	if p, ok := errors.AsType[*PanicError](e.Err); ok {
+		args = append(args, "stack", string(p.Stack))
+	}
+	if e.Kind == event.Reconnected {
+		b.cfg.logger.Info(string(e.Kind), args...)
+		return
+	}
+	b.cfg.logger.Warn(string(e.Kind), args...)
+}
+
+// callable returns an error unless b and ctx can be used.
+func (b *Bus) callable(ctx context.Context, call string) error {
+	if err := b.usable(call); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return noContext(call)
+	}
+	if ctx.Err() != nil {
+		return &opError{call, contextError(ctx)}
+	}
+	return nil
+}
+
+// busState is whether a bus is open, stopping or closed.
+//
+// States: open → stopping → closed. The first call of Shutdown does the work on its own
+// goroutine. Later calls wait for it.
+type busState struct {
+	stopOnce *lifecycle.StopOnce
+	stopping chan struct{} // closed when the first Shutdown begins
+	closing  atomic.Bool   // the connection is being closed by us
+	handlers context.Context
+	cancel   context.CancelCauseFunc // of handlers
+}
+
+// begin makes the state open. It is called once, by open.
+func (s *busState) begin() {
+	s.stopOnce = lifecycle.NewStopOnce()
+	s.stopping = make(chan struct{})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	s.handlers, s.cancel = &handlerContext{Context: ctx, stopping: s.stopping}, cancel
+}
+
+// opError translates err and adds which call of b failed, and about which subject unless
+// that is empty.
+func (b *Bus) opError(op, subject string, err error) error {
+	if err == nil {
+		return nil // before anything that costs
+	}
+	err = translate(err)
+	switch _, named := errors.AsType[*opError](err); {
+	case named:
+		return err
+	case subject != "":
+		op = fmt.Sprintf("%s %.200q", op, subject)
+	}
+	if nc := b.core.Link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
+		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
+	}
+	return &opError{op, err}
+}
+
+// closedChan is a closed channel.
+var closedChan = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// newDiscovery returns what answers discovery requests for the responders of b.
+func newDiscovery(b *Bus) *discovery.Service {
+	return discovery.New(discovery.Config{
+		Core: b.core, Name: b.cfg.name, Version: b.cfg.version,
+		PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
+		Register:   func(s *discovery.Service) error { return b.registry.Add(lifecycle.StageDiscovery, s, nil) },
+		Unregister: func(s *discovery.Service) { b.registry.Remove(s) },
+	})
+}
+
+// newFormat returns the rules by which a bus encodes and decodes.
+func newFormat(c *config, counters *telemetry.Bus) *payload.Format {
+	return payload.New(payload.Config{
+		Codec: c.payload.codec, Rules: c.payload.rules, Known: c.payload.codecs, Counters: counters,
+		Encoding: c.payload.encoding, MinSize: c.payload.minSize, MaxDecoded: c.payload.maxDecoded,
+	})
+}
+
+// Stats returns the statistics of the bus. It reads the counters one after the other while
+// the bus runs, so sums may differ by a few messages.
+func (b *Bus) Stats() Stats {
+	if b.isZero() {
+		return Stats{}
+	}
+	return b.retired.collect(&b.core.Counters, b.async.Pending())
 }

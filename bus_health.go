@@ -72,11 +72,12 @@ func (b *Bus) checkLoad(r *health.Report) {
 	if used := float64(b.async.Pending()) / float64(b.cfg.publish.buffer.Size); used > t.PendingRatio {
 		r.Add(health.Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
 	}
-	loads := b.loads()
-	for _, l := range loads {
+	var live []SubscriptionStats
+	for _, l := range b.loads() {
+		live = append(live, l.stats)
 		checkPart(r, t, l)
 	}
-	for _, err := range b.retired.lostExcept(loads) {
+	for _, err := range b.retired.lostExcept(live) {
 		r.Add(health.Degraded, "consumer", "%s; nobody here handles its messages", inner(err))
 	}
 }

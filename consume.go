@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -92,7 +94,15 @@ type consumption struct {
 	filters []string
 	make    maker
 	of      reflect.Type // what the handler takes
-	batch   *batch       // nil for a handler of one message
+	batch   batchHandler // nil for a handler of one message
+}
+
+// batchHandler handles several messages at once.
+type batchHandler interface {
+	// run makes one attempt at each message of a batch of c and sets as many outcomes.
+	run(c *Consumer, ds []wire.Delivery, outcomes []settle.Outcome)
+	// limit sets the time for the handling of a whole batch; 0 means no limit.
+	limit(time.Duration)
 }
 
 // consume starts a consumer of what matches one of the filters.
@@ -101,9 +111,8 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 		return nil, err
 	}
 	o := newConsumeOptions()
-	o.batch.handler = want.batch
 	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
-	o.completeBatch(want.call)
+	o.completeBatch(want.call, want.batch != nil)
 	if err := o.joined(); err != nil {
 		return nil, err
 	}
@@ -113,6 +122,10 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 		return nil, err
 	}
 	o.group.name = durable
+	if want.batch != nil {
+		want.batch.limit(o.timeout)
+		o.timeout = 0
+	}
 	call, err := s.bus.newHandlerCall(strings.Join(want.filters, " "), &o.handlerOptions, want.make)
 	if err != nil {
 		return nil, err
@@ -178,7 +191,7 @@ func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consum
 		Handler: consumer.Handler{Run: c.run, Exited: c.exited, Cause: func(err error) string { return string(c.retry.causeOf(err)) },
 			Context: c.call.ctx, Pattern: c.call.pattern, Counters: &c.call.counters},
 		Report: c.report,
-		Ended:  func() { c.bus.retire(c) },
+		Ended:  func() { c.bus.retired.retire(c) },
 		DrainError: func(e *consumer.UnfinishedError) error {
 			return &DrainError{Subject: c.call.pattern, Stream: c.stream, Durable: c.durable,
 				Pending: e.Pending, Running: e.Running, Longest: running(e.Longest), Err: e.Err}
@@ -187,9 +200,9 @@ func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consum
 	if o.key.make != nil {
 		cfg.Key = consumer.Key{Name: o.key.name, Of: o.key.make(s.bus.format, &o.handlerOptions), Block: o.key.parks()}
 	}
-	if b := o.batch; b.handler != nil {
-		cfg.Batch = consumer.Batch{Size: b.size, Wait: *b.wait,
-			Run: func(ds []wire.Delivery, outcomes []settle.Outcome) { b.handler.run(c, ds, outcomes) }}
+	if want.batch != nil {
+		cfg.Batch = consumer.Batch{Size: o.batch.size, Wait: *o.batch.wait,
+			Run: func(ds []wire.Delivery, outcomes []settle.Outcome) { want.batch.run(c, ds, outcomes) }}
 	}
 	return cfg
 }
@@ -233,3 +246,41 @@ func (c *Consumer) report(e event.Event) {
 	}
 	c.bus.report(e)
 }
+
+// publicError makes the public errors of what the engine of a consumer returns.
+func (c *Consumer) publicError(err error) error {
+	switch e := err.(type) { //nolint:errorlint // the engine does not wrap its errors
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }: // joined
+		var all []error
+		for _, err := range e.Unwrap() {
+			all = append(all, c.publicError(err))
+		}
+		return errors.Join(all...)
+	case *consumer.ConflictError:
+		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters}
+		for _, f := range e.Fields {
+			public.Fields = append(public.Fields, FieldChange{Field: f.Field, Have: f.Have, Want: f.Want})
+		}
+		return public
+	case *consumer.RewindError:
+		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: e.Sequence,
+			Messages: e.Messages, Running: e.Running, Longest: running(e.Longest), Reason: e.Reason, Err: e.Err}
+	}
+	if err == consumer.ErrEnded { //nolint:errorlint // likewise
+		return ErrClosed
+	}
+	return translate(err)
+}
+
+// running makes the public form of a handler call that has not returned.
+func running(r dispatch.Run) Running {
+	if r.Since.IsZero() {
+		return Running{}
+	}
+	return Running{Subject: r.Subject, Sequence: r.Sequence, Duration: time.Since(r.Since)}
+}
+
+// endedBy implements durableMember.
+func (c *Consumer) endedBy() (durableName, error) { return durableName{c.stream, c.durable}, c.Err() }

@@ -22,35 +22,6 @@ import (
 // ends like that of a Handler.
 type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 
-// The defaults of ConsumeBatch.
-const (
-	defaultBatchSize = 100
-	defaultBatchWait = 100 * time.Millisecond
-	maxBatchSize     = 10_000
-)
-
-// BatchSize is the maximum number of messages in a batch, from 1 to 10,000. The default is 100.
-// Batches of large messages are smaller, because a process takes about 8 MiB at a time.
-func BatchSize(n int) ConsumeOption {
-	return consumeOption(func(o *consumeOptions) {
-		if n < 1 || n > maxBatchSize {
-			o.fail("BatchSize", n, fmt.Sprintf("must lie between 1 and %d", maxBatchSize))
-		}
-		o.batch.size = n
-	})
-}
-
-// BatchWait is how long ConsumeBatch waits for more messages if there are fewer than BatchSize.
-// The default is 100 ms; 0 means not at all; the maximum is an hour.
-func BatchWait(d time.Duration) ConsumeOption {
-	return consumeOption(func(o *consumeOptions) {
-		if d < 0 || d > time.Hour {
-			o.fail("BatchWait", d, "must lie between 0 and 1h")
-		}
-		o.batch.wait = &d
-	})
-}
-
 // ConsumeBatch is Consume for a handler of several messages at once, as for one
 // transaction of a database. A batch has up to BatchSize messages, or fewer after
 // BatchWait. With Concurrency(n) up to n batches are handled at once.
@@ -85,46 +56,14 @@ func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subj
 	return st.consume(ctx, durable, consumption{call: "ConsumeBatch", filters: []string{string(s)}, make: join, of: reflect.TypeFor[T](), batch: b}, opts)
 }
 
-// batchOptions is what ConsumeBatch and its options set.
-type batchOptions struct {
-	handler *batch         // nil for handlers of one message
-	size    int            // 0 if not given
-	wait    *time.Duration // nil if not given
-}
-
 // batch is the handler of a ConsumeBatch.
 type batch struct {
 	handle  func(ctx context.Context, ms []any) error
 	timeout time.Duration
 }
 
-// completeBatch checks the options about batches and fills in the defaults, when all
-// options are known.
-func (o *consumeOptions) completeBatch(call string) {
-	b := &o.batch
-	if b.handler == nil {
-		if b.size != 0 || b.wait != nil {
-			o.fail(call, "BatchSize or BatchWait", "is for ConsumeBatch only")
-		}
-		return
-	}
-	if b.size == 0 {
-		b.size = defaultBatchSize
-	}
-	if b.wait == nil {
-		b.wait = new(defaultBatchWait)
-	}
-	if o.key.make != nil {
-		o.fail(call, "KeyBy…", "batches keep no order by key; use Consume, or leave the key out")
-	}
-	if o.atOnce() > maxConcurrency {
-		o.fail("BatchSize", b.size, fmt.Sprintf("times the Concurrency of %d is more than %d messages", o.concurrency, maxConcurrency))
-	}
-	b.handler.timeout, o.timeout = o.timeout, 0 // of the whole, not of each message
-}
-
-// atOnce is how many messages are handled at once.
-func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size, 1) }
+// limit implements batchHandler.
+func (b *batch) limit(d time.Duration) { b.timeout = d }
 
 // batchRun makes one attempt at each message of a batch. All of it runs on the goroutine
 // of one worker, unless a middleware calls next on another one.

@@ -2,15 +2,11 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
-
-// errStopped is why Stop of a subscription does not wait.
-var errStopped = errors.New("it was stopped")
 
 // isZero reports whether c is nil or was not made by Consume. Then it has ended.
 func (c *Consumer) isZero() bool { return c == nil || c.engine == nil }
@@ -216,14 +212,6 @@ func (c *Consumer) stats() SubscriptionStats {
 		st.OldestAge = max(time.Since(s.OldestPending), 0)
 	}
 	return st
-}
-
-// running makes the public form of a handler call that has not returned.
-func running(r dispatch.Run) Running {
-	if r.Since.IsZero() {
-		return Running{}
-	}
-	return Running{Subject: r.Subject, Sequence: r.Sequence, Duration: time.Since(r.Since)}
 }
 
 // load returns the state of the consumer for Health.

@@ -344,3 +344,65 @@ func OnStuckKey(p StuckKey) ConsumeOption {
 		o.key.stuck = &p
 	})
 }
+
+// The defaults of ConsumeBatch.
+const (
+	defaultBatchSize = 100
+	defaultBatchWait = 100 * time.Millisecond
+	maxBatchSize     = 10_000
+)
+
+// batchOptions is what BatchSize and BatchWait set.
+type batchOptions struct {
+	size int            // 0 if not given
+	wait *time.Duration // nil if not given
+}
+
+// completeBatch checks the options about batches and fills in the defaults, when all
+// options are known.
+func (o *consumeOptions) completeBatch(call string, batches bool) {
+	b := &o.batch
+	if !batches {
+		if b.size != 0 || b.wait != nil {
+			o.fail(call, "BatchSize or BatchWait", "is for ConsumeBatch only")
+		}
+		return
+	}
+	if b.size == 0 {
+		b.size = defaultBatchSize
+	}
+	if b.wait == nil {
+		b.wait = new(defaultBatchWait)
+	}
+	if o.key.make != nil {
+		o.fail(call, "KeyBy…", "batches keep no order by key; use Consume, or leave the key out")
+	}
+	if o.atOnce() > maxConcurrency {
+		o.fail("BatchSize", b.size, fmt.Sprintf("times the Concurrency of %d is more than %d messages", o.concurrency, maxConcurrency))
+	}
+}
+
+// atOnce is how many messages are handled at once.
+func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size, 1) }
+
+// BatchSize is the maximum number of messages in a batch, from 1 to 10,000. The default is 100.
+// Batches of large messages are smaller, because a process takes about 8 MiB at a time.
+func BatchSize(n int) ConsumeOption {
+	return consumeOption(func(o *consumeOptions) {
+		if n < 1 || n > maxBatchSize {
+			o.fail("BatchSize", n, fmt.Sprintf("must lie between 1 and %d", maxBatchSize))
+		}
+		o.batch.size = n
+	})
+}
+
+// BatchWait is how long ConsumeBatch waits for more messages if there are fewer than BatchSize.
+// The default is 100 ms; 0 means not at all; the maximum is an hour.
+func BatchWait(d time.Duration) ConsumeOption {
+	return consumeOption(func(o *consumeOptions) {
+		if d < 0 || d > time.Hour {
+			o.fail("BatchWait", d, "must lie between 0 and 1h")
+		}
+		o.batch.wait = &d
+	})
+}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/omnibus-go/bus/internal/deadletter"
 	"github.com/omnibus-go/bus/internal/jserr"
-	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -178,11 +177,4 @@ func (s *Stream) deadError(ctx context.Context, call string, err error) error {
 		return &opError{call, contextError(ctx)}
 	}
 	return translate(err)
-}
-
-// foreignStream is the error of Consume if a stream of the program has the name of a side
-// stream.
-func foreignStream(e *sidestream.ForeignStreamError) error {
-	conflict := &StreamConflictError{Stream: e.Side, Fields: []FieldChange{{Field: "Subjects", Have: e.Have, Want: e.Want}}}
-	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library keeps what consumers of %q cannot handle in a stream with this name, and this one is somebody else's: rename one of the two", conflict, e.Stream)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/omnibus-go/bus/internal/intake"
@@ -255,4 +256,19 @@ func (e *DrainError) Is(target error) bool { return isTimeout(target, e.Err) }
 // isTimeout reports whether target is ErrTimeout and why is the end of a context's time.
 func isTimeout(target, why error) bool {
 	return target == ErrTimeout && errors.Is(why, context.DeadlineExceeded) //nolint:errorlint // the very one
+}
+
+// ErrExited is the Value of the *PanicError of a handler that ended its goroutine with
+// runtime.Goexit instead of returning, as FailNow and Fatal of a test do.
+var ErrExited = errors.New("bus: the handler ended its goroutine with runtime.Goexit, as t.FailNow and t.Fatal do; return an error instead")
+
+// Running is a handler call that has not returned.
+type Running struct {
+	Subject  string // of its message; of a batch the first one's; empty if no handler runs
+	Sequence uint64 // of the same message
+	Duration time.Duration
+}
+
+func (r Running) String() string {
+	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.Duration.Round(time.Millisecond))
 }

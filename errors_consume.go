@@ -1,10 +1,8 @@
 package bus
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/omnibus-go/bus/internal/consumer"
 )
@@ -86,41 +84,3 @@ func (e *ConsumerError) Unwrap() error { return e.Err }
 // Is reports whether target is ErrTimeout and the call did not wait longer because its time
 // was over.
 func (e *ConsumerError) Is(target error) bool { return isTimeout(target, e.Err) }
-
-// Running is a handler call that has not returned.
-type Running struct {
-	Subject  string // of its message; of a batch the first one's; empty if no handler runs
-	Sequence uint64 // of the same message
-	Duration time.Duration
-}
-
-func (r Running) String() string {
-	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.Duration.Round(time.Millisecond))
-}
-
-// publicError makes the public errors of what the engine of a consumer returns.
-func (c *Consumer) publicError(err error) error {
-	switch e := err.(type) { //nolint:errorlint // the engine does not wrap its errors
-	case nil:
-		return nil
-	case interface{ Unwrap() []error }: // joined
-		var all []error
-		for _, err := range e.Unwrap() {
-			all = append(all, c.publicError(err))
-		}
-		return errors.Join(all...)
-	case *consumer.ConflictError:
-		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters}
-		for _, f := range e.Fields {
-			public.Fields = append(public.Fields, FieldChange{Field: f.Field, Have: f.Have, Want: f.Want})
-		}
-		return public
-	case *consumer.RewindError:
-		return &ConsumerError{Op: "rewind", Stream: c.stream, Durable: c.durable, Sequence: e.Sequence,
-			Messages: e.Messages, Running: e.Running, Longest: running(e.Longest), Reason: e.Reason, Err: e.Err}
-	}
-	if err == consumer.ErrEnded { //nolint:errorlint // likewise
-		return ErrClosed
-	}
-	return translate(err)
-}

@@ -1,15 +1,8 @@
 package bus
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/omnibus-go/bus/internal/jserr"
-	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
 // StreamError reports that an operation on a stream, or on one of its consumers, failed.
@@ -115,50 +108,30 @@ func (e *UnsupportedError) Error() string {
 // Unwrap returns Err.
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// streamError makes the public error of a failed operation on a stream. It adds what to do
-// if the server does not say so.
-func streamError(name, op string, err error) *StreamError {
-	e := &StreamError{Stream: name, Op: op, Err: err}
-	e.Code, e.ErrorCode = jserr.Codes(err)
+// Removal is what a change of a stream deletes of the messages that are stored now.
+type Removal struct {
+	Messages uint64 // at least
+	Bytes    uint64 // of these messages, as the server counts them, at least; 0 if unknown
+	More     bool   // it may be more; false: Messages is exact
+}
+
+// String returns the removal as text: "at least 3 messages (120 bytes)".
+func (r Removal) String() string {
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrNoResponders):
-		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
-	case e.Code == 0:
-		e.Err = translate(err)
-	case remedies[e.ErrorCode] != "":
-		e.Err = fmt.Errorf("%w; %s", err, remedies[e.ErrorCode])
+	case r.Messages == 0 && r.More:
+		return "an unknown number of messages"
+	case r.Messages == 0:
+		return "no messages"
 	}
-	return e
-}
-
-// remedies says what to do about some of the server's errors, by their numbers.
-var remedies = map[int]string{
-	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
-	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
-}
-
-// definitionError makes the public errors of what streamdef returns. Errors of an overlay
-// are public ones already.
-func definitionError(err error) error {
-	switch e := err.(type) { //nolint:errorlint // streamdef does not wrap them
-	case *streamdef.ConflictError:
-		return &StreamConflictError{Stream: e.Stream, Fields: fieldChanges(e.Fields), WouldRemove: Removal(e.WouldRemove)}
-	case *streamdef.UnsupportedError:
-		return &UnsupportedError{Stream: e.Stream, Fields: e.Fields, Level: e.Level, Have: e.Have, Changed: e.Changed, Err: e.Err}
-	case *jserr.Error:
-		return translate(e)
+	text := fmt.Sprintf("%d messages", r.Messages)
+	if r.Messages == 1 {
+		text = "1 message"
 	}
-	if err == streamdef.ErrNoDisk { //nolint:errorlint // likewise
-		return errNoDisk()
+	if r.Bytes > 0 {
+		text += fmt.Sprintf(" (%d bytes)", r.Bytes)
 	}
-	return err
-}
-
-// fieldChanges returns the public form of changes.
-func fieldChanges(changes []streamdef.Change) []FieldChange {
-	var public []FieldChange
-	for _, c := range changes {
-		public = append(public, FieldChange(c))
+	if r.More {
+		return "at least " + text
 	}
-	return public
+	return text
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
+	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/payload"
 )
 
@@ -85,3 +87,40 @@ func Stopping(ctx context.Context) <-chan struct{} {
 	c, _ := ctx.Value(stoppingKey{}).(<-chan struct{})
 	return c
 }
+
+// handlerOptions is what the options of one subscription, responder or consumer set for
+// its handler.
+type handlerOptions struct {
+	concurrency int
+	middleware  []Middleware
+	timeout     time.Duration
+	codec       codec.Codec
+	group       queueGroup
+	pending     pendingLimits
+	optionErrors
+}
+
+// queueGroup is the queue group of a subscription.
+type queueGroup struct {
+	name string
+	set  bool // by Queue
+}
+
+// pendingLimits bounds the messages of a subscription that wait for its handler. -1 means
+// no limit.
+type pendingLimits struct{ msgs, bytes int }
+
+func newHandlerOptions() *handlerOptions {
+	return &handlerOptions{concurrency: 1, pending: pendingLimits{defaultPendingMsgs, defaultPendingBytes}}
+}
+
+// fail records that the value of an option is wrong.
+func (o *handlerOptions) fail(option string, value any, reason string) {
+	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
+}
+
+// Messages that may wait for the handler of a core subscription, as in nats.go.
+const (
+	defaultPendingMsgs  = 512 * 1024
+	defaultPendingBytes = 64 << 20
+)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
@@ -26,55 +25,12 @@ type SubscribeOption interface{ onSubscribe(*handlerOptions) }
 // RespondOption changes one Respond.
 type RespondOption interface{ onRespond(*handlerOptions) }
 
-// handlerOptions is what the options of one subscription, responder or consumer set for
-// its handler.
-type handlerOptions struct {
-	concurrency int
-	middleware  []Middleware
-	timeout     time.Duration
-	codec       codec.Codec
-	group       queueGroup
-	pending     pendingLimits
-	optionErrors
-}
-
-// queueGroup is the queue group of a subscription.
-type queueGroup struct {
-	name string
-	set  bool // by Queue
-}
-
-// pendingLimits bounds the messages of a subscription that wait for its handler. -1 means
-// no limit.
-type pendingLimits struct{ msgs, bytes int }
-
-func newHandlerOptions() *handlerOptions {
-	return &handlerOptions{concurrency: 1, pending: pendingLimits{defaultPendingMsgs, defaultPendingBytes}}
-}
-
-// fail records that the value of an option is wrong.
-func (o *handlerOptions) fail(option string, value any, reason string) {
-	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
-}
-
 // handlerOption is an option of everything that calls handlers.
 type handlerOption func(*handlerOptions)
 
 func (f handlerOption) onSubscribe(o *handlerOptions) { f(o) }
 func (f handlerOption) onRespond(o *handlerOptions)   { f(o) }
 func (f handlerOption) onConsume(o *consumeOptions)   { f(&o.handlerOptions) }
-
-func (a asOption) onHandler(o *handlerOptions) {
-	if err := a.check(); err != nil {
-		o.addError(err)
-		return
-	}
-	o.codec = a.codec
-}
-
-func (a asOption) onSubscribe(o *handlerOptions) { a.onHandler(o) }
-func (a asOption) onRespond(o *handlerOptions)   { a.onHandler(o) }
-func (a asOption) onConsume(o *consumeOptions)   { a.onHandler(&o.handlerOptions) }
 
 // Concurrency sets how many handler calls may run at once. The default is 1, which keeps
 // the messages in order. At most 65,536.
@@ -131,12 +87,6 @@ func Queue(name string) coreOption { //nolint:revive // callers only pass it on
 		o.group = queueGroup{name: name, set: true}
 	})
 }
-
-// Messages that may wait for the handler of a core subscription, as in nats.go.
-const (
-	defaultPendingMsgs  = 512 * 1024
-	defaultPendingBytes = 64 << 20
-)
 
 // PendingLimits bounds how many messages and how many bytes may wait for the handler. The
 // defaults are 524,288 messages and 64 MiB; -1 means no limit. Messages that exceed a limit

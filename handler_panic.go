@@ -7,10 +7,6 @@ import (
 	"runtime/debug"
 )
 
-// ErrExited is the Value of the *PanicError of a handler that ended its goroutine with
-// runtime.Goexit instead of returning, as FailNow and Fatal of a test do.
-var ErrExited = errors.New("bus: the handler ended its goroutine with runtime.Goexit, as t.FailNow and t.Fatal do; return an error instead")
-
 // errExited is the outcome of a handler that ended its goroutine. Nothing can stop
 // runtime.Goexit: functions do not return, only what is deferred still runs. So those who
 // defer something about the outcome set it to errExited before the call. The owner of the

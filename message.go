@@ -7,7 +7,6 @@ import (
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
-	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -104,15 +103,6 @@ func encode[T any](m *outlet.Message, f *payload.Format, subj string, v T, o *se
 		call, m.Header, m.ID = o.codec, o.header, o.id
 	}
 	return payloadError(payload.Encode(f, m, v, call))
-}
-
-// newFormat returns the rules by which a bus encodes and decodes.
-func newFormat(c *config, counters *telemetry.Bus) *payload.Format {
-	comp := c.payload.compression.withDefaults()
-	return payload.New(payload.Config{
-		Codec: c.payload.codec, Rules: c.payload.rules, Known: c.payload.codecs, Counters: counters,
-		Encoding: comp.Encoding, MinSize: comp.MinSize, MaxDecoded: comp.MaxDecoded,
-	})
 }
 
 // payloadError turns an error of internal/payload, or of the check of the size, into the

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/nats-io/nuid"
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -78,40 +79,6 @@ func MsgID(id string) msgIDOption { //nolint:revive // callers only pass it on
 	})
 }
 
-// codecOption is an option of a message, a handler or Replay.
-type codecOption interface {
-	MessageOption
-	HandlerOption
-	ReplayOption
-}
-
-type asOption struct{ codec codec.Codec }
-
-// As encodes this message with c, whatever its type and the bus's rules say. As
-// an option of a handler, or of Replay, it decodes messages that carry no content type.
-func As(c codec.Codec) codecOption { //nolint:revive // callers only pass it on
-	return asOption{c}
-}
-
-func (a asOption) apply(o *sendOptions) {
-	if err := a.check(); err != nil {
-		o.addError(err)
-		return
-	}
-	o.codec = a.codec
-}
-
-func (a asOption) check() error {
-	if err := wire.CheckCodec(a.codec); err != nil {
-		return &OptionError{Option: "As", Value: contentTypeOf(a.codec), Reason: err.Error()}
-	}
-	return nil
-}
-
-func (a asOption) onPublish(o *sendOptions) { a.apply(o) }
-func (a asOption) onRequest(o *sendOptions) { a.apply(o) }
-func (a asOption) onStore(o *sendOptions)   { a.apply(o) }
-
 func (o *sendOptions) set(key string, values ...string) {
 	if o.header == nil {
 		o.header = make(wire.Header)
@@ -144,4 +111,12 @@ func storeOptions(opts []StoreOption) (*sendOptions, error) {
 	err := applyAll(opts, o, StoreOption.onStore)
 	o.fillID()
 	return o, err
+}
+
+// fillID makes an identifier where AutoID asks for one.
+func (o *sendOptions) fillID() {
+	if o.autoID && o.id == "" {
+		o.id = nuid.Next()
+		o.set(wire.HeaderNatsMsgID, o.id)
+	}
 }

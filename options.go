@@ -1,15 +1,9 @@
 package bus
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"regexp"
-	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,185 +11,10 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/slogsink"
 )
-
-// Option is an option of New.
-type Option interface{ configure(*config) }
-
-// ConnectOption is an option of Connect and of New.
-type ConnectOption interface {
-	Option
-	connectOption()
-}
-
-// AccessOption says how the bus identifies itself to an existing server. It is an option of
-// Connect, and of New with WithURL.
-type AccessOption interface {
-	ConnectOption
-	accessOption()
-}
-
-// option implements Option.
-type option func(*config)
-
-func (o option) configure(c *config) { o(c) }
-
-// anywhere implements ConnectOption.
-type anywhere struct{ option }
-
-func (anywhere) connectOption() {}
-
-// identity implements AccessOption.
-type identity struct{ anywhere }
-
-func (identity) accessOption() {}
-
-func forConnect(f func(*config)) ConnectOption { return anywhere{f} }
-func forAccess(f func(*config)) AccessOption   { return identity{anywhere{f}} }
-
-// config is what the options say. It does not change once the bus is open.
-type config struct {
-	name       string
-	version    string
-	server     serverConfig // of New only
-	auth       authConfig
-	log        logConfig
-	logger     hclog.Logger // made of log by apply
-	payload    payloadConfig
-	telemetry  telemetryConfig
-	publish    publishConfig
-	middleware []Middleware
-	onEvent    func(event.Event)
-	thresholds health.Thresholds
-
-	timeout      time.Duration
-	drainTimeout time.Duration
-
-	env  string // the environment variable that is being read
-	errs []error
-}
-
-// logConfig says where the bus logs to.
-type logConfig struct {
-	logger hclog.Logger   // nil: the default one
-	slog   *slogsink.Sink // what logger writes to, with WithSlog
-	level  hclog.Level    // NoLevel: the logger's own
-}
-
-// telemetryConfig says where spans and metrics go; nil fields mean nowhere.
-type telemetryConfig struct {
-	tracer     trace.TracerProvider
-	meter      metric.MeterProvider
-	propagator propagation.TextMapPropagator
-}
-
-// publishConfig is about PublishAsync, PublishToAsync and Publish.
-type publishConfig struct {
-	buffer AsyncBuffer
-	window int // messages of PublishToAsync without an acknowledgement
-	strict bool
-}
-
-const (
-	defaultTimeout      = 5 * time.Second
-	defaultDrainTimeout = 30 * time.Second
-	defaultAsync        = 4096
-	largestAsync        = 1 << 20 // messages, for which the room is made at once
-	defaultWindow       = 1024
-	largestWindow       = 1 << 16
-	defaultMaxPayload   = 1 << 20
-	largestPayload      = 8 << 20 // above it the server warns, and clients must be sized for it
-)
-
-// newConfig returns the defaults.
-func newConfig() *config {
-	return &config{
-		name:         programName(),
-		version:      programVersion(),
-		server:       serverConfig{sync: SyncAlways, maxPayload: defaultMaxPayload},
-		payload:      payloadConfig{codec: codec.JSON},
-		publish:      publishConfig{buffer: AsyncBuffer{Size: defaultAsync}, window: defaultWindow},
-		thresholds:   health.Thresholds{}.WithDefaults(),
-		timeout:      defaultTimeout,
-		drainTimeout: defaultDrainTimeout,
-	}
-}
-
-// apply runs the options in order. Of two options that set the same thing the later one
-// counts.
-func (c *config) apply(opts []Option) {
-	for i, o := range opts {
-		if o == nil {
-			c.bad(fmt.Sprintf("option %d", i+1), "nil", "leave it out")
-			continue
-		}
-		o.configure(c)
-	}
-	c.logger = c.log.open()
-}
-
-// open returns the logger with its level set.
-func (l *logConfig) open() hclog.Logger {
-	if l.logger == nil {
-		l.logger = hclog.New(&hclog.LoggerOptions{Name: "bus", Level: hclog.Info})
-	}
-	if l.level != hclog.NoLevel {
-		l.logger.SetLevel(l.level)
-		if l.slog != nil {
-			l.slog.MinLevel = l.level
-		}
-	}
-	return l.logger
-}
-
-// bad records an option whose value cannot be used.
-func (c *config) bad(option string, value any, reason string) {
-	if c.env != "" {
-		reason += " (from the environment: " + c.env + ")"
-	}
-	c.errs = append(c.errs, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
-}
-
-// positive records a value that is not above zero.
-func positive[N int | int64 | time.Duration](c *config, option string, v N) {
-	if v <= 0 {
-		c.bad(option, v, "must be more than zero")
-	}
-}
-
-var nameRule = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-
-// programName is the default name of a bus: the file name of the program.
-func programName() string {
-	base := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
-	name := strings.Map(func(r rune) rune {
-		if r < 0x80 && nameRule.MatchString(string(r)) {
-			return r
-		}
-		return '-'
-	}, base)
-	if !nameRule.MatchString(name) {
-		return "bus"
-	}
-	return name
-}
-
-// versionRule is semantic versioning, which the NATS micro protocol asks for.
-var versionRule = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
-
-// programVersion is the version of the main module, or 0.0.0.
-func programVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if v := strings.TrimPrefix(info.Main.Version, "v"); versionRule.MatchString(v) {
-			return v
-		}
-	}
-	return "0.0.0"
-}
 
 // WithName names the bus. The name is the client's name at the server, the default queue
 // group of its responders, and the name of their service. All instances of a program should
@@ -360,13 +179,4 @@ func WithHealthThresholds(t health.Thresholds) ConnectOption {
 		}
 		c.thresholds = t.WithDefaults()
 	})
-}
-
-// check checks options that depend on each other, and returns all errors.
-func (c *config) check() error {
-	c.checkCredentials()
-	if c.server.url != "" && c.server.listen != "" {
-		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen)
-	}
-	return errors.Join(c.errs...)
 }

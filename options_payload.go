@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 
@@ -9,14 +10,6 @@ import (
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
-
-// payloadConfig is what the options say of payloads.
-type payloadConfig struct {
-	codec       codec.Codec    // of types that imply none
-	rules       []payload.Rule // of subjects; the first that matches holds
-	codecs      []codec.Codec  // all that the bus can read beside the built-in ones
-	compression Compression
-}
 
 // WithCodec sets the codec of the types that imply none; the default is
 // codec.JSON. Buses that exchange messages should agree on it: what the bus's
@@ -69,21 +62,6 @@ type Compression struct {
 	MaxDecoded int    // the most bytes a received payload may decompress to; 0 means 64 MiB
 }
 
-const (
-	defaultMinSize    = 1024
-	defaultMaxDecoded = 64 << 20
-)
-
-func (c Compression) withDefaults() Compression {
-	if c.MinSize == 0 {
-		c.MinSize = defaultMinSize
-	}
-	if c.MaxDecoded == 0 {
-		c.MaxDecoded = defaultMaxDecoded
-	}
-	return c
-}
-
 // WithCompression compresses payloads of at least MinSize bytes where that makes
 // them smaller. Decompression of what arrives needs no option.
 func WithCompression(comp Compression) ConnectOption {
@@ -96,6 +74,66 @@ func WithCompression(comp Compression) ConnectOption {
 		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
 			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")
 		}
-		c.payload.compression = comp
+		c.payload.encoding = comp.Encoding
+		c.payload.minSize = cmp.Or(comp.MinSize, defaultMinSize)
+		c.payload.maxDecoded = cmp.Or(comp.MaxDecoded, defaultMaxDecoded)
 	})
+}
+
+// codecOption is an option of a message, a handler or Replay.
+type codecOption interface {
+	MessageOption
+	HandlerOption
+	ReplayOption
+}
+
+type asOption struct{ codec codec.Codec }
+
+// As encodes this message with c, whatever its type and the bus's rules say. As
+// an option of a handler, or of Replay, it decodes messages that carry no content type.
+func As(c codec.Codec) codecOption { //nolint:revive // callers only pass it on
+	return asOption{c}
+}
+
+func (a asOption) apply(o *sendOptions) {
+	if err := a.check(); err != nil {
+		o.addError(err)
+		return
+	}
+	o.codec = a.codec
+}
+
+func (a asOption) check() error {
+	if err := wire.CheckCodec(a.codec); err != nil {
+		return &OptionError{Option: "As", Value: contentTypeOf(a.codec), Reason: err.Error()}
+	}
+	return nil
+}
+
+func (a asOption) onPublish(o *sendOptions) { a.apply(o) }
+
+func (a asOption) onRequest(o *sendOptions) { a.apply(o) }
+
+func (a asOption) onStore(o *sendOptions) { a.apply(o) }
+
+func (a asOption) onHandler(o *handlerOptions) {
+	if err := a.check(); err != nil {
+		o.addError(err)
+		return
+	}
+	o.codec = a.codec
+}
+
+func (a asOption) onSubscribe(o *handlerOptions) { a.onHandler(o) }
+
+func (a asOption) onRespond(o *handlerOptions) { a.onHandler(o) }
+
+func (a asOption) onConsume(o *consumeOptions) { a.onHandler(&o.handlerOptions) }
+
+func (a asOption) onReplay(o *replayOptions) {
+	if err := a.check(); err != nil {
+		o.addError(err)
+		return
+	}
+	o.codec = a.codec
 }

@@ -13,18 +13,6 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
-// serverConfig is what the options of New say of the server.
-type serverConfig struct {
-	url        string // of an existing server; empty: embedded
-	storeDir   string // empty: in memory
-	listen     string // empty: no port
-	sync       SyncPolicy
-	maxMemory  int64 // bytes; 0: the default
-	maxStore   int64 // bytes; 0: the default
-	maxPayload int   // bytes
-	customize  []any // func(*server.Options); only server.go knows the type
-}
-
 // WithStoreDir keeps the streams of the embedded server in the directory dir. The directory
 // is created if it does not exist, and belongs to one bus at a time. What is stored
 // survives kill -9, and also a power cut unless WithSync says otherwise. Without the
@@ -92,7 +80,7 @@ func WithSync(p SyncPolicy) Option {
 		if p.relaxed && p.every < 100*time.Millisecond {
 			c.bad("WithSync", p, "the interval must be at least 100ms; use SyncAlways to sync each message")
 		}
-		c.server.sync = p
+		c.server.syncEvery = p.every
 	})
 }
 

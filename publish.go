@@ -112,20 +112,6 @@ func prepare[T any](ctx context.Context, b *Bus, call string, m *outlet.Message,
 	return nil
 }
 
-// callable returns an error unless b and ctx can be used.
-func (b *Bus) callable(ctx context.Context, call string) error {
-	if err := b.usable(call); err != nil {
-		return err
-	}
-	if ctx == nil {
-		return noContext(call)
-	}
-	if ctx.Err() != nil {
-		return &opError{call, contextError(ctx)}
-	}
-	return nil
-}
-
 // refused counts a message that was not sent.
 func (b *Bus) refused(err error) error {
 	b.core.Counters.PublishFailed.Add(1)

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nuid"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -177,14 +176,6 @@ func (f storeOption) onStore(o *sendOptions) { f(o) }
 // changes nothing.
 func AutoID() StoreOption {
 	return storeOption(func(o *sendOptions) { o.autoID = true })
-}
-
-// fillID makes an identifier where AutoID asks for one.
-func (o *sendOptions) fillID() {
-	if o.autoID && o.id == "" {
-		o.id = nuid.Next()
-		o.set(wire.HeaderNatsMsgID, o.id)
-	}
 }
 
 // TTL has the stream remove the message after d, whole seconds from one on. The

@@ -29,14 +29,6 @@ type replayOption func(*replayOptions)
 
 func (f replayOption) onReplay(o *replayOptions) { f(o) }
 
-func (a asOption) onReplay(o *replayOptions) {
-	if err := a.check(); err != nil {
-		o.addError(err)
-		return
-	}
-	o.codec = a.codec
-}
-
 func (o *replayOptions) fail(option string, value any, reason string) {
 	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }

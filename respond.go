@@ -220,16 +220,6 @@ func badRequest(err error) error {
 	return &publicError{code: "400", message: "malformed request", cause: err}
 }
 
-// newDiscovery returns what answers discovery requests for the responders of b.
-func newDiscovery(b *Bus) *discovery.Service {
-	return discovery.New(discovery.Config{
-		Core: b.core, Name: b.cfg.name, Version: b.cfg.version,
-		PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
-		Register:   func(s *discovery.Service) error { return b.registry.Add(lifecycle.StageDiscovery, s, nil) },
-		Unregister: func(s *discovery.Service) { b.registry.Remove(s) },
-	})
-}
-
 // endpointStats returns what discovery publishes about a responder.
 func (s *Subscription) endpointStats() discovery.Stats {
 	st := discovery.Stats{Requests: int(s.core.Begun()), Errors: int(s.receiver.counters.Errors.Load()),

@@ -67,7 +67,7 @@ func (c *config) embedded() *embedded.Config {
 	s := &c.server
 	e := &embedded.Config{
 		StoreDir:   s.storeDir,
-		SyncAlways: !s.sync.relaxed, SyncEvery: s.sync.every,
+		SyncAlways: s.syncEvery == 0, SyncEvery: s.syncEvery,
 		MaxMemory: s.maxMemory, MaxStore: s.maxStore, MaxPayload: s.maxPayload,
 		Logger: c.logger,
 	}

@@ -5,32 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 )
-
-// busState is whether a bus is open, stopping or closed.
-//
-// States: open → stopping → closed. The first call of Shutdown does the work on its own
-// goroutine. Later calls wait for it.
-type busState struct {
-	stopOnce *lifecycle.StopOnce
-	stopping chan struct{} // closed when the first Shutdown begins
-	closing  atomic.Bool   // the connection is being closed by us
-	handlers context.Context
-	cancel   context.CancelCauseFunc // of handlers
-}
-
-// begin makes the state open. It is called once, by open.
-func (s *busState) begin() {
-	s.stopOnce = lifecycle.NewStopOnce()
-	s.stopping = make(chan struct{})
-	ctx, cancel := context.WithCancelCause(context.Background())
-	s.handlers, s.cancel = &handlerContext{Context: ctx, stopping: s.stopping}, cancel
-}
 
 // Done returns a channel that is closed when the bus has ended.
 func (b *Bus) Done() <-chan struct{} {

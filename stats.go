@@ -75,41 +75,37 @@ type Stats struct {
 	Subscriptions    []SubscriptionStats
 }
 
-// Stats returns the statistics of the bus. It reads the counters one after the other while
-// the bus runs, so sums may differ by a few messages.
-func (b *Bus) Stats() Stats {
-	if b.isZero() {
-		return Stats{}
-	}
-	c := &b.core.Counters
+// collect fills a Stats. It holds mu, so that no subscription is counted twice or missed.
+func (r *retired) collect(c *telemetry.Bus, asyncPending int) Stats {
 	s := Stats{
 		Published: c.Published.Load(), PublishedBytes: c.PublishedBytes.Load(), PublishFailed: c.PublishFailed.Load(),
-		Captured: c.Captured.Load(), AsyncPending: b.async.Pending(),
+		Captured: c.Captured.Load(), AsyncPending: asyncPending,
 		Requests: c.Requests.Load(), RequestErrors: c.RequestErrors.Load(), Unrouted: c.Unrouted.Load(),
 		Disconnects: c.Disconnects.Load(), Reconnects: c.Reconnects.Load(), Events: c.Events.Load(),
 	}
 	if after := c.CompressedBytes.Load(); after > 0 {
 		s.CompressionRatio = float64(c.RawBytes.Load()) / float64(after)
 	}
-	s.addSubscriptions(b)
-	return s
-}
-
-// addSubscriptions lists the live subscriptions and adds up all there ever were. It holds
-// retired.mu, so that no subscription is counted twice or missed.
-func (s *Stats) addSubscriptions(b *Bus) {
-	b.retired.mu.Lock()
-	defer b.retired.mu.Unlock()
-	for _, m := range b.registry.Members() {
-		if live, ok := m.(statser); ok {
-			s.Subscriptions = append(s.Subscriptions, live.stats())
-		}
-	}
-	slices.SortFunc(s.Subscriptions, compareStats)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.Subscriptions = r.live()
 	for _, sub := range s.Subscriptions {
 		s.add(sub)
 	}
-	s.add(b.retired.totalLocked())
+	s.add(r.totalLocked())
+	return s
+}
+
+// live returns the statistics of the live subscriptions, responders and consumers.
+func (r *retired) live() []SubscriptionStats {
+	var all []SubscriptionStats
+	for _, m := range r.registry.Members() {
+		if live, ok := m.(statser); ok {
+			all = append(all, live.stats())
+		}
+	}
+	slices.SortFunc(all, compareStats)
+	return all
 }
 
 // compareStats orders Stats.Subscriptions. Of two with the same names the one that received
@@ -119,17 +115,18 @@ func compareStats(a, b SubscriptionStats) int {
 		strings.Compare(a.Subject, b.Subject), strings.Compare(a.Queue, b.Queue), cmp.Compare(b.Received, a.Received))
 }
 
-// retire removes a member that has ended from the registry and keeps its sums.
-func (b *Bus) retire(m interface {
+// retire removes a member that has ended from the registry and keeps its sums. Drain of the
+// member calls it.
+func (r *retired) retire(m interface {
 	lifecycle.Member
 	statser
 }) {
-	b.retired.mu.Lock()
-	defer b.retired.mu.Unlock()
-	b.registry.Remove(m)
-	b.retired.addLocked(m)
-	if c, ok := m.(*Consumer); ok {
-		b.retired.recordEndLocked(durableName{c.stream, c.durable}, c.Err())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.registry.Remove(m)
+	r.addLocked(m)
+	if c, ok := m.(durableMember); ok {
+		r.recordEndLocked(c.endedBy())
 	}
 }
 
@@ -146,8 +143,16 @@ func (s *Stats) add(sub SubscriptionStats) {
 // statser is a member of the registry that has statistics.
 type statser interface{ stats() SubscriptionStats }
 
+// durableMember is a consumer: a member with a durable.
+type durableMember interface {
+	// endedBy returns its names, and why it ended by itself, or nil.
+	endedBy() (durableName, error)
+}
+
 // retired has the sums of ended subscriptions, and why consumers ended by themselves.
 type retired struct {
+	registry *lifecycle.Registry // of the live ones
+
 	mu   sync.Mutex
 	sum  SubscriptionStats
 	late []statser             // ended while handlers were running, which are not counted yet
@@ -170,12 +175,12 @@ func (r *retired) recordEndLocked(name durableName, why error) {
 
 // lostExcept returns why consumers ended by themselves, sorted by text, except those of
 // which a live consumer has the same names.
-func (r *retired) lostExcept(live []load) []error {
+func (r *retired) lostExcept(live []SubscriptionStats) []error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost := maps.Clone(r.lost)
 	for _, l := range live {
-		delete(lost, durableName{l.stats.Stream, l.stats.Durable})
+		delete(lost, durableName{l.Stream, l.Durable})
 	}
 	return slices.SortedFunc(maps.Values(lost), func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 }
@@ -235,17 +240,15 @@ func latencyOf(s telemetry.Summary) Latency {
 	return Latency{Samples: s.Count, P50: s.P50, P90: s.P90, P99: s.P99, Max: s.Max}
 }
 
-// observeConsumers has the metrics report how far the consumers are behind.
-func (b *Bus) observeConsumers() (err error) {
-	b.unobserve, err = b.core.Telemetry.ObserveConsumers(func() []telemetry.Consumer {
+// observe has the metrics report how far the consumers are behind, until stop is called.
+func (r *retired) observe(t *telemetry.Telemetry) (stop func(), err error) {
+	return t.ObserveConsumers(func() []telemetry.Consumer {
 		var all []telemetry.Consumer
-		for _, m := range b.registry.Members() {
-			if c, ok := m.(*Consumer); ok {
-				s := c.stats()
+		for _, s := range r.live() {
+			if s.Durable != "" {
 				all = append(all, telemetry.Consumer{Template: s.Subject, Stream: s.Stream, Group: s.Durable, Lag: s.Lag, OldestAge: s.OldestAge})
 			}
 		}
 		return all
 	})
-	return err
 }

@@ -95,7 +95,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	b.logMemoryOnce()
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
-	info, err := b.streams.Declare(ctx, c.definition(o))
+	info, err := b.streams.Declare(ctx, c.definition(o.shrink))
 	if err != nil {
 		return nil, definitionError(err)
 	}

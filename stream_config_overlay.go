@@ -13,8 +13,8 @@ import (
 )
 
 // definition returns c as the definition that streamdef declares.
-func (c *StreamConfig) definition(o *declareOptions) streamdef.Definition {
-	return streamdef.Definition{Name: c.Name, Revision: c.Revision, AllowShrink: o.shrink, Overlay: c.overlay}
+func (c *StreamConfig) definition(allowShrink bool) streamdef.Definition {
+	return streamdef.Definition{Name: c.Name, Revision: c.Revision, AllowShrink: allowShrink, Overlay: c.overlay}
 }
 
 // overlay sets on js what c says: first the fields, then Raw.

@@ -44,34 +44,6 @@ func (p Plan) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// Removal is what a change of a stream deletes of the messages that are stored now.
-type Removal struct {
-	Messages uint64 // at least
-	Bytes    uint64 // of these messages, as the server counts them, at least; 0 if unknown
-	More     bool   // it may be more; false: Messages is exact
-}
-
-// String returns the removal as text: "at least 3 messages (120 bytes)".
-func (r Removal) String() string {
-	switch {
-	case r.Messages == 0 && r.More:
-		return "an unknown number of messages"
-	case r.Messages == 0:
-		return "no messages"
-	}
-	text := fmt.Sprintf("%d messages", r.Messages)
-	if r.Messages == 1 {
-		text = "1 message"
-	}
-	if r.Bytes > 0 {
-		text += fmt.Sprintf(" (%d bytes)", r.Bytes)
-	}
-	if r.More {
-		return "at least " + text
-	}
-	return text
-}
-
 // Plan says what Bus.Stream would do with c and opts. It changes nothing. c may leave out
 // the name; another stream's name is an *OptionError. Messages come and go meanwhile, so
 // the numbers are those of this moment. Safe for concurrent use.
@@ -96,7 +68,7 @@ func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	p, err := s.bus.streams.Plan(ctx, c.definition(o))
+	p, err := s.bus.streams.Plan(ctx, c.definition(o.shrink))
 	return Plan{Stream: c.Name, Create: p.Create, Older: p.Older, Changes: fieldChanges(p.Changes), Conflicts: fieldChanges(p.Refused),
 		WouldRemove: Removal(p.WouldRemove)}, definitionError(err)
 }

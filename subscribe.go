@@ -214,13 +214,6 @@ func (s *Subscription) Subject() string {
 // with an error. Such a subscription has ended.
 func (s *Subscription) isZero() bool { return s == nil || s.core == nil }
 
-// closedChan is a closed channel.
-var closedChan = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
 // Drain ends the interest, handles every message that has arrived, waits for the
 // handlers and ends the subscription. When ctx ends first (the bus's drain
 // timeout, if it has no deadline) it ends at once and returns a *DrainError.
@@ -305,7 +298,7 @@ func (s *Subscription) finish(ctx context.Context, how func() error) error {
 		}
 		s.reportDropped(true)
 		s.bus.services.Remove(s.endpoint)
-		s.bus.retire(s)
+		s.bus.retired.retire(s)
 		return err
 	}, s.runsCaller, s.unfinished)
 }
@@ -340,3 +333,6 @@ func ratio(used, limit int) float64 {
 	}
 	return float64(used) / float64(limit)
 }
+
+// errStopped is why Stop of a subscription does not wait.
+var errStopped = errors.New("it was stopped")

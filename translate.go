@@ -7,12 +7,14 @@ import (
 	"os"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/sidestream"
+	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
 // contextError returns the error of a call whose ctx has ended, with the cause of ctx if it
@@ -33,25 +35,6 @@ type opError struct {
 
 func (e *opError) Error() string { return "bus: " + e.op + ": " + inner(e.err) }
 func (e *opError) Unwrap() error { return e.err }
-
-// opError translates err and adds which call of b failed, and about which subject unless
-// that is empty.
-func (b *Bus) opError(op, subject string, err error) error {
-	if err == nil {
-		return nil // before anything that costs
-	}
-	err = translate(err)
-	switch _, named := errors.AsType[*opError](err); {
-	case named:
-		return err
-	case subject != "":
-		op = fmt.Sprintf("%s %.200q", op, subject)
-	}
-	if nc := b.core.Link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
-		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
-	}
-	return &opError{op, err}
-}
 
 // translate turns what the layers below return into the errors above, keeping
 // the original in the chain.
@@ -85,4 +68,59 @@ func translate(err error) error {
 	default:
 		return err
 	}
+}
+
+// streamError makes the public error of a failed operation on a stream. It adds what to do
+// if the server does not say so.
+func streamError(name, op string, err error) *StreamError {
+	e := &StreamError{Stream: name, Op: op, Err: err}
+	e.Code, e.ErrorCode = jserr.Codes(err)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrNoResponders):
+		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
+	case e.Code == 0:
+		e.Err = translate(err)
+	case remedies[e.ErrorCode] != "":
+		e.Err = fmt.Errorf("%w; %s", err, remedies[e.ErrorCode])
+	}
+	return e
+}
+
+// remedies says what to do about some of the server's errors, by their numbers.
+var remedies = map[int]string{
+	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
+	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
+}
+
+// definitionError makes the public errors of what streamdef returns. Errors of an overlay
+// are public ones already.
+func definitionError(err error) error {
+	switch e := err.(type) { //nolint:errorlint // streamdef does not wrap them
+	case *streamdef.ConflictError:
+		return &StreamConflictError{Stream: e.Stream, Fields: fieldChanges(e.Fields), WouldRemove: Removal(e.WouldRemove)}
+	case *streamdef.UnsupportedError:
+		return &UnsupportedError{Stream: e.Stream, Fields: e.Fields, Level: e.Level, Have: e.Have, Changed: e.Changed, Err: e.Err}
+	case *jserr.Error:
+		return translate(e)
+	}
+	if err == streamdef.ErrNoDisk { //nolint:errorlint // likewise
+		return errNoDisk()
+	}
+	return err
+}
+
+// fieldChanges returns the public form of changes.
+func fieldChanges(changes []streamdef.Change) []FieldChange {
+	var public []FieldChange
+	for _, c := range changes {
+		public = append(public, FieldChange(c))
+	}
+	return public
+}
+
+// foreignStream is the error of Consume if a stream of the program has the name of a side
+// stream.
+func foreignStream(e *sidestream.ForeignStreamError) error {
+	conflict := &StreamConflictError{Stream: e.Side, Fields: []FieldChange{{Field: "Subjects", Have: e.Have, Want: e.Want}}}
+	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library keeps what consumers of %q cannot handle in a stream with this name, and this one is somebody else's: rename one of the two", conflict, e.Stream)}
 }
