@@ -71,7 +71,7 @@ func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, erro
 	c := newConfig()
 	c.server.url = url
 	c.apply(asOptions(opts))
-	c.server.url, c.server.storeDir, c.server.listen = url, "", "" // FromEnv may have set them
+	c.server.url, c.server.storeDir, c.server.listen = url, "", listenConfig{} // FromEnv may have set them
 	c.checkURL("Connect", url)
 	if err := c.check(); err != nil {
 		return nil, err
@@ -112,8 +112,8 @@ func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
 	}
 	b.format = newFormat(c, &b.core.Counters)
 	b.async = outlet.NewAsync(b.core.Outlet, outlet.AsyncConfig{
-		Size: c.publish.buffer.Size,
-		Wait: !c.publish.buffer.NoWait,
+		Size: c.publish.bufferSize,
+		Wait: !c.publish.bufferNoWait,
 		Failed: func(m *outlet.Message, err error) {
 			b.report(event.Event{Kind: event.PublishFailed, Subject: m.Subject, Err: translate(err)})
 		},

@@ -69,7 +69,7 @@ func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
 // checkLoad reports a full buffer, and what is wrong with subscriptions and consumers.
 func (b *Bus) checkLoad(r *health.Report) {
 	t := b.cfg.thresholds
-	if used := float64(b.async.Pending()) / float64(b.cfg.publish.buffer.Size); used > t.PendingRatio {
+	if used := float64(b.async.Pending()) / float64(b.cfg.publish.bufferSize); used > t.PendingRatio {
 		r.Add(health.Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
 	}
 	var live []SubscriptionStats

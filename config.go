@@ -3,10 +3,12 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/slogsink"
 	"go.opentelemetry.io/otel/metric"
@@ -95,9 +98,17 @@ type telemetryConfig struct {
 
 // publishConfig is about PublishAsync, PublishToAsync and Publish.
 type publishConfig struct {
-	buffer AsyncBuffer
-	window int // messages of PublishToAsync without an acknowledgement
-	strict bool
+	bufferSize   int  // messages of PublishAsync
+	bufferNoWait bool // a full buffer is an error
+	window       int  // messages of PublishToAsync without an acknowledgement
+	strict       bool
+}
+
+// listenConfig is where the embedded server listens.
+type listenConfig struct {
+	addr string // as the program wrote it; empty: no port
+	host string // empty: every interface
+	port int    // 0: any free port
 }
 
 // newConfig returns the defaults.
@@ -107,7 +118,7 @@ func newConfig() *config {
 		version:      programVersion(),
 		server:       serverConfig{maxPayload: defaultMaxPayload},
 		payload:      payloadConfig{codec: codec.JSON, minSize: defaultMinSize, maxDecoded: defaultMaxDecoded},
-		publish:      publishConfig{buffer: AsyncBuffer{Size: defaultAsync}, window: defaultWindow},
+		publish:      publishConfig{bufferSize: defaultAsync, window: defaultWindow},
 		thresholds:   health.Thresholds{}.WithDefaults(),
 		timeout:      defaultTimeout,
 		drainTimeout: defaultDrainTimeout,
@@ -202,8 +213,8 @@ func programVersion() string {
 // check checks options that depend on each other, and returns all errors.
 func (c *config) check() error {
 	c.checkCredentials()
-	if c.server.url != "" && c.server.listen != "" {
-		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen)
+	if c.server.url != "" && c.server.listen.addr != "" {
+		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen.addr)
 	}
 	return errors.Join(c.errs...)
 }
@@ -265,12 +276,41 @@ func (c *config) checkCredentials() {
 
 // serverConfig is what the options of New say of the server.
 type serverConfig struct {
-	url        string        // of an existing server; empty: embedded
-	storeDir   string        // empty: in memory
-	listen     string        // empty: no port
+	url        string // of an existing server; empty: embedded
+	storeDir   string // empty: in memory
+	listen     listenConfig
 	syncEvery  time.Duration // 0: each message is synced
 	maxMemory  int64         // bytes; 0: the default
 	maxStore   int64         // bytes; 0: the default
 	maxPayload int           // bytes
 	customize  []any         // func(*server.Options); only server.go knows the type
+}
+
+// checkURL records a URL that cannot be used. It names the URL without its password.
+func (c *config) checkURL(option, list string) {
+	for u := range strings.SplitSeq(list, ",") {
+		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
+			c.bad(option, strconv.Quote(link.Redact(list)), reason)
+			return
+		}
+	}
+}
+
+// urlProblem says what is wrong with one URL; "" for nothing.
+func urlProblem(u string) string {
+	if u == "" {
+		return `is empty; use "nats://host:4222"`
+	}
+	if !strings.Contains(u, "://") {
+		u = "nats://" + u
+	}
+	p, err := url.Parse(u)
+	if err != nil || p.Hostname() == "" {
+		return `is not a URL; use "nats://host:4222"`
+	}
+	switch p.Scheme {
+	case "nats", "tls", "ws", "wss":
+		return ""
+	}
+	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
 }

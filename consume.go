@@ -157,10 +157,6 @@ func (s *Stream) checkConsume(ctx context.Context, durable string, want consumpt
 	return nil
 }
 
-func badDurable(name string) error {
-	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
-}
-
 // open declares the durable, registers c and starts it.
 func (c *Consumer) open(ctx context.Context, s *Stream, want consumption, o *consumeOptions) error {
 	engine, err := consumer.Open(ctx, c.config(s, want, o))
@@ -284,3 +280,14 @@ func running(r dispatch.Run) Running {
 
 // endedBy implements durableMember.
 func (c *Consumer) endedBy() (durableName, error) { return durableName{c.stream, c.durable}, c.Err() }
+
+// Err returns why the consumer ended by itself, as a *StreamError, or nil.
+func (c *Consumer) Err() error {
+	if c.isZero() {
+		return nil
+	}
+	if err := c.engine.Err(); err != nil {
+		return &StreamError{Stream: c.stream, Op: "consume as " + c.durable, Err: err}
+	}
+	return nil
+}

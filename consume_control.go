@@ -68,17 +68,6 @@ func (c *Consumer) Done() <-chan struct{} {
 	return c.engine.Done()
 }
 
-// Err returns why the consumer ended by itself, as a *StreamError, or nil.
-func (c *Consumer) Err() error {
-	if c.isZero() {
-		return nil
-	}
-	if err := c.engine.Err(); err != nil {
-		return &StreamError{Stream: c.stream, Op: "consume as " + c.durable, Err: err}
-	}
-	return nil
-}
-
 // The JetStream API levels that calls need.
 const (
 	levelPause  = 1

@@ -272,3 +272,46 @@ type Running struct {
 func (r Running) String() string {
 	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.Duration.Round(time.Millisecond))
 }
+
+// optionErrors collects the errors of the options of one call, so that the call reports all
+// of them at once. The zero value is ready to use.
+type optionErrors struct{ found []error }
+
+// addError adds an error.
+func (m *optionErrors) addError(err error) { m.found = append(m.found, err) }
+
+// joined returns nil, the only error, or all errors joined.
+func (m *optionErrors) joined() error {
+	if len(m.found) == 1 {
+		return m.found[0]
+	}
+	return errors.Join(m.found...)
+}
+
+// optionTarget is what options are applied to.
+type optionTarget interface {
+	addError(error)
+	joined() error
+}
+
+// applyAll applies opts to target and returns all errors. A nil option is an error.
+func applyAll[O any, T optionTarget](opts []O, target T, apply func(O, T)) error {
+	for i, opt := range opts {
+		if any(opt) == nil {
+			target.addError(&OptionError{Option: fmt.Sprintf("option %d", i+1), Value: "nil", Reason: "leave it out"})
+			continue
+		}
+		apply(opt, target)
+	}
+	return target.joined()
+}
+
+// badStreamField is the error of one field of a StreamConfig.
+func badStreamField(field string, value any, reason string) error {
+	return &OptionError{Option: "StreamConfig." + field, Value: fmt.Sprint(value), Reason: reason}
+}
+
+// errNoDisk is the error of a stream on disk on a bus without a store directory.
+func errNoDisk() error {
+	return badStreamField("Storage", "FileStorage", "this bus keeps its streams in memory; add WithStoreDir, or leave the field out")
+}

@@ -124,3 +124,5 @@ const (
 	defaultPendingMsgs  = 512 * 1024
 	defaultPendingBytes = 64 << 20
 )
+
+const maxConcurrency = 1 << 16

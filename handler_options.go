@@ -44,8 +44,6 @@ func Concurrency(n int) HandlerOption {
 	})
 }
 
-const maxConcurrency = 1 << 16
-
 // Use wraps the handler in middleware. The first is the outermost. All of them run inside
 // the middleware of WithMiddleware. If Use is given several times, the later middleware
 // runs inside the earlier one.

@@ -127,7 +127,7 @@ func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 		if a.Size == 0 {
 			a.Size = defaultAsync
 		}
-		c.publish.buffer = a
+		c.publish.bufferSize, c.publish.bufferNoWait = a.Size, a.NoWait
 	})
 }
 

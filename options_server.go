@@ -4,12 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
@@ -28,13 +25,14 @@ func WithStoreDir(dir string) Option {
 func WithListen(addr string) Option {
 	return option(func(c *config) {
 		if addr == "" {
-			c.server.listen = ""
+			c.server.listen = listenConfig{}
 			return
 		}
-		if _, _, err := splitListen(addr); err != nil {
+		host, port, err := splitListen(addr)
+		if err != nil {
 			c.bad("WithListen", strconv.Quote(addr), err.Error())
 		}
-		c.server.listen = addr
+		c.server.listen = listenConfig{addr, host, port}
 	})
 }
 
@@ -124,33 +122,4 @@ func WithURL(u string) Option {
 		}
 		c.server.url = u
 	})
-}
-
-// checkURL records a URL that cannot be used. It names the URL without its password.
-func (c *config) checkURL(option, list string) {
-	for u := range strings.SplitSeq(list, ",") {
-		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
-			c.bad(option, strconv.Quote(link.Redact(list)), reason)
-			return
-		}
-	}
-}
-
-// urlProblem says what is wrong with one URL; "" for nothing.
-func urlProblem(u string) string {
-	if u == "" {
-		return `is empty; use "nats://host:4222"`
-	}
-	if !strings.Contains(u, "://") {
-		u = "nats://" + u
-	}
-	p, err := url.Parse(u)
-	if err != nil || p.Hostname() == "" {
-		return `is not a URL; use "nats://host:4222"`
-	}
-	switch p.Scheme {
-	case "nats", "tls", "ws", "wss":
-		return ""
-	}
-	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
 }

@@ -67,13 +67,6 @@ func (o *sendOptions) expected() *outlet.Expectation {
 	return o.expect
 }
 
-func (s *Stream) callable(ctx context.Context, call string) error {
-	if s == nil {
-		return badArgument(call, "stream", "is nil; did Stream or LookupStream fail?")
-	}
-	return s.bus.callable(ctx, call)
-}
-
 // admit looks at m's size, and at whether the stream stores its subject and can
 // have messages of what is expected.
 func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Expectation) error {

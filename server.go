@@ -71,9 +71,8 @@ func (c *config) embedded() *embedded.Config {
 		MaxMemory: s.maxMemory, MaxStore: s.maxStore, MaxPayload: s.maxPayload,
 		Logger: c.logger,
 	}
-	if s.listen != "" {
-		host, port, _ := splitListen(s.listen) // WithListen has checked it
-		e.Listen = embedded.Address{Text: s.listen, Host: host, Port: port}
+	if l := s.listen; l.addr != "" {
+		e.Listen = embedded.Address{Text: l.addr, Host: l.host, Port: l.port}
 	}
 	for _, fn := range s.customize {
 		e.Customize = append(e.Customize, fn.(func(*server.Options)))

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -164,4 +166,30 @@ func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(
 		}
 	}
 	return &SubjectError{Subject: subj, Reason: fmt.Sprintf("stream %q %s", s.name, reason), Hint: s.content.Load().Hint()}
+}
+
+func (s *Stream) callable(ctx context.Context, call string) error {
+	if s == nil {
+		return badArgument(call, "stream", "is nil; did Stream or LookupStream fail?")
+	}
+	return s.bus.callable(ctx, call)
+}
+
+// streamName matches the names of streams and durables.
+var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
+
+func badStreamName(name string) error {
+	return badStreamField("Name", strconv.Quote(name), "use 1 to 200 letters, digits, - and _")
+}
+
+// checkDisk refuses FileStorage if the bus has no store directory.
+func (b *Bus) checkDisk(s Storage) error {
+	if s == FileStorage && b.core.InMemory {
+		return errNoDisk()
+	}
+	return nil
+}
+
+func badDurable(name string) error {
+	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
 }

@@ -3,24 +3,11 @@ package bus
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/streamdef"
 )
-
-// streamName matches the names of streams and durables.
-var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
-
-func badStreamName(name string) error {
-	return badStreamField("Name", strconv.Quote(name), "use 1 to 200 letters, digits, - and _")
-}
-
-// badStreamField is the error of one field of a StreamConfig.
-func badStreamField(field string, value any, reason string) error {
-	return &OptionError{Option: "StreamConfig." + field, Value: fmt.Sprint(value), Reason: reason}
-}
 
 // check returns everything that is wrong with c, whatever the server has, as joined errors.
 func (c *StreamConfig) check() error {
@@ -86,19 +73,6 @@ func (c *StreamConfig) checkLimits() error {
 func checkDuplicates(window, age time.Duration) error {
 	if age > 0 && window > age {
 		return badStreamField("Duplicates", window, fmt.Sprintf("must not be longer than MaxAge, %v", age))
-	}
-	return nil
-}
-
-// errNoDisk is the error of a stream on disk on a bus without a store directory.
-func errNoDisk() error {
-	return badStreamField("Storage", "FileStorage", "this bus keeps its streams in memory; add WithStoreDir, or leave the field out")
-}
-
-// checkDisk refuses FileStorage if the bus has no store directory.
-func (b *Bus) checkDisk(s Storage) error {
-	if s == FileStorage && b.core.InMemory {
-		return errNoDisk()
 	}
 	return nil
 }
