@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/reader"
 	"github.com/omnibus-go/bus/internal/sidestream"
+	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -154,4 +157,92 @@ func removeIfThere(ctx context.Context, st jetstream.Stream, sequence uint64) er
 		}
 	}
 	return err
+}
+
+// Message is a dead letter.
+type Message struct {
+	*sidestream.Copy // of the message that failed
+
+	Address  sidestream.Address // of that message, and of the durable that gave it up
+	Position uint64             // sequence of the dead letter in S-dead
+	DeadAt   time.Time          // when it was stored there
+}
+
+// parse returns the dead letter that d holds. ok is false if d is none.
+func parse(d *wire.Delivery) (m *Message, ok bool) {
+	kind, address, ok := sidestream.ParseSubject(d.Subject)
+	if !ok || kind != sidestream.Dead {
+		return nil, false
+	}
+	c, err := sidestream.ParseCopy(d.Header, d.Data)
+	if err != nil {
+		return nil, false
+	}
+	return &Message{Copy: c, Address: address, Position: d.Stored.Sequence, DeadAt: d.Stored.Time}, true
+}
+
+// redriven returns the copy that a redrive stores.
+func (m *Message) redriven() *sidestream.Copy {
+	return &sidestream.Copy{Subject: m.Subject, Header: m.Header, Data: m.Data, Stream: m.Stream,
+		Sequence: m.Sequence, Time: m.Time, DeadLetter: m.Position}
+}
+
+// Filter chooses dead letters. Each field that is set must match; the zero value matches
+// all.
+type Filter struct {
+	Durable  string
+	Subject  string // a pattern
+	Cause    string
+	Sequence uint64              // of the message in its stream
+	Header   map[string][]string // the message has all these values; names in any spelling
+	From, To time.Time           // DeadAt is not before From and before To
+
+	Match func(*Message) (bool, error) // asked last; its error ends the operation
+}
+
+// pattern returns the pattern of the subjects that may match.
+func (f *Filter) pattern(stream string) string {
+	if f.Durable == "" {
+		return sidestream.Pattern(sidestream.Dead, stream)
+	}
+	return sidestream.DurablePattern(sidestream.Dead, stream, f.Durable)
+}
+
+// onlyDurable reports whether pattern decides alone.
+func (f *Filter) onlyDurable() bool {
+	return f.Subject == "" && f.Cause == "" && f.Sequence == 0 && len(f.Header) == 0 && f.From.IsZero() && f.To.IsZero() && f.Match == nil
+}
+
+// matches reports whether m, whose subject in S-dead matches pattern, matches f.
+func (f *Filter) matches(m *Message) (bool, error) {
+	switch {
+	case f.Subject != "" && !subject.Matches(f.Subject, m.Subject),
+		f.Cause != "" && f.Cause != m.Cause,
+		f.Sequence != 0 && f.Sequence != m.Sequence,
+		!f.From.IsZero() && m.DeadAt.Before(f.From),
+		!f.To.IsZero() && !m.DeadAt.Before(f.To),
+		!hasHeader(m.Header, f.Header):
+		return false, nil
+	case f.Match != nil:
+		return f.Match(m)
+	}
+	return true, nil
+}
+
+// hasHeader reports whether have has all values of wanted.
+func hasHeader(have, wanted map[string][]string) bool {
+	for name, values := range wanted {
+		var found []string
+		for key, v := range have {
+			if strings.EqualFold(key, name) {
+				found = append(found, v...)
+			}
+		}
+		for _, v := range values {
+			if !slices.Contains(found, v) {
+				return false
+			}
+		}
+	}
+	return true
 }

@@ -3,10 +3,14 @@ package streamdef
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -147,4 +151,43 @@ func (d *Declarer) update(ctx context.Context, c *comparison) (*jetstream.Stream
 		return nil, refusal(c.want.Name, "update", err)
 	}
 	return st.CachedInfo(), checkApplied(c.want, &st.CachedInfo().Config, c.fields)
+}
+
+const (
+	keyRevision = "_omnibus.revision" // the revision of the stream's definition, decimal
+	keyPast     = "_omnibus.past"     // of development versions; ignored, and removed with the next change
+)
+
+// Reserved reports whether a key of a stream's metadata belongs to the server or to the
+// library.
+func Reserved(key string) bool {
+	return strings.HasPrefix(key, "_nats.") || strings.HasPrefix(key, "_omnibus.")
+}
+
+// showMetadata shows the metadata of the program, without reserved keys.
+func showMetadata(js *jetstream.StreamConfig) string {
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(js.Metadata)) {
+		if !Reserved(key) {
+			pairs = append(pairs, fmt.Sprintf("%q: %q", key, js.Metadata[key]))
+		}
+	}
+	return "{" + strings.Join(pairs, ", ") + "}"
+}
+
+// revisionOf returns the revision of a stream, 0 for none.
+func revisionOf(js *jetstream.StreamConfig) int {
+	n, _ := strconv.Atoi(js.Metadata[keyRevision])
+	return n
+}
+
+// setRevision writes the library's part of the metadata of js.
+func setRevision(js *jetstream.StreamConfig, revision int) {
+	metadata := make(map[string]string, len(js.Metadata)+1)
+	maps.Copy(metadata, js.Metadata)
+	delete(metadata, keyPast)
+	if revision > 0 {
+		metadata[keyRevision] = strconv.Itoa(revision)
+	}
+	js.Metadata = metadata
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -187,4 +188,117 @@ func showJSON[T any](v *T) string {
 	}
 	text, _ := json.Marshal(v) // of plain values
 	return string(text)
+}
+
+// comparison is an existing stream next to its wanted definition.
+type comparison struct {
+	have, want *jetstream.StreamConfig
+	fields     []*field // the fields that differ
+	changes    []Change // allowed; made if nothing is refused
+	refused    []Change
+	older      bool // the stream has a higher revision than the definition: nothing else is set
+}
+
+// compare applies def to a copy of have, and sorts the differences into allowed and refused
+// changes. Its errors are those of the overlay.
+func compare(have jetstream.StreamConfig, def Definition) (*comparison, error) {
+	c := &comparison{have: &have, want: clone(&have)}
+	revision := revisionOf(&have)
+	if c.older = def.Revision > 0 && def.Revision < revision; c.older {
+		return c, nil
+	}
+	if err := def.Overlay(c.want); err != nil {
+		return nil, err
+	}
+	c.fields = differing(c.have, c.want)
+	for _, f := range c.fields {
+		change := Change{Field: f.name, Have: f.show(c.have), Want: f.show(c.want)}
+		if change.Needs = needs(f.effect(c.have, c.want), def.AllowShrink); change.Needs != "" {
+			c.refused = append(c.refused, change)
+		} else {
+			c.changes = append(c.changes, change)
+		}
+	}
+	if def.Revision > revision {
+		c.changes = append(c.changes, Change{Field: "Revision", Have: strconv.Itoa(revision), Want: strconv.Itoa(def.Revision)})
+	}
+	setRevision(c.want, max(revision, def.Revision))
+	return c, nil
+}
+
+// needs returns what a change with an effect needs and does not have; empty if it is allowed.
+func needs(e effect, allowShrink bool) string {
+	switch {
+	case e == recreates:
+		return NeedsNewStream
+	case e == shrinks && !allowShrink:
+		return NeedsAllowShrink
+	}
+	return ""
+}
+
+// differing returns the fields in which two configurations differ.
+func differing(a, b *jetstream.StreamConfig) []*field {
+	var differ []*field
+	for i := range fields {
+		if f := &fields[i]; f.show(a) != f.show(b) {
+			differ = append(differ, f)
+		}
+	}
+	return differ
+}
+
+// clone returns a deep copy of js, so that an overlay does not change js.
+func clone(js *jetstream.StreamConfig) *jetstream.StreamConfig {
+	text, _ := json.Marshal(js) // it came as JSON
+	c := new(jetstream.StreamConfig)
+	_ = json.Unmarshal(text, c)
+	return c
+}
+
+// mirrorEffect follows the server: a mirror can become an ordinary stream, which copies
+// nothing more. A stream cannot become a mirror, or the mirror of another stream.
+func mirrorEffect(_, want *jetstream.StreamConfig) effect {
+	if want.Mirror == nil {
+		return shrinks
+	}
+	return recreates
+}
+
+func sourcesEffect(have, want *jetstream.StreamConfig) effect {
+	if len(missing(sourceTexts(have), sourceTexts(want))) > 0 {
+		return shrinks
+	}
+	return keeps
+}
+
+// showSource shows a mirror or source as the server returns it: a domain becomes the prefix
+// of its API subjects, and times are in UTC.
+func showSource(s *jetstream.StreamSource) string {
+	if s == nil {
+		return "none"
+	}
+	sent := *s
+	if s.Domain != "" {
+		sent.External = &jetstream.ExternalStream{APIPrefix: "$JS." + s.Domain + ".API"}
+	}
+	if s.OptStartTime != nil {
+		at := s.OptStartTime.UTC()
+		sent.OptStartTime = &at
+	}
+	return showJSON(&sent)
+}
+
+// sourceTexts shows the sources of js, sorted: the server does not keep their order.
+func sourceTexts(js *jetstream.StreamConfig) []string {
+	var texts []string
+	for _, s := range js.Sources {
+		texts = append(texts, showSource(s))
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+func showSources(js *jetstream.StreamConfig) string {
+	return orNone(strings.Join(sourceTexts(js), " "))
 }
