@@ -88,7 +88,7 @@ type load struct {
 	used          float64 // of its pending limits
 	failed, calls int64   // of the latest handler calls
 	stalled       error   // why it gets no messages; nil where it does
-	unburied      error   // why its latest dead letter could not be stored; nil if it was
+	deadLetter    error   // why its latest dead letter could not be stored; nil if it was
 }
 
 // loads returns the state of all live ones, in the order of Stats.
@@ -131,7 +131,7 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 	if l.stalled != nil {
 		r.Add(health.Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
 	}
-	if l.unburied != nil {
-		r.Add(health.Degraded, part, "%s: a dead letter could not be stored, the consumer tries again: %s", name, inner(l.unburied))
+	if l.deadLetter != nil {
+		r.Add(health.Degraded, part, "%s: a dead letter could not be stored, the consumer tries again: %s", name, inner(l.deadLetter))
 	}
 }

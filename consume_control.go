@@ -207,6 +207,6 @@ func (c *Consumer) stats() SubscriptionStats {
 func (c *Consumer) load() load {
 	l := c.call.load(c.stats())
 	l.stalled = c.engine.Stalled()
-	l.unburied = c.publicError(c.engine.DeadLetterFailure())
+	l.deadLetter = c.publicError(c.engine.DeadLetterFailure())
 	return l
 }

@@ -42,7 +42,7 @@ type Msg[T any] struct {
 	Attempt int
 	// Deliveries is how often the server has sent it, from 1; 0 for a core
 	// message. Messages that were fetched and never handled count too. It starts again
-	// at 1 when the message was parked for a later try, or redriven.
+	// at 1 when the message was deferred to S-retry, or redriven.
 	Deliveries int
 }
 
