@@ -10,31 +10,32 @@ import (
 	"github.com/omnibus-go/bus/internal/payload"
 )
 
-// Handler handles one message. A nil error means done; what an error means
-// depends on who calls: Subscribe reports it, Consume tries again later. ctx
-// ends at the handler's deadline (HandlerTimeout) or when a stopping bus has
-// used up its drain timeout. A panic is an error (*PanicError), and so is it when the
-// handler ends its goroutine, as FailNow of a test does (ErrExited).
+// Handler handles one message. nil means that the message is done. What an error means depends
+// on the caller: Subscribe reports it, Consume tries again later. ctx ends at the deadline of
+// the call (HandlerTimeout), or when a stopping bus has used up its drain timeout. A panic is
+// an error (*PanicError). It is also an error if the handler ends its goroutine, as FailNow of
+// a test does (ErrExited).
 type Handler[T any] func(ctx context.Context, m *Msg[T]) error
 
-// Responder answers one request. The caller sees an error made with Public as
-// it is, and any other as "internal error".
+// Responder answers one request. The requester receives the text of an error that Public made.
+// For other errors it receives "internal error".
 type Responder[Req, Resp any] func(ctx context.Context, m *Msg[Req]) (Resp, error)
 
-// RawHandler handles one message as it is on the wire.
+// RawHandler handles one message that is not decoded.
 type RawHandler func(ctx context.Context, m *RawMsg) error
 
-// Middleware wraps the handling of messages: WithMiddleware for all handlers of
-// a bus, Use for one. Panics of the handler and of inner middleware pass through
-// it as panics and are caught outside all of it, unless a middleware catches
-// them. What it returns is what settles the message: to swallow an error is to
-// acknowledge. The context it hands on is the one it got, or derived from that, and the
-// message may be one of its own making. It is called once for each subscription,
-// responder and consumer, and must return a handler.
+// Middleware wraps the handling of messages: all handlers of a bus with WithMiddleware, or one
+// with Use. It is called once for each subscription, responder and consumer, and must return
+// a handler.
+//
+// The error that the outermost middleware returns decides what becomes of the message: to
+// return nil instead of an error is to acknowledge. Panics pass through a middleware, and are
+// caught outside of all, unless a middleware catches them. A middleware passes on its context
+// or one that is derived from it. It may pass on another message.
 type Middleware func(next RawHandler) RawHandler
 
-// chain wraps h so that the first of mws is the outermost. option is where they
-// come from, for the error when one returns no handler.
+// chain wraps h with mws. The first one is the outermost. option is for the error if one
+// returns no handler.
 func chain(h RawHandler, mws []Middleware, option string) (RawHandler, error) {
 	for i, mw := range slices.Backward(mws) {
 		if h = mw(h); h == nil {
@@ -63,8 +64,8 @@ type maker func(f *payload.Format, o *handlerOptions) RawHandler
 
 type stoppingKey struct{}
 
-// handlerContext is the context that handlers of one bus get. It carries the
-// channel of Stopping without a wrapper per message.
+// handlerContext is the context of all handlers of one bus. It has the channel of Stopping, so
+// that no message needs a context of its own.
 type handlerContext struct {
 	context.Context
 	stopping <-chan struct{}
@@ -77,9 +78,9 @@ func (c *handlerContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Stopping returns a channel that is closed when the bus of the handler whose
-// context this is begins to stop. The handler may then finish early, long
-// before ctx ends. For another context it is nil, which blocks for ever.
+// Stopping returns a channel that is closed when the bus begins to stop. ctx is the context of
+// a handler, or derived from it. The handler may finish early then, long before ctx ends. For
+// another ctx the channel is nil, which blocks forever.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if ctx == nil {
 		return nil

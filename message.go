@@ -10,12 +10,11 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Header is the header of a message: values by name. Names are case-sensitive on
-// the wire.
+// Header is the header of a message: values by name. Names are case-sensitive.
 type Header map[string][]string
 
-// Get returns the first value of key, or "". It looks for exactly key first,
-// then for any spelling of it, since clients differ in how they write names.
+// Get returns the first value of key, or "". If there is no such key, it ignores case, because
+// clients write names differently.
 func (h Header) Get(key string) string { return wire.Get(h, key) }
 
 // Values returns all values of exactly key.
@@ -28,26 +27,25 @@ func (h Header) Set(key, value string) { h[key] = []string{value} }
 type Msg[T any] struct {
 	Data    T
 	Subject string // the subject it was published to
-	Header  Header // nil when it had none
-	ID      string // what MsgID gave it; without that "stream/sequence", and "" for a core message
-	// Time is when the stream stored it; zero for a core message, which
-	// carries none.
-	Time     time.Time
-	Stream   string // empty for a core message
-	Sequence uint64 // in the stream, from 1; 0 for a core message
-	// Attempt numbers, from 1, the handler calls for the message: those that failed, and
-	// this one. It survives an orderly stop. A call that the end of the bus cut off does
-	// not count, nor one that returned Postpone. A process that dies forgets the attempts
-	// of the messages it was at.
+	Header  Header // nil if it has none
+	ID      string // of MsgID; without one "stream/sequence", or "" for a core message
+
+	Time     time.Time // when the stream stored it; zero for a core message
+	Stream   string    // empty for a core message
+	Sequence uint64    // in the stream, from 1; 0 for a core message
+	// Attempt is the number of this handler call for the message, from 1. Only calls that
+	// failed count: not one that the end of the bus interrupted or that returned Postpone.
+	// It survives an orderly stop. If a process dies, the attempts of the messages that it
+	// had are forgotten.
 	Attempt int
-	// Deliveries is how often the server has sent it, from 1; 0 for a core
-	// message. Messages that were fetched and never handled count too. It starts again
-	// at 1 when the message was deferred to S-retry, or redriven.
+	// Deliveries is how often the server has sent the message, from 1; 0 for a core message.
+	// Messages that were fetched and not handled count too. It begins again at 1 after a
+	// long retry delay and after Redrive.
 	Deliveries int
 }
 
-// RawMsg is a message as it is on the wire: Data may be compressed and is not
-// decoded. Middleware sees messages in this form.
+// RawMsg is a message that is not decoded. Data may be compressed. Middleware sees messages in
+// this form.
 type RawMsg = Msg[[]byte]
 
 // newRaw makes the message that middleware and handlers see. s is nil for a core

@@ -26,7 +26,7 @@ type MessageOption interface {
 	StoreOption
 }
 
-// sendOptions is what the options of one call say.
+// sendOptions are the options of one message.
 type sendOptions struct {
 	header wire.Header
 	codec  codec.Codec
@@ -42,9 +42,8 @@ func (f messageOption) onPublish(o *sendOptions) { f(o) }
 func (f messageOption) onRequest(o *sendOptions) { f(o) }
 func (f messageOption) onStore(o *sendOptions)   { f(o) }
 
-// WithHeader adds a value to the header of the message. The names that the
-// library writes itself (Content-Type, Nats-Msg-Id, …) are refused; their
-// options are As, MsgID and WithCompression.
+// WithHeader adds a value to the header of the message. Names that the library writes itself
+// (Content-Type, Nats-Msg-Id and others) are an error: As, MsgID and WithCompression set them.
 func WithHeader(key, value string) MessageOption {
 	return messageOption(func(o *sendOptions) {
 		if err := wire.CheckHeader(key, value); err != nil {
@@ -61,9 +60,9 @@ type msgIDOption interface {
 	StoreOption
 }
 
-// MsgID names the message: Msg.ID at the receiver. A stream stores a message
-// with the same ID once within its Duplicates window, and PublishTo then repeats
-// itself until it knows the outcome. One line of text, at most 256 bytes.
+// MsgID sets the ID of the message, which the receiver finds in Msg.ID. A stream stores a
+// message with the same ID once within its Duplicates window. So PublishTo can send it again
+// until it knows the outcome. An ID is one line of text of 1 to 256 bytes.
 func MsgID(id string) msgIDOption { //nolint:revive // callers only pass it on
 	return messageOption(func(o *sendOptions) {
 		if id == "" || len(id) > 256 {
@@ -86,7 +85,7 @@ func (o *sendOptions) set(key string, values ...string) {
 	o.header[key] = values
 }
 
-// publishOptions collects opts; nil stands for none and costs nothing.
+// publishOptions applies opts. Without options it returns nil, which costs nothing.
 func publishOptions(opts []PublishOption) (*sendOptions, error) {
 	if len(opts) == 0 {
 		return nil, nil

@@ -11,12 +11,13 @@ import (
 	"github.com/omnibus-go/bus/internal/subject"
 )
 
-// Mux shares the messages of one core subscription (Bus.Subscribe) or one durable
-// (Stream.Consume) out to handlers of several types by subject, keeping their order.
-// Where patterns overlap the most specific one gets the message: a literal token goes
-// before "*", and that before ">". What none of them is for goes to the handler of
-// Default. Fill it with Handle before it is used; later additions count for later
-// uses. The zero value is empty. Safe for concurrent use.
+// Mux calls different handlers for the messages of one core subscription (Bus.Subscribe) or
+// one durable (Stream.Consume), by subject. It keeps the order of the messages. If several
+// patterns match, the most specific one gets the message: a literal token comes before "*",
+// and "*" before ">". If no pattern matches, the handler of Default gets it.
+//
+// Add the handlers before the Mux is used. Later additions count for later uses. The zero
+// value is empty. Safe for concurrent use.
 type Mux struct {
 	mu     sync.Mutex
 	routes []route
@@ -30,8 +31,8 @@ type route struct {
 	make    maker
 }
 
-// Handle has h handle the messages that match s. A pattern that is malformed or
-// taken, and a nil handler or Mux, are reported by the subscription.
+// Handle adds h for the messages that s matches. Subscribe or Consume report a malformed
+// pattern, a pattern that has a handler already, a nil handler and a nil Mux.
 func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 	if h == nil {
 		m.add(route{pattern: string(s)}, badArgument("Handle", "handler", "is nil"))
@@ -40,8 +41,8 @@ func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 	m.add(route{string(s), typed(h)}, nil)
 }
 
-// HandleOld has h handle messages of an older form, made new by up. A message
-// that up refuses counts as one that h failed on.
+// HandleOld adds h for messages of an older form, which up converts. An error of up counts as
+// an error of h.
 func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), h Handler[New]) {
 	if up == nil || h == nil {
 		m.add(route{pattern: string(s)}, badArgument("HandleOld", "up or handler", "is nil"))
@@ -56,9 +57,9 @@ func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), 
 	})}, nil)
 }
 
-// Default has h handle the messages that no other handler of m is for, with their
-// payloads as they were before compression. A durable with it gets all that its stream
-// stores. A nil handler and a second one are reported by the subscription or consumer.
+// Default adds h for the messages that no other handler of m is for. It gets their payloads
+// decompressed. A durable with a Default receives all messages of its stream. Subscribe or
+// Consume report a nil handler and a second Default.
 func (m *Mux) Default(h Handler[[]byte]) {
 	if m == nil {
 		return // the subscription says so

@@ -89,8 +89,8 @@ type codecOption interface {
 
 type asOption struct{ codec codec.Codec }
 
-// As encodes this message with c, whatever its type and the bus's rules say. As
-// an option of a handler, or of Replay, it decodes messages that carry no content type.
+// As encodes the message with c, whatever its type and the rules of the bus say. As an option
+// of a handler or of Replay it sets the codec for messages without a content type.
 func As(c codec.Codec) codecOption { //nolint:revive // callers only pass it on
 	return asOption{c}
 }

@@ -12,14 +12,13 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
-// Publish sends v to everyone who is subscribed to s at this moment: at most
-// once, and nobody may be listening. nil means that the message was handed to
-// the connection. Messages of one bus on one subject arrive in order. What must
-// not be lost belongs into a stream, see PublishTo.
+// Publish sends v to all current subscribers of s, at most once. There may be none. nil
+// means that the connection has the message, not that somebody received it. Messages of one
+// bus on one subject arrive in order. Use PublishTo for messages that must not be lost.
 //
-// Errors: *SubjectError, *CodecError, *ValidationError, *PayloadError,
-// *CapturedError under WithStrictPublish, *OptionError, ErrClosed,
-// ErrDisconnected, the error of a ctx that has ended.
+// Errors: *SubjectError, *CodecError, *ValidationError, *PayloadError, *CapturedError (with
+// WithStrictPublish), *OptionError, ErrClosed, ErrDisconnected, and the error of a ctx that
+// has ended.
 func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
 	var m outlet.Message
 	if err := prepare(ctx, b, "Publish", &m, string(s), v, opts); err != nil {
@@ -28,11 +27,12 @@ func Publish[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...Publ
 	return b.send(ctx, &m)
 }
 
-// PublishBatch publishes each value to s, in order, and waits until the server
-// has processed them. All values are encoded before the first is sent. MsgID is
-// refused for more than one value, which would be one message. Errors
-// are those of Publish, and ErrTimeout when the server does not confirm; then
-// some may have been sent.
+// PublishBatch publishes all values to s, in order, and waits until the server has processed
+// them. It encodes all values before it sends the first one. MsgID is an error with more
+// than one value, because it names one message.
+//
+// Errors: those of Publish, and ErrTimeout if the server does not confirm in time. Then some
+// of the messages may have been sent.
 func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts ...PublishOption) error {
 	if len(vs) == 0 {
 		return checkEmptyBatch(ctx, b, string(s), opts)
@@ -54,7 +54,7 @@ func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts
 	return b.Flush(ctx)
 }
 
-// checkEmptyBatch refuses what is wrong with any batch.
+// checkEmptyBatch checks the arguments of PublishBatch when there are no values.
 func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOption) error {
 	if err := b.callable(ctx, "PublishBatch"); err != nil {
 		return err
@@ -65,12 +65,13 @@ func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOpt
 	return checkLiteral(subj)
 }
 
-// PublishAsync puts the message into a buffer and returns. A goroutine of the
-// bus sends what is there, and flushes when the buffer is empty, after 100
-// messages or after 100 ms; Flush and Close send the rest. When the buffer is full
-// it waits until ctx ends, or returns ErrBufferFull, as WithAsyncBuffer says. A
-// message that fails later is reported as an event. v may be changed after the
-// call. Other errors are those of Publish.
+// PublishAsync puts the message into a buffer and returns. A goroutine of the bus sends the
+// messages of the buffer. It flushes when the buffer is empty, after 100 messages or after
+// 100 ms. Flush and Close send the rest. If the buffer is full, PublishAsync waits until ctx
+// ends, or returns ErrBufferFull (see WithAsyncBuffer). v may be changed after the call.
+//
+// Errors of the call are those of Publish. A message that fails later is reported as
+// event.PublishFailed.
 func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
 	var m outlet.Message
 	if err := prepare(ctx, b, "PublishAsync", &m, string(s), v, opts); err != nil {
@@ -82,8 +83,8 @@ func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ..
 	return b.opError("PublishAsync", m.Subject, b.async.Add(ctx, &m))
 }
 
-// aliased reports whether a payload made of v may share v's memory: bytes go as
-// they are, and so does what is JSON already.
+// aliased reports whether the payload of v may share the memory of v, as that of bytes and
+// of encoded JSON does.
 func aliased(v any) bool {
 	switch v.(type) {
 	case []byte, json.RawMessage, *json.RawMessage:
@@ -93,8 +94,7 @@ func aliased(v any) bool {
 	return t != nil && t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 }
 
-// prepare makes m, which is empty, the message of a Publish, and refuses what cannot
-// be sent.
+// prepare fills m, which is empty, for a Publish, and checks that it may be sent.
 func prepare[T any](ctx context.Context, b *Bus, call string, m *outlet.Message, subj string, v T, opts []PublishOption) error {
 	if err := b.callable(ctx, call); err != nil {
 		return err
@@ -112,13 +112,13 @@ func prepare[T any](ctx context.Context, b *Bus, call string, m *outlet.Message,
 	return nil
 }
 
-// refused counts a message that was not sent.
+// refused counts a message that was not sent, and returns err.
 func (b *Bus) refused(err error) error {
 	b.core.Counters.PublishFailed.Add(1)
 	return err
 }
 
-// admit looks at the size, and at whether a stream captures the subject.
+// admit checks the size of m, and whether a stream stores its subject.
 func (b *Bus) admit(ctx context.Context, m *outlet.Message) error {
 	if err := b.core.Outlet.CheckSize(m); err != nil {
 		return payloadError(err)

@@ -12,25 +12,29 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Ack says where a message was stored.
+// Ack is the acknowledgement of a stored message, or of a batch.
 type Ack struct {
-	Stream    string
-	Sequence  uint64 // from 1; of a batch that of its last message
-	First     uint64 // of a batch the sequence of its first message, which the others follow without gaps; else 0
-	Duplicate bool   // a message with this MsgID was there already, at Sequence: one of an earlier call, or of an earlier try of this one whose answer was lost or took more than 2s
+	Stream   string
+	Sequence uint64 // of the message in the stream, from 1; for a batch, of its last message
+	First    uint64 // for a batch, the sequence of its first message; the others follow without gaps. Else 0
+
+	// Duplicate reports that the stream had the message with this MsgID already, at
+	// Sequence: from an earlier call, or from an earlier attempt of this call whose answer
+	// was lost or took more than 2 s.
+	Duplicate bool
 }
 
-// PublishTo stores v in the stream st and waits until that is done: nil means
-// stored, as safely as the stream's storage and WithSync say. s must be one of
-// the stream's subjects.
+// PublishTo stores v in the stream st and waits for the acknowledgement. nil means that the
+// message is stored, as safely as the storage of the stream and WithSync provide. s must be
+// one of the subjects of the stream.
 //
-// With MsgID or AutoID the same message is stored once within the stream's
-// Duplicates window, and PublishTo repeats itself until it knows the outcome or ctx
-// ends. Without them a lost answer is ErrUnknownOutcome.
+// With MsgID or AutoID the stream stores the message once within its Duplicates window. Then
+// PublishTo sends it again when the answer is lost, until the outcome is known or ctx ends.
+// Without them a lost answer is ErrUnknownOutcome.
 //
-// Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed,
-// *ConflictError, *UnsupportedError, *StreamError (the server's refusal, with its
-// number), *SubjectError, *CodecError, *ValidationError, *PayloadError, *OptionError.
+// Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed, *ConflictError,
+// *UnsupportedError, *StreamError (the server's refusal, with its number), *SubjectError,
+// *CodecError, *ValidationError, *PayloadError, *OptionError.
 func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Ack, error) {
 	var m outlet.Message
 	expect, err := prepareStore(ctx, st, "PublishTo", &m, s, v, opts)
@@ -40,8 +44,8 @@ func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts .
 	return st.store(ctx, &m, expect)
 }
 
-// prepareStore makes m, which is empty, the message of a PublishTo, and refuses what
-// cannot be stored.
+// prepareStore fills m, which is empty, for a PublishTo or PublishToAsync, and checks that
+// the stream can store it. It returns what the message expects, or nil.
 func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet.Message, s Subject[T], v T, opts []StoreOption) (*outlet.Expectation, error) {
 	if err := st.callable(ctx, call); err != nil {
 		return nil, err
@@ -67,8 +71,8 @@ func (o *sendOptions) expected() *outlet.Expectation {
 	return o.expect
 }
 
-// admit looks at m's size, and at whether the stream stores its subject and can
-// have messages of what is expected.
+// admit checks the size of m, and whether the stream stores its subject and the subjects of
+// its expectation.
 func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Expectation) error {
 	if err := s.bus.core.Outlet.CheckSize(m); err != nil {
 		return payloadError(err)
@@ -163,17 +167,16 @@ type storeOption func(*sendOptions)
 
 func (f storeOption) onStore(o *sendOptions) { f(o) }
 
-// AutoID gives the message an identifier of its own, so that it can be sent again
-// when the answer is lost. That is all: a program that is killed and publishes again
-// gets another identifier, so use MsgID where the message has one. With MsgID it
-// changes nothing.
+// AutoID gives the message a random ID, so that it can be sent again when the answer is lost.
+// A program that restarts and publishes the same message again gets another ID, so use MsgID
+// if the message has an ID of its own. AutoID changes nothing if there is a MsgID too.
 func AutoID() StoreOption {
 	return storeOption(func(o *sendOptions) { o.autoID = true })
 }
 
-// TTL has the stream remove the message after d, whole seconds from one on. The
-// stream must be declared with StreamConfig.MessageTTL, else it is a
-// *UnsupportedError. The stream's own limits may remove it earlier.
+// TTL lets the stream remove the message after d: whole seconds, at least 1 s. The limits of
+// the stream may remove it earlier. The stream must be declared with StreamConfig.MessageTTL,
+// otherwise the error is an *UnsupportedError.
 func TTL(d time.Duration) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if d < time.Second || d%time.Second != 0 {
@@ -184,9 +187,9 @@ func TTL(d time.Duration) StoreOption {
 	})
 }
 
-// ExpectLastSequence stores the message only if n is the sequence of the stream's
-// last message, 0 for one that never had any. Otherwise it is a *ConflictError. A
-// message has one expectation.
+// ExpectLastSequence stores the message only if n is the sequence of the last message of the
+// stream; 0 if the stream never had one. Otherwise the error is a *ConflictError. A message
+// can have one expectation.
 func ExpectLastSequence(n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		o.expects(outlet.Expectation{Whole: true, Sequence: n})
@@ -194,9 +197,9 @@ func ExpectLastSequence(n uint64) StoreOption {
 	})
 }
 
-// ExpectLastSubjectSequence stores the message only if n is the sequence, in the
-// stream, of the last message on the same subject; 0 means that there is none.
-// Otherwise it is a *ConflictError. A message has one expectation.
+// ExpectLastSubjectSequence stores the message only if n is the sequence of the last message
+// in the stream on the same subject; 0 if there is none. Otherwise the error is a
+// *ConflictError. A message can have one expectation.
 func ExpectLastSubjectSequence(n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		o.expects(outlet.Expectation{Sequence: n})
@@ -204,8 +207,8 @@ func ExpectLastSubjectSequence(n uint64) StoreOption {
 	})
 }
 
-// ExpectLastSequenceOf is ExpectLastSubjectSequence for the last message on any
-// subject that filter matches, as all events of one order: "shop.orders.17.>".
+// ExpectLastSequenceOf is like ExpectLastSubjectSequence, for the last message on all subjects
+// that filter matches. For example, "shop.orders.17.>" matches all events of one order.
 func ExpectLastSequenceOf(filter string, n uint64) StoreOption {
 	return storeOption(func(o *sendOptions) {
 		if err := checkPattern(filter); err != nil {

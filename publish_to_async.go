@@ -10,31 +10,29 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 )
 
-// Future is the outcome of one PublishToAsync, which comes later. Safe for concurrent
-// use; it may be dropped when nobody wants to know.
+// Future is the outcome of a PublishToAsync. Safe for concurrent use. A program that does not
+// need the outcome may ignore it.
 type Future struct {
 	stream  *Stream
 	expect  *outlet.Expectation
 	pending outlet.Future
 }
 
-// PublishToAsync is PublishTo without waiting: it hands v to the connection and
-// returns a future for the acknowledgement. Messages of one goroutine go out in the
-// order of the calls. v may be changed after the call.
+// PublishToAsync is like PublishTo, but it does not wait for the acknowledgement. It hands v to
+// the connection and returns a Future. Messages of one goroutine are sent in the order of the
+// calls. v may be changed after the call.
 //
-// At most as many messages as WithAsyncWindow says are without an acknowledgement at
-// once; when there are, PublishToAsync waits until ctx ends.
+// WithAsyncWindow limits how many messages may wait for an acknowledgement. If there are that
+// many, PublishToAsync waits until ctx ends.
 //
-// ctx bounds the call, and its deadline the wait for the acknowledgement; where it has
-// none that is the bus's timeout (WithTimeout). That a ctx is cancelled after the
-// call does not take the message back. With MsgID or AutoID a message is sent again
-// until then when its answer is lost, also over a reconnect; without them a lost
-// answer is ErrUnknownOutcome. While the bus has no connection messages wait in the
-// window.
+// The deadline of ctx is also the deadline of the acknowledgement; without one it is the
+// timeout of the bus (WithTimeout). Cancelling ctx after the call does not take the message
+// back. With MsgID or AutoID a message is sent again until the deadline when the answer is
+// lost, also after a reconnect. Without them a lost answer is ErrUnknownOutcome. While the bus
+// has no connection, messages wait in the window.
 //
-// Flush and Close wait for the outcomes. Errors of the call are those of PublishTo
-// before anything is sent, and ErrTimeout when the window stays full. All others are
-// the future's.
+// Flush and Close wait for the outcomes. The call returns the errors that PublishTo returns
+// before it sends, and ErrTimeout if the window stays full. The Future has all others.
 func PublishToAsync[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts ...StoreOption) (*Future, error) {
 	f := &Future{stream: st}
 	m := &f.pending.Message
@@ -64,8 +62,8 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	return b.opError("PublishToAsync", f.pending.Message.Subject, err)
 }
 
-// Done returns a channel that is closed when the outcome is there; Wait does not wait
-// then, but for a conflict after a lost answer: it asks the stream what that means.
+// Done returns a channel that is closed when the outcome is known. Then Wait returns at once,
+// except after a conflict that followed a lost answer: it asks the stream what that means.
 func (f *Future) Done() <-chan struct{} {
 	if f.isZero() {
 		return closedChan
@@ -76,8 +74,8 @@ func (f *Future) Done() <-chan struct{} {
 // isZero reports whether f is nil or the zero Future.
 func (f *Future) isZero() bool { return f == nil || f.stream == nil }
 
-// Wait waits until the outcome is there and returns it: the result that PublishTo
-// would have had. When ctx ends first that is its error, and Wait may be called again.
+// Wait waits for the outcome and returns what PublishTo would have returned. If ctx ends
+// first, it returns the error of ctx, and may be called again.
 func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	if f.isZero() {
 		return nil, badArgument("Future.Wait", "future", "is nil; did PublishToAsync fail?")

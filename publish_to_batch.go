@@ -10,13 +10,13 @@ import (
 	"github.com/omnibus-go/bus/internal/payload"
 )
 
-// Item is one message of a PublishToBatch. ItemOf makes it; it may be used again.
+// Item is one message of a PublishToBatch. ItemOf makes it. It may be used more than once.
 type Item struct {
 	encode func(*outlet.Message, *payload.Format) (*outlet.Expectation, error)
 }
 
-// ItemOf makes an item of a batch: v for the subject s. What is wrong with it is
-// found by PublishToBatch. v must not be changed before that.
+// ItemOf returns an item of a batch: v for the subject s. PublishToBatch reports its errors. v
+// must not be changed before that.
 func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
 	return Item{func(m *outlet.Message, f *payload.Format) (*outlet.Expectation, error) {
 		o, err := storeOptions(opts)
@@ -27,26 +27,25 @@ func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
 	}}
 }
 
-// PublishToBatch stores all items in the stream st, one after the other and nothing
-// between them, or none. Consumers see them when all are stored. The stream must be
-// declared with StreamConfig.AtomicBatches; a batch has at most 1000 items, which may
-// be of different types. Everything is checked before the first is sent.
+// PublishToBatch stores all items in the stream st, one directly after the other, or none of
+// them. Consumers see them when all are stored. The stream must be declared with
+// StreamConfig.AtomicBatches. A batch has 1 to 1000 items, which may be of different types.
+// All items are checked before the first one is sent.
 //
-// What an item expects is about the stream before the batch. ExpectLastSequence is for
-// the first item only, and no item may expect something of a subject that an earlier
-// one is published to.
+// The expectations of items are about the stream before the batch. Only the first item may
+// have ExpectLastSequence. No item may have an expectation about a subject to which an
+// earlier item is published.
 //
-// When the answer is lost, a batch in which at least one item has MsgID or AutoID is
-// sent again until the outcome is known or ctx ends; of others it is
-// ErrUnknownOutcome. A batch that is stored already is a duplicate, as a message is
-// with PublishTo: its items have the same MsgIDs at the same places of a batch with as
-// many items. An ID that is known otherwise is a *ConflictError.
+// If at least one item has a MsgID or AutoID, the batch is sent again when the answer is
+// lost, until the outcome is known or ctx ends. For other batches a lost answer is
+// ErrUnknownOutcome. A batch that is stored already is a duplicate: the stream has a batch
+// with as many items and the same MsgIDs at the same places. If the stream knows a MsgID from
+// another message, the error is a *ConflictError.
 //
-// In a stream on disk without replicas a batch takes some milliseconds, however
-// small it is: use it for what belongs together, not to be fast.
+// In a stream on disk without replicas each batch takes some milliseconds. Use batches for
+// messages that belong together, not for speed.
 //
-// Errors: those of PublishTo, *ConflictError, *UnsupportedError.
-// *ItemError says which item one is about.
+// Errors: those of PublishTo. An *ItemError says which item the error is about.
 func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error) {
 	if err := st.callable(ctx, "PublishToBatch"); err != nil {
 		return nil, err

@@ -11,14 +11,14 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Request sends r to the responders of e and returns the reply of the one that
-// got it. Where ctx has no deadline the bus's timeout holds.
+// Request sends r to the responders of e and returns the reply of the one that received it. If
+// ctx has no deadline, the timeout of the bus applies.
 //
-// Errors: ErrNoResponders; ErrTimeout; *RemoteError, what the responder
-// returned; ErrUnknownOutcome when the connection was lost meanwhile;
-// *CodecError or *ValidationError about the request or the reply; *CapturedError
-// on a subject that a known stream stores, since the stream would answer first;
-// *SubjectError, *PayloadError, *OptionError, ErrClosed.
+// Errors: ErrNoResponders; ErrTimeout; *RemoteError, which is what the responder returned;
+// ErrUnknownOutcome if the connection was lost before the reply came; *CodecError or
+// *ValidationError about the request or the reply; *CapturedError if a known stream stores the
+// subject, because the stream would answer first; *SubjectError, *PayloadError, *OptionError,
+// ErrClosed.
 func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], r Req, opts ...RequestOption) (Resp, error) {
 	var none Resp
 	if err := b.callable(ctx, "Request"); err != nil {
@@ -50,8 +50,8 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	return decodeReply[Resp](b, string(e), o, reply)
 }
 
-// answerable refuses a request on a subject that a stream stores: the stream's
-// acknowledgement would come before every reply, and be taken for it.
+// answerable returns a *CapturedError if a stream stores subj. Its acknowledgement would come
+// before every reply, and would be taken for it.
 func (b *Bus) answerable(ctx context.Context, subj string) error {
 	if c := b.captures.Find(subj); c == nil || c.NoAck {
 		return nil
@@ -86,7 +86,7 @@ func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg)
 	return m.Data, nil
 }
 
-// remoteError reads the error headers of the NATS micro protocol.
+// remoteError returns the error in the headers of the NATS micro protocol, or nil.
 func remoteError(m *RawMsg) error {
 	if len(m.Header) == 0 {
 		return nil

@@ -16,16 +16,14 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Respond answers requests to e, which may have wildcards. All responders of one
-// queue group share the requests; unless Queue says otherwise that is the group
-// named after the bus (WithName), so that instances of one program share them.
-// The responder shows up as an endpoint of the service named after the bus in
-// the NATS micro protocol (`nats micro ls`). Requests are handled one at a time
-// unless Concurrency says otherwise.
+// Respond answers requests to e, which may have wildcards. The responders of one queue group
+// share the requests. The default group is named after the bus (WithName), so the processes
+// of one program share them; Queue sets another one. The responder is an endpoint of the
+// service that is named after the bus in the NATS micro protocol (`nats micro ls`). Requests
+// are handled one at a time, unless Concurrency says otherwise.
 //
-// The reply is encoded as the request was, and compressed when the requester
-// asks for it. A message that wants no reply is handled all the same. Errors are
-// those of Subscribe.
+// The reply is encoded with the codec of the request, and compressed if the requester asks for
+// it. A message without a reply subject is handled too. The errors are those of Subscribe.
 func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Resp], opts ...RespondOption) (*Subscription, error) {
 	if fn == nil {
 		return nil, badArgument("Respond", "responder", "is nil")
@@ -43,7 +41,7 @@ func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Res
 	return b.respond(string(e), o, answering(b, fn))
 }
 
-// answering makes a handler that sends fn's answer.
+// answering makes a handler that calls fn and sends its reply.
 func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
 	return func(f *payload.Format, o *handlerOptions) RawHandler {
 		info := payload.TypeOf[Req](f)
@@ -61,9 +59,8 @@ func answering[Req, Resp any](b *Bus, fn Responder[Req, Resp]) maker {
 	}
 }
 
-// asked is the context in which a request is handled. It knows where the answer goes,
-// which a message of a middleware's own making would not, and for which a message has
-// no room: with it each would take 144 bytes instead of 128.
+// asked is the context of a request. It has the reply subject. A message that a middleware
+// made itself would not have that, and in each message it would take 16 bytes.
 type asked struct {
 	context.Context
 	reply string // the subject of the answer; "" where none is wanted
@@ -81,8 +78,8 @@ func (a *asked) Value(key any) any {
 // errNoRequest is the error of a request whose answer has nowhere to go.
 var errNoRequest = errors.New("bus: a middleware has replaced the context of the request; derive the new one from it")
 
-// reply sends v to whoever asks in ctx, if an answer is wanted, in the codec of the
-// request m; assumed is the one that m was read with where it names none, or nil.
+// reply sends v to the requester of ctx, if a reply is wanted, in the codec of the request m.
+// assumed is the codec of a request that names none; it may be nil.
 func reply[T any](ctx context.Context, b *Bus, m *RawMsg, v T, assumed codec.Codec) error {
 	a, ok := ctx.Value(replyKey{}).(*asked)
 	if !ok {
@@ -115,7 +112,7 @@ func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscriptio
 	return s, nil
 }
 
-// answer handles a request.
+// answer handles one request. A worker calls it.
 func (s *Subscription) answer(in wire.In, number int64) {
 	m := newRaw(&in, nil)
 	err := errExited

@@ -17,7 +17,7 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Subscription is a live Subscribe or Respond. Safe for concurrent use.
+// Subscription is an active Subscribe or Respond. Safe for concurrent use.
 type Subscription struct {
 	bus      *Bus
 	receiver *handlerCall
@@ -31,15 +31,13 @@ type Subscription struct {
 	drops    dropReports
 }
 
-// Subscribe has h handle the messages published to s, which may have wildcards.
-// When it returns the subscription is active. Messages are handled one at a time
-// in the order in which each publisher sent them, unless Concurrency says
-// otherwise. They are delivered at most once: one whose handler fails is
-// reported (WithEvents) and not repeated.
+// Subscribe calls h for the messages that are published to s, which may have wildcards. When
+// it returns, the subscription is active. Messages are handled one at a time, in the order
+// in which each publisher sent them, unless Concurrency says otherwise. They are delivered at
+// most once: if h fails, that is reported (WithEvents) and the message is not repeated.
 //
-// Errors: *SubjectError, *OptionError for a nil handler or bus or a
-// middleware that returns none, ErrClosed, ErrTimeout when the server does not
-// confirm.
+// Errors: *SubjectError; *OptionError for a nil handler or bus, a wrong option, or a middleware
+// that returns no handler; ErrClosed; ErrTimeout if the server does not confirm in time.
 func Subscribe[T any](b *Bus, s Subject[T], h Handler[T], opts ...SubscribeOption) (*Subscription, error) {
 	if h == nil {
 		return nil, badArgument("Subscribe", "handler", "is nil")
@@ -47,8 +45,8 @@ func Subscribe[T any](b *Bus, s Subject[T], h Handler[T], opts ...SubscribeOptio
 	return b.subscribe(string(s), typed(h), opts)
 }
 
-// Subscribe shares the messages that match pattern out to the handlers of m, in
-// order. Its errors are those of the function Subscribe.
+// Subscribe calls the handlers of m for the messages that pattern matches, in order. The
+// errors are those of the function Subscribe.
 func (b *Bus) Subscribe(pattern string, m *Mux, opts ...SubscribeOption) (*Subscription, error) {
 	if err := checkPattern(pattern); err != nil {
 		return nil, err
@@ -78,7 +76,7 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 	return s, nil
 }
 
-// open subscribes and registers. handle handles each message.
+// open subscribes and registers s. handle is called for each message, by a worker.
 func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle func(in wire.In, number int64)) error {
 	if err := checkPattern(pattern); err != nil {
 		return err
@@ -110,7 +108,7 @@ func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle 
 	return nil
 }
 
-// handle handles a message.
+// handle handles one message. A worker calls it.
 func (s *Subscription) handle(in wire.In, number int64) {
 	m := newRaw(&in, nil)
 	err := errExited
@@ -122,8 +120,8 @@ func (s *Subscription) handle(in wire.In, number int64) {
 	err = s.receiver.call(m, number)
 }
 
-// goroutineLost ends s after its handler has ended the only goroutine that messages
-// come on, which is nats.go's and not replaced. It is called in the end of that.
+// goroutineLost ends s after its handler ended the only goroutine on which messages come. That
+// goroutine belongs to nats.go, which does not replace it. It is called on that goroutine.
 func (s *Subscription) goroutineLost() {
 	s.bus.report(event.Event{Kind: event.SubscriptionEnded, Subject: s.Subject(), Err: s.Err()})
 	_ = s.Unsubscribe()
@@ -147,7 +145,7 @@ func (s *Subscription) failed(m *RawMsg, err error) {
 	s.bus.report(event.Event{Kind: kind, Subject: m.Subject, Err: err})
 }
 
-// troubled reports what the connection says of the subscription.
+// troubled reports an error of the connection about s.
 func (s *Subscription) troubled(err error) {
 	if !errors.Is(err, nats.ErrSlowConsumer) {
 		s.bus.report(event.Event{Kind: event.ServerError, Subject: s.Subject(), Err: err})
@@ -202,7 +200,7 @@ func (s *Subscription) reportDropped(final bool) {
 	}
 }
 
-// Subject is the pattern subscribed to.
+// Subject returns the subject or pattern of the subscription.
 func (s *Subscription) Subject() string {
 	if s.isZero() {
 		return ""
@@ -214,12 +212,14 @@ func (s *Subscription) Subject() string {
 // with an error. Such a subscription has ended.
 func (s *Subscription) isZero() bool { return s == nil || s.core == nil }
 
-// Drain ends the interest, handles every message that has arrived, waits for the
-// handlers and ends the subscription. When ctx ends first (the bus's drain
-// timeout, if it has no deadline) it ends at once and returns a *DrainError.
-// Called from one of its own handlers it does not wait for that one, nor for the
-// messages only that one could handle. Further calls wait for the first one, unless
-// they come from its handlers.
+// Drain tells the server to send nothing more, handles every message that has arrived, waits
+// for the handlers and ends the subscription. If ctx ends first, the subscription ends at once
+// and the error is a *DrainError. Without a deadline in ctx the drain timeout of the bus
+// applies.
+//
+// If a handler of the subscription calls Drain, it does not wait for that handler, nor for
+// messages that only that handler could handle. Further calls wait for the first one, except
+// calls of its handlers.
 func (s *Subscription) Drain(ctx context.Context) error {
 	if s.isZero() {
 		return nil
@@ -232,8 +232,8 @@ func (s *Subscription) Drain(ctx context.Context) error {
 	return s.drain(ctx)
 }
 
-// Unsubscribe ends the interest, drops the messages that wait, and waits for the
-// handlers that run as Drain does.
+// Unsubscribe tells the server to send nothing more, drops the messages that wait, and waits
+// for the running handlers as Drain does.
 func (s *Subscription) Unsubscribe() error {
 	if s.isZero() {
 		return nil
@@ -243,8 +243,8 @@ func (s *Subscription) Unsubscribe() error {
 	return s.finish(ctx, func() error { return s.core.Close(ctx) })
 }
 
-// Stop ends the interest, drops the messages that wait, and does not wait for the
-// handlers that run. Where a Drain waits already, Stop does nothing.
+// Stop tells the server to send nothing more and drops the messages that wait. It does not wait
+// for running handlers. If a Drain is running, Stop does nothing.
 func (s *Subscription) Stop() {
 	if s.isZero() {
 		return
@@ -254,9 +254,9 @@ func (s *Subscription) Stop() {
 	_ = s.finish(ctx, func() error { return s.core.Close(ctx) })
 }
 
-// Err is why no messages come although nobody ended the subscription: an error that
-// matches ErrClosed when the connection has ended for good, or ErrExited when that
-// ended the subscription, see event.SubscriptionEnded. Nil otherwise.
+// Err returns why no messages come although nobody ended the subscription. It matches ErrClosed
+// if the connection has ended for good, and ErrExited if a handler ended the goroutine of the
+// subscription (event.SubscriptionEnded). Otherwise it is nil.
 func (s *Subscription) Err() error {
 	if s.isZero() {
 		return nil
@@ -277,8 +277,8 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Done returns a channel that is closed when the subscription has ended, by
-// Drain, Stop, Unsubscribe or the end of the bus, or by itself: see Err.
+// Done returns a channel that is closed when the subscription has ended: by Drain, Stop,
+// Unsubscribe, the end of the bus, or a handler (see Err).
 func (s *Subscription) Done() <-chan struct{} {
 	if s.isZero() {
 		return closedChan
@@ -290,7 +290,7 @@ func (s *Subscription) drain(ctx context.Context) error {
 	return s.finish(ctx, func() error { return s.core.Drain(ctx) })
 }
 
-// finish ends the subscription by how.
+// finish ends the subscription once, by calling how.
 func (s *Subscription) finish(ctx context.Context, how func() error) error {
 	return s.stopOnce.Do(ctx, func() (err error) {
 		if why := how(); why != nil && !errors.Is(why, errStopped) {
