@@ -379,6 +379,7 @@ func newDiscovery(b *Bus) *discovery.Service {
 	return discovery.New(discovery.Config{
 		Core: b.core, Name: b.cfg.name, Version: b.cfg.version,
 		PendingMsgs: defaultPendingMsgs, PendingBytes: defaultPendingBytes,
+		CheckReply: b.captures.CheckReply,
 		Register:   func(s *discovery.Service) error { return b.registry.Add(lifecycle.StageDiscovery, s, nil) },
 		Unregister: func(s *discovery.Service) { b.registry.Remove(s) },
 	})

@@ -23,7 +23,10 @@ import (
 // are handled one at a time, unless Concurrency says otherwise.
 //
 // The reply is encoded with the codec of the request, and compressed if the requester asks for
-// it. A message without a reply subject is handled too. The errors are those of Subscribe.
+// it. A message without a reply subject is handled too. So is one whose reply subject belongs to
+// the server ("$JS.API.…") or is stored by a known stream. It gets no answer, and an
+// event.HandlerFailed says why: the requester chose that subject, and the answer would use
+// the rights of the responder. The errors are those of Subscribe.
 func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Resp], opts ...RespondOption) (*Subscription, error) {
 	if fn == nil {
 		return nil, badArgument("Respond", "responder", "is nil")
@@ -115,6 +118,10 @@ func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscriptio
 // answer handles one request. A worker calls it.
 func (s *Subscription) answer(in wire.In, number int64) {
 	m := newRaw(&in, nil)
+	if err := s.bus.captures.CheckReply(in.Reply); err != nil {
+		s.failed(m, err)
+		in.Reply = ""
+	}
 	err := errExited
 	defer func() {
 		if err != nil {

@@ -26,6 +26,9 @@ type Config struct {
 	PendingMsgs   int    // limits of each subscription
 	PendingBytes  int
 
+	// CheckReply returns an error for a reply subject on which nobody may answer.
+	CheckReply func(reply string) error
+
 	// Register adds the service to the members that are drained when the bus stops, and
 	// Unregister removes it. Both come from the bus.
 	Register   func(*Service) error
@@ -126,14 +129,23 @@ func (s *Service) answer(verb micro.Verb, in wire.In) {
 	if in.Reply == "" {
 		return
 	}
-	data, err := json.Marshal(s.response(verb))
+	err := s.config.CheckReply(in.Reply)
 	if err == nil {
-		out := outlet.Message{Out: wire.Out{Subject: in.Reply, Data: data}}
-		err = s.config.Core.Outlet.Reply(context.Background(), &out)
+		err = s.send(in.Reply, s.response(verb))
 	}
 	if err != nil {
 		s.config.Core.Report(event.Event{Kind: event.HandlerFailed, Subject: in.Subject, Err: err})
 	}
+}
+
+// send sends a response.
+func (s *Service) send(reply string, response any) error {
+	data, err := json.Marshal(response)
+	if err != nil {
+		return err
+	}
+	out := outlet.Message{Out: wire.Out{Subject: reply, Data: data}}
+	return s.config.Core.Outlet.Reply(context.Background(), &out)
 }
 
 // response returns what the protocol answers to verb.
