@@ -19,6 +19,9 @@ type Lag struct {
 }
 
 // Lag asks the server how far the durable is behind. Errors are *jserr.Error.
+//
+// The server confirms a message before it counts it for its consumers. So where it counts
+// none, Lag looks for a message behind the last one that was delivered.
 func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	ctx, cancel := c.cfg.Core.WithTimeout(ctx)
 	defer cancel()
@@ -28,17 +31,21 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	}
 	i := con.CachedInfo()
 	l := Lag{Waiting: int(i.NumPending), Unfinished: i.NumAckPending, PausedUntil: pausedUntil(i)}
+	first := i.AckFloor.Stream + 1
 	if l.Waiting+l.Unfinished == 0 {
-		return l, nil
+		first = i.Delivered.Stream + 1
 	}
 	for _, filter := range c.cfg.Filters {
-		stored, err := c.storedFrom(ctx, filter, i.AckFloor.Stream+1)
+		stored, err := c.storedFrom(ctx, filter, first)
 		if err != nil {
 			return l, err
 		}
 		if !stored.IsZero() && (l.Oldest.IsZero() || stored.Before(l.Oldest)) {
 			l.Oldest = stored
 		}
+	}
+	if l.Waiting+l.Unfinished == 0 && !l.Oldest.IsZero() {
+		l.Waiting = 1
 	}
 	return l, nil
 }

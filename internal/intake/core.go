@@ -83,6 +83,9 @@ func (s *Core) Open() error {
 	s.sub = sub
 	s.unwatch = s.link.Watch(sub, s.cfg.Failed)
 	err = sub.SetPendingLimits(s.cfg.PendingMsgs, s.cfg.PendingBytes)
+	if errors.Is(err, nats.ErrBadSubscription) {
+		err = nats.ErrConnectionClosed // that is what ends a subscription at this point
+	}
 	if err == nil {
 		err = s.link.Flush(context.Background(), s.cfg.Timeout)
 	}

@@ -63,6 +63,31 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
+// Whatever of it was done when the connection closed, Open says that it closed.
+func TestCoreOpenWhileTheConnectionCloses(t *testing.T) {
+	t.Parallel()
+	s := testserver.New(t)
+	for range 300 {
+		l := s.Link(t)
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			l.Close()
+		}()
+		core := intake.NewCore(l, intake.CoreConfig{Subject: "s", Concurrency: 1, PendingMsgs: -1, PendingBytes: -1,
+			Timeout: 5 * time.Second, Run: func(wire.In, int64) {}, Failed: func(error) {}})
+		err := core.Open()
+		<-closed
+		if err == nil {
+			if err := core.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		} else if !errors.Is(err, nats.ErrConnectionClosed) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCoreDrainHandlesAllThatWasSentBefore(t *testing.T) {
 	t.Parallel()
 	for _, concurrency := range []int{1, 8} {
