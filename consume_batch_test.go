@@ -483,10 +483,7 @@ func TestConsumeBatchOfSuspects(t *testing.T) {
 		opts := []bus.ConsumeOption{bus.BatchSize(10), bus.BatchWait(time.Hour), bus.Concurrency(2), bus.AckWait(2 * time.Second)}
 		must(t, consumeBatch(t, st, "d", "S", handle, opts...).Drain(t.Context())) // it has made the durable
 		pass(time.Second)
-		other, err := b.JetStream().Consumer(t.Context(), "S", "d")
-		must(t, err)
-		_, err = other.FetchNoWait(40) // it has them, and dies
-		must(t, err)
+		fetchAndDie(t, b, "S", "d", 40)
 		pass(5 * time.Second)
 		before := got.distinct()
 		consumeBatch(t, st, "d", "S", handle, opts...)

@@ -354,10 +354,7 @@ func TestKeysThatWaitForOthersSaySo(t *testing.T) {
 		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject())
 		must(t, con.Drain(t.Context()))
 		storeKeys(t, st, 3, 600)
-		other, err := b.JetStream().Consumer(t.Context(), "S", "c")
-		must(t, err)
-		_, err = other.FetchNoWait(500) // it has them, and dies
-		must(t, err)
+		fetchAndDie(t, b, "S", "c", 500)
 		var got keyLog
 		consume(t, st, "c", "s.*", got.failing(t, 0, 0), bus.KeyBySubject())
 		pass(10 * time.Second)

@@ -142,7 +142,7 @@ func ExampleExpectLastSequenceOf() {
 	_, err = bus.PublishTo(ctx, orders, "orders.17.shipped", "tea", bus.ExpectLastSequenceOf("orders.17.>", placed.Sequence))
 	fmt.Println(err)
 	// Output:
-	// bus: stream "ORDERS": the last sequence of "orders.17.>" is 2, not 1 as expected; nothing was stored, read what is there and decide anew
+	// bus: stream "ORDERS": the last sequence of "orders.17.>" is 2, not 1 as expected; nothing was stored, read what is there and decide again
 }
 
 // A one-time password is worth nothing after a minute.

@@ -28,7 +28,7 @@ func TestExpectations(t *testing.T) {
 		{"of a filter that matches nothing yet", bus.ExpectLastSequenceOf("s.c", 0), bus.ConflictError{}, ""},
 		{"old, of the stream", bus.ExpectLastSequence(2), bus.ConflictError{Stream: "S", Expected: 2, Actual: 3}, `the last sequence is 3, not 2`},
 		{"old, of the subject", bus.ExpectLastSubjectSequence(0), bus.ConflictError{Stream: "S", Subject: "s.b", Expected: 0, Actual: 2}, `of "s.b" is 2, not 0`},
-		{"from the future", bus.ExpectLastSubjectSequence(9), bus.ConflictError{Stream: "S", Subject: "s.b", Expected: 9, Actual: 2}, "decide anew"},
+		{"from the future", bus.ExpectLastSubjectSequence(9), bus.ConflictError{Stream: "S", Subject: "s.b", Expected: 9, Actual: 2}, "decide again"},
 		{"of a filter, old", bus.ExpectLastSequenceOf("*.a", 1), bus.ConflictError{Stream: "S", Subject: "*.a", Expected: 1, Actual: 3}, `of "*.a" is 3`},
 		{"of what was never there", bus.ExpectLastSequenceOf("s.c", 1), bus.ConflictError{Stream: "S", Subject: "s.c", Expected: 1}, `is 0, not 1`},
 	} {
