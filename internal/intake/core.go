@@ -82,10 +82,7 @@ func (s *Core) Open() error {
 	}
 	s.sub = sub
 	s.unwatch = s.link.Watch(sub, s.cfg.Failed)
-	err = sub.SetPendingLimits(s.cfg.PendingMsgs, s.cfg.PendingBytes)
-	if errors.Is(err, nats.ErrBadSubscription) {
-		err = nats.ErrConnectionClosed // that is what ends a subscription at this point
-	}
+	err = setPendingLimits(sub, s.cfg.PendingMsgs, s.cfg.PendingBytes)
 	if err == nil {
 		err = s.link.Flush(context.Background(), s.cfg.Timeout)
 	}
@@ -95,6 +92,16 @@ func (s *Core) Open() error {
 	if err != nil {
 		s.end()
 		close(s.done)
+	}
+	return err
+}
+
+// setPendingLimits sets the limits of a new subscription. Only the end of the connection can
+// have ended it: nats.go calls it invalid then.
+func setPendingLimits(sub *nats.Subscription, msgs, bytes int) error {
+	err := sub.SetPendingLimits(msgs, bytes)
+	if errors.Is(err, nats.ErrBadSubscription) {
+		return nats.ErrConnectionClosed
 	}
 	return err
 }

@@ -64,7 +64,7 @@ func (d *Durable) openPuller(i int, from Source) (*puller, error) {
 		return nil, err
 	}
 	p.sub = sub
-	if err := sub.SetPendingLimits(-1, -1); err != nil { // the window bounds it
+	if err := setPendingLimits(sub, -1, -1); err != nil { // the window bounds it
 		_ = sub.Unsubscribe()
 		return nil, err
 	}
