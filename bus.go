@@ -163,6 +163,7 @@ func (b *Bus) linkConfig() link.Config {
 	lc := link.Config{
 		URL:     b.cfg.server.url,
 		Name:    b.cfg.name,
+		Inbox:   b.cfg.inbox,
 		Access:  b.cfg.auth.options,
 		Timeout: b.core.Timeout,
 		Disconnected: func(err error) {

@@ -34,13 +34,6 @@ type ConnectOption interface {
 	connectOption()
 }
 
-// AccessOption says how the bus identifies itself to an existing server. It is an option of
-// Connect, and of New with WithURL.
-type AccessOption interface {
-	ConnectOption
-	accessOption()
-}
-
 // option implements Option.
 type option func(*config)
 
@@ -51,14 +44,7 @@ type anywhere struct{ option }
 
 func (anywhere) connectOption() {}
 
-// identity implements AccessOption.
-type identity struct{ anywhere }
-
-func (identity) accessOption() {}
-
 func forConnect(f func(*config)) ConnectOption { return anywhere{f} }
-
-func forAccess(f func(*config)) AccessOption { return identity{anywhere{f}} }
 
 // config is what the options say. It does not change once the bus is open.
 type config struct {
@@ -66,6 +52,7 @@ type config struct {
 	version    string
 	server     serverConfig // of New only
 	auth       authConfig
+	inbox      string // the prefix of the subjects of replies; empty: the default
 	log        logConfig
 	logger     hclog.Logger // made of log by apply
 	payload    payloadConfig
@@ -175,6 +162,7 @@ const (
 	defaultWindow       = 1024
 	largestWindow       = 1 << 16
 	defaultMaxPayload   = 1 << 20
+	largestPrefix       = 64 // bytes, of WithInboxPrefix
 	defaultMinSize      = 1024
 	defaultMaxDecoded   = 64 << 20
 	largestPayload      = 8 << 20 // above it the server warns, and clients must be sized for it

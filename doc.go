@@ -156,8 +156,8 @@
 //	              WithServerOptions, WithURL, and all of the next two lines
 //	Connect       ConnectOption: WithName, WithVersion, WithLogger, WithSlog, WithEvents, WithCodec, WithCodecFor,
 //	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer, WithAsyncWindow,
-//	              WithStrictPublish, WithHealthThresholds, WithTracerProvider, WithMeterProvider, WithPropagator, FromEnv
-//	              AccessOption: WithTLS, WithUser, WithToken, WithCredentials, WithNKey
+//	              WithStrictPublish, WithHealthThresholds, WithTracerProvider, WithMeterProvider, WithPropagator, FromEnv,
+//	              WithInboxPrefix; for an existing server WithTLS, WithUser, WithToken, WithCredentials, WithNKey
 //	Publish…      PublishOption: As, WithHeader, MsgID
 //	PublishTo…    StoreOption: As, WithHeader, MsgID, AutoID, TTL, ExpectLastSequence, ExpectLastSubjectSequence,
 //	              ExpectLastSequenceOf; ItemOf has the same

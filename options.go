@@ -14,6 +14,7 @@ import (
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/slogsink"
+	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // WithName names the bus. The name is the client's name at the server, the default queue
@@ -37,6 +38,26 @@ func WithVersion(version string) ConnectOption {
 			c.bad("WithVersion", strconv.Quote(version), `use a semantic version such as "1.2.3"`)
 		}
 		c.version = version
+	})
+}
+
+// WithInboxPrefix sets the first tokens of the subjects on which the bus receives replies, and
+// messages of streams: "_INBOX_shop" for "_INBOX_shop.…". Who may subscribe to these subjects
+// reads what others are answered. Give each program a prefix of its own, and let its user
+// subscribe to "<prefix>.>" alone, not to "_INBOX.>". The prefix is a subject without
+// wildcards, of at most 64 bytes, and does not begin with "$". The default is "_INBOX" on an
+// existing server, and a prefix of its own for each bus with an embedded one.
+func WithInboxPrefix(prefix string) ConnectOption {
+	return forConnect(func(c *config) {
+		switch problem := subject.Check(prefix); {
+		case problem != nil:
+			c.bad("WithInboxPrefix", strconv.Quote(prefix), problem.Reason)
+		case len(prefix) > largestPrefix:
+			c.bad("WithInboxPrefix", strconv.Quote(prefix), fmt.Sprintf("has more than %d bytes", largestPrefix))
+		case prefix[0] == '$':
+			c.bad("WithInboxPrefix", strconv.Quote(prefix), `begins with "$", which is for subjects of the server`)
+		}
+		c.inbox = prefix
 	})
 }
 

@@ -10,8 +10,8 @@ import (
 
 // WithTLS secures the connection to an existing server with t. A tls:// URL without it uses
 // the certificate authorities of the system.
-func WithTLS(t *tls.Config) AccessOption {
-	return forAccess(func(c *config) {
+func WithTLS(t *tls.Config) ConnectOption {
+	return forConnect(func(c *config) {
 		if t == nil {
 			c.bad("WithTLS", "nil", "give a configuration; a tls:// URL alone uses the system's authorities")
 			return
@@ -21,8 +21,8 @@ func WithTLS(t *tls.Config) AccessOption {
 }
 
 // WithUser identifies the bus by a user name and a password.
-func WithUser(user, password string) AccessOption {
-	return forAccess(func(c *config) {
+func WithUser(user, password string) ConnectOption {
+	return forConnect(func(c *config) {
 		if user == "" {
 			c.bad("WithUser", `""`, "the user is empty")
 		}
@@ -31,8 +31,8 @@ func WithUser(user, password string) AccessOption {
 }
 
 // WithToken identifies the bus by a token.
-func WithToken(token string) AccessOption {
-	return forAccess(func(c *config) {
+func WithToken(token string) ConnectOption {
+	return forConnect(func(c *config) {
 		if token == "" {
 			c.bad("WithToken", `""`, "the token is empty")
 		}
@@ -42,8 +42,8 @@ func WithToken(token string) AccessOption {
 
 // WithCredentials identifies the bus by a NATS credentials file. The file is read at each
 // connect.
-func WithCredentials(file string) AccessOption {
-	return forAccess(func(c *config) {
+func WithCredentials(file string) ConnectOption {
+	return forConnect(func(c *config) {
 		if _, err := os.Stat(file); err != nil {
 			c.bad("WithCredentials", strconv.Quote(file), err.Error())
 		}
@@ -52,8 +52,8 @@ func WithCredentials(file string) AccessOption {
 }
 
 // WithNKey identifies the bus by an NKey. seedFile is the file with its seed.
-func WithNKey(seedFile string) AccessOption {
-	return forAccess(func(c *config) {
+func WithNKey(seedFile string) ConnectOption {
+	return forConnect(func(c *config) {
 		o, err := nats.NkeyOptionFromSeed(seedFile)
 		if err != nil {
 			c.bad("WithNKey", strconv.Quote(seedFile), err.Error())

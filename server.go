@@ -1,10 +1,12 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/internal/embedded"
 	"github.com/omnibus-go/bus/internal/storedir"
@@ -38,6 +40,7 @@ func newEmbedded(c *config) (*Bus, error) {
 		return nil, startError(c.server.storeDir, err)
 	}
 	c.auth.options = s.Access
+	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
 	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, stop: s.Stop, alone: s.Alone})
@@ -46,6 +49,11 @@ func newEmbedded(c *config) (*Bus, error) {
 	}
 	return b, nil
 }
+
+// ownInboxPrefix returns the default prefix of a bus with an embedded server. Clients of the
+// server's port that may subscribe to "_INBOX.>", as each that sends requests, must not read
+// what the bus receives.
+func ownInboxPrefix() string { return "_INBOX_" + nuid.New().Next()[:12] } // the first 12 letters are random
 
 // WithServerOptions lets fn change the options of the embedded server just before it
 // starts, for what this library does not offer, such as TLS and users for the port of

@@ -116,7 +116,7 @@ func TestWireFormat(t *testing.T) {
 	for _, tc := range wireCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			b := bustest.New(t, append(tc.opts, anyPort())...)
+			b := bustest.New(t, append(tc.opts, anyPort(), bus.WithInboxPrefix("_INBOX"))...)
 			nc := rawClient(t, b)
 			seen := make(chan *nats.Msg, 10)
 			for _, s := range []string{"golden.>", "_INBOX.>"} {

@@ -25,6 +25,7 @@ type Config struct {
 	URL       string                   // server URL(s), comma separated; EmbeddedURL for the one in this process
 	Name      string                   // shown by the server as the client's name
 	InProcess func() (net.Conn, error) // dials the embedded server; nil if there is none
+	Inbox     string                   // the prefix of the inboxes; empty: that of nats.go, "_INBOX"
 	Access    []nats.Option            // credentials and TLS
 	Timeout   time.Duration            // of one connection attempt; and for a peer that takes nothing, see conn
 
@@ -88,6 +89,7 @@ const (
 
 func (l *Link) options(c Config) []nats.Option {
 	return []nats.Option{
+		func(o *nats.Options) error { o.InboxPrefix = c.Inbox; return nil },
 		nats.Name(c.Name),
 		nats.SetCustomDialer(l.dialer),
 		nats.SkipHostLookup(), // the dialer does it, and can be told to stop
