@@ -23,18 +23,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/omnibus-go/bus"
-	"github.com/omnibus-go/bus/internal/testserver"
 )
-
-// external starts a server that is not the bus's own.
-func external(t *testing.T, adjust func(*server.Options)) *server.Server {
-	t.Helper()
-	opts := []testserver.Option{testserver.WithPort, testserver.WithJetStream}
-	if adjust != nil {
-		opts = append(opts, adjust)
-	}
-	return testserver.New(t, opts...).NATS()
-}
 
 func TestAccess(t *testing.T) {
 	t.Parallel()

@@ -30,22 +30,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// line is one line of a log.
-type line struct {
-	name, level, message string
-	fields               map[string]any
-}
-
-// logTo returns an option that logs from level on, and what it has logged.
-func logTo(level hclog.Level) (bus.ConnectOption, func(t testing.TB) []line) {
-	var out lockedBuffer
-	logger := hclog.New(&hclog.LoggerOptions{Name: "app", Level: level, Output: &out, JSONFormat: true, DisableTime: true})
-	return bus.WithLogger(logger), func(t testing.TB) []line {
-		t.Helper()
-		return readLog(t, out.String(), "@module", "@level", "@message")
-	}
-}
-
 // readLog reads a log with a JSON object on each line.
 func readLog(t testing.TB, log, name, level, message string) []line {
 	t.Helper()
@@ -62,27 +46,6 @@ func readLog(t testing.TB, log, name, level, message string) []line {
 	}
 	return lines
 }
-
-// said returns the lines of lines with this message.
-func said(lines []line, message string) []line {
-	return slices.DeleteFunc(slices.Clone(lines), func(l line) bool { return l.message != message })
-}
-
-// awaitEvent returns the next event of this kind.
-func awaitEvent(t testing.TB, ch <-chan event.Event, kind event.Kind) event.Event {
-	t.Helper()
-	for {
-		if e := receive(t, ch); e.Kind == kind {
-			return e
-		}
-	}
-}
-
-var errNo = errors.New("no")
-
-func refuse(context.Context, *bus.Msg[int]) error { return errNo }
-
-func giveUp(context.Context, *bus.Msg[int]) error { return bus.Permanent(errNo) }
 
 // occurrence is an event of one kind: how it comes about on a bus of this server,
 // and what it tells.

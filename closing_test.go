@@ -728,14 +728,6 @@ func TestStuckHandlerCostsNoPublishedMessage(t *testing.T) {
 	}
 }
 
-// deadline is a context for functions of nats.go that must have one.
-func deadline(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), stuck)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // TestShutdownIsCancelled ends at once, whatever runs.
 func TestShutdownIsCancelled(t *testing.T) {
 	t.Parallel()

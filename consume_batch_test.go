@@ -38,13 +38,6 @@ func (l *batches) list() [][]uint64 {
 	return slices.Clone(l.all)
 }
 
-func consumeBatch[T any](t testing.TB, st *bus.Stream, durable string, s bus.Subject[T], h bus.BatchHandler[T], opts ...bus.ConsumeOption) *bus.Consumer {
-	t.Helper()
-	con, err := bus.ConsumeBatch(t.Context(), st, durable, s, h, opts...)
-	must(t, err)
-	return con
-}
-
 // Batches are whole where there are messages, wait no longer than they may for more,
 // and keep the order.
 func TestConsumeBatch(t *testing.T) {
@@ -430,13 +423,6 @@ func TestConsumeBatchDrain(t *testing.T) {
 			t.Errorf("got %v", all)
 		}
 	})
-}
-
-func withDeadline(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 func TestConsumeBatchMistakes(t *testing.T) {

@@ -16,9 +16,6 @@ import (
 	"github.com/omnibus-go/bus/health"
 )
 
-// twice is a policy of two attempts.
-var twice = bus.Retry(bus.RetryPolicy{MaxAttempts: 2, MinBackoff: 10 * time.Millisecond})
-
 // stuckEvents records what is told of stuck keys.
 func stuckEvents() (bus.ConnectOption, <-chan event.Event) {
 	ch := make(chan event.Event, 10)

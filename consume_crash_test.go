@@ -16,11 +16,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// failAtRandom returns a function that says so for a share of the calls.
-func failAtRandom(share float64) func() bool {
-	return func() bool { return rand.Float64() < share }
-}
-
 // inBothWays are a consumer with keys and one without.
 var inBothWays = map[string][]bus.ConsumeOption{
 	"with keys":    {bus.KeyBySubject(), bus.OnStuckKey(bus.BlockKey)},
@@ -205,24 +200,6 @@ func TestAttemptsOfKeysSurviveAStop(t *testing.T) {
 			t.Errorf("the dead letter is %+v", l)
 		}
 	})
-}
-
-// fetchAndDie fetches count messages for a durable like a process that dies with them. It
-// waits for them: the server confirms a message before its consumers can fetch it.
-func fetchAndDie(t *testing.T, b *bus.Bus, stream, durable string, count int) {
-	t.Helper()
-	con, err := b.JetStream().Consumer(t.Context(), stream, durable)
-	must(t, err)
-	batch, err := con.Fetch(count)
-	must(t, err)
-	got := 0
-	for range batch.Messages() {
-		got++
-	}
-	must(t, batch.Error())
-	if got != count {
-		t.Fatalf("%d of %d messages were fetched", got, count)
-	}
 }
 
 // One that may have ended a process waits for a slow handler; the others do not.

@@ -15,14 +15,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// consumeMux begins to consume by a Mux.
-func consumeMux(t testing.TB, st *bus.Stream, durable string, m *bus.Mux, opts ...bus.ConsumeOption) *bus.Consumer {
-	t.Helper()
-	con, err := st.Consume(t.Context(), durable, m, opts...)
-	must(t, err)
-	return con
-}
-
 // fillMux returns a Mux with a handler for each pattern.
 func fillMux(patterns ...bus.Subject[int]) *bus.Mux {
 	var m bus.Mux

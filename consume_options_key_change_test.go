@@ -32,13 +32,6 @@ func TestSecondConsumerWithKeys(t *testing.T) {
 	must(t, stopped(second()))
 }
 
-func stopped(c *bus.Consumer, err error) error {
-	if err == nil {
-		c.Stop()
-	}
-	return err
-}
-
 // One that is refused has changed nothing, also while the first one asks for nothing.
 func TestSecondConsumerWithKeysChangesNothing(t *testing.T) {
 	t.Parallel()

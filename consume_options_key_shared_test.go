@@ -16,19 +16,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// two returns two buses on one server, and the stream S as each of them sees it.
-func two(t *testing.T, opts ...bus.ConnectOption) (a, b *bus.Bus, sa, sb *bus.Stream) {
-	t.Helper()
-	a = bustest.New(t, bus.WithListen("127.0.0.1:0"))
-	sa = declare(t, a, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-	b, err := bus.Connect(t.Context(), a.ClientURL(), opts...)
-	must(t, err)
-	t.Cleanup(func() { must(t, b.Close()) })
-	sb, err = b.LookupStream(t.Context(), "S")
-	must(t, err)
-	return a, b, sa, sb
-}
-
 // owns reports whether a consumer of b is the owner of its durable.
 func owns(b *bus.Bus) bool {
 	return slices.ContainsFunc(b.Stats().Subscriptions, func(s bus.SubscriptionStats) bool { return s.Owner })

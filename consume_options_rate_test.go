@@ -118,14 +118,6 @@ func TestConsumerStop(t *testing.T) {
 	})
 }
 
-// mustBeAcknowledged fails the test unless the durable has handled everything.
-func mustBeAcknowledged(t testing.TB, b *bus.Bus, stream, durable string) {
-	t.Helper()
-	if i := consumerInfo(t, b, stream, durable); i.NumAckPending != 0 || i.NumPending != 0 {
-		t.Errorf("of %s %d messages are not acknowledged, %d not sent", durable, i.NumAckPending, i.NumPending)
-	}
-}
-
 func TestSubscriptionStop(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)

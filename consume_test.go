@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,99 +19,6 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
 )
-
-// consume begins to consume.
-func consume[T any](t testing.TB, st *bus.Stream, durable string, s bus.Subject[T], h bus.Handler[T], opts ...bus.ConsumeOption) *bus.Consumer {
-	t.Helper()
-	con, err := bus.Consume(t.Context(), st, durable, s, h, opts...)
-	must(t, err)
-	return con
-}
-
-// consumerInfo is what the server says of a durable.
-func consumerInfo(t testing.TB, b *bus.Bus, stream, durable string) *jetstream.ConsumerInfo {
-	t.Helper()
-	con, err := b.JetStream().Consumer(t.Context(), stream, durable)
-	must(t, err)
-	return con.CachedInfo()
-}
-
-// mustBeDone fails the test unless the durable has handled everything, and nothing
-// was sent to it twice.
-func mustBeDone(t testing.TB, b *bus.Bus, stream, durable string) {
-	t.Helper()
-	i := consumerInfo(t, b, stream, durable)
-	if i.NumAckPending != 0 || i.NumPending != 0 || i.NumRedelivered != 0 {
-		t.Errorf("of %s %d messages are not acknowledged, %d not sent, %d were sent again", durable, i.NumAckPending, i.NumPending, i.NumRedelivered)
-	}
-}
-
-// pass lets virtual time go by and everything come to rest.
-func pass(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
-}
-
-// ledger counts how often each message was handled.
-type ledger struct {
-	mu    sync.Mutex
-	times map[uint64]int
-	order []uint64
-}
-
-func (l *ledger) note(seq uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.times == nil {
-		l.times = make(map[uint64]int)
-	}
-	l.times[seq]++
-	l.order = append(l.order, seq)
-}
-
-// handle is a handler that only notes.
-func (l *ledger) handle(_ context.Context, m *bus.Msg[int]) error {
-	l.note(m.Sequence)
-	return nil
-}
-
-// sequences are those that were handled, in that order.
-func (l *ledger) sequences() []uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.order)
-}
-
-// distinct is how many different messages were handled.
-func (l *ledger) distinct() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.times)
-}
-
-// mustBeOnce fails the test unless each of the messages 1 to last was handled once.
-func (l *ledger) mustBeOnce(t testing.TB, last int) {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.times) != last || len(l.order) != last {
-		t.Errorf("%d different messages were handled, %d in all, want %d", len(l.times), len(l.order), last)
-	}
-	for _, seq := range slices.Sorted(maps.Keys(l.times)) {
-		if l.times[seq] != 1 || seq < 1 || seq > uint64(last) {
-			t.Errorf("message %d was handled %d times", seq, l.times[seq])
-		}
-	}
-}
-
-// upTo is 1, 2, … n.
-func upTo(n int) []uint64 {
-	all := make([]uint64, n)
-	for i := range all {
-		all[i] = uint64(i + 1)
-	}
-	return all
-}
 
 // With one handler at a time the messages come in the stream's order, and each
 // says where it is from.
@@ -204,17 +110,6 @@ func TestConsumeFilters(t *testing.T) {
 			mustBeDone(t, b, "S", durable)
 		}
 	})
-}
-
-// attempts notes when the handler was called, in virtual time.
-type attempts struct {
-	at      []time.Time
-	numbers []int
-}
-
-func (a *attempts) note(m *bus.Msg[int]) {
-	a.at = append(a.at, time.Now())
-	a.numbers = append(a.numbers, m.Attempt)
 }
 
 // A failed message comes again as the policy says; the server knows nothing of it.
@@ -451,20 +346,6 @@ func TestConsumeWhatItCannotDecode(t *testing.T) {
 			}, record, bus.WithLogger(silent()))
 		})
 	}
-}
-
-// onlyDeadLetter is the one that the stream has.
-func onlyDeadLetter(t *testing.T, st *bus.Stream) *bus.DeadLetter {
-	t.Helper()
-	var all []*bus.DeadLetter
-	for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{}) {
-		must(t, err)
-		all = append(all, l)
-	}
-	if len(all) != 1 {
-		t.Fatalf("there are %d dead letters, want 1", len(all))
-	}
-	return all[0]
 }
 
 // A handler may take as long as it likes, and messages wait behind it as long:

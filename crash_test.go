@@ -1,14 +1,11 @@
 package bus_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,72 +20,6 @@ import (
 // nothing chooses. Each is run again as its own child, which says on standard
 // output what it was told to be done.
 
-// victim is a child process that is going to be killed.
-type victim struct {
-	cmd   *exec.Cmd
-	lines *bufio.Scanner
-	log   strings.Builder
-}
-
-// startVictim runs the calling test again as a child with dir and extra
-// environment. In the child, mayDie returns its directory.
-func startVictim(t *testing.T, dir string, env ...string) *victim {
-	t.Helper()
-	program, err := os.Executable()
-	must(t, err)
-	v := &victim{cmd: exec.CommandContext(t.Context(), program, "-test.count=1", "-test.run=^"+t.Name()+"$")}
-	v.cmd.Env = append(os.Environ(), append(env, asChild+"="+t.Name(), envDir+"="+dir)...)
-	v.cmd.Stderr = &v.log
-	out, err := v.cmd.StdoutPipe()
-	must(t, err)
-	v.lines = bufio.NewScanner(out)
-	must(t, v.cmd.Start())
-	return v
-}
-
-// victimDir is the directory of a child made by startVictim, "" in the parent.
-func victimDir(t *testing.T) string {
-	if os.Getenv(asChild) != t.Name() {
-		return ""
-	}
-	return os.Getenv(envDir)
-}
-
-// kill reads lines for take until that returns false, kills the child, and reads
-// what it had said until then.
-func (v *victim) kill(t *testing.T, take func(line string) bool) {
-	t.Helper()
-	for v.lines.Scan() {
-		if !take(v.lines.Text()) {
-			break
-		}
-	}
-	_ = v.cmd.Process.Kill() // Wait tells whether that is how it ended
-	for v.lines.Scan() {
-		take(v.lines.Text())
-	}
-	err := v.cmd.Wait()
-	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.Exited() && runtime.GOOS != "windows" {
-		t.Fatalf("the child ended by itself: %v\n%s", err, v.log.String())
-	}
-}
-
-// spin takes some time, to hit a moment.
-func spin(d time.Duration) {
-	for began := time.Now(); time.Since(began) < d; {
-		runtime.Gosched()
-	}
-}
-
-// say writes a line at once, in one piece.
-func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format+"\n", args...) }
-
-// scanned reads a line, if it has the format.
-func scanned(line, format string, into ...any) bool {
-	n, err := fmt.Sscanf(line, format, into...)
-	return err == nil && n == len(into)
-}
-
 // storedValue is what a child was told: the sequence of a message.
 type storedValue struct {
 	publisher, n int
@@ -101,24 +32,6 @@ func parseStored(line string) (storedValue, bool) {
 		return v, false
 	}
 	return v, true
-}
-
-// messagesOf reads a whole stream, without the library's help.
-func messagesOf(t testing.TB, b *bus.Bus, name string) map[uint64]string {
-	t.Helper()
-	st, err := b.JetStream().Stream(t.Context(), name)
-	must(t, err)
-	state := st.CachedInfo().State
-	all := make(map[uint64]string)
-	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
-		m, err := st.GetMsg(t.Context(), seq)
-		must(t, err)
-		all[seq] = string(m.Data)
-	}
-	if uint64(len(all)) != state.Msgs {
-		t.Errorf("the stream says it has %d messages, and has %d", state.Msgs, len(all))
-	}
-	return all
 }
 
 // publishUntilKilled is the child: several publishers that say what was stored.
@@ -393,17 +306,5 @@ func mustHoldExactly(t *testing.T, b *bus.Bus, told map[uint64]string) {
 	}
 	if len(all) != len(told) {
 		t.Errorf("%d messages are stored, %d were acknowledged", len(all), len(told))
-	}
-}
-
-// awaitAll waits until a durable has handled all there is and the server knows, for as
-// long as the test may run: after a crash that can be much work.
-func awaitAll(t testing.TB, b *bus.Bus, stream, durable string) {
-	t.Helper()
-	for {
-		if i := consumerInfo(t, b, stream, durable); i.NumAckPending == 0 && i.NumPending == 0 {
-			return
-		}
-		receiveTick(t)
 	}
 }

@@ -24,17 +24,6 @@ import (
 	"github.com/omnibus-go/bus/health"
 )
 
-// deadLetters returns the dead letters of st that fit f.
-func deadLetters(t testing.TB, st *bus.Stream, f bus.DeadFilter) []*bus.DeadLetter {
-	t.Helper()
-	var all []*bus.DeadLetter
-	for l, err := range st.DeadLetters(t.Context(), f) {
-		must(t, err)
-		all = append(all, l)
-	}
-	return all
-}
-
 // Every way to fail for good ends as a dead letter with payload and cause.
 func TestDeadLetterOfEachCause(t *testing.T) {
 	t.Parallel()
@@ -235,19 +224,6 @@ func TestDeadLetterIsWrittenOnce(t *testing.T) {
 			t.Errorf("%d dead letters of 3 messages", len(ls))
 		}
 	})
-}
-
-// refuseAll makes a stream take no message until allow is called.
-func refuseAll(t testing.TB, b *bus.Bus, name string) (allow func()) {
-	t.Helper()
-	c := streamInfo(t, b, name).Config
-	set := func(largest int32) {
-		c.MaxMsgSize = largest
-		_, err := b.JetStream().UpdateStream(t.Context(), c)
-		must(t, err)
-	}
-	set(1)
-	return func() { set(-1) }
 }
 
 // While a dead letter cannot be written the message stays, and the handler is not

@@ -22,30 +22,6 @@ func slack() bus.ConnectOption {
 	return bus.WithHealthThresholds(health.Thresholds{SlowRTT: time.Hour})
 }
 
-// healthy fails the test unless b is.
-func healthy(t testing.TB, b *bus.Bus) health.Report {
-	t.Helper()
-	r := b.Health(t.Context())
-	if r.Status != health.Healthy || len(r.Problems) != 0 {
-		t.Errorf("the report is %+v, want a healthy one", r)
-	}
-	return r
-}
-
-// unwell fails the test unless r has exactly one problem: of this status and
-// part, with these words in its reason.
-func unwell(t testing.TB, r health.Report, status health.Status, part string, words ...string) {
-	t.Helper()
-	if r.Status != status || len(r.Problems) != 1 {
-		t.Fatalf("the report is %+v, want one problem, %v", r, status)
-	}
-	p := r.Problems[0]
-	if p.Status != status || p.Part != part {
-		t.Errorf("the problem is %+v, want %v in %q", p, status, part)
-	}
-	hasText(t, errors.New(p.Reason), words...)
-}
-
 func TestHealthy(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t, anyPort(), slack())

@@ -531,10 +531,6 @@ func TestUnencodableValues(t *testing.T) {
 
 type order2 struct{ A int }
 
-type failing struct{}
-
-func (failing) MarshalJSON() ([]byte, error) { return nil, errors.New("no way") }
-
 // Whatever is on the wire, a subscription neither panics nor stops.
 func FuzzReceive(f *testing.F) {
 	f.Add("", "", `{"id":"x"}`)
@@ -584,6 +580,3 @@ func FuzzReceive(f *testing.F) {
 		}
 	})
 }
-
-// second is err, for calls whose other result is of no interest.
-func second[T any](_ T, err error) error { return err }

@@ -1,14 +1,12 @@
 package bus_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -387,24 +385,6 @@ func TestConnectToNoServer(t *testing.T) {
 	_, err = bus.Connect(cancelled, "nats://"+silentServer.Addr().String(), bus.WithLogger(silent()), bus.WithTimeout(time.Second))
 	asError[*bus.ConnectError](t, err)
 	isError(t, err, context.Canceled)
-}
-
-// lockedBuffer is a buffer for a log.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // Passwords and tokens show up nowhere: not in errors, logs, events or reports.

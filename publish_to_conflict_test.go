@@ -75,13 +75,6 @@ func TestExpectationsRefused(t *testing.T) {
 	mustBeEmpty(t, b, "S")
 }
 
-func mustBeEmpty(t testing.TB, b *bus.Bus, name string) {
-	t.Helper()
-	if s := streamInfo(t, b, name).State; s.LastSeq != 0 {
-		t.Errorf("%d messages were stored", s.LastSeq)
-	}
-}
-
 // A message with a MsgID that is stored is a duplicate, whatever it expects: a
 // program that repeats itself after a crash must not meet itself.
 func TestDuplicateGoesBeforeItsExpectation(t *testing.T) {

@@ -363,18 +363,6 @@ func (r *relay) redirect(target string) {
 	r.target, r.down = strings.TrimPrefix(target, "nats://"), false
 }
 
-// remote returns a bus that reaches the server of another one through a relay.
-func remote(t *testing.T, opts ...bus.ConnectOption) (b, home *bus.Bus, r *relay, events <-chan event.Event) {
-	t.Helper()
-	home = bustest.New(t, anyPort())
-	r = newRelay(t, home.ClientURL())
-	record, events := recordEvents()
-	b, err := bus.Connect(t.Context(), r.url(), append([]bus.ConnectOption{bus.WithLogger(silent()), bus.WithDrainTimeout(5 * time.Second), record}, opts...)...)
-	must(t, err)
-	t.Cleanup(func() { _ = b.Close() })
-	return b, home, r, events
-}
-
 // When the answer is lost with the connection, a message without an ID may be
 // stored or not, and one with an ID is sent again until that is known.
 func TestPublishToWhoseAnswerIsLost(t *testing.T) {

@@ -24,9 +24,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// double answers with twice the number.
-func double(_ context.Context, m *bus.Msg[int]) (int, error) { return 2 * m.Data, nil }
-
 func TestRequest(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)

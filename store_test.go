@@ -22,12 +22,6 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 )
 
-// openOn starts a bus on dir that the test closes.
-func openOn(t testing.TB, dir string, opts ...bus.Option) *bus.Bus {
-	t.Helper()
-	return ownBus(t, append([]bus.Option{bus.WithStoreDir(dir)}, opts...)...)
-}
-
 // refusedOn fails the test unless a bus on dir is refused with a *StoreError that
 // says parts.
 func refusedOn(t testing.TB, dir string, parts ...string) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,51 +18,6 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
-
-// declare makes sure of a stream.
-func declare(t testing.TB, b *bus.Bus, c bus.StreamConfig) *bus.Stream {
-	t.Helper()
-	st, err := b.Stream(t.Context(), c)
-	must(t, err)
-	return st
-}
-
-// streamInfo is what the server says of a stream.
-func streamInfo(t testing.TB, b *bus.Bus, name string) *jetstream.StreamInfo {
-	t.Helper()
-	st, err := b.JetStream().Stream(t.Context(), name)
-	must(t, err)
-	return st.CachedInfo()
-}
-
-// configOf is the configuration that the server has, without what the library keeps
-// in its metadata.
-func configOf(t testing.TB, b *bus.Bus, name string) jetstream.StreamConfig {
-	t.Helper()
-	c := streamInfo(t, b, name).Config
-	maps.DeleteFunc(c.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_omnibus.") })
-	return c
-}
-
-// storeRange stores from, from+1, … below to, which get the sequences after the
-// last one.
-func storeRange(t testing.TB, st *bus.Stream, s bus.Subject[int], from, to int) {
-	t.Helper()
-	for i := from; i < to; i++ {
-		_, err := bus.PublishTo(t.Context(), st, s, i)
-		must(t, err)
-	}
-}
-
-// mustHold fails the test unless the stream has exactly the sequences from first
-// to last.
-func mustHold(t testing.TB, b *bus.Bus, name string, first, last uint64) {
-	t.Helper()
-	s := streamInfo(t, b, name).State
-	if s.FirstSeq != first || s.LastSeq != last || s.Msgs != last+1-first {
-		t.Errorf("stream %s has the %d messages from %d to %d, want those from %d to %d", name, s.Msgs, s.FirstSeq, s.LastSeq, first, last)
-	}
-}
 
 func TestStreamDeclares(t *testing.T) {
 	t.Parallel()

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,31 +19,9 @@ import (
 // The tests of this file start, stop and crowd buses as no program should.
 // main_test.go looks for goroutines that they leave behind.
 
-// stuck is how long these tests wait for what takes milliseconds. It is more
-// than the drain timeout of bustest, which therefore ends what hangs first, and
-// then Close returns an error.
-const stuck = 20 * time.Second
-
 type ping struct{ From, N int }
 
 const pings bus.Subject[ping] = "stress.ping"
-
-// quietBus starts a bus that writes no log; the caller closes it.
-func quietBus(opts ...bus.Option) (*bus.Bus, error) {
-	return bus.New(append([]bus.Option{bus.WithLogger(hclog.NewNullLogger()), bus.WithMaxMemory(16 << 20),
-		bus.WithDrainTimeout(5 * time.Second)}, opts...)...)
-}
-
-// wait fails the test unless c is closed or gives something soon.
-func wait[T any](t *testing.T, c <-chan T, what string) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(stuck):
-		t.Fatalf("%s: still waiting after %v", what, stuck)
-	}
-	return v
-}
 
 // TestStartStopStress is 10 goroutines that start, use and close 50 buses each.
 // Nothing may stay: no goroutine, no open file, no temporary directory.
@@ -101,18 +76,6 @@ func useOnce(ctx context.Context, p ping) (err error) {
 	case <-time.After(stuck):
 		return fmt.Errorf("%v did not arrive", p)
 	}
-}
-
-// openFiles counts the open files of this process, or returns 0 where the system
-// does not tell.
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Logf("open files are not looked at: %v", err)
-		return 0
-	}
-	return len(entries)
 }
 
 func TestManyBuses(t *testing.T) {
@@ -187,35 +150,6 @@ func eachOf(n int, f func(int)) {
 		})
 	}
 	wg.Wait()
-}
-
-// asChild is set in a test binary that one of its tests started again.
-const asChild = "BUS_TEST_CHILD"
-
-// runAsChild starts the test binary again to run only the test that calls it,
-// with extra environment. It returns false in that child, which goes on with
-// what the test is about.
-func runAsChild(t *testing.T, env ...string) (parent bool) {
-	t.Helper()
-	if os.Getenv(asChild) == t.Name() {
-		return false
-	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, "-test.v", "-test.count=1", "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), append(env, asChild+"="+t.Name())...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("in its own process: %v\n%s", err, out)
-	}
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "_test.go:") {
-			t.Log("in its own process: " + strings.TrimSpace(line))
-		}
-	}
-	return true
 }
 
 // TestManyBusesInLittleMemory starts 200 buses under a memory limit of 256 MiB:

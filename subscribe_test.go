@@ -18,34 +18,6 @@ import (
 	"github.com/omnibus-go/bus/event"
 )
 
-// ignore is a handler that does nothing.
-func ignore[T any](context.Context, *bus.Msg[T]) error { return nil }
-
-// held returns a handler that tells of each call and then waits for release or
-// the end of its context.
-func held[T any](size int) (h bus.Handler[T], began <-chan T, release chan struct{}) {
-	ch := make(chan T, size)
-	release = make(chan struct{})
-	return func(ctx context.Context, m *bus.Msg[T]) error {
-		ch <- m.Data
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-		return nil
-	}, ch, release
-}
-
-// publishRange publishes from, from+1, … below to, and waits until the server has
-// passed them on.
-func publishRange(t testing.TB, b *bus.Bus, s bus.Subject[int], from, to int) {
-	t.Helper()
-	for i := from; i < to; i++ {
-		must(t, bus.Publish(t.Context(), b, s, i))
-	}
-	must(t, b.Flush(t.Context()))
-}
-
 func TestQueueGroupSharesTheWork(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t, anyPort())
