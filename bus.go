@@ -21,6 +21,7 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/streamdef"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
@@ -63,7 +64,8 @@ type localServer struct {
 // separated by commas. It tries each URL once, until ctx ends. It does not wait for a server
 // that starts later. A connection that is lost later comes back by itself.
 //
-// Errors: *OptionError (all of them, joined), *ConnectError.
+// Errors: *OptionError (all of them, joined), *ConnectError; with an *UnsupportedError in it
+// for a server older than nats-server 2.10.
 func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, error) {
 	if ctx == nil {
 		return nil, noContext("Connect")
@@ -98,7 +100,7 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	if err != nil {
 		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: translate(err)}
 	}
-	c.logger.Info("connected", "server", b.core.Link.Describe())
+	c.logger.Info("connected", "server", b.core.Link.Describe(), "version", b.core.Link.Server().Text)
 	return b, nil
 }
 
@@ -152,6 +154,10 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 		b.core.Link.Close()
 		return err
 	}
+	if err = b.core.Link.Server().CheckSupported(); err != nil {
+		b.core.Link.Close()
+		return err
+	}
 	b.core.Outlet = outlet.New(b.core.Link, b.core.Telemetry, &b.core.Counters)
 	b.captures, b.streams = capture.New(b.core), streamdef.New(b.core)
 	return nil
@@ -177,6 +183,9 @@ func (b *Bus) linkConfig() link.Config {
 			b.core.Counters.Reconnects.Add(1)
 			b.core.Telemetry.Reconnected()
 			b.report(event.Event{Kind: event.Reconnected})
+			if err := b.core.Link.Server().CheckSupported(); err != nil {
+				b.report(event.Event{Kind: event.ServerError, Err: translate(err)})
+			}
 		},
 		Closed: func() {
 			if !b.state.closing.Load() {
@@ -215,6 +224,11 @@ func (b *Bus) usable(call string) error {
 		return &opError{call, ErrClosed}
 	}
 	return nil
+}
+
+// checkServer returns an *UnsupportedError if the server is too old for a call.
+func (b *Bus) checkServer(f serverversion.Feature) error {
+	return translate(b.core.Link.Server().Check(f))
 }
 
 // isZero reports whether b is nil or the zero Bus.

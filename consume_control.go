@@ -6,6 +6,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/serverversion"
 )
 
 // isZero reports whether c is nil or was not made by Consume. Then it has ended.
@@ -68,20 +69,6 @@ func (c *Consumer) Done() <-chan struct{} {
 	return c.engine.Done()
 }
 
-// The JetStream API levels that calls need.
-const (
-	levelPause  = 1
-	levelRewind = 4
-)
-
-// checkLevel returns an *UnsupportedError if the server is too old for a call.
-func (b *Bus) checkLevel(call string, level int, version string) error {
-	if _, has := b.core.Link.Conn().ConnectedServerJetStream(); b.core.Connected() && has < level {
-		return &UnsupportedError{Call: call, Level: level, Have: has, Version: version}
-	}
-	return nil
-}
-
 // Pause has the server send no messages of the durable to any process until a time, also none
 // that wait for another attempt. The zero time means until Resume. A pause outlives the
 // processes and a restart of the server. Messages that a process has taken are still handled:
@@ -99,7 +86,7 @@ func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 	if !until.After(time.Now()) {
 		return badArgument("Pause", "until", "has passed: "+until.Format(time.RFC3339))
 	}
-	return c.pause(ctx, "Pause", until)
+	return c.pause(ctx, serverversion.Pause, until)
 }
 
 // Resume ends a Pause, also one of another process. Errors are those of Pause.
@@ -107,14 +94,14 @@ func (c *Consumer) Resume(ctx context.Context) error {
 	if err := c.callable(ctx, "Resume"); err != nil {
 		return err
 	}
-	return c.pause(ctx, "Resume", time.Time{})
+	return c.pause(ctx, serverversion.Resume, time.Time{})
 }
 
-func (c *Consumer) pause(ctx context.Context, call string, until time.Time) error {
-	if err := c.bus.checkLevel(call, levelPause, "2.11"); err != nil {
+func (c *Consumer) pause(ctx context.Context, call serverversion.Feature, until time.Time) error {
+	if err := c.bus.checkServer(call); err != nil {
 		return err
 	}
-	return c.publicError(c.engine.Pause(ctx, call, until))
+	return c.publicError(c.engine.Pause(ctx, call.Call, until))
 }
 
 // Rewind sends the durable back: all matching messages that are stored from to on are handled
@@ -146,7 +133,7 @@ func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if !to.names() {
 		return &OptionError{Option: "Rewind", Value: to.start.String(), Reason: "use StartAtFirst, StartAtSequence or StartAtTime"}
 	}
-	if err := c.bus.checkLevel("Rewind", levelRewind, "2.14"); err != nil {
+	if err := c.bus.checkServer(serverversion.Rewind); err != nil {
 		return err
 	}
 	err := c.engine.Rewind(ctx, to.start)

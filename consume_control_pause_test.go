@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"regexp"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,12 +103,12 @@ func TestOldServersCannotPause(t *testing.T) {
 	b, home, r, events := remote(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
 	con := consume(t, st, "d", "S", ignore[int])
-	for level, wants := range map[int][]string{
-		0: {"Pause needs JetStream API level 1, the server has 0: use nats-server 2.11 or newer", "Rewind needs JetStream API level 4"},
-		3: {"", "Rewind needs JetStream API level 4, the server has 3: use nats-server 2.14 or newer"},
+	for version, wants := range map[string][]string{
+		"2.10.29": {"Pause needs nats-server 2.11 or newer, and the server is 2.10.29: upgrade the server, or ", "Rewind needs nats-server 2.14 or newer"},
+		"2.12.15": {"", "Rewind needs nats-server 2.14 or newer, and the server is 2.12.15: upgrade the server, or consume by another durable"},
 	} {
 		rewrite := func(p []byte) []byte {
-			return apiLevel.ReplaceAll(p, []byte(`"api_lvl":`+strconv.Itoa(level)))
+			return versionInInfo.ReplaceAll(p, []byte(`"version":"`+version+`"`))
 		}
 		r.rewrite.Store(&rewrite)
 		r.cut(false)
@@ -120,7 +119,7 @@ func TestOldServersCannotPause(t *testing.T) {
 		} {
 			if err := call(); wants[i] == "" {
 				must(t, err)
-			} else if e := asError[*bus.UnsupportedError](t, err, wants[i]); e.Have != level {
+			} else if e := asError[*bus.UnsupportedError](t, err, wants[i]); e.Server != version {
 				t.Errorf("got %+v", e)
 			}
 		}
@@ -130,4 +129,4 @@ func TestOldServersCannotPause(t *testing.T) {
 	}
 }
 
-var apiLevel = regexp.MustCompile(`"api_lvl":[0-9]+`)
+var versionInInfo = regexp.MustCompile(`"version":"[^"]*"`)

@@ -39,9 +39,10 @@ var house = map[string]room{
 		"google.golang.org/protobuf/reflect/protoreflect": "weighs messages before they are decoded",
 	}},
 
-	"event":           {floor: 0},
-	"internal/access": {floor: 0},
-	"health":          {floor: 0},
+	"event":                  {floor: 0},
+	"internal/serverversion": {floor: 0},
+	"internal/access":        {floor: 0},
+	"health":                 {floor: 0},
 
 	"internal/deadline": {floor: 1},
 	"internal/jserr": {floor: 1, imports: map[string]string{
@@ -73,8 +74,9 @@ var house = map[string]room{
 		"internal/wire": "what it queues: deliveries",
 	}},
 	"internal/link": {floor: 3, imports: map[string]string{
-		"internal/wire": "what it sends",
-		natsGo:          "the connection it owns",
+		"internal/serverversion": "what the connected server can do",
+		"internal/wire":          "what it sends",
+		natsGo:                   "the connection it owns",
 	}},
 
 	"internal/ownership": {floor: 7, imports: map[string]string{
@@ -105,9 +107,10 @@ var house = map[string]room{
 	}},
 
 	"internal/reader": {floor: 4, imports: map[string]string{
-		"internal/link": "the connection it reads over",
-		"internal/wire": "what it hands on: deliveries",
-		natsGo:          "the inbox, and the server's errors",
+		"internal/link":          "the connection it reads over",
+		"internal/serverversion": "whether the server sends batches",
+		"internal/wire":          "what it hands on: deliveries",
+		natsGo:                   "the inbox, and the server's errors",
 	}},
 
 	"internal/core": {floor: 5, imports: map[string]string{
@@ -187,6 +190,7 @@ var house = map[string]room{
 		"internal/intake":         "takes messages",
 		"internal/jserr":          "its own errors",
 		"internal/lifecycle":      "stops once, quiesces, and one Rewind at a time",
+		"internal/serverversion":  "whether the server can keep the order of keys of several processes",
 		"internal/ownership":      "shares a durable with keys between processes",
 		"internal/reader":         "how old the first message is that waits",
 		"internal/recovery":       "what the next process knows of unfinished messages",
@@ -208,6 +212,7 @@ var house = map[string]room{
 	}},
 
 	"": {floor: 10, imports: map[string]string{
+		"internal/serverversion":        "which server a call needs",
 		"internal/streamdef":            "declares streams",
 		"internal/capture":              "which subjects streams store",
 		"internal/discovery":            "discovery of responders",

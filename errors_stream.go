@@ -67,30 +67,34 @@ func (e *StreamConflictError) Error() string {
 
 // UnsupportedError is returned if the server or the stream does not support what a call
 // needs:
+//   - Connect, within a *ConnectError, if the server is too old for the library, and each
+//     call that it is too old for: see the table in docs/modes.md. Call needs a server of
+//     Version or newer. Nothing was sent.
 //   - Bus.Stream and Stream.Plan, if the server does not know some Fields of the
 //     configuration. A server before 2.12 would ignore them silently.
-//   - Consumer.Pause, Resume and Rewind, if the server is too old for the Call. It needs a
-//     server of Version or newer.
 //   - PublishTo and its variants, if the stream was declared without one of the Fields.
 //     Nothing was stored.
 type UnsupportedError struct {
-	Call    string   // "Pause", "Resume", "Rewind" or "PublishTo"; empty for Bus.Stream and Stream.Plan
-	Stream  string   // empty for Pause, Resume and Rewind
+	Call    string   // the call or option: "Connect", "Pause", "TTL", …; empty for Bus.Stream and Stream.Plan
+	Stream  string   // the stream that Fields are about
 	Fields  []string // fields of StreamConfig, or of the server's configuration if Raw sets them
 	Level   int      // the JetStream API level that is needed; 0 if unknown
-	Have    int      // the server's API level
-	Version string   // the first nats-server with that level; empty if unknown
+	Have    int      // the server's API level, of Bus.Stream and Stream.Plan
+	Version string   // the first nats-server that has it; empty if unknown
+	Server  string   // the version of the connected server, of a Call that it is too old for
 
 	// Changed reports that Bus.Stream applied the rest of the configuration: the server
 	// ignored the Fields without an error. Otherwise nothing was changed.
 	Changed bool
 	Err     error // the server's answer; nil if it was not asked or ignored the fields
+
+	instead string // what can be done without it
 }
 
 func (e *UnsupportedError) Error() string {
 	switch {
-	case e.Version != "":
-		return fmt.Sprintf("bus: %s needs JetStream API level %d, the server has %d: use nats-server %s or newer", e.Call, e.Level, e.Have, e.Version)
+	case e.Server != "":
+		return fmt.Sprintf("bus: %s needs nats-server %s or newer, and the server is %s: upgrade the server, %s", e.Call, e.Version, shown(e.Server), e.instead)
 	case e.Call != "":
 		return fmt.Sprintf("bus: stream %q was declared without %s: set it in the StreamConfig and declare it again with Bus.Stream", e.Stream, strings.Join(e.Fields, ", "))
 	}
@@ -98,7 +102,11 @@ func (e *UnsupportedError) Error() string {
 	if e.Level > 0 {
 		text += fmt.Sprintf(" (it has API level %d, they need %d)", e.Have, e.Level)
 	}
-	text += ": use a newer server, or leave them out; "
+	newer := "a newer server"
+	if e.Version != "" {
+		newer = "nats-server " + e.Version + " or newer"
+	}
+	text += ": use " + newer + ", or leave them out; "
 	if e.Changed {
 		return text + "it took the rest"
 	}

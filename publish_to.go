@@ -9,6 +9,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -71,8 +72,8 @@ func (o *sendOptions) expected() *outlet.Expectation {
 	return o.expect
 }
 
-// admit checks the size of m, and whether the stream stores its subject and the subjects of
-// its expectation.
+// admit checks the size of m, whether the stream stores its subject and the subjects of its
+// expectation, and whether the server is new enough for the options of m.
 func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Expectation) error {
 	if err := s.bus.core.Outlet.CheckSize(m); err != nil {
 		return payloadError(err)
@@ -80,8 +81,16 @@ func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Ex
 	if err := s.checkStores(ctx, m.Subject); err != nil {
 		return err
 	}
+	if len(m.Header[wire.HeaderNatsTTL]) > 0 {
+		if err := s.bus.checkServer(serverversion.TTL); err != nil {
+			return err
+		}
+	}
 	if expect == nil || expect.Filter == "" {
 		return nil
+	}
+	if err := s.bus.checkServer(serverversion.ExpectLastSequenceOf); err != nil {
+		return err
 	}
 	return s.checkMayHave(ctx, expect.Filter)
 }

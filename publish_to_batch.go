@@ -8,6 +8,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
+	"github.com/omnibus-go/bus/internal/serverversion"
 )
 
 // Item is one message of a PublishToBatch. ItemOf makes it. It may be used more than once.
@@ -45,12 +46,17 @@ func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
 // In a stream on disk without replicas each batch takes some milliseconds. Use batches for
 // messages that belong together, not for speed.
 //
-// Errors: those of PublishTo. An *ItemError says which item the error is about.
+// Errors: those of PublishTo; *UnsupportedError also for a server before 2.12. An *ItemError
+// says which item the error is about.
 func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error) {
 	if err := st.callable(ctx, "PublishToBatch"); err != nil {
 		return nil, err
 	}
-	batch, err := st.newBatch(ctx, items)
+	var batch *outlet.Batch
+	err := st.bus.checkServer(serverversion.PublishToBatch)
+	if err == nil {
+		batch, err = st.newBatch(ctx, items)
+	}
 	if err != nil {
 		st.bus.core.Counters.PublishFailed.Add(int64(len(items)))
 		return nil, err

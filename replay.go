@@ -39,8 +39,7 @@ func (o *replayOptions) startAt(from uint64, since time.Time, last int) {
 }
 
 // Last begins with the last n messages that match. If others store or remove messages at
-// the same time, it may be a few more or less. The stream must allow direct get, as those of
-// Bus.Stream do.
+// the same time, it may be a few more or less.
 func Last(n int) ReplayOption {
 	return replayOption(func(o *replayOptions) {
 		if n < 1 {

@@ -13,6 +13,7 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/streamdef"
 )
@@ -47,6 +48,9 @@ func translate(err error) error {
 	}
 	if foreign, ok := err.(*sidestream.ForeignStreamError); ok { //nolint:errorlint // it is never wrapped
 		return foreignStream(foreign)
+	}
+	if old, ok := err.(*serverversion.Error); ok { //nolint:errorlint // it is never wrapped
+		return &UnsupportedError{Call: old.Call, Level: old.Level, Version: old.Since.String(), Server: old.Server.Text, instead: old.Hint}
 	}
 	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
 	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):
@@ -99,7 +103,11 @@ func definitionError(err error) error {
 	case *streamdef.ConflictError:
 		return &StreamConflictError{Stream: e.Stream, Fields: fieldChanges(e.Fields), WouldRemove: Removal(e.WouldRemove)}
 	case *streamdef.UnsupportedError:
-		return &UnsupportedError{Stream: e.Stream, Fields: e.Fields, Level: e.Level, Have: e.Have, Changed: e.Changed, Err: e.Err}
+		u := &UnsupportedError{Stream: e.Stream, Fields: e.Fields, Level: e.Level, Have: e.Have, Changed: e.Changed, Err: e.Err}
+		if since, ok := serverversion.OfLevel(e.Level); ok {
+			u.Version = since.String()
+		}
+		return u
 	case *jserr.Error:
 		return translate(e)
 	}

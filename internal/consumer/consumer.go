@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
@@ -57,7 +58,7 @@ type taker interface {
 type callCounts struct{ begun, ended int64 }
 
 // Open declares what the consumer needs on the server. No message comes before Start. Errors
-// are *ConflictError, ErrKeysHeld, and those of packages sidestream, recovery and intake.
+// are *ConflictError, ErrKeysHeld, *serverversion.Error, and those of packages sidestream, recovery and intake.
 func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 	c := &Consumer{cfg: cfg, stopOnce: lifecycle.NewStopOnce()}
 	c.quiescer = lifecycle.NewExclusive(&c.rewinds, func() lifecycle.Quiescer {
@@ -65,7 +66,11 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 		return t
 	})
 	c.life, c.end = context.WithCancelCause(context.Background())
-	if cfg.Key.Of != nil && !cfg.shared() {
+	if cfg.shared() {
+		if err := cfg.Core.Link.Server().Check(serverversion.SharedKeys); err != nil {
+			return nil, err
+		}
+	} else if cfg.Key.Of != nil {
 		if err := cfg.Holders.hold(c); err != nil { // before anything is written
 			return nil, err
 		}

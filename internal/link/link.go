@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -42,6 +43,7 @@ type Link struct {
 	dialer     *dialer
 	refusals   refusals
 	maxPayload atomic.Int64
+	server     atomic.Pointer[serverversion.Server]
 	watchers   sync.Map // *nats.Subscription → func(error)
 	reconnects hooks
 	losses     hooks
@@ -64,7 +66,7 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
 	if err == nil && l.dialer.connected() {
 		l.nc = nc
-		l.maxPayload.Store(nc.MaxPayload())
+		l.register(nc)
 		return l, nil
 	}
 	if nc != nil {
@@ -106,7 +108,7 @@ func (l *Link) options(c Config) []nats.Option {
 			l.losses.run()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			l.maxPayload.Store(nc.MaxPayload())
+			l.register(nc)
 			c.Reconnected()
 			l.reconnects.run()
 		}),
@@ -131,6 +133,25 @@ func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 
 // Conn returns the underlying connection.
 func (l *Link) Conn() *nats.Conn { return l.nc }
+
+// register keeps what the server says of itself when it is connected. The first connect,
+// each reconnect and Repoint call it.
+func (l *Link) register(nc *nats.Conn) {
+	l.maxPayload.Store(nc.MaxPayload())
+	if version := nc.ConnectedServerVersion(); version != "" { // empty: the connection is lost again
+		s := serverversion.Of(version)
+		l.server.Store(&s)
+	}
+}
+
+// Server returns what can be expected of the server: of the one that the link is connected
+// to, or was last.
+func (l *Link) Server() serverversion.Server {
+	if s := l.server.Load(); s != nil {
+		return *s
+	}
+	return serverversion.Of("")
+}
 
 // MaxPayload is the server's limit in bytes for one message with its header.
 func (l *Link) MaxPayload() int { return int(l.maxPayload.Load()) }

@@ -116,7 +116,7 @@ func (l *Link) awaitMove(ctx context.Context, move int) error {
 		case l.nc.IsClosed():
 			return nats.ErrConnectionClosed
 		case l.nc.IsConnected() && l.dialer.arrived(move) && l.Flush(ctx, l.dialer.timeout) == nil:
-			l.maxPayload.Store(l.nc.MaxPayload())
+			l.register(l.nc)
 			if !stop() {
 				return context.Cause(ctx)
 			}

@@ -62,8 +62,22 @@ func (r *Reader) requestBody(batch, bytes int) ([]byte, error) {
 	return json.Marshal(q)
 }
 
-// requestBatch requests the next batch. It subscribes first if there is no inbox.
+// requestBatch requests the next batch.
 func (r *Reader) requestBatch() error {
+	body, err := r.requestBody(r.batch, batchBytes)
+	if err != nil {
+		return err
+	}
+	if err := r.send(body); err != nil {
+		return err
+	}
+	r.batch = min(2*r.batch, maxBatch)
+	return nil
+}
+
+// send sends a request by direct get, whose answers come to the inbox. It subscribes first if
+// there is no inbox.
+func (r *Reader) send(body []byte) error {
 	if r.inbox.sub == nil {
 		nc := r.link.Conn()
 		msgs := make(chan *nats.Msg, maxBatch+1) // one more for the end of the batch
@@ -73,16 +87,9 @@ func (r *Reader) requestBatch() error {
 		}
 		r.inbox = inbox{sub: sub, msgs: msgs}
 	}
-	body, err := r.requestBody(r.batch, batchBytes)
-	if err != nil {
-		return err
-	}
-	if err := r.link.Publish(&wire.Out{Subject: directGet + r.cfg.Stream, Reply: r.inbox.sub.Subject, Data: body}); err != nil {
-		return err
-	}
-	r.inbox.pending = true
-	r.batch = min(2*r.batch, maxBatch)
-	return nil
+	err := r.link.Publish(&wire.Out{Subject: directGet + r.cfg.Stream, Reply: r.inbox.sub.Subject, Data: body})
+	r.inbox.pending = err == nil
+	return err
 }
 
 var (
@@ -139,7 +146,8 @@ func (r *Reader) checkRetry(ctx context.Context, since time.Time) error {
 }
 
 // receiveBatch receives the messages of a batch. Each message names the sequence of the one
-// before, so a lost message is noticed. more is as for fetchBatch.
+// before, so a lost message is noticed. more is as for fetchBatch. A server before 2.11 sends one
+// message and no end: the leader of the stream may be older than the connected server.
 func (r *Reader) receiveBatch(ctx context.Context) (more bool, err error) {
 	var last uint64 // of this batch
 	for {
@@ -147,6 +155,7 @@ func (r *Reader) receiveBatch(ctx context.Context) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		inBatch := len(m.Header[headerPending]) > 0
 		d, previous, err := parseDelivery(m)
 		if err != nil {
 			return r.endOfBatch(m, last)
@@ -156,6 +165,10 @@ func (r *Reader) receiveBatch(ctx context.Context) (more bool, err error) {
 		}
 		last = d.Stored.Sequence
 		r.add(d)
+		if !inBatch {
+			r.direct, r.inbox.pending = false, false // it answers each request with one message
+			return false, nil
+		}
 	}
 }
 

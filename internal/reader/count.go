@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
-// ErrNoDirect is the error of Count and SeekLast for a stream that does not allow direct get.
-// To count its messages, read them.
-var ErrNoDirect = errors.New("the stream does not allow direct get")
+// ErrNoDirect is the error of Count for a stream that does not allow direct get, or a server
+// before 2.11. To count its messages, read them.
+var ErrNoDirect = errors.New("the server cannot count the messages of the stream")
 
 // Count returns how many messages from a sequence on match the filter, also after the end.
 func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
@@ -20,38 +23,56 @@ func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	m, err := r.requestReply(ctx, directGet+r.cfg.Stream, body) // the server sends two messages; the first has the count, the second is dropped
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case len(m.Header[headerSequence]) > 0:
-		return headerNumber(m.Header, headerPending) + 1, nil
-	case m.Header.Get("Status") == "404":
-		return 0, nil
-	}
-	return 0, fmt.Errorf("the server refuses to count: %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
-}
-
-// SeekLast moves to the first of the last n messages up to the end that match the filter. If
-// messages are stored or removed at the same time, there may be a few more or fewer.
-func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
-	low, high := max(r.first, 1), r.last+1 // the range of the search, if there are so many
-	afterEnd, err := r.Count(ctx, r.last+1)
-	for guess := high - min(n, high-low); err == nil && low < high; guess = low + (high-low)/2 {
-		var atLeast, atMost uint64
-		switch atLeast, atMost, err = r.countToEnd(ctx, guess, &afterEnd); {
-		case atLeast <= n && n <= atMost:
-			r.next = guess
-			return err
-		case atLeast > n:
-			low = guess + 1
-		default:
-			high = guess
+	for since := time.Now(); ; {
+		n, err := r.countOnce(ctx, body)
+		if err == nil {
+			return n, nil
+		}
+		r.inbox.close() // late answers must not be taken for those to the next request
+		if !isTemporary(err) && !errors.Is(err, errSilent) && !errors.Is(err, errGap) {
+			return 0, err
+		}
+		if why := r.checkRetry(ctx, since); why != nil {
+			return 0, fmt.Errorf("%w: %w", why, err)
+		}
+		if err := r.Pause(ctx, retryPause); err != nil {
+			return 0, err
 		}
 	}
-	r.next = low
-	return err
+}
+
+// countOnce requests a batch of one message. The end of the batch says how many more there
+// are. The message itself says so too, but nats-server 2.11 counts it there.
+func (r *Reader) countOnce(ctx context.Context, body []byte) (uint64, error) {
+	if r.inbox.pending {
+		r.inbox.close()
+	}
+	if err := r.send(body); err != nil {
+		return 0, err
+	}
+	for got := uint64(0); ; got++ {
+		m, err := r.receive(ctx)
+		if err != nil {
+			return 0, err
+		}
+		switch status := m.Header.Get("Status"); {
+		case len(m.Header[headerSequence]) > 0 && len(m.Header[headerPending]) == 0:
+			return 0, ErrNoDirect
+		case len(m.Header[headerSequence]) > 0:
+		case status == "204" && got == 1:
+			r.inbox.pending = false
+			return headerNumber(m.Header, headerPending) + 1, nil
+		case status == "204":
+			return 0, errGap
+		case status == "404":
+			r.inbox.pending = false
+			return 0, nil
+		case status == statusNoResponders:
+			return 0, nats.ErrNoResponders
+		default:
+			return 0, fmt.Errorf("the server refuses to count: %s %s", status, m.Header.Get("Description"))
+		}
+	}
 }
 
 // countToEnd counts the matching messages from a sequence up to the end. It subtracts the

@@ -3,8 +3,8 @@
 // every retention policy. A consumer would not: a work queue refuses a second consumer on
 // the same subjects, and every consumer counts as interest.
 //
-// A Reader fetches messages in batches if the stream allows direct get, and one by one from
-// the leader otherwise. Each message comes once, in the order of the stream, also if
+// A Reader fetches messages in batches if the stream allows direct get and the server is 2.11
+// or newer, and one by one from the leader otherwise. Each message comes once, in the order of the stream, also if
 // answers are lost or a replica is behind.
 //
 // States: a Reader has an end, the last sequence that the stream had when SetEnd was called.

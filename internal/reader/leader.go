@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -34,7 +35,8 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 	if !r.created.Equal(reply.Created) {
 		return fmt.Errorf("%w any more: it was deleted and made anew", jetstream.ErrStreamNotFound)
 	}
-	r.direct, r.first, r.last = reply.Config.AllowDirect, reply.State.First, reply.State.Last
+	r.direct = reply.Config.AllowDirect && r.link.Server().Has(serverversion.BatchedReads)
+	r.first, r.last = reply.State.First, reply.State.Last
 	return nil
 }
 

@@ -25,7 +25,7 @@ type Reader struct {
 	cfg     Config
 	link    *link.Link
 	created time.Time // of the stream, at the first SetEnd
-	direct  bool      // the stream answers requests for batches
+	direct  bool      // the stream allows direct get, and the server answers it with batches
 	first   uint64    // the first sequence of the stream
 	last    uint64    // the end
 
@@ -83,6 +83,11 @@ func (r *Reader) pop() (wire.Delivery, bool) {
 func (r *Reader) fill(ctx context.Context) error {
 	r.ready = r.buffer[:0]
 	if !r.direct {
+		if r.next == 0 {
+			if err := r.seekTime(ctx); err != nil {
+				return err
+			}
+		}
 		return r.fetchOne(ctx)
 	}
 	more, err := r.fetchBatch(ctx)

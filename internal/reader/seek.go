@@ -1,0 +1,91 @@
+package reader
+
+import (
+	"context"
+)
+
+// SeekLast moves to the first of the last n messages up to the end that match the filter. If
+// messages are stored or removed at the same time, there may be a few more or fewer.
+func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
+	if !r.direct {
+		return r.seekLastByReading(ctx, n)
+	}
+	low, high := max(r.first, 1), r.last+1 // the range of the search, if there are so many
+	afterEnd, err := r.Count(ctx, r.last+1)
+	for guess := high - min(n, high-low); err == nil && low < high; guess = low + (high-low)/2 {
+		var atLeast, atMost uint64
+		switch atLeast, atMost, err = r.countToEnd(ctx, guess, &afterEnd); {
+		case atLeast <= n && n <= atMost:
+			r.next = guess
+			return err
+		case atLeast > n:
+			low = guess + 1
+		default:
+			high = guess
+		}
+	}
+	r.next = low
+	return err
+}
+
+// seekLastByReading is SeekLast where the server does not count. It reads parts of the stream
+// before the end, each twice as long as the one before, until one has n messages.
+func (r *Reader) seekLastByReading(ctx context.Context, n uint64) error {
+	low := max(r.first, 1)
+	for span := n; ; span *= 2 {
+		all := span/2 >= r.last || span >= r.last+1-min(low, r.last+1) // the first: before span overflows
+		from := low
+		if !all {
+			from = r.last + 1 - span
+		}
+		found, err := r.sequences(ctx, from, n)
+		if err != nil {
+			return err
+		}
+		if all || uint64(len(found)) == n {
+			r.next = append(found, r.last+1)[0]
+			return nil
+		}
+	}
+}
+
+// sequences returns the sequences of the last n messages from a sequence up to the end that
+// match the filter.
+func (r *Reader) sequences(ctx context.Context, from, n uint64) (found []uint64, err error) {
+	for r.next = from; r.next <= r.last; {
+		d, ok, err := r.One(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !ok || d.Stored.Sequence > r.last {
+			break
+		}
+		if uint64(len(found)) == n {
+			found = found[1:]
+		}
+		found = append(found, d.Stored.Sequence)
+	}
+	return found, nil
+}
+
+// seekTime moves to the first message since the time of the Config. A server before 2.11 does
+// not know how. Next calls it where messages come from the leader.
+func (r *Reader) seekTime(ctx context.Context) error {
+	low, high := max(r.first, 1), r.last+1
+	for low < high {
+		middle := low + (high-low)/2
+		r.next = middle
+		d, ok, err := r.One(ctx)
+		switch {
+		case err != nil:
+			r.next = 0
+			return err
+		case ok && d.Stored.Time.Before(r.cfg.Since):
+			low = d.Stored.Sequence + 1
+		default:
+			high = middle
+		}
+	}
+	r.next, r.ready = low, r.buffer[:0]
+	return nil
+}
