@@ -262,3 +262,33 @@ func TestMiddlewareContext(t *testing.T) {
 		t.Errorf("the deadline is %v, %t", at, ok)
 	}
 }
+
+// A middleware that returns no handler is found before the first message.
+func TestMiddlewareThatReturnsNothing(t *testing.T) {
+	t.Parallel()
+	good := func(next bus.RawHandler) bus.RawHandler { return next }
+	none := func(bus.RawHandler) bus.RawHandler { return nil }
+	for name, where := range map[string]struct {
+		bus []bus.Option
+		use bus.HandlerOption
+	}{
+		"Use":            {nil, bus.Use(good, none)},
+		"WithMiddleware": {[]bus.Option{bus.WithMiddleware(good, none)}, bus.Use(good)},
+	} {
+		b := bustest.New(t, append(where.bus, bus.WithLogger(silent()))...)
+		st := declare(t, b, bus.StreamConfig{Name: "S"})
+		for call, err := range map[string]error{
+			"Subscribe": second(bus.Subscribe(b, "a", ignore[int], where.use)),
+			"Respond":   second(bus.Respond(b, "a", double, where.use)),
+			"Consume":   second(bus.Consume(t.Context(), st, "d", "S", ignore[int], where.use)),
+		} {
+			if err == nil {
+				t.Errorf("%s took it from %s", call, name)
+				continue
+			}
+			if e := asError[*bus.OptionError](t, err, "middleware 2", "returned no handler"); e.Option != name {
+				t.Errorf("%s: got %+v", call, e)
+			}
+		}
+	}
+}

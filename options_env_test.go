@@ -1,9 +1,16 @@
 package bus_test
 
 import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/omnibus-go/bus"
@@ -75,4 +82,143 @@ func TestFromEnvBadCredentials(t *testing.T) {
 	// An option of the program's own without a server is a mistake, as ever.
 	_, err := quietBus(bus.FromEnv(), bus.WithToken("x"))
 	asError[*bus.OptionError](t, err, "WithToken", "add WithURL")
+}
+
+// environment sets the variables of FromEnv for one test.
+func environment(t *testing.T, vars map[string]string) {
+	t.Helper()
+	for name, value := range vars {
+		t.Setenv("OMNIBUS_"+name, value)
+	}
+}
+
+func TestFromEnvEmbedded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	environment(t, map[string]string{
+		"STORE_DIR": dir, "LISTEN": "127.0.0.1:0", "NAME": "from-env", "SYNC": "250ms", "MAX_MEMORY": "1048576",
+		"MAX_STORE": "2097152", "MAX_PAYLOAD": "65536", "TIMEOUT": "3s", "DRAIN_TIMEOUT": "4s", "COMPRESSION": "s2",
+		"LOG_LEVEL": "debug", "TOKEN": "for a server that is not there", "USER": "likewise", "URL": "",
+	})
+	var log bytes.Buffer
+	b, err := bus.New(bus.FromEnv(), bus.WithLogger(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Error})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := b.JetStream().AccountInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, name, payload := b.ClientURL(), b.Conn().Opts.Name, b.Conn().MaxPayload()
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if url == "" || name != "from-env" || payload != 65536 {
+		t.Errorf("URL %q, name %q, payload limit %d", url, name, payload)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Errorf("the store directory: %v", err)
+	}
+	if account.Domain == "" {
+		t.Error("no domain")
+	}
+	for _, want := range []string{"[DEBUG]", "sync=250ms", dir} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log has no %q:\n%s", want, &log)
+		}
+	}
+}
+
+func TestFromEnvExternal(t *testing.T) {
+	server := bustest.New(t, bus.WithListen("127.0.0.1:0"))
+	absent := filepath.Join(t.TempDir(), "absent")
+	t.Run("New follows the URL", func(t *testing.T) {
+		environment(t, map[string]string{"URL": server.ClientURL(), "NAME": "from-env"})
+		b, err := quietBus(bus.FromEnv())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := b.Health(t.Context()); r.Embedded || r.Status != health.Healthy || b.Conn().Opts.Name != "from-env" {
+			t.Errorf("%+v", r)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("Connect ignores what is for New", func(t *testing.T) {
+		environment(t, map[string]string{"URL": "nats://nowhere.invalid:1", "STORE_DIR": absent, "LISTEN": "127.0.0.1:0"})
+		b, err := bus.Connect(t.Context(), server.ClientURL(), bus.FromEnv(), bus.WithLogger(hclog.NewNullLogger()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(absent); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the store directory: %v", err)
+		}
+	})
+	t.Run("later options win", func(t *testing.T) {
+		environment(t, map[string]string{"URL": "nats://nowhere.invalid:1", "NAME": "from-env"})
+		b, err := quietBus(bus.FromEnv(), bus.WithURL(""), bus.WithName("later"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := b.Health(t.Context()); !r.Embedded || b.Conn().Opts.Name != "later" {
+			t.Errorf("%+v", r)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestFromEnvKeepsSecrets looks at the error of a server that is not there.
+func TestFromEnvKeepsSecrets(t *testing.T) {
+	environment(t, map[string]string{"USER": "alice", "PASSWORD": "secret", "URL": "nats://alice:secret@127.0.0.1:1"})
+	_, err := bus.New(bus.FromEnv(), bus.WithLogger(hclog.NewNullLogger()))
+	if _, ok := errors.AsType[*bus.ConnectError](err); !ok {
+		t.Fatalf("New returned %v, want a *ConnectError", err)
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error tells the password: %v", err)
+	}
+}
+
+func TestFromEnvMistakes(t *testing.T) {
+	wrong := map[string]string{
+		"STOREDIR": "data", "TIMEOUT": "5", "DRAIN_TIMEOUT": "-1s", "LISTEN": "4222", "SYNC": "sometimes", "MAX_MEMORY": "1GB",
+		"MAX_STORE": "-1", "MAX_PAYLOAD": "99999999999", "COMPRESSION": "rar", "LOG_LEVEL": "loud", "NAME": "a b", "URL": "ftp://x",
+	}
+	for name, value := range wrong {
+		t.Run(name, func(t *testing.T) {
+			environment(t, map[string]string{name: value})
+			b, err := quietBus(bus.FromEnv())
+			if err == nil {
+				t.Error("New took it", b.Close())
+			}
+			var option *bus.OptionError
+			if !errors.As(err, &option) || option.Reason == "" {
+				t.Errorf("New returned %v, want an *OptionError with a reason", err)
+			}
+		})
+	}
+	t.Run("all at once", func(t *testing.T) {
+		environment(t, wrong)
+		_, err := quietBus(bus.FromEnv())
+		joined, ok := err.(interface{ Unwrap() []error })
+		if !ok || len(joined.Unwrap()) < len(wrong) {
+			t.Errorf("%d mistakes, New reports: %v", len(wrong), err)
+		}
+	})
+	t.Run("of Kubernetes", func(t *testing.T) {
+		environment(t, map[string]string{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "4222", "SERVICE_PORT_CLIENT": "4222", "PORT": "tcp://10.0.0.1:4222",
+			"PORT_4222_TCP": "tcp://10.0.0.1:4222", "PORT_4222_TCP_PROTO": "tcp", "PORT_4222_TCP_PORT": "4222", "PORT_4222_TCP_ADDR": "10.0.0.1"})
+		mustWork(t, bus.FromEnv())
+	})
+	t.Run("empty counts as absent", func(t *testing.T) {
+		for name := range wrong {
+			environment(t, map[string]string{name: ""})
+		}
+		mustWork(t, bus.FromEnv())
+	})
 }

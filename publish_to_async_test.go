@@ -380,3 +380,15 @@ func TestCloseUnderPublishToAsync(t *testing.T) {
 	}
 	mustHold(t, openOn(t, dir), "S", 1, uint64(len(futures)))
 }
+
+// The largest buffer that can be asked for can be had.
+func TestLargestAsyncBuffer(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bus.WithAsyncBuffer(bus.AsyncBuffer{Size: 1 << 20}))
+	h, got := collect[int](1)
+	must(t, second(bus.Subscribe(b, "a", h)))
+	must(t, bus.PublishAsync(t.Context(), b, "a", 7))
+	if v := receive(t, got); v != 7 {
+		t.Errorf("got %d", v)
+	}
+}
