@@ -271,6 +271,7 @@ type serverConfig struct {
 	maxMemory  int64         // bytes; 0: the default
 	maxStore   int64         // bytes; 0: the default
 	maxPayload int           // bytes
+	unsafe     bool          // ports may be open to everybody
 	customize  []any         // func(*server.Options); only server.go knows the type
 }
 

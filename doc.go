@@ -153,9 +153,9 @@
 // Each call accepts the options that make sense for it. Others do not compile.
 //
 //	New           Option: WithStoreDir, WithSync, WithMaxStore, WithMaxMemory, WithMaxPayload, WithListen,
-//	              WithServerOptions, WithURL, and all of the next two lines
+//	              WithUnsafePorts, WithServerOptions, WithURL, and all of the next two lines
 //	Connect       ConnectOption: WithName, WithVersion, WithLogger, WithSlog, WithEvents, WithCodec, WithCodecFor,
-//	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer, WithAsyncWindow,
+//	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer,
 //	              WithStrictPublish, WithHealthThresholds, WithTracerProvider, WithMeterProvider, WithPropagator, FromEnv,
 //	              WithInboxPrefix; for an existing server WithTLS, WithUser, WithToken, WithCredentials, WithNKey
 //	Publish…      PublishOption: As, WithHeader, MsgID

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -131,37 +132,29 @@ func WithDrainTimeout(d time.Duration) ConnectOption {
 	})
 }
 
-// AsyncBuffer describes the buffer of PublishAsync.
+// AsyncBuffer bounds what PublishAsync and PublishToAsync keep in memory.
 type AsyncBuffer struct {
-	Size   int  // messages, at most 1,048,576; 0 means 4096
-	NoWait bool // when it is full: true returns ErrBufferFull, false waits until ctx ends
+	Size   int  // messages of PublishAsync, at most 1,048,576; 0 means 4096
+	NoWait bool // when they are so many: true returns ErrBufferFull, false waits until ctx ends
+	Window int  // messages of PublishToAsync without an acknowledgement, at most 65,536; 0 means 1024
 }
 
-// WithAsyncBuffer sets the size of the buffer of PublishAsync and what happens when it is
-// full. By default it holds 4,096 messages, and PublishAsync waits while it is full.
+// WithAsyncBuffer sets how many messages PublishAsync and PublishToAsync keep in memory. By
+// default the buffer of PublishAsync holds 4,096 messages, and PublishAsync waits while it is
+// full. Of PublishToAsync 1,024 messages may be without an acknowledgement; while they are so
+// many PublishToAsync waits.
 func WithAsyncBuffer(a AsyncBuffer) ConnectOption {
 	return forConnect(func(c *config) {
 		if a.Size < 0 || a.Size > largestAsync {
-			c.bad("WithAsyncBuffer", a.Size, fmt.Sprintf("must not be negative, and at most %d", largestAsync))
+			c.bad("WithAsyncBuffer", a.Size, fmt.Sprintf("Size must not be negative, and at most %d", largestAsync))
 			return
 		}
-		if a.Size == 0 {
-			a.Size = defaultAsync
-		}
-		c.publish.bufferSize, c.publish.bufferNoWait = a.Size, a.NoWait
-	})
-}
-
-// WithAsyncWindow sets how many messages of PublishToAsync may be without an
-// acknowledgement at once, from 1 to 65,536. The default is 1,024. Each of them is kept in
-// memory. While the window is full PublishToAsync waits.
-func WithAsyncWindow(messages int) ConnectOption {
-	return forConnect(func(c *config) {
-		if messages < 1 || messages > largestWindow {
-			c.bad("WithAsyncWindow", messages, fmt.Sprintf("must lie between 1 and %d", largestWindow))
+		if a.Window < 0 || a.Window > largestWindow {
+			c.bad("WithAsyncBuffer", a.Window, fmt.Sprintf("Window must not be negative, and at most %d", largestWindow))
 			return
 		}
-		c.publish.window = messages
+		c.publish.bufferSize, c.publish.bufferNoWait = cmp.Or(a.Size, defaultAsync), a.NoWait
+		c.publish.window = cmp.Or(a.Window, defaultWindow)
 	})
 }
 

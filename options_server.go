@@ -21,7 +21,8 @@ func WithStoreDir(dir string) Option {
 // WithListen opens a port of the embedded server for other NATS clients: "127.0.0.1:4222",
 // ":4222" for all interfaces, or "127.0.0.1:0" for any free port, which ClientURL tells.
 // Without it the server has no port. Clients need not identify themselves unless
-// WithServerOptions sets up users.
+// WithServerOptions sets up users. Without users New refuses an address that other machines
+// reach with an *OptionError, unless WithUnsafePorts allows it.
 func WithListen(addr string) Option {
 	return option(func(c *config) {
 		if addr == "" {
@@ -35,6 +36,14 @@ func WithListen(addr string) Option {
 		c.server.listen = listenConfig{addr, host, port}
 	})
 }
+
+// WithUnsafePorts lets the embedded server have ports that other machines reach and that ask
+// nobody who he is: everybody in the network can then read, publish, and delete streams. Each
+// such port is logged as a warning. Without the option New refuses them with an *OptionError,
+// whoever opens them: WithListen, or WithServerOptions for clients, WebSocket, MQTT, leaf nodes,
+// clusters, gateways, monitoring and profiling. A NoAuthUser counts as asking nobody. The
+// option is for networks that are closed by other means.
+func WithUnsafePorts() Option { return option(func(c *config) { c.server.unsafe = true }) }
 
 // splitListen splits host:port.
 func splitListen(addr string) (host string, port int, err error) {

@@ -22,7 +22,7 @@ type Future struct {
 // the connection and returns a Future. Messages of one goroutine are sent in the order of the
 // calls. v may be changed after the call.
 //
-// WithAsyncWindow limits how many messages may wait for an acknowledgement. If there are that
+// AsyncBuffer.Window limits how many messages may wait for an acknowledgement. If there are that
 // many, PublishToAsync waits until ctx ends.
 //
 // The deadline of ctx is also the deadline of the acknowledgement; without one it is the
@@ -57,7 +57,7 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	f.pending.Deadline = end
 	err := b.window.Add(ctx, &f.pending)
 	if errors.Is(err, outlet.ErrWindowFull) {
-		return &opError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncWindow", translate(err), b.cfg.publish.window)}
+		return &opError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncBuffer", translate(err), b.cfg.publish.window)}
 	}
 	return b.opError("PublishToAsync", f.pending.Message.Subject, err)
 }

@@ -58,7 +58,7 @@ func TestPublishToAsyncKeepsOrder(t *testing.T) {
 	for _, window := range []int{1, 7, 1024} {
 		t.Run(fmt.Sprint(window), func(t *testing.T) {
 			t.Parallel()
-			b := bustest.New(t, bus.WithAsyncWindow(window))
+			b := bustest.New(t, bus.WithAsyncBuffer(bus.AsyncBuffer{Window: window}))
 			st := declare(t, b, bus.StreamConfig{Name: "S"})
 			futures := storeAsync(t, st, "S", 0, 2000)
 			must(t, b.Flush(t.Context()))
@@ -100,7 +100,7 @@ func TestPublishToAsyncWaits(t *testing.T) {
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = bus.PublishToAsync(impatient, st, "S", 2)
-		isError(t, err, bus.ErrTimeout, "2 messages have no acknowledgement", "WithAsyncWindow")
+		isError(t, err, bus.ErrTimeout, "2 messages have no acknowledgement", "WithAsyncBuffer")
 		_, err = early.Wait(impatient)
 		isError(t, err, bus.ErrTimeout, "Future.Wait")
 		if isDone(early) || since() != time.Second {
@@ -125,7 +125,7 @@ func TestPublishToAsyncWaits(t *testing.T) {
 		if s := b.Stats(); s.PublishFailed != 4 {
 			t.Errorf("%d failed", s.PublishFailed)
 		}
-	}, bus.WithTimeout(time.Minute), bus.WithAsyncWindow(2))
+	}, bus.WithTimeout(time.Minute), bus.WithAsyncBuffer(bus.AsyncBuffer{Window: 2}))
 }
 
 // A message with an ID is sent again until it is answered.
@@ -211,8 +211,8 @@ func TestPublishToAsyncRefuses(t *testing.T) {
 	if n := sequence(t, good); n != 1 {
 		t.Errorf("got %d", n)
 	}
-	for _, n := range []int{-1, 0, 1<<16 + 1} {
-		e := asError[*bus.OptionError](t, second(bus.New(bus.WithAsyncWindow(n))), "WithAsyncWindow", "65536")
+	for _, n := range []int{-1, 1<<16 + 1} {
+		e := asError[*bus.OptionError](t, second(bus.New(bus.WithAsyncBuffer(bus.AsyncBuffer{Window: n}))), "WithAsyncBuffer", "65536")
 		if e.Value != fmt.Sprint(n) {
 			t.Errorf("got %+v", e)
 		}
@@ -329,7 +329,7 @@ func TestPublishToAsyncOverAReconnect(t *testing.T) {
 // each is stored once.
 func TestPublishToAsyncOverManyReconnects(t *testing.T) {
 	t.Parallel()
-	b, home, r, _ := remote(t, bus.WithTimeout(time.Minute), bus.WithAsyncWindow(50))
+	b, home, r, _ := remote(t, bus.WithTimeout(time.Minute), bus.WithAsyncBuffer(bus.AsyncBuffer{Window: 50}))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
 	var futures []*bus.Future
 	for i := range 1000 {
@@ -353,7 +353,7 @@ func TestPublishToAsyncOverManyReconnects(t *testing.T) {
 func TestCloseUnderPublishToAsync(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openOn(t, dir, bus.WithAsyncWindow(16), bus.WithSync(bus.SyncEvery(time.Minute)))
+	b := openOn(t, dir, bus.WithAsyncBuffer(bus.AsyncBuffer{Window: 16}), bus.WithSync(bus.SyncEvery(time.Minute)))
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
 	var mu sync.Mutex
 	var futures []*bus.Future

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nuid"
@@ -77,7 +78,8 @@ func (c *config) embedded() *embedded.Config {
 		StoreDir:   s.storeDir,
 		SyncAlways: s.syncEvery == 0, SyncEvery: s.syncEvery,
 		MaxMemory: s.maxMemory, MaxStore: s.maxStore, MaxPayload: s.maxPayload,
-		Logger: c.logger,
+		UnsafePorts: s.unsafe,
+		Logger:      c.logger,
 	}
 	if l := s.listen; l.addr != "" {
 		e.Listen = embedded.Address{Text: l.addr, Host: l.host, Port: l.port}
@@ -100,6 +102,9 @@ func startError(dir string, err error) error {
 		}
 		return e
 	}
+	if _, ok := errors.AsType[*embedded.OpenPortError](err); ok {
+		return openPortErrors(err)
+	}
 	if listen, ok := errors.AsType[*embedded.ListenError](err); ok {
 		return &StartError{Addr: listen.Addr, Err: listen.Err}
 	}
@@ -107,6 +112,32 @@ func startError(dir string, err error) error {
 		return &StartError{Err: failed.Err}
 	}
 	return &StartError{Err: err}
+}
+
+// openPortErrors makes an *OptionError of each *embedded.OpenPortError in err.
+func openPortErrors(err error) error {
+	if failed, ok := errors.AsType[*embedded.StartError](err); ok {
+		err = failed.Err
+	}
+	var errs []error
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			if e, ok := errors.AsType[*embedded.OpenPortError](err); ok {
+				errs = append(errs, openPortError(e))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openPortError is the public form of e.
+func openPortError(e *embedded.OpenPortError) *OptionError {
+	option := "WithServerOptions"
+	if e.Port == "client" {
+		option = "WithListen"
+	}
+	return &OptionError{Option: option, Value: strconv.Quote(e.Addr), Reason: inner(e) +
+		"; listen on 127.0.0.1, set up users with WithServerOptions, or allow it with WithUnsafePorts"}
 }
 
 // checkNoStreams refuses to leave streams in the store directory behind silently.

@@ -85,7 +85,7 @@ func hasIPv6(t *testing.T) {
 // and who can come from other machines unasked is warned of.
 func TestListen(t *testing.T) {
 	t.Parallel()
-	const warning = "the port is open to other machines"
+	const warning = "the client port is open to other machines"
 	for _, tc := range []struct {
 		name   string
 		listen string
@@ -110,7 +110,12 @@ func TestListen(t *testing.T) {
 				hasIPv6(t)
 			}
 			log, logged := logTo(hclog.Warn)
-			b := bustest.New(t, append(tc.opts, log, bus.WithListen(tc.listen))...)
+			opts := append([]bus.Option{log, bus.WithListen(tc.listen)}, tc.opts...)
+			if tc.warns {
+				asError[*bus.OptionError](t, second(bus.New(opts...)), "WithListen", "WithUnsafePorts", "127.0.0.1", "ask nobody")
+				opts = append(opts, bus.WithUnsafePorts())
+			}
+			b := bustest.New(t, opts...)
 			host, port, err := net.SplitHostPort(address(t, b.ClientURL()))
 			must(t, err)
 			if n, err := strconv.Atoi(port); host != tc.host || err != nil || n == 0 || n == 4222 {
@@ -173,7 +178,7 @@ func TestPortAfterAStartThatFails(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(damaged, "meta.sum"), []byte("0123456789abcdef"), 0o600))
 	portOf(t, func(b *bus.Bus, addr string) error {
 		must(t, b.Close())
-		_, err := quietBus(bus.WithListen(addr), bus.WithStoreDir(dir))
+		_, err := quietBus(bus.WithListen(addr), bus.WithUnsafePorts(), bus.WithStoreDir(dir))
 		if _, ok := errors.AsType[*bus.StoreError](err); !ok || !strings.Contains(err.Error(), "DAMAGED") {
 			return fmt.Errorf("New returned %w", err)
 		}
@@ -221,7 +226,7 @@ func TestListenErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			_, err := quietBus(bus.WithListen(addr), bus.WithStoreDir(dir))
+			_, err := quietBus(bus.WithListen(addr), bus.WithUnsafePorts(), bus.WithStoreDir(dir))
 			if l := asError[*bus.StartError](t, err, "cannot listen on", addr); l.Addr != addr {
 				t.Errorf("the error is %+v", l)
 			}
@@ -293,5 +298,55 @@ func TestCloseWithClients(t *testing.T) {
 	must(t, bus.Publish(t.Context(), next, "to.client", 2))
 	if m := receive(t, got); string(m.Data) != "2" {
 		t.Errorf("the client got %q from the next bus", m.Data)
+	}
+}
+
+// Whatever opens a port: if other machines reach it, and it asks nobody who he is, it is
+// refused.
+func TestOpenPortsAreRefused(t *testing.T) {
+	t.Parallel()
+	anon := func(o *server.Options) {
+		o.Users, o.NoAuthUser = []*server.User{{Username: "anon", Password: "x"}}, "anon"
+	}
+	guarded := func(o *server.Options) { o.Username, o.Password = "ann", "x" }
+	for name, tc := range map[string]struct {
+		set     func(*server.Options)
+		refused string // the port; empty: none
+	}{
+		"clients":            {func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "0.0.0.0", -1 }, "client port"},
+		"clients, no host":   {func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "", -1 }, "client port"},
+		"clients, guarded":   {func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "0.0.0.0", -1; guarded(o) }, ""},
+		"clients, anonymous": {func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "0.0.0.0", -1; anon(o) }, "client port"},
+		"anonymous, here":    {func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "localhost", -1; anon(o) }, ""},
+		"WebSocket":          {func(o *server.Options) { o.Websocket.Port, o.Websocket.NoTLS = -1, true }, "WebSocket port"},
+		"WebSocket, guarded": {func(o *server.Options) { o.Websocket.Port, o.Websocket.NoTLS = -1, true; guarded(o) }, ""},
+		"WebSocket, its own": {func(o *server.Options) { o.Websocket.Port, o.Websocket.NoTLS, o.Websocket.Username = -1, true, "ann" }, ""},
+		"WebSocket, anonymous": {func(o *server.Options) {
+			o.Websocket.Port, o.Websocket.NoTLS, o.Websocket.NoAuthUser = -1, true, "a"
+			guarded(o)
+		}, "WebSocket port"},
+		"WebSocket, here":     {func(o *server.Options) { o.Websocket.Host, o.Websocket.Port, o.Websocket.NoTLS = "127.0.0.1", -1, true }, ""},
+		"MQTT":                {func(o *server.Options) { o.MQTT.Port = -1 }, "MQTT port"},
+		"leaf nodes":          {func(o *server.Options) { o.LeafNode.Port = -1 }, "leaf node port"},
+		"leaf nodes, guarded": {func(o *server.Options) { o.LeafNode.Port = -1; guarded(o) }, ""},
+		"cluster":             {func(o *server.Options) { o.Cluster.Name, o.Cluster.Port = "c", -1 }, "cluster port"},
+		"gateway":             {func(o *server.Options) { o.Gateway.Name, o.Gateway.Port = "c", -1 }, "gateway port"},
+		"monitoring":          {func(o *server.Options) { o.HTTPPort = -1; guarded(o) }, "monitoring port"},
+		"monitoring, IPv6":    {func(o *server.Options) { o.HTTPHost, o.HTTPPort = "::", -1 }, "monitoring port"},
+		"monitoring, here":    {func(o *server.Options) { o.HTTPHost, o.HTTPPort = "127.0.0.1", -1 }, ""},
+		"profiling":           {func(o *server.Options) { o.ProfPort = -1 }, "profiling port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, err := quietBus(bus.WithServerOptions(tc.set))
+			if err == nil {
+				must(t, b.Close())
+			}
+			if tc.refused == "" {
+				must(t, err)
+				return
+			}
+			asError[*bus.OptionError](t, err, "WithUnsafePorts", tc.refused)
+		})
 	}
 }

@@ -19,7 +19,7 @@ func letBusIn(o *server.Options) ([]nats.Option, error) {
 		o.CustomClientAuthentication = trustInProcess{custom}
 		return nil, nil
 	}
-	if o.Users == nil && o.Nkeys == nil && o.Username == "" && o.Authorization == "" {
+	if !hasUsers(o) {
 		return nil, nil
 	}
 	key, err := nkeys.CreateUser()

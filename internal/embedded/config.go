@@ -20,7 +20,10 @@ type Config struct {
 	MaxStore   int64 // bytes of streams on disk; 0: limits.DefaultDisk
 	MaxPayload int   // bytes
 	Customize  []func(*server.Options)
-	Logger     hclog.Logger
+
+	UnsafePorts bool // ports that ask nobody who he is may be open to other machines
+
+	Logger hclog.Logger
 }
 
 // Address is where a server listens.

@@ -60,6 +60,9 @@ func (e *StartError) Unwrap() error { return e.Err }
 // run starts the server on dir. The goroutines of the server end with its Shutdown.
 func (c *Config) run(dir *store) (*Server, error) {
 	opts := c.serverOptions(dir)
+	if err := c.checkPorts(opts); err != nil {
+		return nil, err
+	}
 	access, err := letBusIn(opts)
 	if err != nil {
 		return nil, err
@@ -141,15 +144,6 @@ func (s *Server) logStart() {
 		return
 	}
 	c.Logger.Info("listening for NATS clients", "url", s.ClientURL())
-	if addr, ok := s.server.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && !s.authenticates() {
-		c.Logger.Warn("the port is open to other machines and asks no client who it is; listen on 127.0.0.1, or set up users with WithServerOptions")
-	}
-}
-
-// authenticates reports whether the server asks its clients who they are.
-func (s *Server) authenticates() bool {
-	v, err := s.server.Varz(nil)
-	return err == nil && v.AuthRequired
 }
 
 // checkStreamConfig returns an error unless config is what the server writes of the stream
