@@ -62,6 +62,31 @@ func TestStreamsBesideAreMadeAnew(t *testing.T) {
 	}
 }
 
+// recreate deletes the stream and declares it again, stores values, and makes its durable
+// again as it was.
+func recreate(t *testing.T, b *bus.Bus, config bus.StreamConfig, durable string, values ...int) *bus.Stream {
+	t.Helper()
+	con := consumerInfo(t, b, config.Name, durable).Config
+	must(t, b.JetStream().DeleteStream(t.Context(), config.Name))
+	st := declare(t, b, config)
+	for _, v := range values {
+		storeRange(t, st, bus.Subject[int](config.Name), v, v+1)
+	}
+	_, err := b.JetStream().CreateConsumer(t.Context(), config.Name, con)
+	must(t, err)
+	return st
+}
+
+// deadByData returns how many dead letters have which payload.
+func deadByData(t *testing.T, st *bus.Stream) map[string]int {
+	t.Helper()
+	dead := map[string]int{}
+	for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
+		dead[string(l.Data)]++
+	}
+	return dead
+}
+
 // Messages of a stream that was made anew repeat the sequences of others: their dead
 // letters, and their retries, are kept beside those.
 func TestDeadLettersOfAStreamThatIsMadeAnew(t *testing.T) {
@@ -80,22 +105,15 @@ func TestDeadLettersOfAStreamThatIsMadeAnew(t *testing.T) {
 		con := consume(t, st, "d", "S", fail, bus.Retry(bus.RetryPolicy{MaxAttempts: 2}))
 		storeRange(t, st, "S", 0, 4)
 		pass(time.Minute)
-		durable := consumerInfo(t, b, "S", "d").Config
-		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-		declare(t, b, config)
-		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
-		must(t, err)
+		recreate(t, b, config, "d")
 		receive(t, con.Done())
 		// The next one has the Stream that was declared before.
 		now := consume(t, st, "d", "S", fail, bus.Retry(bus.RetryPolicy{MaxAttempts: 2}))
 		storeRange(t, st, "S", 100, 104)
 		pass(90 * time.Minute)
-		dead := map[string]bool{}
-		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
-			dead[string(l.Data)] = true
-		}
+		dead := deadByData(t, st)
 		for _, data := range []int{0, 1, 2, 3, 100, 101, 102, 103} {
-			if !dead[fmt.Sprint(data)] {
+			if dead[fmt.Sprint(data)] == 0 {
 				t.Errorf("message %d is no dead letter: %v", data, dead)
 			}
 		}
@@ -115,17 +133,10 @@ func TestDeadLettersOfAStreamThatIsMadeAnewUnnoticed(t *testing.T) {
 		})
 		storeRange(t, st, "S", 0, 50) // its window is full
 		pass(25 * time.Second)
-		durable := consumerInfo(t, b, "S", "d").Config
-		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-		st = declare(t, b, config)
-		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
-		must(t, err)
+		st = recreate(t, b, config, "d")
 		storeRange(t, st, "S", 100, 104)
 		pass(time.Hour)
-		dead := map[string]int{}
-		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
-			dead[string(l.Data)]++
-		}
+		dead := deadByData(t, st)
 		for _, data := range []int{0, 1, 100, 101, 102, 103} {
 			if dead[fmt.Sprint(data)] != 1 {
 				t.Errorf("message %d is a dead letter %d times: %v", data, dead[fmt.Sprint(data)], dead)
@@ -272,17 +283,9 @@ func TestLetterOfWhatWasParkedInAnothersPlace(t *testing.T) {
 		}, bus.Concurrency(10))
 		storeRange(t, st, "S", 0, 20) // its window is full
 		pass(10 * time.Second)
-		durable := consumerInfo(t, b, "S", "d").Config
-		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-		st = declare(t, b, config)
-		storeRange(t, st, "S", 100, 101)
-		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
-		must(t, err)
+		st = recreate(t, b, config, "d", 100)
 		pass(90 * time.Minute)
-		dead := map[string]int{}
-		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
-			dead[string(l.Data)]++
-		}
+		dead := deadByData(t, st)
 		if dead["100"] != 1 {
 			t.Errorf("message 100 is a dead letter %d times: %v", dead["100"], dead)
 		}
@@ -308,12 +311,7 @@ func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
 		con := consume(t, st, "d", "S", handle, bus.Concurrency(10))
 		storeRange(t, st, "S", 0, 20) // its window is full
 		pass(10 * time.Second)
-		durable := consumerInfo(t, b, "S", "d").Config
-		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-		st = declare(t, b, config)
-		storeRange(t, st, "S", 100, 101)
-		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
-		must(t, err)
+		st = recreate(t, b, config, "d", 100)
 		pass(10 * time.Minute)
 		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
 		receive(t, con.Done())
@@ -321,10 +319,7 @@ func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
 		storeRange(t, st, "S", 200, 201)
 		consume(t, st, "d", "S", handle)
 		pass(90 * time.Minute)
-		dead := map[string]int{}
-		for _, l := range deadLetters(t, st, bus.DeadFilter{}) {
-			dead[string(l.Data)]++
-		}
+		dead := deadByData(t, st)
 		if dead["0"] != 1 || dead["100"] != 1 || dead["200"] != 1 {
 			t.Errorf("dead letters: %v", dead)
 		}

@@ -122,11 +122,7 @@ func TestConsumeOfAStreamThatIsMadeAnew(t *testing.T) {
 			return nil
 		}, bus.Concurrency(8))
 		time.Sleep(time.Second)
-		durable := consumerInfo(t, b, "S", "d").Config
-		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
-		declare(t, b, config)
-		_, err := b.JetStream().CreateConsumer(t.Context(), "S", durable)
-		must(t, err)
+		recreate(t, b, config, "d")
 		publish(1000)
 		time.Sleep(20 * time.Minute)
 		mu.Lock()

@@ -234,10 +234,7 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		var calls atomic.Int64
-		consume(t, st, "d", "s", func(context.Context, *bus.Msg[int]) error {
-			calls.Add(1)
-			return bus.Permanent(errors.New("no"))
-		})
+		consume(t, st, "d", "s", counted(giveUp, &calls))
 		js := b.JetStream()
 		kept, err := js.Stream(t.Context(), "S-dead")
 		must(t, err)
@@ -318,10 +315,7 @@ func TestDeadLettersThatAreDeleted(t *testing.T) {
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		var calls atomic.Int64
-		consume(t, st, "d", "s", func(context.Context, *bus.Msg[int]) error {
-			calls.Add(1)
-			return bus.Permanent(errors.New("no"))
-		})
+		consume(t, st, "d", "s", counted(giveUp, &calls))
 		js := b.JetStream()
 		must(t, js.DeleteStream(t.Context(), "S-dead"))
 		storeRange(t, st, "s", 0, 1)

@@ -301,6 +301,21 @@ func TestResponderThatExits(t *testing.T) {
 	}
 }
 
+// exitOnRelease subscribes to "a" with a handler that says that it began, waits for release
+// and ends its goroutine.
+func exitOnRelease(t *testing.T, b *bus.Bus) (sub *bus.Subscription, began chan int, release chan struct{}) {
+	t.Helper()
+	began, release = make(chan int), make(chan struct{})
+	sub, err := bus.Subscribe(b, "a", func(_ context.Context, m *bus.Msg[int]) error {
+		began <- m.Data
+		<-release
+		runtime.Goexit()
+		return nil
+	})
+	must(t, err)
+	return sub, began, release
+}
+
 // With a Concurrency of one a core handler runs on the only goroutine that messages
 // come on: the subscription ends with that, and says so. Nobody waits for it.
 func TestCoreHandlerThatEndsItsSubscription(t *testing.T) {
@@ -315,14 +330,7 @@ func TestCoreHandlerThatEndsItsSubscription(t *testing.T) {
 			t.Parallel()
 			option, events := recordEvents()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				began, release := make(chan int), make(chan struct{})
-				sub, err := bus.Subscribe(b, "a", func(_ context.Context, m *bus.Msg[int]) error {
-					began <- m.Data
-					<-release
-					runtime.Goexit()
-					return nil
-				})
-				must(t, err)
+				sub, began, release := exitOnRelease(t, b)
 				publishRange(t, b, "a", 0, 1)
 				<-began
 				ended := make(chan error)
@@ -345,14 +353,7 @@ func TestCoreHandlerThatEndsItsSubscription(t *testing.T) {
 func TestDrainOfASubscriptionThatItsHandlerEnds(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		began, release := make(chan int), make(chan struct{})
-		sub, err := bus.Subscribe(b, "a", func(_ context.Context, m *bus.Msg[int]) error {
-			began <- m.Data
-			<-release
-			runtime.Goexit()
-			return nil
-		})
-		must(t, err)
+		sub, began, release := exitOnRelease(t, b)
 		publishRange(t, b, "a", 0, 5)
 		<-began
 		ended := make(chan error)

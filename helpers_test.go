@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,4 +338,12 @@ func publishRange(t testing.TB, b *bus.Bus, s bus.Subject[int], from, to int) {
 		must(t, bus.Publish(t.Context(), b, s, i))
 	}
 	must(t, b.Flush(t.Context()))
+}
+
+// counted returns h, which counts in n how often it has returned.
+func counted[T any](h bus.Handler[T], n *atomic.Int64) bus.Handler[T] {
+	return func(ctx context.Context, m *bus.Msg[T]) error {
+		defer n.Add(1)
+		return h(ctx, m)
+	}
 }

@@ -363,15 +363,15 @@ func (r *relay) redirect(target string) {
 	r.target, r.down = strings.TrimPrefix(target, "nats://"), false
 }
 
+// withAndWithoutID are the two ways in which PublishTo stores a message.
+var withAndWithoutID = map[string][]bus.StoreOption{"without an ID": nil, "with an ID": {bus.MsgID("1")}}
+
 // When the answer is lost with the connection, a message without an ID may be
 // stored or not, and one with an ID is sent again until that is known.
 func TestPublishToWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct {
-		name string
-		opts []bus.StoreOption
-	}{{"without an ID", nil}, {"with an ID", []bus.StoreOption{bus.MsgID("1")}}} {
-		t.Run(tc.name, func(t *testing.T) {
+	for name, opts := range withAndWithoutID {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b, home, r, events := remote(t, bus.WithTimeout(3*time.Second))
 			st := declare(t, b, bus.StreamConfig{Name: "S", Storage: bus.MemoryStorage})
@@ -382,7 +382,7 @@ func TestPublishToWhoseAnswerIsLost(t *testing.T) {
 			results := make(chan result, 1)
 			r.deaf.Store(true)
 			go func() {
-				ack, err := bus.PublishTo(t.Context(), st, "S", 1, tc.opts...)
+				ack, err := bus.PublishTo(t.Context(), st, "S", 1, opts...)
 				results <- result{ack, err}
 			}()
 			eventually(t, "the message is stored", func() bool { return streamInfo(t, home, "S").State.Msgs == 1 })
@@ -390,7 +390,7 @@ func TestPublishToWhoseAnswerIsLost(t *testing.T) {
 			r.deaf.Store(false)
 			got := receive(t, results)
 			awaitEvent(t, events, event.Disconnected)
-			if tc.opts == nil {
+			if opts == nil {
 				isError(t, got.err, bus.ErrUnknownOutcome, `"S"`, "publish")
 				asError[*bus.StreamError](t, got.err)
 			} else if got.err != nil || *got.ack != (bus.Ack{Stream: "S", Sequence: 1, Duplicate: true}) {
@@ -472,11 +472,8 @@ func TestPublishToWhileTheServerIsAway(t *testing.T) {
 // Close ends it at once.
 func TestPublishToAServerThatStops(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct {
-		name string
-		opts []bus.StoreOption
-	}{{"without an ID", nil}, {"with an ID", []bus.StoreOption{bus.MsgID("1")}}} {
-		t.Run(tc.name, func(t *testing.T) {
+	for name, opts := range withAndWithoutID {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := external(t, nil)
 			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithLogger(silent()), bus.WithDrainTimeout(500*time.Millisecond))
@@ -486,11 +483,11 @@ func TestPublishToAServerThatStops(t *testing.T) {
 			s.WaitForShutdown()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			isError(t, second(bus.PublishTo(ctx, st, "S", 1, tc.opts...)), bus.ErrUnknownOutcome)
+			isError(t, second(bus.PublishTo(ctx, st, "S", 1, opts...)), bus.ErrUnknownOutcome)
 			result := make(chan error, 1)
 			ctx, cancel = context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
-			go func() { result <- second(bus.PublishTo(ctx, st, "S", 1, tc.opts...)) }()
+			go func() { result <- second(bus.PublishTo(ctx, st, "S", 1, opts...)) }()
 			_ = b.Close() // what the connection had buffered is lost, and it says so
 			if err := receive(t, result); !errors.Is(err, bus.ErrUnknownOutcome) && !errors.Is(err, bus.ErrClosed) {
 				t.Errorf("got %v", err)

@@ -322,25 +322,30 @@ func TestLateReply(t *testing.T) {
 	})
 }
 
+// askNobody sends a request on "silent" that is received and never answered. It returns
+// where the error of the request will come.
+func askNobody(t *testing.T, b *bus.Bus) <-chan error {
+	t.Helper()
+	asked := make(chan struct{}, 1)
+	_, err := b.Conn().Subscribe("silent", func(*nats.Msg) { asked <- struct{}{} })
+	must(t, err)
+	result := make(chan error, 1)
+	go func() { result <- second(bus.Request[int](t.Context(), b, "silent", 1)) }()
+	receive(t, asked)
+	return result
+}
+
 // When the connection drops under a request nobody knows whether it was handled.
 func TestRequestWhoseConnectionDrops(t *testing.T) {
 	t.Parallel()
 	record, events := recordEvents()
 	b := bustest.New(t, record)
-	asked := make(chan struct{}, 1)
-	_, err := b.Conn().Subscribe("silent", func(*nats.Msg) { asked <- struct{}{} })
-	must(t, err)
-	result := make(chan error, 1)
-	go func() {
-		_, err := bus.Request[int](t.Context(), b, "silent", 1)
-		result <- err
-	}()
-	receive(t, asked)
+	result := askNobody(t, b)
 	must(t, b.Conn().ForceReconnect())
 	isError(t, receive(t, result), bus.ErrUnknownOutcome)
 	nextEvent(t, events, event.Disconnected)
 	nextEvent(t, events, event.Reconnected)
-	_, err = bus.Respond(b, "math", double)
+	_, err := bus.Respond(b, "math", double)
 	must(t, err)
 	if got, err := bus.Request[int](t.Context(), b, "math", 4); err != nil || got != 8 {
 		t.Errorf("afterwards: got %d, %v", got, err)
@@ -352,17 +357,9 @@ func TestRequestWhoseConnectionDrops(t *testing.T) {
 func TestRequestWhileTheBusCloses(t *testing.T) {
 	t.Parallel()
 	b := ownBus(t)
-	asked := make(chan struct{}, 1)
-	_, err := b.Conn().Subscribe("silent", func(*nats.Msg) { asked <- struct{}{} })
-	must(t, err)
-	result := make(chan error, 1)
-	go func() {
-		_, err := bus.Request[int](t.Context(), b, "silent", 1)
-		result <- err
-	}()
-	receive(t, asked)
+	result := askNobody(t, b)
 	must(t, b.Close())
-	err = receive(t, result)
+	err := receive(t, result)
 	isError(t, err, bus.ErrUnknownOutcome, "Request", "connection was closed")
 	if errors.Is(err, bus.ErrClosed) || strings.Contains(err.Error(), "disconnected") {
 		t.Errorf("%v: as if it was not sent, or the connection came back", err)

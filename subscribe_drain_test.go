@@ -50,10 +50,7 @@ func TestDrainHandlesWhatHasArrived(t *testing.T) {
 			b := bustest.New(t)
 			var handled atomic.Int64
 			h, began, release := held[int](1000)
-			sub, err := bus.Subscribe(b, "a", func(ctx context.Context, m *bus.Msg[int]) error {
-				defer handled.Add(1)
-				return h(ctx, m)
-			}, bus.Concurrency(concurrency))
+			sub, err := bus.Subscribe(b, "a", counted(h, &handled), bus.Concurrency(concurrency))
 			must(t, err)
 			publishRange(t, b, "a", 0, 1000)
 			receive(t, began)
@@ -148,10 +145,7 @@ func TestUnsubscribe(t *testing.T) {
 			b := bustest.New(t)
 			h, began, release := held[int](1000)
 			var handled atomic.Int64
-			sub, err := bus.Subscribe(b, "a", func(ctx context.Context, m *bus.Msg[int]) error {
-				defer handled.Add(1)
-				return h(ctx, m)
-			}, bus.Concurrency(concurrency))
+			sub, err := bus.Subscribe(b, "a", counted(h, &handled), bus.Concurrency(concurrency))
 			must(t, err)
 			publishRange(t, b, "a", 0, 100)
 			for range concurrency {

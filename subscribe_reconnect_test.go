@@ -69,10 +69,7 @@ func TestDrainWhileDisconnected(t *testing.T) {
 		b := connectTo(t, server, record)
 		h, began, release := held[int](100)
 		var handled atomic.Int64
-		sub, err := bus.Subscribe(b, "a", func(ctx context.Context, m *bus.Msg[int]) error {
-			defer handled.Add(1)
-			return h(ctx, m)
-		})
+		sub, err := bus.Subscribe(b, "a", counted(h, &handled))
 		must(t, err)
 		publishRange(t, server, "a", 0, 20)
 		must(t, b.Flush(t.Context()))
@@ -103,10 +100,7 @@ func TestDrainWhileDisconnected(t *testing.T) {
 		h, began, release := held[int](100)
 		var handled atomic.Int64
 		server.answerPings()
-		sub, err := bus.Subscribe(b, "a", func(ctx context.Context, m *bus.Msg[int]) error {
-			defer handled.Add(1)
-			return h(ctx, m)
-		})
+		sub, err := bus.Subscribe(b, "a", counted(h, &handled))
 		must(t, err)
 		server.ignorePings()
 		sid := subscriptionID(server.expect("SUB a "))
