@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -73,7 +72,7 @@ func TestLargeValuesArrive(t *testing.T) {
 	tree := map[string]any{"text": strings.Repeat(`{"a":[1,2]},`, 1<<20), "list": make([]any, 100_000)}
 	message := &descriptorpb.FileDescriptorProto{}
 	for range 50_000 {
-		message.MessageType = append(message.MessageType, &descriptorpb.DescriptorProto{Name: proto.String("a name")})
+		message.MessageType = append(message.MessageType, &descriptorpb.DescriptorProto{Name: new("a name")})
 	}
 	for _, v := range []any{list, tree, message, make([]int, 1_000_000), bytes.Repeat([]byte("x"), 10<<20)} {
 		for _, c := range []codec.Codec{codec.JSON, codec.CBOR, codec.Protobuf} {

@@ -68,7 +68,8 @@ func (w *messageWeigher) field(value []byte, field protoreflect.FieldDescriptor,
 	default:
 		w.need += 48
 	}
-	switch n := 0; {
+	var n int
+	switch {
 	case inner == nil:
 	case wire == protowire.BytesType:
 		if value, n = protowire.ConsumeBytes(value); n >= 0 {

@@ -34,7 +34,7 @@ func (w *inspection) inspectValue(v reflect.Value, addressable bool, depth, hops
 	switch {
 	case info.refused != nil:
 		return info.refused
-	case !info.inspect && !(info.nests && w.format == cborFormat):
+	case !info.inspect && (!info.nests || w.format != cborFormat):
 		return nil
 	}
 	switch v.Kind() {

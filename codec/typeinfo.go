@@ -107,7 +107,7 @@ func (f *format) prepare(v any) (info *typeInfo, number bool, err error) {
 	if info.refused != nil {
 		return nil, false, info.refused.in(t)
 	}
-	if !info.inspect && !(info.nests && f == cborFormat) {
+	if !info.inspect && (!info.nests || f != cborFormat) {
 		return info, false, nil
 	}
 	w := inspection{format: f}
@@ -213,7 +213,7 @@ func (s *search) visitMethods(t reflect.Type, addressable bool) (done bool) {
 		s.refuse(t, wantNumberInAny)
 		s.info.unreadable = true
 		return true
-	case !(m.opaque && m.decodes) && reflect.PointerTo(t).Implements(messageType):
+	case (!m.opaque || !m.decodes) && reflect.PointerTo(t).Implements(messageType):
 		want := wantWholeJSON
 		if s.format == cborFormat {
 			want = wantNoMessage

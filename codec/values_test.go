@@ -218,7 +218,7 @@ type objectMeta struct {
 
 type deployment struct {
 	typeMeta
-	objectMeta `json:"metadata,omitempty"`
+	objectMeta `json:"metadata,omitempty"` //nolint:modernize // the types of others are so
 	Spec       struct {
 		Replicas *int32              `json:"replicas,omitempty"`
 		MaxSurge *intOrString        `json:"maxSurge,omitempty"`
@@ -361,14 +361,14 @@ type (
 		D *int   `json:"d,omitempty"`
 		E any    `json:"e"`
 		F int    `json:"f,omitzero"`
-		G int    `json:"-,"`
+		G int    `json:"-,"` //nolint:staticcheck // the name is a dash
 		H string `json:"h" cbor:"hh"`
 	}
 	recursive struct {
 		Kids []recursive
 		Next *recursive
 		Map  map[string]recursive
-		big  *recursive
+		big  *recursive //nolint:unused // its type counts
 	}
 	withNumber struct{ N json.Number }
 	nullable   struct {
@@ -383,7 +383,7 @@ type (
 	withError    struct{ Err error }
 	withAtomic   struct{ N atomic.Int64 }
 	withLock     struct {
-		mu sync.Mutex
+		mu sync.Mutex //nolint:unused // its type counts
 		A  int
 	}
 	withExcluded struct {

@@ -18,7 +18,7 @@
 //
 //	state     S-dead   S-retry  next
 //	dead      there    –        Redrive: copied. Discard: gone
-//	copied    there    copy     Redrive goes on: returning
+//	copied    there    copy     returning, when Redrive goes on
 //	returning –        copy     its handler succeeds: gone. It fails: dead, or copied while
 //	                            the old dead letter is still there: the new one replaces it
 //

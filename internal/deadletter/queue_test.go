@@ -112,7 +112,7 @@ func TestMatchFails(t *testing.T) {
 	errMatch := errors.New("panicked")
 	f := Filter{Match: func(*Message) (bool, error) { return false, errMatch }}
 	for _, err := range w.All(t.Context(), f) {
-		if err != errMatch { //nolint:errorlint // it must not be wrapped
+		if err != errMatch { // it must not be wrapped
 			t.Errorf("got %v", err)
 		}
 	}

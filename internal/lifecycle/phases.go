@@ -33,7 +33,7 @@ func NewPhases(ctx context.Context) Phases {
 		end = now
 	}
 	sending, cancelSending := context.WithDeadline(context.WithoutCancel(ctx), end.Add(flushGrace))
-	stop := context.AfterFunc(ctx, func() { cancelAfter(flushGrace, sending, cancelSending) })
+	stop := context.AfterFunc(ctx, func() { cancelAfter(sending, flushGrace, cancelSending) })
 	return Phases{handling, returning, sending, func() {
 		stop()
 		cancelHandling()
@@ -44,7 +44,7 @@ func NewPhases(ctx context.Context) Phases {
 
 // cancelAfter calls cancel after d, unless ctx ends before. It runs on a goroutine of
 // NewPhases.
-func cancelAfter(d time.Duration, ctx context.Context, cancel func()) {
+func cancelAfter(ctx context.Context, d time.Duration, cancel func()) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -64,8 +64,8 @@ func parseCommonAck(text []byte) (ack Ack, ok bool) {
 	return ack, err == nil
 }
 
-// cutQuoted reads into into the string that begins after start. It fails if the string
-// has an escape.
+// cutQuoted sets into to the string that begins after start. It fails if the string has an
+// escape.
 func cutQuoted(text []byte, start string, into *string) (after []byte, ok bool) {
 	value, ok := bytes.CutPrefix(text, []byte(start))
 	end := bytes.IndexByte(value, '"')

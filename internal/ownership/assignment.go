@@ -58,15 +58,12 @@ func (d *dispatcher) returnUnbegun(number uint64) {
 	}
 }
 
-// endLocked ends an assignment. It returns false if there is no such assignment.
-func (d *dispatcher) endLocked(number uint64, o settle.Outcome) bool {
-	a := d.assignments[number]
-	if a == nil {
-		return false
+// endLocked ends an assignment, if there is one with this number.
+func (d *dispatcher) endLocked(number uint64, o settle.Outcome) {
+	if a := d.assignments[number]; a != nil {
+		delete(d.assignments, number)
+		a.outcome <- o
 	}
-	delete(d.assignments, number)
-	a.outcome <- o
-	return true
 }
 
 // onNoResponders is nats.go's callback for the server's reply that nobody received an

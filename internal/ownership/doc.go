@@ -29,12 +29,12 @@
 // # States of a member
 //
 //	state      what it does                                  next state
-//	new        receives nothing yet                          Start: following
+//	new        receives nothing yet                          following, at Start
 //	following  sends a heartbeat to the owner every TTL/4    owner silent for a TTL, or lease
 //	                                                         released: owning, if it acquires the lease
 //	owning     has an Owner; renews the lease every TTL/4    lease has another epoch: following
-//	draining   refuses what has not begun, waits for what    all has ended, or the context
-//	           runs; an owner settles it                     of Drain: left
+//	draining   refuses what has not begun, waits for what    left, when all has ended or the
+//	           runs; an owner settles it                     context of Drain ends
 //	left       has released the lease or sent its last
 //	           heartbeat; takes part no more
 //
@@ -47,7 +47,7 @@
 //	                                                         lease lost: abandoned; Drain: draining
 //	waiting    assigns nothing; what runs goes on            lease renewed: assigning; lost: abandoned
 //	draining   takes nothing new, settles what runs          all settled: closed
-//	abandoned  settles nothing; its handlers run to the end  at once: closed
+//	abandoned  settles nothing; its handlers run to the end  closed, at once
 //	closed     has no subscriptions and no goroutine
 //
 // # Goroutines
@@ -70,7 +70,7 @@
 //	the owner, after the record and      the next owner reads the record, and acknowledges
 //	before the acknowledgement           the message when it is redelivered, without a handler
 //	the owner, after the record of a     the next owner reads the reason and writes the dead
-//	dead letter and before the letter    letter
+//	dead letter and before it is stored  letter
 //	the owner, while it is suspended     its records are refused, so it acknowledges nothing
 //	the server                           the lease and the record are still stored; owner and
 //	                                     members go on

@@ -26,7 +26,7 @@
 // # States of a key
 //
 //	state      dead letters  copies in S-retry  a message of the key
-//	free       none          none               runs
+//	free       none          no copy            runs
 //	blocked    some          any                becomes a dead letter if one of them is
 //	                                            earlier; else it runs
 //	returning  none          some               from the stream: waits for the copies that

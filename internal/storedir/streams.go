@@ -145,11 +145,11 @@ func isEmptyBlock(e fs.DirEntry) (bool, error) {
 	return isSmall(e, maxEmptyBlock)
 }
 
-// isSmall reports whether e is a file of at most max bytes.
-func isSmall(e fs.DirEntry, max int64) (bool, error) {
+// isSmall reports whether e is a file of at most limit bytes.
+func isSmall(e fs.DirEntry, limit int64) (bool, error) {
 	info, err := e.Info()
 	if err != nil {
 		return false, err
 	}
-	return info.Mode().IsRegular() && info.Size() <= max, nil
+	return info.Mode().IsRegular() && info.Size() <= limit, nil
 }
