@@ -162,7 +162,7 @@ func (c *Consumer) open(ctx context.Context, s *Stream, want consumption, o *con
 	engine, err := consumer.Open(ctx, c.config(s, want, o))
 	if errors.Is(err, consumer.ErrKeysHeld) {
 		return &OptionError{Option: o.key.option, Value: o.key.name, Reason: fmt.Sprintf(
-			"this bus has a consumer with keys of durable %q of stream %q already; end that first, give it more Concurrency, or open a port with WithListen, then several keep the order together", c.durable, c.stream)}
+			"this bus has a consumer with keys of durable %q of stream %q already; end that one first, or give it more Concurrency; several consumers can share a durable with keys if the bus has a port (WithListen)", c.durable, c.stream)}
 	}
 	if err != nil {
 		return c.publicError(err)

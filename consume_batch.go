@@ -162,7 +162,7 @@ func (s *batchSlot) attempt() {
 func joinBatch(ctx context.Context, m any) error {
 	s, ok := ctx.Value(batchKey{}).(*batchSlot)
 	if !ok {
-		return errors.New("bus: the middleware passed on a context that is not made from its own")
+		return errors.New("bus: the middleware called next with a context that is not derived from its own")
 	}
 	if !s.join(m) {
 		return errNotInBatch

@@ -110,7 +110,7 @@ func TestRewindWaitsForOtherMembers(t *testing.T) {
 		con := consume(t, st, "d", "s.*", got.handle)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		e := asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtFirst()), "other members hold", `"d"`, "deadline")
+		e := asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtFirst()), "other processes hold", `"d"`, "deadline")
 		if e.Messages != 6 || e.Running != 0 || e.Stream != "S" {
 			t.Errorf("got %+v", e)
 		}
@@ -233,9 +233,9 @@ func TestRewindMistakes(t *testing.T) {
 		}{
 			{con, bus.StartAtSequence(11), 11, "the stream ends with 10"},
 			{con, bus.StartAtTime(time.Now().Add(time.Hour)), 11, "the stream ends with 10"},
-			{late, bus.StartAtSequence(3), 3, "was made to begin later"},
-			{late, bus.StartAtFirst(), 1, "was made to begin later"},
-			{fresh, bus.StartAtSequence(3), 3, "was made to begin later"},
+			{late, bus.StartAtSequence(3), 3, "was created to start later"},
+			{late, bus.StartAtFirst(), 1, "was created to start later"},
+			{fresh, bus.StartAtSequence(3), 3, "was created to start later"},
 		} {
 			e := asError[*bus.ConsumerError](t, tc.con.Rewind(ctx, tc.to), tc.reason)
 			if e.Sequence != tc.at || e.Stream != "S" {
@@ -246,7 +246,7 @@ func TestRewindMistakes(t *testing.T) {
 
 		must(t, con.Pause(ctx, time.Time{}))
 		storeRange(t, st, "s.a", 10, 20)
-		asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtSequence(15)), "has got no further than to 10")
+		asError[*bus.ConsumerError](t, con.Rewind(ctx, bus.StartAtSequence(15)), "has only reached 10")
 		must(t, con.Resume(ctx))
 
 		asError[*bus.OptionError](t, con.Rewind(ctx, bus.StartAtNew()), "Rewind(new)", "use StartAtFirst, StartAtSequence or StartAtTime")

@@ -163,7 +163,7 @@ func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 				hasText(t, err, "it would skip "+p)
 			}
 			for _, p := range tc.unasked {
-				hasText(t, err, "nothing handles all of its "+p)
+				hasText(t, err, "no handler would take all messages of "+p)
 			}
 		})
 	}

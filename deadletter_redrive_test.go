@@ -62,7 +62,7 @@ func TestRedriveToSeveralConsumers(t *testing.T) {
 		pass(time.Minute)
 		handlers["c"].received()
 		if given, err := st.Redrive(t.Context(), bus.DeadFilter{}); given != 2*n || err != nil { // and they die at once
-			t.Errorf("%d were given back, %v", given, err)
+			t.Errorf("%d were redriven, %v", given, err)
 		}
 		pass(time.Minute)
 		if again, err := st.DeadCount(t.Context(), bus.DeadFilter{}); again != 2*n || err != nil {
@@ -74,7 +74,7 @@ func TestRedriveToSeveralConsumers(t *testing.T) {
 		must(t, err)
 		pass(time.Minute)
 		if given != 2*n {
-			t.Errorf("%d were given back", given)
+			t.Errorf("%d were redriven", given)
 		}
 		for name, want := range map[string]int{"a": n, "b": n, "c": 0} {
 			got := values(handlers[name].received())
@@ -104,7 +104,7 @@ func TestRedriveRate(t *testing.T) {
 		pass(time.Second)
 		left, _ := st.DeadCount(t.Context(), bus.DeadFilter{})
 		if got := h.received(); n != 20 || len(got) != n || left != 100-n {
-			t.Errorf("%d were given back, %d handled, %d are left", n, len(got), left)
+			t.Errorf("%d were redriven, %d handled, %d are left", n, len(got), left)
 		}
 		began := time.Now()
 		n, err = st.Redrive(t.Context(), bus.DeadFilter{Match: func(l *bus.DeadLetter) bool { return l.Sequence > 97 }, Rate: 0.01})
@@ -310,7 +310,7 @@ func TestDeadLetterOfAMessageThatIsTooLargeForOne(t *testing.T) {
 					must(t, bus.RedriveAs(t.Context(), l, tc.msg.Data))
 					tc.msg.Header = nats.Header{"Bus-Edited": nil}
 				} else if must(t, err); n != 1 {
-					t.Errorf("%d were given back", n)
+					t.Errorf("%d were redriven", n)
 				}
 				pass(time.Minute)
 				if m := receive(t, h.got); !bytes.Equal(m.Data, tc.msg.Data) || len(m.Header) != len(tc.msg.Header) {
@@ -373,8 +373,8 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		asError[*bus.ConsumerError](t, second(st.Redrive(t.Context(), bus.DeadFilter{})), `"old"`)
 		must(t, b.JetStream().DeleteConsumer(t.Context(), "S-retry", "old"))
 		n, err := st.Redrive(t.Context(), bus.DeadFilter{})
-		if e := asError[*bus.ConsumerError](t, err, `"S"`, `"old"`, "nothing was given back", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
-			t.Errorf("%d were given back, %+v", n, e)
+		if e := asError[*bus.ConsumerError](t, err, `"S"`, `"old"`, "nothing was redriven", "DeadFilter"); n != 0 || e.Stream != "S" || e.Durable != "old" {
+			t.Errorf("%d were redriven, %+v", n, e)
 		}
 		asError[*bus.ConsumerError](t, bus.RedriveAs(t.Context(), deadLetters(t, st, bus.DeadFilter{Durable: "old"})[0], 7))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 6 || err != nil {
@@ -383,12 +383,12 @@ func TestRedriveToAConsumerThatWasDeleted(t *testing.T) {
 		h.mended.Store(true)
 		n, err = st.Redrive(t.Context(), bus.DeadFilter{Durable: "new"})
 		if must(t, err); n != 3 {
-			t.Errorf("%d were given back", n)
+			t.Errorf("%d were redriven", n)
 		}
 		consume(t, st, "old", "s", h.handle, bus.StartAtLast())
 		n, err = st.Redrive(t.Context(), bus.DeadFilter{})
 		if must(t, err); n != 3 {
-			t.Errorf("%d were given back", n)
+			t.Errorf("%d were redriven", n)
 		}
 		pass(time.Minute)
 		if left, err := st.DeadCount(t.Context(), bus.DeadFilter{}); left != 0 || err != nil {

@@ -229,7 +229,7 @@ func (e *DrainError) Error() string {
 	}
 	hint := ""
 	if e.Running > 0 {
-		hint = "; have handlers watch their context or Stopping, or give them longer, by the deadline or WithDrainTimeout"
+		hint = "; let handlers watch their context or Stopping, or give them more time with the deadline or WithDrainTimeout"
 	}
 	running := fmt.Sprintf("%d handlers running", e.Running)
 	if e.Longest.Subject != "" {

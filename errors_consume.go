@@ -23,22 +23,22 @@ func (e *ConsumerConflictError) Error() string {
 		s += "; it would skip " + strings.Join(e.MissingFilters, ", ")
 	}
 	if len(e.ExtraFilters) > 0 {
-		s += "; nothing handles all of its " + strings.Join(e.ExtraFilters, ", ")
+		s += "; no handler would take all messages of " + strings.Join(e.ExtraFilters, ", ")
 	}
 	return s + "; " + e.remedy()
 }
 
 // remedy says what to do about e.
 func (e *ConsumerConflictError) remedy() string {
-	another := "use another durable, or remove this one with Stream.DeleteConsumer, which forgets its place"
+	another := "use another durable, or remove this one with Stream.DeleteConsumer, which forgets its position"
 	if len(e.Fields) != 1 {
 		return another
 	}
 	switch e.Fields[0].Field {
 	case consumer.FieldKey:
-		return "all its members give the same key: stop those that have the other one first, or use another durable"
+		return "all processes must give the same key: stop those that have the other one first, or use another durable"
 	case consumer.FieldStart:
-		return "leave the start out, go back with Consumer.Rewind, or " + another
+		return "remove the start option, go back with Consumer.Rewind, or " + another
 	}
 	return another
 }
@@ -64,11 +64,11 @@ type ConsumerError struct {
 func (e *ConsumerError) Error() string {
 	switch {
 	case e.Op == "redrive":
-		return fmt.Sprintf("bus: stream %q has no consumer %q any more, which gave up dead letters and would get them back: nothing was given back; Consume once with that name, leave these dead letters out with DeadFilter, or Discard them", e.Stream, e.Durable)
+		return fmt.Sprintf("bus: stream %q has no consumer %q any more, so its dead letters cannot be redriven: nothing was redriven; call Consume once with that name, exclude these dead letters with DeadFilter, or Discard them", e.Stream, e.Durable)
 	case e.Reason != "":
 		return fmt.Sprintf("bus: consumer %q of stream %q: cannot go back to sequence %d: %s", e.Durable, e.Stream, e.Sequence, e.Reason)
 	}
-	what := fmt.Sprintf("other members hold %d messages, or died with them; drain the others, or wait until their messages have come again", e.Messages)
+	what := fmt.Sprintf("other processes hold %d messages, or died while they held them; drain those processes, or wait until the messages are redelivered", e.Messages)
 	if e.Running > 0 {
 		what = fmt.Sprintf("%d handlers have not returned", e.Running)
 		if e.Longest.Subject != "" {

@@ -82,7 +82,7 @@ func (p RetryPolicy) outcome(err error) settle.Outcome {
 func (p RetryPolicy) ask(err error) (permanent bool, report error) {
 	defer func() {
 		if report != nil {
-			report = fmt.Errorf("%w; RetryPolicy.Permanent was asked about that: %w", err, report)
+			report = fmt.Errorf("%w; RetryPolicy.Permanent failed on this error: %w", err, report)
 		} else {
 			report = err
 		}

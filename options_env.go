@@ -106,7 +106,7 @@ func (c *config) fromVariable(name, value string) {
 		return
 	}
 	if !known {
-		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus, which are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
+		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; the variables are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
 		return
 	}
 	if parse == nil {

@@ -111,7 +111,7 @@ func (b *Bus) drainMembers(ctx context.Context, phases lifecycle.Phases) error {
 // handlersEndCause is the cause with which the contexts of running handlers end.
 func handlersEndCause(ctx context.Context) error {
 	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("bus: Shutdown waits no longer: %w", context.Cause(ctx))
+		return fmt.Errorf("bus: the context of Shutdown was cancelled: %w", context.Cause(ctx))
 	}
 	return errDrainTimeout
 }
@@ -133,7 +133,7 @@ func (b *Bus) running(ctx context.Context, members []lifecycle.Member) (n int) {
 func (b *Bus) lastFlush(ctx context.Context) error {
 	if nc := b.core.Link.Conn(); !nc.IsConnected() {
 		if b.core.Link.Aborted() { // while this waited for the connection
-			return fmt.Errorf("bus: the last messages may not have reached the server, which takes none: %w", translate(context.DeadlineExceeded))
+			return fmt.Errorf("bus: the last messages may not have reached the server, which accepts no data: %w", translate(context.DeadlineExceeded))
 		}
 		if n, err := nc.Buffered(); err == nil && n > 0 {
 			return fmt.Errorf("%w: the %d bytes buffered since then are lost", ErrDisconnected, n)

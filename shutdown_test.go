@@ -137,7 +137,7 @@ func TestCauseOfTheEndOfAHandlersContext(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
 			time.AfterFunc(time.Second, func() { cancel(reason) })
 			return b.Shutdown(ctx)
-		}, reason, "Shutdown waits no longer"},
+		}, reason, "the context of Shutdown was cancelled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

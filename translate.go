@@ -130,5 +130,5 @@ func fieldChanges(changes []streamdef.Change) []FieldChange {
 // stream.
 func foreignStream(e *sidestream.ForeignStreamError) error {
 	conflict := &StreamConflictError{Stream: e.Side, Fields: []FieldChange{{Field: "Subjects", Have: e.Have, Want: e.Want}}}
-	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library keeps what consumers of %q cannot handle in a stream with this name, and this one is somebody else's: rename one of the two", conflict, e.Stream)}
+	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library needs this name for a side stream of %q, but this stream is not one: rename one of the two", conflict, e.Stream)}
 }

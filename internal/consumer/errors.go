@@ -28,7 +28,7 @@ const (
 
 // ErrKeysHeld is returned by Open if another consumer of the bus takes the durable with keys,
 // and the order cannot be kept together.
-var ErrKeysHeld = errors.New("another consumer of this bus takes the durable with keys")
+var ErrKeysHeld = errors.New("another consumer of this bus uses the durable with keys")
 
 // ErrEnded is returned by calls on a consumer that has ended.
 var ErrEnded = errors.New("the consumer has ended")

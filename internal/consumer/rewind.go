@@ -19,10 +19,10 @@ import (
 // Rewind runs at a time; the end of the consumer ends it.
 func (c *Consumer) Rewind(ctx context.Context, to Start) error {
 	if c.RunsCaller(dispatch.FromCaller(ctx)) {
-		return &RewindError{Sequence: to.Sequence, Reason: "it was called from a handler of this consumer and would wait for that; call it from elsewhere"}
+		return &RewindError{Sequence: to.Sequence, Reason: "it was called from a handler of this consumer, for which it would wait; call it outside the handlers"}
 	}
 	if _, alone := c.own(); !alone {
-		return &RewindError{Sequence: to.Sequence, Reason: "processes that keep an order by key together cannot go back; make another durable with StartAtSequence"}
+		return &RewindError{Sequence: to.Sequence, Reason: "several processes can share this durable with keys, and such a durable cannot go back; create another durable with StartAtSequence"}
 	}
 	ctx, cancel := c.cfg.Core.WithDrainTimeout(ctx)
 	defer cancel()
@@ -117,7 +117,7 @@ func (c *Consumer) target(ctx context.Context, to Start, info *jetstream.Consume
 	case sequence > 1 && sequence > last:
 		e.Reason = fmt.Sprintf("the stream ends with %d", last)
 	case sequence > info.Delivered.Stream+1:
-		e.Reason = fmt.Sprintf("the durable has got no further than to %d", info.Delivered.Stream)
+		e.Reason = fmt.Sprintf("the durable has only reached %d", info.Delivered.Stream)
 	default:
 		return sequence, nil
 	}
@@ -196,7 +196,7 @@ func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
 	defer cancel()
 	_, err := c.cfg.Core.JetStream.ResetConsumerToSequence(ctx, c.cfg.Stream.Name, c.cfg.Durable, sequence)
 	if errors.Is(err, jetstream.ErrConsumerInvalidReset) {
-		return &RewindError{Sequence: sequence, Reason: "the durable was made to begin later"}
+		return &RewindError{Sequence: sequence, Reason: "the durable was created to start later"}
 	}
 	return c.rewindFailed(err)
 }

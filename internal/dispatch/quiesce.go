@@ -9,7 +9,7 @@ type RunningError struct {
 }
 
 func (e *RunningError) Error() string {
-	return fmt.Sprintf("%d handlers run still: %v", e.Running, e.Err)
+	return fmt.Sprintf("%d handlers still run: %v", e.Running, e.Err)
 }
 
 // Unwrap returns why it was not waited longer.

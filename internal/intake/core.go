@@ -50,7 +50,7 @@ type Core struct {
 
 // errOnlyCaller is why a drain ends when only the handler that waits for it could
 // handle the rest.
-var errOnlyCaller = errors.New("it was ended from its own handler, the only one that could handle them")
+var errOnlyCaller = errors.New("it was ended from its own handler, and no other goroutine could handle them")
 
 // errLostList is why a drain ends when the connection was closed under it, with
 // what nats.go had for the subscription.
@@ -58,7 +58,7 @@ var errLostList = errors.New("the connection was closed meanwhile")
 
 // errLostGoroutine is why a drain ends when the handler has ended the goroutine that
 // would hand it the rest.
-var errLostGoroutine = errors.New("its handler has ended the goroutine on which messages come")
+var errLostGoroutine = errors.New("its handler has ended the goroutine that receives the messages")
 
 // NewCore returns a subscription that Open will make.
 func NewCore(l *link.Link, c CoreConfig) *Core {

@@ -107,7 +107,7 @@ func (d *Durable) confirmAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	if err := d.Confirm(ctx); err != nil {
-		return errors.Join(errors.New("the last acknowledgements are not confirmed, their messages may come again"), err)
+		return errors.Join(errors.New("the last acknowledgements are not confirmed; their messages may be redelivered"), err)
 	}
 	return nil
 }

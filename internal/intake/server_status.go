@@ -63,7 +63,7 @@ const noResponders = "503"
 // refusal is an error for a status that ends a request out of turn.
 func refusal(status, description string) error {
 	if status == noResponders {
-		return errors.New("nobody takes the requests for messages: the stream or the consumer is gone, or has no leader")
+		return errors.New("no server accepts requests for messages: the stream or the consumer does not exist, or has no leader")
 	}
 	return fmt.Errorf("the server refuses to send messages: %s %s", status, description)
 }

@@ -147,5 +147,5 @@ func (e *DeliveryGap) Error() string {
 	if e.Missing == 0 {
 		return "to keep the order of each key it waits for the server to say which messages are out"
 	}
-	return fmt.Sprintf("to keep the order of each key it waits for %d messages that were given to a process that died, or that still runs; the server redelivers them %v after their last in-progress signal", e.Missing, e.AckWait)
+	return fmt.Sprintf("to keep the order of each key, it waits for %d messages that another process holds, or held when it died; the server redelivers them %v after their last in-progress signal", e.Missing, e.AckWait)
 }

@@ -35,7 +35,7 @@ type StillRunning struct {
 }
 
 func (e *StillRunningError) Error() string {
-	return fmt.Sprintf("%d members run still: %v", len(e.Running), errors.Join(e.Unwrap()...))
+	return fmt.Sprintf("%d members still run: %v", len(e.Running), errors.Join(e.Unwrap()...))
 }
 
 // Unwrap returns the errors of the members.

@@ -12,7 +12,7 @@ import (
 )
 
 // errAborted is the error of dialling after abort.
-var errAborted = errors.New("the connection was given up")
+var errAborted = errors.New("the connection was aborted")
 
 // dialer reaches the embedded server in this process and others by network. As
 // nats.Connect takes no context, the dialer ends it: while the link connects for

@@ -11,7 +11,7 @@ import (
 // ErrUnknown is in the chain of an error about a content type or an encoding that this
 // program does not know. A newer version of the program may know it, so another attempt
 // makes sense, elsewhere or later.
-var ErrUnknown = errors.New("this program does not know it, a newer one may")
+var ErrUnknown = errors.New("this program does not know it, a newer version may")
 
 // CodecError reports a value that could not be encoded, or a payload that could not be
 // decoded.

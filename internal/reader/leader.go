@@ -33,7 +33,7 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 		r.created = reply.Created
 	}
 	if !r.created.Equal(reply.Created) {
-		return fmt.Errorf("%w any more: it was deleted and made anew", jetstream.ErrStreamNotFound)
+		return fmt.Errorf("%w: it was deleted and created again", jetstream.ErrStreamNotFound)
 	}
 	r.direct = reply.Config.AllowDirect && r.link.Server().Has(serverversion.BatchedReads)
 	r.first, r.last = reply.State.First, reply.State.Last

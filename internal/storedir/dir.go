@@ -117,7 +117,7 @@ func (d *Dir) prepare() error {
 	}
 	d.Warnings = modeWarnings(d.path, d.path, d.file(identityName), d.Data())
 	if err := writeOwner(d.path, identity); err != nil {
-		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; who finds the directory locked will not be told by whom", err))
+		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; if another process finds the directory locked, its error will not say who uses it", err))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (e *LockedError) Error() string {
 		return fmt.Sprintf("bus: store directory %q is open in this process already (bus %s): share that bus, or close it first, or use another directory",
 			e.Dir, e.Owner.Bus)
 	}
-	return fmt.Sprintf("bus: store directory %q is in use by %s: stop it or use another directory; do not delete %s, it frees itself when its process ends",
+	return fmt.Sprintf("bus: store directory %q is in use by %s: stop it or use another directory; do not delete %s, the lock ends with its process",
 		e.Dir, e.Owner, lockName)
 }
 

@@ -27,7 +27,7 @@ func NewCodecs(more ...codec.Codec) *Codecs {
 // of c is not in the form that ParseContentType returns.
 func CheckCodec(c codec.Codec) error {
 	if c == nil {
-		return errors.New("give a codec, as codec.JSON")
+		return errors.New("give a codec, such as codec.JSON")
 	}
 	ct := c.ContentType()
 	media, err := ParseContentType(ct)

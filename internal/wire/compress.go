@@ -165,7 +165,7 @@ type CorruptError struct {
 
 // Error returns a text with the error of the library.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("malformed %s data: %v; check that the sender compresses what it says", e.Encoding, e.Err)
+	return fmt.Sprintf("malformed %s data: %v; check that the sender uses the encoding that it names", e.Encoding, e.Err)
 }
 
 // Unwrap returns the error of the library.

@@ -67,7 +67,7 @@ func (e *ContentTypeError) Error() string {
 	if len(value) > shown {
 		value = value[:shown] + "…"
 	}
-	return fmt.Sprintf("%q is no content type: %s; send one such as \"application/json\"", value, e.Reason)
+	return fmt.Sprintf("%q is not a content type: %s; send one such as \"application/json\"", value, e.Reason)
 }
 
 // ParseContentType returns the media type of a Content-Type value, in lower case, without

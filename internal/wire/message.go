@@ -89,7 +89,7 @@ const (
 	ackTokens = 7 // after the prefix, from old servers; new servers send two more before these, and perhaps some after
 )
 
-var errNoAck = errors.New("its reply is not where a message of a stream is settled")
+var errNoAck = errors.New("its reply subject is not that of a message of a stream")
 
 // ReadAck sets the fields of s that the ack subject of a message names: the stream, the
 // sequences, the time and the number of deliveries. It does the same as Metadata of nats.go
