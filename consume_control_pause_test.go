@@ -3,7 +3,6 @@ package bus_test
 import (
 	"context"
 	"errors"
-	"regexp"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,5 +127,3 @@ func TestOldServersCannotPause(t *testing.T) {
 		t.Errorf("it is paused until %v", until)
 	}
 }
-
-var versionInInfo = regexp.MustCompile(`"version":"[^"]*"`)
