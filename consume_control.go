@@ -155,8 +155,9 @@ type Lag struct {
 
 // Lag asks the server how far the durable is behind, also after Drain. Stats has the lag of the
 // last look, without asking the server. A look is up to 10 s old, or up to a minute if there
-// was nothing to do. Errors: *OptionError, *StreamError, ErrStreamNotFound, ErrTimeout,
-// ErrClosed.
+// was nothing to do. The server counts a message just after it has confirmed it: Waiting may
+// be a few lower at that moment, but it is not zero while a message waits. Errors:
+// *OptionError, *StreamError, ErrStreamNotFound, ErrTimeout, ErrClosed.
 func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if c.isZero() {
 		return Lag{}, badArgument("Consumer.Lag", "consumer", "is nil; did Consume fail?")

@@ -372,7 +372,7 @@ func TestDeadLetterOfTheLargestMessage(t *testing.T) {
 // the attempts over a restart, and end in time.
 func TestLongRetries(t *testing.T) {
 	t.Parallel()
-	dir, sync := bus.WithStoreDir(t.TempDir()+"/store"), bus.WithSync(bus.SyncEvery(time.Second))
+	dir, sync := bus.WithStoreDir(t.TempDir()+"/store"), bus.WithSync(bus.SyncEvery(time.Minute))
 	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
 		failing := underRace(1001, 1200) // more than may be unfinished at a time
 		failed := func(context.Context, *bus.Msg[int]) error {
