@@ -265,9 +265,9 @@ func (b *Bus) ClientURL() string {
 	return b.core.Link.URL()
 }
 
-// Flush waits until the server has processed all messages that were published before it
-// was called. Messages of PublishAsync that could not be sent are reported as events. Flush
-// also waits for the outcomes of PublishToAsync; the futures tell them.
+// Flush waits until the server has processed all messages that were published before it was
+// called. Messages of PublishAsync that could not be sent are reported as events. Flush
+// also waits for the outcomes of PublishToAsync. The futures have them.
 //
 // Errors: ErrTimeout, ErrClosed, ErrDisconnected.
 func (b *Bus) Flush(ctx context.Context) error {

@@ -22,9 +22,9 @@ import (
 // ends like that of a Handler.
 type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 
-// ConsumeBatch is Consume for a handler of several messages at once, as for one
-// transaction of a database. A batch has up to BatchSize messages, or fewer after
-// BatchWait. With Concurrency(n) up to n batches are handled at once.
+// ConsumeBatch is Consume for a handler of several messages at once, for example to store
+// them in one transaction of a database. A batch has up to BatchSize messages, or fewer
+// after BatchWait. With Concurrency(n) up to n batches are handled at once.
 //
 // Each message has its own outcome: see BatchHandler and BatchError. A message that fails
 // is tried again as Retry says, in a later batch. Its Attempt counts its own failures. A
@@ -34,10 +34,11 @@ type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 // message calls the middleware of the following message, and the innermost next calls the
 // batch handler. So each next returns after the batch was handled, with the outcome of its
 // own message. If a middleware does not call next, its message is not in the batch. A
-// middleware must not wait for another message of its batch, as for a lock that the other
-// one holds: the batch would never end. middleware.Deduplicate postpones the copy of a
-// message instead. The handler does not see the contexts that middleware makes. It sees
-// what middleware changes in a message. HandlerTimeout limits the handling of the batch.
+// middleware must not wait for another message of its batch, for example for a lock that
+// the other one holds: the batch would never end. middleware.Deduplicate postpones the copy
+// of a message instead. The handler does not see the contexts that middleware makes. It
+// sees what middleware changes in a message. HandlerTimeout limits the handling of the
+// batch.
 //
 // Batches keep no order by key: the options about keys are an *OptionError. The other
 // errors are those of Consume.

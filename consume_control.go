@@ -153,8 +153,8 @@ type Lag struct {
 	PausedUntil time.Time // when Pause ends; zero if the durable is not paused
 }
 
-// Lag asks the server how far the durable is behind, also after Drain. Stats has the lag of the
-// last look, without asking the server. A look is up to 10 s old, or up to a minute if there
+// Lag asks the server how far the durable is behind, also after Drain. Stats has the lag as
+// the bus knows it, without asking the server: up to 10 s old, or up to a minute if there
 // was nothing to do. The server counts a message just after it has confirmed it: Waiting may
 // be a few lower at that moment, but it is not zero while a message waits. Errors:
 // *OptionError, *StreamError, ErrStreamNotFound, ErrTimeout, ErrClosed.

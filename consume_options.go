@@ -147,9 +147,9 @@ func StartAtSequence(sequence uint64) StartOption {
 	return StartOption{consumer.Start{Kind: consumer.StartSequence, Sequence: sequence}}
 }
 
-// StartAtTime starts with the first message that was stored at t or later. Use a fixed t. A t
-// that the program computes at each start, such as an hour ago, differs each time, and so is a
-// conflict from the second start on.
+// StartAtTime starts with the first message that was stored at t or later. Use a fixed t. A
+// t that the program computes at each start, such as an hour ago, differs each time. So the
+// second start is a conflict.
 func StartAtTime(t time.Time) StartOption {
 	return StartOption{consumer.Start{Kind: consumer.StartTime, Time: t.UTC().Round(0)}}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// DeadLetter is a message that a consumer has given up.
+// DeadLetter is a message that a consumer could not handle and does not try again.
 type DeadLetter struct {
 	RawMsg // as the handler got it. Attempt is the number of handler calls that failed, at least 1; Deliveries is 0
 
@@ -23,10 +23,10 @@ type DeadLetter struct {
 	Error   string    // the text of the last failure, one line of at most 1 KiB
 	DeadAt  time.Time // when it was given up
 
-	// Reference says that the dead letter has no payload and no header of its own: with what
-	// a dead letter adds they exceed the server's limits. They are in the stream, at
-	// Sequence, for as long as it keeps the message. Of the messages that a Bus publishes
-	// only those with about 60 KiB of headers are so large.
+	// Reference says that the dead letter has no payload and no header of its own, because
+	// a copy would exceed the limits of the server. They are in the stream, at Sequence, as
+	// long as the stream keeps the message. Among the messages that a Bus publishes, only
+	// those with about 60 KiB of headers are so large.
 	Reference bool
 
 	stream  *Stream
@@ -106,9 +106,9 @@ func (s *Stream) deadLetter(m *deadletter.Message) *DeadLetter {
 }
 
 // DeadLetters returns the dead letters of the stream that match f, in the order in which
-// they were given up, up to the last one there is when it begins. It changes nothing. An
-// error ends it: *OptionError or *SubjectError about f, *PanicError if Match panics,
-// *StreamError, ErrTimeout, ErrClosed.
+// they were stored, up to the last one that exists when the loop begins. It changes
+// nothing. An error ends it: *OptionError or *SubjectError about f, *PanicError if Match
+// panics, *StreamError, ErrTimeout, ErrClosed.
 func (s *Stream) DeadLetters(ctx context.Context, f DeadFilter) iter.Seq2[*DeadLetter, error] {
 	return func(yield func(*DeadLetter, error) bool) {
 		q, err := s.deadQueue(ctx, "DeadLetters", &f)
@@ -128,8 +128,9 @@ func (s *Stream) DeadLetters(ctx context.Context, f DeadFilter) iter.Seq2[*DeadL
 	}
 }
 
-// DeadCount returns how many dead letters of the stream match f. The server counts them if
-// f has no more than a Durable; else they are read. Errors are those of DeadLetters.
+// DeadCount returns how many dead letters of the stream match f. If f is zero or has only a
+// Durable, the server counts them. Otherwise DeadCount reads them all. Errors are those of
+// DeadLetters.
 func (s *Stream) DeadCount(ctx context.Context, f DeadFilter) (int, error) {
 	q, err := s.deadQueue(ctx, "DeadCount", &f)
 	if err != nil {

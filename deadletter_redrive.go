@@ -35,13 +35,15 @@ func (s *Stream) Redrive(ctx context.Context, f DeadFilter) (int, error) {
 // v is encoded as Publish would. The header is that of l, which you may change before,
 // except the names that describe the encoding of the payload, and those that WithHeader
 // sets. A []byte keeps the content type of l. The header Bus-Edited gets the time of the
-// edit, one value for each edit. When the message is stored for its consumer the dead letter
-// is removed. A crash in between does no harm.
+// edit, one value for each edit. When the message is stored for its consumer the dead
+// letter is removed. After a crash in between, call RedriveAs again with the same v: it
+// goes on.
 //
 // Errors: *OptionError, *CodecError, *ValidationError, *PayloadError, a *ConsumerError if
-// the consumer was deleted, a *StreamError also if the dead letter does not exist any more,
-// as after Redrive or Discard, or if the message waits for its consumer already, unchanged
-// or with another change; ErrTimeout, ErrClosed. After an error the dead letter stays.
+// the consumer was deleted, a *StreamError also if the dead letter does not exist any more
+// (it was redriven or discarded), or if the message waits for its consumer already,
+// unchanged or with another change; ErrTimeout, ErrClosed. After an error the dead letter
+// stays.
 func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
 	if l == nil || l.stream == nil {
 		return badArgument("RedriveAs", "dead letter", "is not one of DeadLetters")

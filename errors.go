@@ -15,25 +15,25 @@ var (
 	// ErrClosed is returned by every use of a bus, subscription or consumer
 	// after it was closed.
 	ErrClosed = errors.New("bus: closed")
-	// ErrTimeout is returned when an operation was not done by the deadline of
-	// its context, or by the bus's default (WithTimeout) where that has none.
-	// Such errors also match context.DeadlineExceeded.
+	// ErrTimeout is returned when an operation was not done by the deadline of its context,
+	// or within the timeout of the bus (WithTimeout) if the context has none. Such errors
+	// also match context.DeadlineExceeded.
 	ErrTimeout = errors.New("bus: timeout")
 	// ErrNoResponders is returned by Request when nobody serves the subject.
 	ErrNoResponders = errors.New("bus: no responders: nobody serves this subject; is the responder running and connected to the same server?")
-	// ErrUnknownOutcome is returned when a message was sent and the answer was
-	// lost: it may have been stored or handled. A PublishTo that had a MsgID can
-	// be repeated with the same one without storing it twice; without, and for
-	// Request, only the stream or the responder knows.
+	// ErrUnknownOutcome is returned when a message was sent and the answer was lost: it may
+	// have been stored or handled. A PublishTo with a MsgID can be called again with the
+	// same MsgID: the message is not stored twice. Without a MsgID only the stream knows
+	// the outcome, and for a Request only the responder.
 	ErrUnknownOutcome = errors.New("bus: unknown outcome: the message was sent and the answer was lost")
-	// ErrBufferFull is returned by PublishAsync when its buffer is full and the
-	// bus was told not to wait (WithAsyncBuffer).
+	// ErrBufferFull is returned by PublishAsync when its buffer is full and WithAsyncBuffer
+	// has NoWait.
 	ErrBufferFull = errors.New("bus: the buffer of PublishAsync is full: publish slower, use Publish, or enlarge it with WithAsyncBuffer")
 	// ErrStreamNotFound is returned for a stream that the server does not have.
 	ErrStreamNotFound = errors.New("bus: stream not found")
-	// ErrDisconnected is returned when the connection is down and what it
-	// buffers meanwhile (8 MiB) is full, or is lost with the end of the bus; and
-	// by Flush when the connection was lost before the server confirmed.
+	// ErrDisconnected is returned when the connection is lost and the buffer for that time
+	// (8 MiB) is full. Shutdown returns it if messages in that buffer are lost, and Flush
+	// if the connection was lost before the server confirmed.
 	ErrDisconnected = errors.New("bus: disconnected from the server")
 )
 
@@ -81,9 +81,8 @@ func (e *SubjectError) Error() string {
 	return s
 }
 
-// PayloadError reports a message that is larger than the bus may send. The
-// limit is the server's less 8 KiB (or half of it, where that is less), which are
-// kept for headers.
+// PayloadError reports a message that is larger than the bus may send. The limit is that of
+// the server less 8 KiB, which are kept for headers. If it is below 16 KiB, half is kept.
 type PayloadError struct {
 	Subject string
 	Size    int // bytes of the encoded, possibly compressed payload and its headers
@@ -148,11 +147,11 @@ func (e *ValidationError) Error() string {
 // Unwrap returns what Validate returned.
 func (e *ValidationError) Unwrap() error { return e.Err }
 
-// RemoteError is a responder's error as its caller sees it. Only the text of an
-// error made with Public travels; any other is "internal error" here and is in
-// the responder's log. A request that the responder could not decode, or whose
-// Validate refused it there, has the code "400"; one in a content type or encoding
-// it does not know "415".
+// RemoteError is the error of a responder as the requester sees it. It has the text of an
+// error that was made with Public. Other errors are "internal error" here; their text is in
+// the log of the responder. If the responder could not decode the request, or its Validate
+// refused it, the code is "400". If the responder does not know its content type or
+// encoding, the code is "415".
 type RemoteError struct {
 	Subject string
 	Code    string // "500" unless Public said otherwise
@@ -163,8 +162,8 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("bus: request to %q: %s (%s)", e.Subject, e.Message, e.Code)
 }
 
-// PanicError is what a panic of a handler becomes, and of what else the user gives to
-// be called; and ErrExited.
+// PanicError reports a panic of a handler or of another function of the program. If a
+// handler ended its goroutine, Value is ErrExited.
 type PanicError struct {
 	Value any
 	Stack []byte // of the goroutine that panicked
@@ -184,9 +183,8 @@ func (e *PanicError) Unwrap() error {
 }
 
 // CapturedError is returned for a subject that a stream stores: by Publish under
-// WithStrictPublish, since Publish cannot tell whether it was stored, and by
-// Request, to which the stream would answer before any responder. What a call returned it
-// for was not sent.
+// WithStrictPublish, because Publish does not learn whether the message was stored, and by
+// Request, because the stream would answer before any responder. The message was not sent.
 type CapturedError struct {
 	Call    string // "Publish" or "Request"
 	Subject string
@@ -201,17 +199,17 @@ func (e *CapturedError) Error() string {
 	return fmt.Sprintf("bus: subject %q is stored by stream %q: %s", e.Subject, e.Stream, what)
 }
 
-// UnsentError is returned by Shutdown when messages accepted by PublishAsync
-// did not reach the server for certain, or messages of PublishToAsync may not be
-// stored: of these each future tells more.
+// UnsentError is returned by Shutdown if messages of PublishAsync may not have reached the
+// server, or messages of PublishToAsync may not be stored. The Future of each message has
+// its outcome.
 type UnsentError struct{ Messages int }
 
 func (e *UnsentError) Error() string {
 	return fmt.Sprintf("bus: %d messages of PublishAsync or PublishToAsync may not have reached the server", e.Messages)
 }
 
-// DrainError is returned when a subscription or consumer ended before all it
-// had taken in was handled. Messages of streams come again; core messages are lost.
+// DrainError is returned when a subscription or consumer ended before it had handled all
+// messages that had arrived. Messages of streams are redelivered. Core messages are lost.
 type DrainError struct {
 	Subject string  // what was subscribed to
 	Stream  string  // of a consumer
@@ -250,7 +248,7 @@ func (e *DrainError) whenGivenUp() *DrainError {
 // Unwrap returns why the drain did not wait longer.
 func (e *DrainError) Unwrap() error { return e.Err }
 
-// Is reports whether target is ErrTimeout, where that was the end of the time.
+// Is reports whether target is ErrTimeout and the drain ended because its time was over.
 func (e *DrainError) Is(target error) bool { return isTimeout(target, e.Err) }
 
 // isTimeout reports whether target is ErrTimeout and why is the end of a context's time.
@@ -259,7 +257,7 @@ func isTimeout(target, why error) bool {
 }
 
 // ErrExited is the Value of the *PanicError of a handler that ended its goroutine with
-// runtime.Goexit instead of returning, as FailNow and Fatal of a test do.
+// runtime.Goexit instead of returning. FailNow and Fatal of a test do that.
 var ErrExited = errors.New("bus: the handler ended its goroutine with runtime.Goexit, as t.FailNow and t.Fatal do; return an error instead")
 
 // Running is a handler call that has not returned.

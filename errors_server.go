@@ -48,7 +48,7 @@ const (
 	StoreForeign  StoreProblem = "foreign"  // it holds something else, and was left as it was
 	StoreNewer    StoreProblem = "newer"    // a newer version of this library wrote it
 	StoreDamaged  StoreProblem = "damaged"  // a file in it, or a stream, cannot be read
-	StoreUnusable StoreProblem = "unusable" // it cannot be made, read or written: its rights, its disk, its path
+	StoreUnusable StoreProblem = "unusable" // it cannot be created, read or written: its permissions, its disk or its path is wrong
 	StoreUnmoved  StoreProblem = "unmoved"  // it holds streams, and WithURL names another server, which does not have them
 )
 
@@ -58,7 +58,7 @@ type StoreError struct {
 	Dir     string
 	Problem StoreProblem
 
-	// Who uses a locked directory. All are zero where that process did not say so.
+	// Who uses a locked directory. All are zero if that process did not record them.
 	PID     int    // its process ID on Host; in another container it may mean nothing here
 	Host    string // the name of its machine or container
 	Program string // the file name of its program

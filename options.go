@@ -42,12 +42,13 @@ func WithVersion(version string) ConnectOption {
 	})
 }
 
-// WithInboxPrefix sets the first tokens of the subjects on which the bus receives replies, and
-// messages of streams: "_INBOX_shop" for "_INBOX_shop.…". Who may subscribe to these subjects
-// reads what others are answered. Give each program a prefix of its own, and let its user
-// subscribe to "<prefix>.>" alone, not to "_INBOX.>". The prefix is a subject without
-// wildcards, of at most 64 bytes, and does not begin with "$". The default is "_INBOX" on an
-// existing server, and a prefix of its own for each bus with an embedded one.
+// WithInboxPrefix sets the first tokens of the subjects on which the bus receives replies,
+// and messages of streams: "_INBOX_shop" for "_INBOX_shop.…". A client that may subscribe
+// to these subjects can read the replies to others. Give each program a prefix of its own,
+// and let its user subscribe to "<prefix>.>" alone, not to "_INBOX.>". The prefix is a
+// subject without wildcards, of at most 64 bytes, and does not begin with "$". The default
+// is "_INBOX" on an existing server, and a prefix of its own for each bus with an embedded
+// one.
 func WithInboxPrefix(prefix string) ConnectOption {
 	return forConnect(func(c *config) {
 		switch problem := subject.Check(prefix); {
@@ -183,8 +184,8 @@ func WithPropagator(p propagation.TextMapPropagator) ConnectOption {
 	return forConnect(func(c *config) { c.telemetry.propagator = p })
 }
 
-// WithHealthThresholds sets from where on Health reports Degraded. Zero fields keep their
-// defaults.
+// WithHealthThresholds sets the values above which Health reports Degraded. Zero fields
+// keep their defaults.
 func WithHealthThresholds(t health.Thresholds) ConnectOption {
 	return forConnect(func(c *config) {
 		if min(t.SlowRTT, t.OldestAge, t.HandlerTime) < 0 || t.PendingRatio < 0 || t.PendingRatio > 1 || t.ErrorRatio < 0 || t.ErrorRatio > 1 {

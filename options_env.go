@@ -31,12 +31,12 @@ const envPrefix = "OMNIBUS_"
 //	OMNIBUS_LOG_LEVEL      the level of the default logger, or of WithLogger's
 //	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS   (only with a URL)
 //
-// An empty variable counts as absent. FromEnv stands for its options at its place
-// in the list, so options after it win. Whether the last line counts is seen when
-// all options are known: a URL may come from elsewhere, or be taken back. A
-// variable that begins with OMNIBUS_ and is not listed is an error, for it is
-// surely misspelt; but not those that Kubernetes makes for a service with the name
-// omnibus, as OMNIBUS_SERVICE_HOST and OMNIBUS_PORT. Connect ignores what is for the embedded server, and OMNIBUS_URL.
+// An empty variable counts as absent. Options that come after FromEnv in the list replace
+// those of the environment. The variables of the last line have an effect only if the bus
+// has a URL after all options. A variable that begins with OMNIBUS_ and is not listed is an
+// error, because it is probably misspelt. Variables that Kubernetes makes for a service
+// with the name omnibus, such as OMNIBUS_SERVICE_HOST and OMNIBUS_PORT, are ignored.
+// Connect ignores OMNIBUS_URL and the variables for the embedded server.
 func FromEnv() ConnectOption {
 	return forConnect(func(c *config) { c.fromEnv(os.Environ()) })
 }

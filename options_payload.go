@@ -11,9 +11,9 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// WithCodec sets the codec of the types that imply none; the default is
-// codec.JSON. Buses that exchange messages should agree on it: what the bus's
-// own codec wrote carries no content type only where that is JSON.
+// WithCodec sets the codec of the types that imply none. The default is codec.JSON. Buses
+// that exchange messages should have the same codec, because a bus reads messages without a
+// content type with its own codec.
 func WithCodec(cd codec.Codec) ConnectOption {
 	return forConnect(func(c *config) {
 		if c.addCodec("WithCodec", cd) {
@@ -40,9 +40,9 @@ func contentTypeOf(cd codec.Codec) string {
 	return strconv.Quote(cd.ContentType())
 }
 
-// WithCodecFor sets the codec of all messages on the subjects that pattern
-// matches, whatever their type, but for []byte, which is sent and received as it
-// is; of several rules the first that matches holds.
+// WithCodecFor sets the codec of all messages on the subjects that pattern matches,
+// whatever their type. Only []byte is sent and received as it is. If several rules match,
+// the first one applies.
 func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
 	return forConnect(func(c *config) {
 		if p := subject.CheckPattern(pattern); p != nil {
@@ -62,8 +62,8 @@ type Compression struct {
 	MaxDecoded int    // the most bytes a received payload may decompress to; 0 means 64 MiB
 }
 
-// WithCompression compresses payloads of at least MinSize bytes where that makes
-// them smaller. Decompression of what arrives needs no option.
+// WithCompression compresses payloads of at least MinSize bytes if that makes them smaller.
+// A bus decompresses messages also without this option.
 func WithCompression(comp Compression) ConnectOption {
 	return forConnect(func(c *config) {
 		switch comp.Encoding {

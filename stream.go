@@ -33,8 +33,8 @@ func (s *Stream) Name() string {
 	return s.name
 }
 
-// Subjects returns the patterns that the stream stores, as of the last look at the server.
-// They are empty for a mirror, which stores only what another stream has.
+// Subjects returns the patterns that the stream stores, as the server last reported them.
+// They are empty for a mirror, which stores only messages of another stream.
 func (s *Stream) Subjects() []string {
 	if s == nil || s.content.Load() == nil {
 		return nil

@@ -45,8 +45,9 @@ func (p Plan) String() string {
 }
 
 // Plan says what Bus.Stream would do with c and opts. It changes nothing. c may leave out
-// the name; another stream's name is an *OptionError. Messages come and go meanwhile, so
-// the numbers are those of this moment. Safe for concurrent use.
+// the name; another stream's name is an *OptionError. Other programs may store and delete
+// messages meanwhile, so the numbers are those of the moment of the call. Safe for
+// concurrent use.
 //
 // Other errors: those of Bus.Stream, except *StreamConflictError.
 func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption) (Plan, error) {
