@@ -119,34 +119,6 @@ func TestHealthWhileTheBusStops(t *testing.T) {
 	})
 }
 
-// The list of subscriptions has an order.
-func TestStatsAreSorted(t *testing.T) {
-	t.Parallel()
-	b := bustest.New(t)
-	for _, s := range []string{"c", "a", "b.>", "a"} {
-		must(t, second(bus.Subscribe(b, bus.Subject[int](s), ignore[int])))
-	}
-	must(t, second(bus.Subscribe(b, "a", ignore[int], bus.Queue("q"))))
-	for _, name := range []string{"T", "S"} {
-		st := declare(t, b, bus.StreamConfig{Name: name})
-		for _, durable := range []string{"y", "x"} {
-			consume(t, st, durable, bus.Subject[int](name), ignore[int])
-		}
-	}
-	want := []string{"a/", "a/", "a/q", "b.>/", "c/", "S/S/x", "S/S/y", "T/T/x", "T/T/y"}
-	for range 10 {
-		for i, s := range b.Stats().Subscriptions {
-			name := s.Subject + "/" + s.Queue
-			if s.Stream != "" {
-				name = s.Subject + "/" + s.Stream + "/" + s.Durable
-			}
-			if name != want[i] {
-				t.Fatalf("at %d is %s, want %s", i, name, want[i])
-			}
-		}
-	}
-}
-
 // What New returns with an error can be asked like any other.
 func TestStatsAndHealthOfNoBus(t *testing.T) {
 	t.Parallel()

@@ -379,7 +379,9 @@ func TestConsumeBatchLargest(t *testing.T) {
 	const n = 10_000
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
-	storeRange(t, st, "S", 0, n)
+	for _, f := range storeAsync(t, st, "S", 0, n) {
+		must(t, second(f.Wait(t.Context())))
+	}
 	done := make(chan int, n)
 	consumeBatch(t, st, "d", "S", func(_ context.Context, ms []*bus.Msg[int]) error {
 		done <- len(ms)
