@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/serverversion"
 )
 
@@ -142,7 +144,7 @@ func TestVersionTable(t *testing.T) {
 // A server that is too old is refused at once, and one that becomes too old is reported.
 func TestConnectRefusesOldServers(t *testing.T) {
 	t.Parallel()
-	_, _, r, _ := remote(t)
+	_, _, r, events := remote(t)
 	for version, wants := range map[string]string{
 		"2.9.25":  "and the server is 2.9.25: upgrade the server, or connect to another server",
 		"2.10.0":  "",
@@ -165,6 +167,10 @@ func TestConnectRefusesOldServers(t *testing.T) {
 			t.Errorf("got %+v", e)
 		}
 	}
+	old := func(p []byte) []byte { return versionInInfo.ReplaceAll(p, []byte(`"version":"2.9.25"`)) }
+	r.rewrite.Store(&old)
+	r.cut(false)
+	asError[*bus.UnsupportedError](t, awaitEvent(t, events, event.ServerError).Err, "Connect needs nats-server 2.10")
 }
 
 // TestServerVersions tries the essential things on real servers, each in its own process.
@@ -180,6 +186,18 @@ func TestServerVersions(t *testing.T) {
 		t.Fatalf("%s has %d servers", dir, len(binaries))
 	}
 	table := versionTable(t)
+	slices.SortFunc(binaries, func(a, b string) int {
+		v, _ := serverversion.Parse(filepath.Base(filepath.Dir(a)))
+		w, _ := serverversion.Parse(filepath.Base(filepath.Dir(b)))
+		return cmp.Or(cmp.Compare(v.Minor, w.Minor), cmp.Compare(v.Patch, w.Patch))
+	})
+	t.Run("upgrade", func(t *testing.T) {
+		t.Parallel()
+		tryUpgrade(t, slices.DeleteFunc(slices.Clone(binaries), func(binary string) bool {
+			v, _ := serverversion.Parse(filepath.Base(filepath.Dir(binary)))
+			return !v.AtLeast(serverversion.Oldest)
+		}))
+	})
 	for _, binary := range binaries {
 		name := filepath.Base(filepath.Dir(binary))
 		version, ok := serverversion.Parse(name)
@@ -233,34 +251,107 @@ func tryCall(t *testing.T, b *bus.Bus, call string, works bool, version string) 
 	}
 }
 
-// startServer starts a server with JetStream in a process of its own, and returns its URL.
+// serverProcess is a server with JetStream in a process of its own, on one port and directory.
+type serverProcess struct {
+	t    *testing.T
+	addr string
+	dir  string
+	cmd  *exec.Cmd
+}
+
+// startServer starts a server and returns its URL.
 func startServer(t *testing.T, binary string) string {
+	t.Helper()
+	p := newServerProcess(t)
+	p.start(binary)
+	return "nats://" + p.addr
+}
+
+func newServerProcess(t *testing.T) *serverProcess {
 	t.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	addr := free.Addr().String()
+	p := &serverProcess{t: t, addr: free.Addr().String(), dir: t.TempDir()}
 	must(t, free.Close())
-	host, port, err := net.SplitHostPort(addr)
-	must(t, err)
-	cmd := exec.Command(binary, "-js", "-sd", t.TempDir(), "-a", host, "-p", port)
-	var log strings.Builder
-	cmd.Stdout, cmd.Stderr = &log, &log
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	eventually(t, "the server accepts connections", func() bool {
-		nc, err := net.Dial("tcp", addr)
+	t.Cleanup(p.stop)
+	return p
+}
+
+// start starts a server and waits until it accepts connections.
+func (p *serverProcess) start(binary string) {
+	p.t.Helper()
+	host, port, err := net.SplitHostPort(p.addr)
+	must(p.t, err)
+	p.cmd = exec.Command(binary, "-js", "-sd", p.dir, "-a", host, "-p", port)
+	must(p.t, p.cmd.Start())
+	eventually(p.t, "the server accepts connections", func() bool {
+		nc, err := net.Dial("tcp", p.addr)
 		if err == nil {
 			_ = nc.Close()
 		}
 		return err == nil
 	})
-	return "nats://" + addr
+}
+
+// stop stops the server as its operator does.
+func (p *serverProcess) stop() {
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(os.Interrupt)
+		_ = p.cmd.Wait()
+		p.cmd = nil
+	}
+}
+
+// tryUpgrade replaces the server under a running bus by the next version, from the oldest
+// supported one to the newest. Nothing is lost, and calls work as soon as the server has them.
+func tryUpgrade(t *testing.T, binaries []string) {
+	ctx := t.Context()
+	p := newServerProcess(t)
+	p.start(binaries[0])
+	b, err := bus.Connect(ctx, "nats://"+p.addr, bus.WithLogger(silent()), bus.WithTimeout(20*time.Second))
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	st := declare(t, b, bus.StreamConfig{Name: "UP", Subjects: []string{"up.*"}})
+	got := make(chan int, 100)
+	handle := func(_ context.Context, m *bus.Msg[int]) error {
+		if m.Data < 0 {
+			return bus.Permanent(errors.New("no"))
+		}
+		got <- m.Data
+		return nil
+	}
+	consume(t, st, "d", "up.*", handle)
+	for i, binary := range binaries {
+		if i > 0 {
+			p.stop()
+			p.start(binary)
+			eventually(t, "the bus is connected again", func() bool { return b.Conn().IsConnected() })
+		}
+		version, _ := serverversion.Parse(filepath.Base(filepath.Dir(binary)))
+		for _, n := range []int{i, -1} {
+			_, err := bus.PublishTo(ctx, st, bus.Subject[int]("up.x"), n, bus.MsgID(fmt.Sprint(i, " ", n)))
+			must(t, err)
+		}
+		if n := receive(t, got); n != i {
+			t.Errorf("on %v %d was handled, want %d", version, n, i)
+		}
+		eventually(t, "the dead letter is stored", func() bool {
+			n, err := st.DeadCount(ctx, bus.DeadFilter{})
+			return n == i+1 && err == nil
+		})
+		consume(t, st, fmt.Sprint("d", i), "up.other", handle)
+		retry, err := b.JetStream().Stream(ctx, "UP-retry")
+		must(t, err)
+		if has := retry.CachedInfo().Config.AllowMsgSchedules; has != version.AtLeast(serverversion.Schedules.Since) {
+			t.Errorf("on %v S-retry has schedules: %v", version, has)
+		}
+		_, err = bus.PublishTo(ctx, st, bus.Subject[int]("up.unheard"), 1, bus.ExpectLastSequenceOf("up.none", 7))
+		if version.AtLeast(serverversion.ExpectLastSequenceOf.Since) {
+			asError[*bus.ConflictError](t, err)
+		} else {
+			asError[*bus.UnsupportedError](t, err)
+		}
+	}
 }
 
 func versionCore(t *testing.T, b *bus.Bus, _ serverversion.Version) {

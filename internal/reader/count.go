@@ -57,6 +57,7 @@ func (r *Reader) countOnce(ctx context.Context, body []byte) (uint64, error) {
 		}
 		switch status := m.Header.Get("Status"); {
 		case len(m.Header[headerSequence]) > 0 && len(m.Header[headerPending]) == 0:
+			r.direct = false // the leader of the stream is older than the connected server
 			return 0, ErrNoDirect
 		case len(m.Header[headerSequence]) > 0:
 		case status == "204" && got == 1:

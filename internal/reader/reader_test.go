@@ -34,6 +34,8 @@ type stream struct {
 	behind  uint64              // so many messages are missing on the replica that answers batches
 	ignored int                 // so many requests for batches get no answer
 	batches int                 // requested
+	single  bool                // answers each request with one message, as servers before 2.11 do
+	counts  uint64              // added to what a message says of those after it: 1 as in nats-server 2.11
 }
 
 func newStream(t *testing.T, l *link.Link, last uint64, change func(*stream)) *stream {
@@ -78,11 +80,16 @@ func (s *stream) batch(m *nats.Msg) {
 		_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}, "Description": {"Message Not Found"}}})
 		return
 	}
+	if s.single {
+		_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Nats-Stream": {"S"}, "Nats-Subject": {"s"}, "Nats-Sequence": {fmt.Sprint(max(r.Seq, 1))},
+			"Nats-Time-Stamp": {s.created}}})
+		return
+	}
 	before, end := uint64(0), min(r.Seq+r.Batch-1, s.last-s.behind)
 	for n := r.Seq; n <= end; n++ {
 		if !s.lose(n) {
 			_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Nats-Stream": {"S"}, "Nats-Subject": {"s"}, "Nats-Sequence": {fmt.Sprint(n)},
-				"Nats-Time-Stamp": {s.created}, "Nats-Last-Sequence": {fmt.Sprint(before)}, "Nats-Num-Pending": {fmt.Sprint(s.last - n)}}})
+				"Nats-Time-Stamp": {s.created}, "Nats-Last-Sequence": {fmt.Sprint(before)}, "Nats-Num-Pending": {fmt.Sprint(s.last - n + s.counts)}}})
 		}
 		before = n
 	}
@@ -132,6 +139,7 @@ func TestReaderMissesNothing(t *testing.T) {
 		"a replica is behind":                     func(s *stream) { s.behind = 20 },
 		"a replica has nothing":                   func(s *stream) { s.behind = last },
 		"a replica is behind and loses a request": func(s *stream) { s.behind = 3; s.ignored = 1 },
+		"the leader knows no batches":             func(s *stream) { s.single = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -216,4 +224,49 @@ func TestReaderWaitsWhileTheBufferIsFull(t *testing.T) {
 			t.Errorf("got %v, %v", ok, err)
 		}
 	})
+}
+
+// Count is right whatever the messages say of those after them, and when answers are lost. A
+// server that knows no batches cannot count; the last messages are found all the same.
+func TestReaderCounts(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*stream){
+		"no faults":         func(*stream) {},
+		"as 2.11 counts":    func(s *stream) { s.counts = 1 },
+		"requests are lost": func(s *stream) { s.ignored = 2 },
+		"a message is lost": func(s *stream) {
+			lost := false
+			s.lose = func(uint64) bool { l := !lost; lost = true; return l }
+		},
+		"the leader knows no batches": func(s *stream) { s.single = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := testserver.New(t).Link(t)
+				s := newStream(t, l, 100, change)
+				r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Timeout: 30 * time.Second})
+				defer r.Close()
+				if err := r.SetEnd(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				for from, want := range map[uint64]uint64{1: 100, 100: 1, 101: 0} {
+					n, err := r.Count(t.Context(), from)
+					if s.single && from <= 100 {
+						if !errors.Is(err, reader.ErrNoDirect) {
+							t.Errorf("counted %d, %v", n, err)
+						}
+					} else if err != nil && !s.single || n != want {
+						t.Errorf("from %d on: counted %d, %v", from, n, err)
+					}
+				}
+				if err := r.SeekLast(t.Context(), 7); err != nil {
+					t.Fatal(err)
+				}
+				if d, ok, err := r.Next(t.Context()); !ok || err != nil || d.Stored.Sequence != 94 {
+					t.Errorf("the last 7 begin with %v, %v, %v", d.Stored, ok, err)
+				}
+			})
+		})
+	}
 }

@@ -2,14 +2,21 @@ package reader
 
 import (
 	"context"
+	"errors"
 )
 
 // SeekLast moves to the first of the last n messages up to the end that match the filter. If
 // messages are stored or removed at the same time, there may be a few more or fewer.
 func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
-	if !r.direct {
+	err := r.seekLastByCounting(ctx, n)
+	if errors.Is(err, ErrNoDirect) {
 		return r.seekLastByReading(ctx, n)
 	}
+	return err
+}
+
+// seekLastByCounting is SeekLast where the server counts. It returns ErrNoDirect where not.
+func (r *Reader) seekLastByCounting(ctx context.Context, n uint64) error {
 	low, high := max(r.first, 1), r.last+1 // the range of the search, if there are so many
 	afterEnd, err := r.Count(ctx, r.last+1)
 	for guess := high - min(n, high-low); err == nil && low < high; guess = low + (high-low)/2 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/serverversion"
 )
 
 // ForeignStreamError is returned when a stream with the name of a side stream exists and
@@ -48,7 +49,26 @@ func declareRetry(ctx context.Context, c *core.Core, stream Stream) (jetstream.S
 		want.AllowMsgSchedules = false
 		st, err = declare(ctx, c, stream, want)
 	}
-	return st, err
+	if err != nil || !want.AllowMsgSchedules {
+		return st, err
+	}
+	return allowSchedules(ctx, c, st)
+}
+
+// allowSchedules switches schedules on in an S-retry that an older server made. Where that
+// fails, retries go on to wait in the process.
+func allowSchedules(ctx context.Context, c *core.Core, st jetstream.Stream) (jetstream.Stream, error) {
+	have := st.CachedInfo().Config
+	if have.AllowMsgSchedules || !c.Link.Server().Has(serverversion.Schedules) {
+		return st, nil
+	}
+	have.AllowMsgSchedules = true
+	updated, err := c.JetStream.UpdateStream(ctx, have)
+	if err != nil {
+		c.Logger.Warn("retries wait in the process: the server does not let the stream keep messages until a time", "stream", have.Name, "error", err)
+		return st, nil
+	}
+	return updated, nil
 }
 
 // declare makes sure that the side stream want exists, stored as safely as stream.
