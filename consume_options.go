@@ -188,7 +188,7 @@ type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 // WithListen. One process is the owner (SubscriptionStats.Owner). It takes the messages and
 // assigns each to a process with a free handler, preferably to itself. All processes must give
 // the same key option. Processes may start, stop, crash and hang at any time. An owner that
-// stops hands over at once. An owner that is not heard of for a third of AckWait (at most 10 s)
+// stops hands over at once. An owner that is silent for a third of AckWait (at most 10 s)
 // is replaced, and its messages are redelivered after AckWait. If it was only hanging, its
 // handlers may still run for messages that others handle too. Their outcomes are refused and
 // reported as event.SettlementRefused. On an embedded server without a port, only one consumer

@@ -18,10 +18,10 @@ import (
 type DeadLetter struct {
 	RawMsg // as the handler got it. Attempt is the number of handler calls that failed, at least 1; Deliveries is 0
 
-	Durable string // the consumer that gave it up
+	Durable string // the consumer that could not handle it
 	Cause   Cause
 	Error   string    // the text of the last failure, one line of at most 1 KiB
-	DeadAt  time.Time // when it was given up
+	DeadAt  time.Time // when the dead letter was stored
 
 	// Reference says that the dead letter has no payload and no header of its own, because
 	// a copy would exceed the limits of the server. They are in the stream, at Sequence, as

@@ -12,7 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Redrive returns the dead letters that match f to the consumers that gave them up, and to
+// Redrive returns the dead letters that match f to the consumers that could not handle them, and to
 // no other. Each is handled once more as if it came for the first time, in the order of the
 // stream. One that fails again becomes a dead letter again. Redrive returns how many it
 // returned, also with an error. DeadFilter.Rate limits the rate.
@@ -28,7 +28,7 @@ func (s *Stream) Redrive(ctx context.Context, f DeadFilter) (int, error) {
 	return n, s.deadError(ctx, "Redrive", err)
 }
 
-// RedriveAs returns the dead letter l, of DeadLetters, to the consumer that gave it up,
+// RedriveAs returns the dead letter l, of DeadLetters, to the consumer that could not handle it,
 // with the payload v instead of its own. It is for messages that no handler can take as
 // they are.
 //

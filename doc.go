@@ -63,7 +63,7 @@
 // a future of the same result. [PublishToBatch] stores several messages or none.
 //
 // [Bus.Stream] never deletes messages of an existing stream and never weakens it, unless
-// [AllowShrink] is given. [Stream.Plan] tells beforehand what a declaration would do. With a
+// [AllowShrink] is given. [Stream.Plan] says in advance what a declaration would do. With a
 // Revision, an older version of a program never undoes what a newer one declared.
 //
 // [Consume] handles each stored message at least once. A message is done when its handler

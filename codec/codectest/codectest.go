@@ -29,7 +29,7 @@ type Suite struct {
 	Values []any
 
 	// Edge are values that the codec must carry or refuse: Marshal returns an error, or
-	// Unmarshal gives back an equal value. If it is nil, the suite uses EdgeValues. A codec
+	// Unmarshal returns an equal value. If it is nil, the suite uses EdgeValues. A codec
 	// that cannot tell lists those values that matter to it.
 	Edge []any
 
