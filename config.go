@@ -249,6 +249,9 @@ func (c *config) addFromEnv(o Option) {
 
 // checkCredentials makes connection options of the credentials.
 func (c *config) checkCredentials() {
+	if c.server.url != "" {
+		c.checkOneIdentity()
+	}
 	for _, cr := range c.auth.credentials {
 		switch {
 		case c.server.url != "":
@@ -258,6 +261,22 @@ func (c *config) checkCredentials() {
 			}
 		case !cr.fromEnv:
 			c.bad(cr.name, "…", "identifies the bus to an existing server, but none is named; add WithURL, or protect the embedded server's port with WithServerOptions")
+		}
+	}
+}
+
+// checkOneIdentity refuses two ways to identify the bus. nats.go would use one of them, and
+// which one depends on the server.
+func (c *config) checkOneIdentity() {
+	first := ""
+	for _, cr := range c.auth.credentials {
+		switch {
+		case cr.option == nil || cr.name == "WithTLS" || cr.name == first:
+		case first == "":
+			first = cr.name
+		default:
+			c.bad(cr.name, "…", "a second way to identify the bus, after "+first+"; give one of them")
+			return
 		}
 	}
 }
@@ -285,6 +304,9 @@ func (c *config) checkURL(option, list string) {
 	}
 }
 
+// escapeHint is what to do where a password may be the reason why a URL cannot be read.
+const escapeHint = "in a user name or password escape what is no letter or digit (url.PathEscape, and %2C for a comma), or use WithUser"
+
 // urlProblem says what is wrong with one URL; "" for nothing.
 func urlProblem(u string) string {
 	if u == "" {
@@ -295,10 +317,15 @@ func urlProblem(u string) string {
 	}
 	p, err := url.Parse(u)
 	if err != nil || p.Hostname() == "" {
-		return `is not a URL; use "nats://host:4222"`
+		return `is not a URL; use "nats://host:4222"; ` + escapeHint
 	}
 	switch p.Scheme {
-	case "nats", "tls", "ws", "wss":
+	case "nats", "tls":
+		if strings.Trim(p.Path, "/") != "" || p.RawQuery != "" || p.Fragment != "" {
+			return `has more than a host and a port; use "nats://host:4222"; ` + escapeHint
+		}
+		return ""
+	case "ws", "wss":
 		return ""
 	}
 	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)

@@ -42,12 +42,16 @@ func (f messageOption) onPublish(o *sendOptions) { f(o) }
 func (f messageOption) onRequest(o *sendOptions) { f(o) }
 func (f messageOption) onStore(o *sendOptions)   { f(o) }
 
-// WithHeader adds a value to the header of the message. Names that the library writes itself
-// (Content-Type, Nats-Msg-Id and others) are an error: As, MsgID and WithCompression set them.
+// WithHeader adds a value to the header of the message. Headers that the library writes
+// itself (Content-Type, Nats-Msg-Id, …) are refused; their options are As, MsgID and
+// WithCompression. Other headers that begin with Nats- mean something to the server and are
+// refused too, except Nats-Expected-Stream, Nats-Expected-Last-Msg-Id, Nats-Incr, Nats-Rollup,
+// Nats-Schedule, Nats-Schedule-Rollup, Nats-Schedule-Source, Nats-Schedule-Target,
+// Nats-Schedule-Time-Zone and Nats-Schedule-TTL. An error does not show the value.
 func WithHeader(key, value string) MessageOption {
 	return messageOption(func(o *sendOptions) {
 		if err := wire.CheckHeader(key, value); err != nil {
-			o.addError(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, %q", key, value), Reason: err.Error()})
+			o.addError(&OptionError{Option: "WithHeader", Value: fmt.Sprintf("%q, …", key), Reason: err.Error()})
 			return
 		}
 		o.set(key, append(o.header[key], value)...)

@@ -126,7 +126,7 @@ func TestWithHeader(t *testing.T) {
 		{"X-Unicode", "größe 日本 🚌"},
 		{"X-Bytes", "\xff\xfe\x01\x7f"},
 		{"X-Long", strings.Repeat("y", 5000)},
-		{"Nats-Trace-Like", "NATS/1.0 503"},
+		{"X-Trace-Like", "NATS/1.0 503"},
 		{"Status", "503"},
 		{"!#$%&'*+-.^_`|~", "every character there is"},
 	} {

@@ -2,8 +2,12 @@ package bus
 
 import (
 	"crypto/tls"
+	"errors"
+	"io/fs"
 	"os"
+	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 )
@@ -41,24 +45,66 @@ func WithToken(token string) ConnectOption {
 }
 
 // WithCredentials identifies the bus by a NATS credentials file. The file is read at each
-// connect.
+// connect. A "~" at the beginning of the name is not replaced, and refused.
 func WithCredentials(file string) ConnectOption {
 	return forConnect(func(c *config) {
-		if _, err := os.Stat(file); err != nil {
-			c.bad("WithCredentials", strconv.Quote(file), err.Error())
+		if c.checkSecretFile("WithCredentials", file) {
+			c.addAccess("WithCredentials", nats.UserCredentials(file))
 		}
-		c.addAccess("WithCredentials", nats.UserCredentials(file))
 	})
 }
 
-// WithNKey identifies the bus by an NKey. seedFile is the file with its seed.
+// WithNKey identifies the bus by an NKey. seedFile is the file with its seed. A "~" at the
+// beginning of the name is not replaced, and refused.
 func WithNKey(seedFile string) ConnectOption {
 	return forConnect(func(c *config) {
+		if !c.checkSecretFile("WithNKey", seedFile) {
+			return
+		}
 		o, err := nats.NkeyOptionFromSeed(seedFile)
 		if err != nil {
-			c.bad("WithNKey", strconv.Quote(seedFile), err.Error())
+			c.bad("WithNKey", strconv.Quote(seedFile), "holds no NKey seed of a user")
 			return
 		}
 		c.addAccess("WithNKey", o)
 	})
+}
+
+// secretText matches what is a key, and no file name: an NKey seed, a JWT, and anything with
+// 40 letters and digits in a row or with a line break.
+var secretText = regexp.MustCompile(`[\r\n]|\bS[ACNOUX][A-Z2-7]{20,}|\beyJ[A-Za-z0-9_-]{10,}|[A-Za-z0-9+=]{40,}|-----BEGIN`)
+
+// checkSecretFile records what is wrong with the name of a file that holds a secret, and
+// reports whether the name can be used. If the secret itself was given, the error does not
+// show it.
+func (c *config) checkSecretFile(option, name string) bool {
+	if secretText.MatchString(name) {
+		c.bad(option, "…", "this is a key and not the name of a file; write it to a file, and give the name of that")
+		return false
+	}
+	if !c.checkPath(option, name) {
+		return false
+	}
+	if _, err := os.Stat(name); err != nil {
+		c.bad(option, strconv.Quote(name), fileReason(err))
+		return false
+	}
+	return true
+}
+
+// checkPath refuses a path that begins with "~", and reports whether the path can be used.
+func (c *config) checkPath(option, path string) bool {
+	if path != "~" && !strings.HasPrefix(path, "~/") {
+		return true
+	}
+	c.bad(option, strconv.Quote(path), `begins with "~", which only shells replace; join the path with os.UserHomeDir()`)
+	return false
+}
+
+// fileReason is the text of an error about a file whose name is shown already.
+func fileReason(err error) string {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	}
+	return err.Error()
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
 )
 
 func TestAccess(t *testing.T) {
@@ -231,4 +232,63 @@ func newTLS(t *testing.T) (forServer, forClient *tls.Config) {
 	pool.AddCert(cert)
 	forServer = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
 	return forServer, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+}
+
+// A secret that was given in the wrong place is in no error.
+func TestErrorsShowNoSecret(t *testing.T) {
+	t.Parallel()
+	key, err := nkeys.CreateUser()
+	must(t, err)
+	seed, err := key.Seed()
+	must(t, err)
+	const creds = "-----BEGIN NATS USER JWT-----\neyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ.S3CRET"
+	there := bus.WithURL("nats://127.0.0.1:1")
+	b := bustest.New(t)
+	for name, err := range map[string]error{
+		"a seed as WithNKey":             second(bus.New(there, bus.WithNKey(string(seed)))),
+		"a path with a seed as WithNKey": second(bus.New(there, bus.WithNKey("/etc/"+string(seed)))),
+		"a seed as WithCredentials":      second(bus.New(there, bus.WithCredentials(string(seed)))),
+		"a file as WithCredentials":      second(bus.New(there, bus.WithCredentials(creds))),
+		"a JWT as WithCredentials":       second(bus.New(there, bus.WithCredentials(strings.Split(creds, "\n")[1]))),
+		"no host":                        second(bus.Connect(t.Context(), "nats://ann:S3CRET")),
+		"an unescaped /":                 second(bus.Connect(t.Context(), "nats://ann:p@S3CRET/127.0.0.1:1")),
+		"an unescaped #":                 second(bus.Connect(t.Context(), "nats://ann:p#S3CRET@127.0.0.1:1")),
+		"an unescaped comma":             second(bus.Connect(t.Context(), "nats://ann:S3CRET,b,c@127.0.0.1:1")),
+		"a header":                       bus.Publish(t.Context(), b, bus.Subject[int]("x"), 1, bus.WithHeader("Authorization", "Bearer S3CRET\n")),
+	} {
+		if _, ok := errors.AsType[*bus.OptionError](err); !ok || strings.Contains(err.Error(), "S3CRET") || strings.Contains(err.Error(), string(seed)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.HasPrefix(name, "an unescaped") {
+			hasText(t, err, "escape", "WithUser")
+		}
+	}
+}
+
+// Only shells replace "~".
+func TestPathsWithATilde(t *testing.T) {
+	t.Parallel()
+	for option, err := range map[string]error{
+		"WithStoreDir":    second(bus.New(bus.WithStoreDir("~/bus"))),
+		"WithCredentials": second(bus.New(bus.WithURL("nats://127.0.0.1:1"), bus.WithCredentials("~/bus.creds"))),
+		"WithNKey":        second(bus.New(bus.WithURL("nats://127.0.0.1:1"), bus.WithNKey("~"))),
+	} {
+		if e := asError[*bus.OptionError](t, err, "~", "os.UserHomeDir"); e.Option != option {
+			t.Errorf("%s: got %+v", option, e)
+		}
+	}
+	mustWork(t, bus.WithStoreDir(filepath.Join(t.TempDir(), "~x")))
+}
+
+// Of two ways to identify the bus it would depend on the server which one counts.
+func TestTwoIdentities(t *testing.T) {
+	t.Parallel()
+	there := bus.WithURL("nats://127.0.0.1:1")
+	err := second(bus.New(there, bus.WithUser("ann", "S3CRET"), bus.WithToken("S3CRET")))
+	if e := asError[*bus.OptionError](t, err, "WithUser"); e.Option != "WithToken" || strings.Contains(err.Error(), "S3CRET") {
+		t.Errorf("got %+v", e)
+	}
+	for _, opts := range [][]bus.Option{{bus.WithUser("ann", "x"), bus.WithUser("bob", "y")}, {bus.WithTLS(&tls.Config{}), bus.WithToken("x")}} {
+		asError[*bus.ConnectError](t, second(bus.New(append(opts, there, bus.WithLogger(silent()))...)))
+	}
 }

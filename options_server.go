@@ -13,9 +13,13 @@ import (
 // WithStoreDir keeps the streams of the embedded server in the directory dir. The directory
 // is created if it does not exist, and belongs to one bus at a time. What is stored
 // survives kill -9, and also a power cut unless WithSync says otherwise. Without the
-// option, or with an empty dir, streams are in memory and end with the process.
+// option, or with an empty dir, streams are in memory and end with the process. A "~" at the
+// beginning of dir is not replaced, and refused.
 func WithStoreDir(dir string) Option {
-	return option(func(c *config) { c.server.storeDir = dir })
+	return option(func(c *config) {
+		c.checkPath("WithStoreDir", dir)
+		c.server.storeDir = dir
+	})
 }
 
 // WithListen opens a port of the embedded server for other NATS clients: "127.0.0.1:4222",

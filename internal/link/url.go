@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -33,28 +34,54 @@ func (l *Link) Describe() string {
 
 // Redact replaces the credentials in a comma-separated list of URLs by xxxxx. The
 // list need not be well-formed: a password may have any of the characters that
-// separate things, and rather too much is taken out than too little.
+// separate things, and rather too much is taken out than too little. What is left
+// of a URL is a scheme and what looks like a host with a port.
 func Redact(list string) string {
 	var urls []string
 	for part := range strings.SplitSeq(list, ",") {
-		if n := len(urls); n > 0 && strings.Contains(part, "@") && !strings.Contains(part, "://") {
-			urls[n-1] += "," + part // a comma in a password
-			continue
+		if strings.Contains(part, "@") && !begins.MatchString(part) {
+			part = joinPassword(&urls, part)
 		}
 		urls = append(urls, part)
 	}
 	for i, u := range urls {
-		at := strings.LastIndex(u, "@")
-		if at < 0 {
-			continue
-		}
-		scheme, _, found := strings.Cut(u, "://")
-		if found && !strings.Contains(scheme, "@") {
-			scheme += "://"
-		} else {
-			scheme = ""
-		}
-		urls[i] = scheme + "xxxxx" + u[at:]
+		urls[i] = redactOne(u)
 	}
 	return strings.Join(urls, ",")
+}
+
+// joinPassword takes from urls what may be the beginning of a password with commas that
+// ends in part: all after the latest scheme. It returns it with part.
+func joinPassword(urls *[]string, part string) string {
+	for n := len(*urls); n > 0; n-- {
+		last := (*urls)[n-1]
+		part, *urls = last+","+part, (*urls)[:n-1]
+		if begins.MatchString(last) {
+			break
+		}
+	}
+	return part
+}
+
+// begins matches the beginning of a URL with a scheme that the library knows.
+var begins = regexp.MustCompile(`^\s*(nats|tls|ws|wss)://`)
+
+// hostPort matches what may be shown of a URL: a host and a port.
+var hostPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.%]*\]|[A-Za-z0-9._-]*)(:[0-9]{0,5})?/?$`)
+
+// redactOne redacts one URL.
+func redactOne(u string) string {
+	scheme := begins.FindString(u)
+	rest := u[len(scheme):]
+	at := strings.LastIndex(rest, "@")
+	if at < 0 && strings.HasPrefix(strings.TrimSpace(scheme), "ws") {
+		rest, _, _ = strings.Cut(rest, "/") // a WebSocket may have a path
+	}
+	switch host := rest[at+1:]; {
+	case !hostPort.MatchString(strings.TrimSpace(host)):
+		return scheme + "xxxxx"
+	case at >= 0:
+		return scheme + "xxxxx@" + host
+	}
+	return u
 }

@@ -108,14 +108,30 @@ var reserved = []string{
 	HeaderNatsTTL, HeaderNatsBatchID, HeaderNatsBatchSequence, HeaderNatsBatchCommit,
 }
 
+// serverPrefix begins the headers that mean something to the server.
+const serverPrefix = "Nats-"
+
+// passing are the headers of the server that a user may set. The library has no option for
+// them and does not rely on them.
+var passing = []string{
+	"Nats-Expected-Stream", "Nats-Expected-Last-Msg-Id", "Nats-Incr", HeaderNatsRollup,
+	HeaderNatsSchedule, HeaderNatsScheduleTarget, "Nats-Schedule-Rollup", "Nats-Schedule-Source", "Nats-Schedule-Time-Zone", "Nats-Schedule-TTL",
+}
+
 // CheckHeader returns an error if a user must not send the header key: value. The allowed
 // characters are those of HTTP tokens, as for NATS headers.
 func CheckHeader(key, value string) error {
 	if err := CheckName(key); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(reserved, func(o string) bool { return strings.EqualFold(o, key) }) {
+	isIn := func(names []string) bool {
+		return slices.ContainsFunc(names, func(o string) bool { return strings.EqualFold(o, key) })
+	}
+	if isIn(reserved) {
 		return fmt.Errorf("the library writes this header itself; use its option")
+	}
+	if len(key) >= len(serverPrefix) && strings.EqualFold(key[:len(serverPrefix)], serverPrefix) && !isIn(passing) {
+		return fmt.Errorf("the header belongs to the server; choose a name that does not begin with %s", serverPrefix)
 	}
 	return CheckValue(value)
 }

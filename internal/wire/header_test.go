@@ -106,3 +106,16 @@ func BenchmarkGet(b *testing.B) {
 		})
 	}
 }
+
+// Headers of the server mean something to it.
+func TestCheckHeaderOfTheServer(t *testing.T) {
+	t.Parallel()
+	for key, good := range map[string]bool{
+		"Nats-Rollup": true, "nats-rollup": true, "Nats-Schedule": true, "Nats-Expected-Stream": true, "Natsy": true,
+		"Nats-Trace-Dest": false, "nats-trace-dest": false, "Nats-Stream-Source": false, "NATS-": false, "Nats-Msg-Id": false, "Nats-TTL": false,
+	} {
+		if err := wire.CheckHeader(key, "x"); (err == nil) != good {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
