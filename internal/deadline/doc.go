@@ -6,5 +6,5 @@
 //
 // It has no goroutine of its own: the runtime's timer calls deadline.end. A timer that is
 // made in a testing/synctest bubble must stay in that bubble, so a Pool belongs to one bus
-// and not to the process.
+// and not to the process. After a crash nothing is left.
 package deadline

@@ -5,7 +5,8 @@
 // States of a Service: new → listening → ended. Start subscribes to the nine subjects of
 // the protocol when the first responder comes. Drain ends the subscriptions.
 //
-// Goroutines: a Service has none. Each request is answered on the goroutine of its
+// Service.starting is held while the subscriptions are opened or ended. Goroutines: a
+// Service has none. Each request is answered on the goroutine of its
 // subscription. Nothing is kept on disk: after a crash, a new process has a service with
 // another ID.
 package discovery

@@ -1,5 +1,5 @@
 // Package intake is the way in: it takes messages from the server, has a
-// dispatch.Queue run their handlers, and settles them. It has two doors that share
+// dispatch.Queue run their handlers, and settles them. It has two parts that share
 // little more than the queue: Core for a core subscription, and Durable for one
 // process's part in a durable consumer of a stream.
 //

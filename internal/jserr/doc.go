@@ -2,5 +2,5 @@
 // return when an operation on a stream or a consumer fails.
 //
 // The root package makes a *bus.StreamError of an *Error, at one place (translate). The
-// package has no state and no goroutines.
+// package has no state and no goroutines. A crash leaves nothing behind.
 package jserr

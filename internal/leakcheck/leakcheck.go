@@ -1,4 +1,5 @@
-// Package leakcheck fails a test binary that leaks goroutines. It is for tests only.
+// Package leakcheck fails a test binary that leaks goroutines. It is for tests only. It
+// has no state and starts no goroutine.
 package leakcheck
 
 import (

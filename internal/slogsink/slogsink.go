@@ -1,5 +1,5 @@
 // Package slogsink writes the lines of an hclog.Logger to a slog.Logger. It has no state and no
-// goroutines.
+// goroutines, and a crash leaves nothing behind.
 package slogsink
 
 import (
