@@ -311,7 +311,7 @@ func TestLetterOfWhatFindsBothPlacesTaken(t *testing.T) {
 		con := consume(t, st, "d", "S", handle, bus.Concurrency(10))
 		storeRange(t, st, "S", 0, 20) // its window is full
 		pass(10 * time.Second)
-		st = recreate(t, b, config, "d", 100)
+		recreate(t, b, config, "d", 100)
 		pass(10 * time.Minute)
 		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
 		receive(t, con.Done())

@@ -77,7 +77,7 @@ var versionCalls = map[string]func(context.Context, *bus.Bus, *bus.Stream) error
 		}
 		pause, resume := c.Pause(ctx, time.Now().Add(time.Hour)), c.Resume(ctx)
 		if (pause == nil) != (resume == nil) {
-			return fmt.Errorf("Pause and Resume differ: %v, %v", pause, resume) //nolint:errorlint // not the error that is looked for
+			return fmt.Errorf("Pause and Resume differ: %v, %v", pause, resume)
 		}
 		return errors.Join(pause, c.Drain(ctx))
 	},

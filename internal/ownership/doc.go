@@ -69,8 +69,8 @@
 //	                                     them after AckWait
 //	the owner, after the record and      the next owner reads the record, and acknowledges
 //	before the acknowledgement           the message when it is redelivered, without a handler
-//	the owner, after the record of a     the next owner reads the reason and writes the dead
-//	dead letter and before it is stored  letter
+//	the owner, after the record of a     the next owner reads the reason and
+//	dead letter and before it is stored  writes it
 //	the owner, while it is suspended     its records are refused, so it acknowledges nothing
 //	the server                           the lease and the record are still stored; owner and
 //	                                     members go on

@@ -33,7 +33,7 @@ var (
 	Rewind = Feature{"Rewind", Version{2, 14, 0}, 4, "or consume by another durable with StartAtSequence or StartAtTime"}
 )
 
-// BatchedReads: a server that has it sends many messages for one request. From others, reader
+// BatchedReads is that a server sends many messages for one request. From others, reader
 // takes them one by one.
 var BatchedReads = Feature{Call: "Replay in batches", Since: Version{2, 11, 0}, Level: 1}
 
