@@ -193,9 +193,9 @@ func TestUnreadablePayloads(t *testing.T) {
 		{"text that is none", []byte{0xff}, []string{"Content-Type", "text/plain"}, []string{"decode text/plain", "UTF-8"}},
 		{"protobuf for a string", []byte{1}, []string{"Content-Type", "application/protobuf"}, []string{"decode application/protobuf", "string"}},
 		{"unknown content type", []byte("x"), []string{"Content-Type", "application/x-new"}, []string{"application/x-new", "does not know", "WithCodec"}},
-		{"no content type at all", []byte("x"), []string{"Content-Type", "///"}, []string{`"///"`, "no content type"}},
-		{"unprintable content type", []byte("x"), []string{"Content-Type", "a\x1b[31m\x07"}, []string{"no content type"}},
-		{"endless content type", []byte("x"), []string{"Content-Type", strings.Repeat("x", 4096)}, []string{"no content type"}},
+		{"no content type at all", []byte("x"), []string{"Content-Type", "///"}, []string{`"///"`, "is not a content type"}},
+		{"unprintable content type", []byte("x"), []string{"Content-Type", "a\x1b[31m\x07"}, []string{"is not a content type"}},
+		{"endless content type", []byte("x"), []string{"Content-Type", strings.Repeat("x", 4096)}, []string{"is not a content type"}},
 		{"unknown encoding", []byte("x"), []string{"Content-Encoding", "br"}, []string{`"br"`, "zstd, s2, gzip"}},
 		{"two encodings", []byte("x"), []string{"Content-Encoding", "gzip, zstd"}, []string{"encoding"}},
 	}
