@@ -48,6 +48,7 @@ type Bus struct {
 	keyHolders consumer.Holders
 	memory     sync.Once // guards the note that streams are in memory
 	state      busState
+	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there
 }
 
 // localServer is the embedded server as the rest of the package sees it. It consists of

@@ -41,6 +41,9 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 			r.Add(health.Failed, "server", "%v", err)
 		}
 	}
+	if lost := b.lost.Load(); lost != nil {
+		r.Add(health.Failed, "store", "%s", inner(lost))
+	}
 	b.checkLoad(&r)
 	return r
 }

@@ -15,6 +15,10 @@ import (
 // survives kill -9, and also a power cut unless WithSync says otherwise. Without the
 // option, or with an empty dir, streams are in memory and end with the process. A "~" at the
 // beginning of dir is not replaced, and refused.
+//
+// If the directory or its file LOCK is removed, moved or replaced while the bus is open, the
+// bus notices that within a second. Publishes to streams then fail with a *StoreError, Health
+// fails, and an event.ServerError says so.
 func WithStoreDir(dir string) Option {
 	return option(func(c *config) {
 		c.checkPath("WithStoreDir", dir)

@@ -48,7 +48,7 @@ func PublishTo[T any](ctx context.Context, st *Stream, s Subject[T], v T, opts .
 // prepareStore fills m, which is empty, for a PublishTo or PublishToAsync, and checks that
 // the stream can store it. It returns what the message expects, or nil.
 func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet.Message, s Subject[T], v T, opts []StoreOption) (*outlet.Expectation, error) {
-	if err := st.callable(ctx, call); err != nil {
+	if err := st.storable(ctx, call); err != nil {
 		return nil, err
 	}
 	o, err := storeOptions(opts)

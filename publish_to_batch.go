@@ -49,7 +49,7 @@ func ItemOf[T any](s Subject[T], v T, opts ...StoreOption) Item {
 // Errors: those of PublishTo; *UnsupportedError also for a server before 2.12. An *ItemError
 // says which item the error is about.
 func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error) {
-	if err := st.callable(ctx, "PublishToBatch"); err != nil {
+	if err := st.storable(ctx, "PublishToBatch"); err != nil {
 		return nil, err
 	}
 	var batch *outlet.Batch

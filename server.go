@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nuid"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/embedded"
 	"github.com/omnibus-go/bus/internal/storedir"
 )
@@ -48,6 +49,7 @@ func newEmbedded(c *config) (*Bus, error) {
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}
+	s.Watch(b.loseStore)
 	return b, nil
 }
 
@@ -112,6 +114,14 @@ func startError(dir string, err error) error {
 		return &StartError{Err: failed.Err}
 	}
 	return &StartError{Err: err}
+}
+
+// loseStore has publishes to streams fail from now on, with err: the store directory is gone.
+// The server would go on to acknowledge them. It is called at most once.
+func (b *Bus) loseStore(err error) {
+	lost := storeError(b.cfg.server.storeDir, err)
+	b.lost.Store(lost)
+	b.report(event.Event{Kind: event.ServerError, Err: lost})
 }
 
 // openPortErrors makes an *OptionError of each *embedded.OpenPortError in err.

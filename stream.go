@@ -175,6 +175,17 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 	return s.bus.callable(ctx, call)
 }
 
+// storable is callable, and refuses to store when the store directory is lost.
+func (s *Stream) storable(ctx context.Context, call string) error {
+	if err := s.callable(ctx, call); err != nil {
+		return err
+	}
+	if lost := s.bus.lost.Load(); lost != nil {
+		return s.bus.refused(&opError{call, lost})
+	}
+	return nil
+}
+
 // streamName matches the names of streams and durables.
 var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 

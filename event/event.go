@@ -44,7 +44,8 @@ const (
 	// ConnectionClosed: the connection ended for good, and not by Close.
 	ConnectionClosed Kind = "connection closed"
 	// ServerError: the server refused something that no call waits for, such as a
-	// subscription without permission.
+	// subscription without permission; or the store directory of an embedded server was
+	// removed, moved or replaced.
 	ServerError Kind = "server error"
 	// ConsumerStalled: a consumer gets no messages. Its stream or durable is gone or has no
 	// leader, or messages with keys wait for earlier ones that another process has. The

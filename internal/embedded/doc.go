@@ -7,7 +7,8 @@
 // States: starting → running → stopped. Start goes through the first, Stop ends the second.
 // A server is not started twice.
 //
-// The package has no goroutines of its own. Those of the server end with Stop. The server
+// Goroutines: one looks at the store directory (watch.go). It and those of the server end
+// with Stop. The server
 // reports why it cannot start only to its logger, and would then end the process. So the log
 // keeps that line, and Start returns it as an error. The signal handlers of the server are
 // off, because they would end the program.

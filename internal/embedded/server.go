@@ -22,6 +22,7 @@ type Server struct {
 	config *Config
 	store  *store
 	server *server.Server
+	watch  watch
 }
 
 // Start starts a server and waits until it is ready. It is called by New.
@@ -109,6 +110,7 @@ func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
 
 // Stop stops the server and gives the store directory up. It is called once.
 func (s *Server) Stop() error {
+	s.watch.end()
 	stop(s.server)
 	return s.store.release()
 }

@@ -34,6 +34,8 @@ type Dir struct {
 	path     string
 	identity Identity
 	lock     *flock.Flock
+	self     os.FileInfo // the directory, and the lock file in it, as they were opened
+	lockFile os.FileInfo
 	closing  sync.Once
 	closeErr error
 }
@@ -104,6 +106,9 @@ func missingDirs(path string) []string {
 // prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls
 // it.
 func (d *Dir) prepare() error {
+	if err := d.remember(); err != nil {
+		return err
+	}
 	if err := d.clean(); err != nil {
 		return err
 	}
