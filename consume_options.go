@@ -38,7 +38,8 @@ func (f consumeOption) onConsume(o *consumeOptions) { f(o) }
 // AckWait is how long the server waits for an acknowledgement or in-progress signal of a
 // message before it redelivers the message. The default is 30 s; the minimum is 1 s. The bus
 // sends in-progress signals while a message waits or its handler runs. So AckWait only sets
-// how soon the messages of a crashed process are redelivered. It is a setting of the durable:
+// how soon the messages of a crashed process are redelivered. On an embedded server without a
+// port that is at once when the process starts again. It is a setting of the durable:
 // all processes should give the same value, because the last one to start sets it.
 func AckWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
@@ -180,7 +181,7 @@ type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 //
 // The messages of a key succeed in the order of the stream, also after failures, lost
 // connections, restarts and crashes. After a crash, messages with keys wait up to AckWait for
-// those that the crashed process had. A message that becomes a dead letter is skipped, see
+// those that the crashed process had. On an embedded server without a port they do not wait. A message that becomes a dead letter is skipped, see
 // OnStuckKey. As always, a message may be delivered more than once.
 //
 // Several processes, or buses, that consume the same durable share the work and keep the order

@@ -96,6 +96,9 @@ func (c *Consumer) open(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.takeBack(ctx); err != nil {
+		return err
+	}
 	return c.openTaker(ctx, info.Config)
 }
 

@@ -27,7 +27,9 @@
 //
 // # After a crash
 //
-// The server redelivers what the process had after AckWait. What package recovery stored says
-// which of these messages may have ended the process. A pause of Rewind ends by itself soon
+// The server redelivers what the process had after AckWait. If no other process can reach the
+// server, the first consumer of the durable in the next process takes it back at once
+// (takeback.go). What package recovery stored says which of these messages may have ended the
+// process. A pause of Rewind ends by itself soon
 // after the deadline of the call.
 package consumer

@@ -36,7 +36,11 @@
 //	draining   refuses what has not begun, waits for what    left, when all has ended or the
 //	           runs; an owner settles it                     context of Drain ends
 //	left       has released the lease or sent its last
-//	           heartbeat; takes part no more
+//	           heartbeat, unless handlers still run;
+//	           takes part no more
+//
+// Drain may come in each state, also while a request for the lease is under way. The member
+// waits for the reply and releases what it got.
 //
 // # States of an owner
 //

@@ -21,6 +21,7 @@ type knownLease struct {
 	lease
 	epoch       uint64    // 0: none
 	silentSince time.Time // since when the owner has not replied while the server did; zero while it replies
+	uncertain   bool      // an acquireLease had no reply: the lease may be this member's
 }
 
 // held reports whether some process has the lease, as far as known.
@@ -74,12 +75,13 @@ func (m *Member) acquireLease() (again bool) {
 	if !m.takesPart() {
 		return false
 	}
-	ctx, cancel := m.withRequestTimeout(m.ctx)
+	ctx, cancel := m.withRequestTimeout(m.acquiring)
 	defer cancel()
 	asked := time.Now()
 	mine := lease{Member: m.cfg.ID, TTL: m.cfg.TTL}
 	epoch, err := m.store.acquireLease(ctx, mine, m.known.epoch)
 	if err != nil {
+		m.known.uncertain = !errors.Is(err, ErrLost)
 		return errors.Is(err, ErrLost)
 	}
 	m.known = knownLease{lease: mine, epoch: epoch}
@@ -89,11 +91,14 @@ func (m *Member) acquireLease() (again bool) {
 
 // becomeOwner starts an owner for a lease that is this process's. The lease was acquired
 // or read at a time after asked. If it fails, m tries again after a while, since the
-// lease stays. It runs on the goroutine of m.
+// lease stays. If m has stopped, leave releases the lease. It runs on the goroutine of m.
 func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 	m.workers.follow(epoch, time.Time{}) // the workers begin nothing that another owner assigned
-	ctx, cancel := m.withRequestTimeout(m.ctx)
+	ctx, cancel := m.withRequestTimeout(m.acquiring)
 	defer cancel()
+	if m.ctx.Err() != nil {
+		return
+	}
 	last, err := m.store.readSettleRecord(ctx)
 	if err != nil {
 		return
@@ -105,7 +110,8 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 	}
 	if !m.setOwner(owner) {
 		_ = owner.intake.Drain(ctx) // it has not started
-		m.releaseLease(ctx, owner)
+		owner.close()
+		m.releaseLease(ctx, epoch)
 		return
 	}
 	owner.intake.Start()
@@ -130,15 +136,14 @@ func (m *Member) setOwner(owner *Owner) bool {
 	return !draining
 }
 
-// releaseLease closes the owner and lets other members acquire the lease at once. If the
+// releaseLease lets other members acquire the lease at once. Its owner is closed. If the
 // server does not reply, they acquire it after a TTL. A durable that was deleted keeps no
 // lease: each member acquires it, finds that out, and removes it again.
-func (m *Member) releaseLease(ctx context.Context, owner *Owner) {
-	owner.close()
+func (m *Member) releaseLease(ctx context.Context, epoch uint64) {
 	if m.cfg.DurableDeleted() {
-		_ = m.store.remove(ctx, owner.epoch)
+		_ = m.store.remove(ctx, epoch)
 	} else {
-		_ = m.store.releaseLease(ctx, m.cfg.ID, owner.epoch)
+		_ = m.store.releaseLease(ctx, m.cfg.ID, epoch)
 	}
 	m.announceLease()
 }

@@ -38,15 +38,21 @@ type Member struct {
 	started atomic.Bool
 
 	wake  wakeup          // of run
-	ctx   context.Context // of run and of its requests
+	ctx   context.Context // of run and of most of its requests
 	stop  context.CancelFunc
 	ended chan struct{} // closed when run has ended
+
+	// acquiring is the context of the requests that acquire the lease. It ends later than
+	// ctx: a member that leaves must know whether it has the lease.
+	acquiring context.Context
+	giveUp    context.CancelFunc
 }
 
 // NewMember subscribes to the messages for this member. Nothing happens before Start.
 func NewMember(c Config) (*Member, error) {
 	m := &Member{cfg: c, store: &store{subjects{c.Stream, c.Durable}, c.Link}, wake: newWakeup(), ended: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.acquiring, m.giveUp = context.WithCancel(context.Background())
 	m.workers = newWorkers(m)
 	for subject, callback := range map[string]nats.MsgHandler{
 		m.store.assignments(c.ID): m.workers.onAssignment,

@@ -3,6 +3,7 @@ package ownership
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // ErrEnded says why an outcome does not count that came after Drain had stopped waiting.
@@ -10,8 +11,9 @@ var ErrEnded = errors.New("the consumer had stopped before the handler returned;
 
 // Drain ends this process's part. An owner takes no more messages, waits for those it has
 // assigned, settles them and releases the lease. Another member waits for its handlers. If ctx
-// ends first, Drain leaves at once, and the others notice after a TTL. It may be called
-// once.
+// ends while handlers run, Drain leaves at once, and the others notice after a TTL. Else the
+// others take over at once, at whatever moment of its start m is told to leave. It may be
+// called once.
 func (m *Member) Drain(ctx context.Context) error {
 	m.mu.Lock()
 	m.draining = true
@@ -25,13 +27,32 @@ func (m *Member) Drain(ctx context.Context) error {
 	}
 	err = errors.Join(err, m.workers.wait(ctx))
 	m.stop()
+	leaving, cancel := m.leavingContext(ctx)
+	defer cancel()
+	defer m.giveUp()
+	context.AfterFunc(leaving, m.giveUp)
 	if m.started.Load() {
 		<-m.ended
 	}
-	m.leave(ctx)
+	m.leave(leaving, err == nil || m.isIdle())
 	m.workers.queue.Stop()
 	unsubscribe(m.subs)
 	return err
+}
+
+// leavingGrace is how long a member that must stop at once waits for the replies to its
+// last requests.
+const leavingGrace = 250 * time.Millisecond
+
+// leavingContext bounds the last requests of a member: by the timeout of a request, and
+// by leavingGrace after ctx has ended.
+func (m *Member) leavingContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	leaving, cancel := m.withRequestTimeout(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		grace := time.AfterFunc(leavingGrace, cancel)
+		context.AfterFunc(leaving, func() { grace.Stop() })
+	})
+	return leaving, cancel
 }
 
 // drainOwner drains the intake of an owner that is not nil. A lost lease is no error
@@ -47,16 +68,32 @@ func drainOwner(ctx context.Context, owner *Owner) error {
 	return nil
 }
 
-// leave releases the lease, or tells the owner that this member has left. Without it they
-// notice after a TTL. Drain calls it after run has ended.
-func (m *Member) leave(ctx context.Context) {
-	ctx, cancel := m.withRequestTimeout(ctx)
-	defer cancel()
-	if owner := m.currentOwner(); owner != nil {
-		m.releaseLease(ctx, owner)
-		return
+// leave releases the lease, or tells the owner that this member has left. If it is not
+// idle, because Drain stopped waiting for handlers, it does neither: the others notice after
+// a TTL, as after a crash. Drain calls it after run has ended.
+func (m *Member) leave(ctx context.Context, idle bool) {
+	owner := m.currentOwner()
+	if owner != nil {
+		owner.close()
 	}
-	if m.known.held() {
+	switch {
+	case !idle:
+	case owner != nil:
+		m.releaseLease(ctx, owner.epoch)
+	case m.known.uncertain:
+		if l, epoch, err := m.store.readLease(ctx); err == nil && l.Member == m.cfg.ID && !l.Released {
+			m.releaseLease(ctx, epoch)
+		}
+	case m.known.held() && m.known.Member == m.cfg.ID: // acquired, but it has not become the owner
+		m.releaseLease(ctx, m.known.epoch)
+	case m.known.held():
 		_, _ = m.askOwner(ctx, m.known.epoch, request{Heartbeat: &heartbeat{Member: m.cfg.ID, Left: true}})
 	}
+}
+
+// isIdle reports whether nothing runs here, and nothing elsewhere that this process has
+// assigned.
+func (m *Member) isIdle() bool {
+	owner := m.currentOwner()
+	return m.InFlight() == 0 && m.workers.queue.InFlight() == 0 && (owner == nil || owner.dispatcher.busy() == 0)
 }
