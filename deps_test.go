@@ -97,13 +97,14 @@ var house = map[string]room{
 		natsGo:               "subscriptions and their messages",
 	}},
 	"internal/outlet": {floor: 4, imports: map[string]string{
-		"internal/jserr":     "the server's refusals",
-		"internal/dispatch":  "notes which goroutine tells what could not be sent: it may close the bus",
-		"internal/link":      "the gate and the connection",
-		"internal/subject":   "the pattern that a subject was made from, for metrics",
-		"internal/telemetry": "one place for counters and spans of what is sent",
-		"internal/wire":      "what it sends",
-		natsGo:               "replies and the errors of the connection",
+		"internal/serverversion": "whether the server stores batches as a whole",
+		"internal/jserr":         "the server's refusals",
+		"internal/dispatch":      "notes which goroutine tells what could not be sent: it may close the bus",
+		"internal/link":          "the gate and the connection",
+		"internal/subject":       "the pattern that a subject was made from, for metrics",
+		"internal/telemetry":     "one place for counters and spans of what is sent",
+		"internal/wire":          "what it sends",
+		natsGo:                   "replies and the errors of the connection",
 	}},
 
 	"internal/reader": {floor: 4, imports: map[string]string{

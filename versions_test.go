@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/serverversion"
@@ -218,7 +219,7 @@ func TestServerVersions(t *testing.T) {
 				t.Run(strings.ReplaceAll(call, "`", ""), func(t *testing.T) { tryCall(t, b, call, version.AtLeast(needs), name[1:]) })
 			}
 			for name, try := range map[string]func(*testing.T, *bus.Bus, serverversion.Version){
-				"core": versionCore, "streams": versionStreams, "conditions": versionConditions, "consume": versionConsume,
+				"core": versionCore, "streams": versionStreams, "raw": versionRaw, "conditions": versionConditions, "consume": versionConsume,
 				"dead letters": versionDeadLetters, "keys": versionKeys, "replay": versionReplay, "pause": versionPause, "batch": versionBatch,
 			} {
 				t.Run(name, func(t *testing.T) {
@@ -391,6 +392,34 @@ func versionStreams(t *testing.T, b *bus.Bus, _ serverversion.Version) {
 	}
 	must(t, st.Delete(t.Context()))
 	isError(t, second(b.LookupStream(t.Context(), "STREAMS")), bus.ErrStreamNotFound)
+}
+
+// Fields that only Raw sets are refused too, and not left out.
+func versionRaw(t *testing.T, b *bus.Bus, v serverversion.Version) {
+	for name, field := range map[string]struct {
+		since int // minor version
+		set   func(*jetstream.StreamConfig)
+	}{
+		"Markers":   {11, func(c *jetstream.StreamConfig) { c.SubjectDeleteMarkerTTL = time.Minute }},
+		"Counters":  {12, func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }},
+		"Schedules": {12, func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }},
+		"Persist":   {12, func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }},
+		"Ingest":    {14, func(c *jetstream.StreamConfig) { c.AllowBatchPublish = true }},
+		"Transform": {10, func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "raw.Transform.>", Destination: "raw.Transform.x.>"}
+		}},
+		"FirstSeq": {10, func(c *jetstream.StreamConfig) { c.FirstSeq = 100 }},
+	} {
+		_, err := b.Stream(t.Context(), bus.StreamConfig{Name: "RAW" + name, Subjects: []string{"raw." + name + ".>"}, Raw: field.set})
+		if v.Minor >= field.since {
+			must(t, err)
+			continue
+		}
+		if e := asError[*bus.UnsupportedError](t, err, "use nats-server 2."); e.Version != fmt.Sprint("2.", field.since) || e.Changed {
+			t.Errorf("%s: got %+v", name, e)
+		}
+		isError(t, second(b.LookupStream(t.Context(), "RAW"+name)), bus.ErrStreamNotFound)
+	}
 }
 
 func versionConditions(t *testing.T, b *bus.Bus, v serverversion.Version) {

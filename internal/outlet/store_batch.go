@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -97,6 +98,9 @@ func (o *Outlet) storeBatchOnce(ctx context.Context, name string, repeatable boo
 		var end func()
 		ctx, end = o.attemptContext(ctx)
 		defer end()
+	}
+	if err := o.link.Server().Check(serverversion.PublishToBatch); err != nil {
+		return Ack{}, &unsentBatchError{err} // a reconnect led to an older server
 	}
 	last := len(ms) - 1
 	for i := range ms {
