@@ -401,7 +401,7 @@ func TestStartIsLogged(t *testing.T) {
 		{"connected", func(log bus.ConnectOption) (*bus.Bus, error) {
 			return bus.Connect(t.Context(), other.ClientURL(), log)
 		}, "connected", func(b *bus.Bus) map[string]any {
-			return map[string]any{"server": fmt.Sprintf("%s (%s)", other.ClientURL(), b.Conn().ConnectedServerName())}
+			return map[string]any{"server": fmt.Sprintf("%s (%s)", other.ClientURL(), b.Conn().ConnectedServerName()), "version": b.Conn().ConnectedServerVersion()}
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
