@@ -49,6 +49,9 @@ func Open(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkRegular(path); err != nil {
+		return nil, err
+	}
 	// This comes before the first write, so that a foreign directory gets no LOCK either.
 	if err := checkForeign(path); err != nil {
 		return nil, err
@@ -101,6 +104,18 @@ func missingDirs(path string) []string {
 		}
 		path = parent
 	}
+}
+
+// checkRegular refuses a FIFO or a device in the place of a file of ours: who
+// opens a FIFO waits for somebody to write to it. Open calls it before it opens a file.
+func checkRegular(path string) error {
+	for _, name := range []string{lockName, ownerName, identityName} {
+		info, err := os.Stat(filepath.Join(path, name))
+		if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+			return &AccessError{Dir: path, Op: "open " + name, Err: errors.New("it is no regular file")}
+		}
+	}
+	return nil
 }
 
 // prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls

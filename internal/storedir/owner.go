@@ -1,6 +1,7 @@
 package storedir
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,6 +20,9 @@ type Owner struct {
 	Program string `json:"program"`
 	// Bus is the server name of the bus.
 	Bus string `json:"bus"`
+	// Process is a random text that each process makes once. Two containers may have the same
+	// host name and process ID. It is empty in files of earlier versions.
+	Process string `json:"process,omitempty"`
 	// Since is when the process opened the directory, in UTC, in whole seconds.
 	Since time.Time `json:"since"`
 }
@@ -42,15 +46,16 @@ func thisOwner(id Identity) Owner {
 		Host:    host,
 		Program: filepath.Base(os.Args[0]),
 		Bus:     id.ServerName,
+		Process: thisProcess,
 		Since:   time.Now().UTC().Truncate(time.Second),
 	}
 }
 
+// thisProcess tells the process from all others.
+var thisProcess = rand.Text()
+
 // isThisProcess reports whether o is the process that runs this code.
-func (o Owner) isThisProcess() bool {
-	host, err := os.Hostname()
-	return err == nil && o.PID == os.Getpid() && o.Host == host
-}
+func (o Owner) isThisProcess() bool { return o.PID == os.Getpid() && o.Process == thisProcess }
 
 // writeOwner writes OWNER. The write need not be atomic: a process that reads half of it sees
 // no owner, and only an error text depends on it.
