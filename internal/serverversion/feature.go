@@ -37,7 +37,7 @@ var (
 // takes them one by one.
 var BatchedReads = Feature{Call: "Replay in batches", Since: Version{2, 11, 0}, Level: 1}
 
-// Schedules: a server that has it keeps a message until a time. With others, retries wait in
+// Schedules is needed to keep a message until a time. With an older server retries wait in
 // the memory of the process.
 var Schedules = Feature{Call: "Retries on the server", Since: Version{2, 12, 0}, Level: 2}
 
