@@ -32,7 +32,6 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		Window:      8,
 		AckWait:     config.AckWait,
 		Key:         c.cfg.Key.Of,
-		GiveUpStuck: c.cfg.Key.Block,
 		Policy:      c.cfg.Policy,
 		Timeout:     c.cfg.Core.Timeout,
 		Interval:    c.cfg.Interval,
@@ -65,6 +64,16 @@ func (c *Consumer) openRecovery(ctx context.Context, ic *intake.DurableConfig) e
 		return err
 	}
 	ic.Recovery = log
+	followers, err := c.side.OpenFollowers(ctx, c.cfg.Key.Of != nil)
+	if err != nil {
+		return err
+	}
+	if c.cfg.Key.Of != nil {
+		ic.Followers = followers
+	}
+	if followers.Strays() {
+		go followers.ReturnStrays(c.life)
+	}
 	ic.WriteDeadLetter = func(d wire.Delivery) error { return c.writeDeadLetter(d, log) }
 	return nil
 }

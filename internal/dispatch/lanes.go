@@ -207,3 +207,23 @@ func (l *Lanes) empty(ln *lane) []wire.Delivery {
 	}
 	return all
 }
+
+// TakeTail removes and returns the last messages of key that wait, all except so many. They
+// are in order.
+func (l *Lanes) TakeTail(key string, keep int) []wire.Delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln := l.lanes[key]
+	if ln == nil || len(ln.wait)-ln.head <= keep {
+		return nil
+	}
+	if !ln.out { // the first one is the next to be out
+		keep = max(keep, 1)
+	}
+	tail := slices.Clone(ln.wait[ln.head+keep:])
+	for i := range tail {
+		l.count(&tail[i], -1)
+	}
+	ln.wait, ln.head = slices.Clone(ln.wait[ln.head:ln.head+keep]), 0
+	return tail
+}

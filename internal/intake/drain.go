@@ -65,6 +65,7 @@ func (d *Durable) Abandon() {
 // until ctx ends.
 func (d *Durable) Wait(ctx context.Context) error {
 	err := d.queue.Wait(ctx)
+	d.order.wait(ctx)
 	d.awaitReported(ctx)
 	return err
 }
@@ -91,6 +92,7 @@ func (d *Durable) drain(ctx context.Context) error {
 	if err == nil {
 		err = d.queue.Wait(ctx)
 	}
+	d.order.wait(ctx)
 	d.handBack(ctx, d.takeUnfinished())
 	pending, _ := d.Pending()
 	if running := d.InFlight(); err != nil && pending+running > 0 {

@@ -28,10 +28,10 @@ type DurableConfig struct {
 	// message with an empty key runs beside them. An error means that the message is not
 	// handled. It is called by nats.go's goroutines. Nil where no order is kept.
 	Key func(*wire.Delivery) (string, error)
-	// GiveUpStuck gives a message with a key up before its last attempt when it fails
-	// while too many others wait behind it: a quarter of its source's MaxHeld, or all
-	// that fit.
-	GiveUpStuck bool
+	// Followers stores messages with a key that wait behind a failing one and do not fit
+	// here; they come back by the last of More. Nil: they wait here, and nothing more comes
+	// while they fill MaxHeld.
+	Followers Followers
 
 	Recovery Recovery // nil for none
 

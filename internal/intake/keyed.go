@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"context"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,18 +19,18 @@ import (
 //
 // Everything but the lanes, which have a lock of their own, is guarded by Durable.mu.
 type keyed struct {
-	d       *Durable
-	lanes   *dispatch.Lanes
-	sources []keyedSource // by the index of their puller
-	recent  recentSettlements
-	stuck   map[string]*stuckKey // by key
-	crowded bool                 // stuck is to be looked at
+	d         *Durable
+	lanes     *dispatch.Lanes
+	sources   []keyedSource // by the index of their puller
+	recent    recentSettlements
+	stuck     map[string]*stuckKey // by key
+	followers *followers
 }
 
 // keyedSource is what keyed knows of one puller.
 type keyedSource struct {
 	barrier startBarrier
-	full    bool      // what waits leaves no room
+	full    time.Time // since when what waits leaves no room; zero if there is room
 	created time.Time // when the consumer was created, as far as that was said
 	repeat  bool      // the connection was lost: repeat settlements that may not have arrived
 	stale   int       // messages in the inbox that came before the connection was lost
@@ -37,7 +38,9 @@ type keyedSource struct {
 
 // newKeyed returns closed lanes; the barriers open them.
 func newKeyed(d *Durable) *keyed {
-	return &keyed{d: d, lanes: dispatch.NewLanes(true), sources: make([]keyedSource, 1+len(d.cfg.More)), stuck: make(map[string]*stuckKey)}
+	k := &keyed{d: d, lanes: dispatch.NewLanes(true), sources: make([]keyedSource, 1+len(d.cfg.More)), stuck: make(map[string]*stuckKey)}
+	k.followers = newFollowers(k, d.cfg.Followers)
+	return k
 }
 
 func hasKey(s *wire.Stored) bool { return s.Key != "" }
@@ -82,13 +85,18 @@ func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, ag
 	}
 }
 
-// arrive has del run, or wait in its lane.
+// arrive has del run, wait in its lane, or wait in the store of followers.
 func (k *keyed) arrive(del wire.Delivery) {
-	if !hasKey(del.Stored) || k.lanes.Enter(del) {
+	if !hasKey(del.Stored) || k.enter(del) {
 		k.d.push(del)
-		return
 	}
-	k.arrivedBehind(del.Stored)
+}
+
+// enter returns true if del, which has a key, may run at once.
+func (k *keyed) enter(del wire.Delivery) bool {
+	k.d.mu.Lock()
+	defer k.d.mu.Unlock()
+	return !k.followers.admitLocked(&del) && k.lanes.Enter(del)
 }
 
 // resume has del run again after those of its lane that are before it.
@@ -122,6 +130,9 @@ func (k *keyed) finished(del wire.Delivery) {
 	if next, ok := k.lanes.Next(del.Stored.Key); ok {
 		k.d.push(next)
 	}
+	k.d.mu.Lock()
+	k.followers.readyKeyLocked(del.Stored.Key)
+	k.d.mu.Unlock()
 }
 
 // mayDefer is false for a message with a key, since those behind it wait here.
@@ -151,8 +162,11 @@ func (k *keyed) creditLocked(p *puller, messages, bytes int) (int, int) {
 	} else {
 		messages = min(messages, room)
 	}
-	if full := wanted && messages == 0; full != s.full {
-		s.full, k.crowded = full, true
+	switch full := wanted && messages == 0; {
+	case !full:
+		s.full = time.Time{}
+	case s.full.IsZero():
+		s.full = time.Now()
 		k.d.wakeMaintainer()
 	}
 	if wants := s.barrier.wants(p.asked); wants > messages {
@@ -189,13 +203,22 @@ func (k *keyed) answeredLocked(p *puller, now time.Time, i *consumerInfo) []wire
 	if s.stale > 0 || k.repeatLocked(p, i.Created) || !s.barrier.answer(now, i.Delivered.Consumer, i.AckPending, k.hereBy(p, i.Delivered.Consumer)) {
 		return nil
 	}
-	for j := range k.sources {
-		if !k.sources[j].barrier.open {
-			return nil
-		}
+	if !k.openLocked() {
+		return nil
 	}
 	k.d.authority.allHereLocked()
+	k.d.wakeMaintainer() // followers can be returned
 	return k.lanes.Open()
+}
+
+// openLocked reports whether the barriers of all sources are open.
+func (k *keyed) openLocked() bool {
+	for i := range k.sources {
+		if !k.sources[i].barrier.open {
+			return false
+		}
+	}
+	return true
 }
 
 // hereBy is how many of the deliveries of p up to a number are held.
@@ -208,9 +231,12 @@ func (k *keyed) hereBy(p *puller, number uint64) (n int) {
 	return n
 }
 
-// maintain looks at stuck keys and at the barriers.
+// maintain looks at stuck keys, at the followers and at the barriers.
 func (k *keyed) maintain(now time.Time) {
-	k.lookAtStuck()
+	k.d.mu.Lock()
+	k.lookAtStuckLocked(now)
+	k.followers.maintainLocked(now)
+	k.d.mu.Unlock()
 	for _, p := range k.d.pullers {
 		k.watchBarrier(p, now)
 	}
@@ -237,10 +263,20 @@ func (k *keyed) nextLocked() (next time.Time) {
 			next = b.ask
 		}
 	}
+	for _, at := range []time.Time{k.stuckDueLocked(), k.followers.dueLocked()} {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
 	return next
 }
 
-func (k *keyed) backlog() (msgs, bytes int) { return k.lanes.Backlog() }
+func (k *keyed) backlog() (msgs, bytes int) {
+	msgs, bytes = k.lanes.Backlog()
+	k.d.mu.Lock()
+	defer k.d.mu.Unlock()
+	return msgs + len(k.followers.queue), bytes
+}
 
 func (k *keyed) stalledLocked() error {
 	for i := range k.sources {
@@ -251,4 +287,6 @@ func (k *keyed) stalledLocked() error {
 	return k.stuckLocked()
 }
 
-func (k *keyed) stop() []wire.Delivery { return k.lanes.Stop() }
+func (k *keyed) stop() []wire.Delivery { return append(k.followers.stop(), k.lanes.Stop()...) }
+
+func (k *keyed) wait(ctx context.Context) { k.followers.wait(ctx) }

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"context"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,9 +31,8 @@ type order interface {
 	// mayRun is asked by a worker before the first handler call of del. wait says to ask
 	// again later, barred is why the message will not be handled.
 	mayRun(del wire.Delivery) (wait bool, barred error)
-	// failed records that del failed and is to be tried again. It returns true when that
-	// must not be.
-	failed(del wire.Delivery, err error) (giveUp bool)
+	// failed records that del failed and is to be tried again.
+	failed(del wire.Delivery, err error)
 	// finished lets the next message run after del, which is settled for good.
 	finished(del wire.Delivery)
 	// mayDefer reports whether a message may be stored for a later time.
@@ -68,6 +68,8 @@ type order interface {
 	stalledLocked() error
 	// stop returns the messages that wait for others. From now on none does.
 	stop() []wire.Delivery
+	// wait waits, after stop, for what is being stored.
+	wait(ctx context.Context)
 }
 
 // newOrder returns the order that the config of d asks for.

@@ -136,8 +136,8 @@ func (d *Durable) Decide(del wire.Delivery, outcome settle.Outcome) settle.Outco
 // decide is the one place that decides what becomes of a message.
 func (d *Durable) decide(del wire.Delivery, outcome settle.Outcome) settle.Decision {
 	action, after := settle.Decide(d.cfg.Policy, del.Stored.Attempt, outcome)
-	if action == settle.Retry && d.order.failed(del, outcome.Err) {
-		action = settle.DeadLetter
+	if action == settle.Retry || action == settle.Postpone {
+		d.order.failed(del, outcome.Err)
 	}
 	return settle.Decision{Action: action, After: after}
 }

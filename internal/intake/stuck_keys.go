@@ -2,8 +2,19 @@ package intake
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
+)
+
+const (
+	// patience is how long a message fails before the messages behind it are stored if
+	// nothing more fits.
+	patience = time.Second
+	// spillInterval is between two looks at the stuck keys while nothing more fits.
+	spillInterval = 100 * time.Millisecond
+	// reportStuckAfter is how long a message fails before its key is reported as stuck.
+	reportStuckAfter = 30 * time.Second
 )
 
 // stuckKey is a key whose first message has failed and is to be tried again. It is in
@@ -11,156 +22,125 @@ import (
 type stuckKey struct {
 	head     wire.Delivery // the message that failed
 	err      error         // of its last attempt
+	since    time.Time     // its first failure here
 	reported bool
-	giveUp   bool // its next failure is the last, or it is given up as soon as it waits
-	given    bool // it has been given up
 }
 
-// failed records that del failed and is to be tried again. It returns true, which gives
-// del up, when the config says so and too many others wait behind it. A worker calls it.
-func (k *keyed) failed(del wire.Delivery, err error) (giveUp bool) {
+// failed records that del failed and is to be tried again. A worker calls it.
+func (k *keyed) failed(del wire.Delivery, err error) {
 	if !hasKey(del.Stored) {
-		return false
+		return
 	}
 	k.d.mu.Lock()
 	defer k.d.mu.Unlock()
 	s := k.stuck[del.Stored.Key]
-	if s == nil {
-		s = new(stuckKey)
+	if s == nil || positionOf(&s.head) != positionOf(&del) {
+		s = &stuckKey{since: time.Now()}
 		k.stuck[del.Stored.Key] = s
 	}
 	s.head, s.err = del, err
-	k.crowded = true
-	if behind := k.lanes.Behind(del.Stored.Key); behind >= k.manyBehind(del.Stored.Source) || k.isLongestOfFullLocked(s, behind) {
-		k.reportStuckLocked(s, behind)
-		s.giveUp = s.giveUp || k.d.cfg.GiveUpStuck
+	if !k.fullSinceLocked().IsZero() {
+		k.d.wakeMaintainer()
 	}
-	s.given = s.giveUp
-	return s.giveUp
 }
 
-// isLongestOfFullLocked reports whether nothing more fits, and more messages wait behind
-// s than behind any other stuck key.
-func (k *keyed) isLongestOfFullLocked(s *stuckKey, behind int) bool {
-	if behind == 0 || !k.fullLocked() {
-		return false
-	}
-	longest, _ := k.longestLocked()
-	return longest == s
-}
-
-// manyBehind is how many messages of a key must wait for it to be stuck, as far as a
-// source is concerned.
+// manyBehind is how many messages of a key must wait for it to be reported.
 func (k *keyed) manyBehind(source int) int { return max(k.d.pullers[source].MaxHeld/4, 1) }
 
-// arrivedBehind has the maintainer look when many wait behind the key of a message.
-func (k *keyed) arrivedBehind(s *wire.Stored) {
-	if k.lanes.Behind(s.Key) < k.manyBehind(s.Source) {
-		return
+// behindLocked is how many messages of a key wait, here and as stored followers.
+func (k *keyed) behindLocked(key string) int {
+	behind := k.lanes.Behind(key)
+	if len(k.followers.keys) > 0 {
+		if kf := k.followers.keys[k.followers.store.Token(key)]; kf != nil {
+			behind += len(kf.all)
+		}
 	}
-	k.d.mu.Lock()
-	k.crowded = true
-	k.d.mu.Unlock()
-	k.d.wakeMaintainer()
+	return behind
 }
 
-// lookAtStuck reports keys behind whose failing message too many others wait, and gives
-// that message up where the config says so. When nothing more fits that is the one with
-// the most behind it. The maintainer calls it.
-func (k *keyed) lookAtStuck() {
-	k.d.mu.Lock()
-	if !k.crowded {
-		k.d.mu.Unlock()
-		return
-	}
-	k.crowded = false
-	var givenUp []wire.Delivery
+// lookAtStuckLocked makes room if nothing more fits, and reports keys that are stuck for long.
+// The maintainer calls it.
+func (k *keyed) lookAtStuckLocked(now time.Time) {
+	full := !k.fullSinceLocked().IsZero()
 	for key, s := range k.stuck {
-		if behind := k.lanes.Behind(key); s.giveUp || behind >= k.manyBehind(s.head.Stored.Source) {
-			givenUp = k.declareStuckLocked(givenUp, s, behind)
+		if full {
+			k.makeRoomLocked(now, key, s)
+		}
+		if s.reported || now.Sub(s.since) < reportStuckAfter {
+			continue
+		}
+		if behind := k.behindLocked(key); behind >= k.manyBehind(s.head.Stored.Source) {
+			s.reported = true
+			k.d.reportLocked(s.problem(behind))
 		}
 	}
-	if len(givenUp) == 0 && k.fullLocked() {
-		if s, behind := k.longestLocked(); s != nil {
-			givenUp = k.declareStuckLocked(givenUp, s, behind)
+}
+
+// makeRoomLocked stores the messages behind a failing one if they take an eighth of the room,
+// others have the rest, and so are stopped by them; or if it has failed for long. Otherwise
+// the next attempt is soon, and it costs less to wait for it.
+func (k *keyed) makeRoomLocked(now time.Time, key string, s *stuckKey) {
+	p := k.d.pullers[s.head.Stored.Source]
+	behind := k.lanes.Behind(key)
+	switch {
+	case now.Sub(s.since) >= patience:
+		k.followers.spillLocked(key, min(p.MaxHeld/(4*len(k.stuck)), p.MaxHeld/32))
+	case behind >= max(p.MaxHeld/8, 1) && p.held-behind >= p.MaxHeld/8:
+		k.followers.spillLocked(key, p.MaxHeld/32)
+	}
+}
+
+// stuckDueLocked is when the stuck keys are to be looked at again, zero for never.
+func (k *keyed) stuckDueLocked() (next time.Time) {
+	if len(k.stuck) > 0 && !k.fullSinceLocked().IsZero() {
+		return time.Now().Add(spillInterval)
+	}
+	for _, s := range k.stuck {
+		if at := s.since.Add(reportStuckAfter); !s.reported && at.After(time.Now()) && (next.IsZero() || at.Before(next)) {
+			next = at
 		}
 	}
-	k.d.mu.Unlock()
-	k.d.pushAll(givenUp)
-}
-
-// longestLocked is the stuck key with the most messages behind it, nil where none has any.
-func (k *keyed) longestLocked() (longest *stuckKey, behind int) {
-	for key, s := range k.stuck {
-		if n := k.lanes.Behind(key); n > behind {
-			longest, behind = s, n
-		}
-	}
-	return longest, behind
-}
-
-// declareStuckLocked reports s, and adds its message to ds when that is given up now.
-func (k *keyed) declareStuckLocked(ds []wire.Delivery, s *stuckKey, behind int) []wire.Delivery {
-	k.reportStuckLocked(s, behind)
-	if !k.d.cfg.GiveUpStuck || s.given {
-		return ds
-	}
-	s.giveUp = true
-	del, ok := k.d.waiting.take(s.head.Stored)
-	if !ok {
-		k.crowded = true // it runs; its failure is the last, but it may be postponed
-		return ds
-	}
-	s.given = true
-	k.d.pullers[del.Stored.Source].waiting--
-	if del.Stored.Dead == nil { // else it only waits for its dead letter to be written
-		del.Stored.Dead = s.err
-		del.Stored.Attempt-- // the next one, which is not made
-	}
-	return append(ds, del)
-}
-
-// reportStuckLocked reports s once.
-func (k *keyed) reportStuckLocked(s *stuckKey, behind int) {
-	if !s.reported {
-		s.reported = true
-		k.d.reportLocked(s.problem(behind))
-	}
+	return next
 }
 
 func (s *stuckKey) problem(behind int) *KeyStuck {
 	return &KeyStuck{Subject: s.head.Subject, Sequence: s.head.Stored.Sequence, Behind: behind, Err: s.err}
 }
 
-// fullLocked is whether a puller can take in nothing more because of messages that
-// wait.
-func (k *keyed) fullLocked() bool {
+// fullSinceLocked is since when a puller can take in nothing more because of messages that
+// wait; zero if all can.
+func (k *keyed) fullSinceLocked() (since time.Time) {
 	for i := range k.sources {
-		if k.sources[i].full {
-			return true
+		if full := k.sources[i].full; !full.IsZero() && (since.IsZero() || full.Before(since)) {
+			since = full
 		}
 	}
-	return false
+	return since
 }
 
 // stuckLocked is why no messages can be had while others wait for a stuck key, or nil.
 func (k *keyed) stuckLocked() error {
-	if !k.fullLocked() {
+	since := k.fullSinceLocked()
+	if since.IsZero() || time.Since(since) < reportStuckAfter {
 		return nil
 	}
-	for key, s := range k.stuck {
-		if s.reported {
-			return s.problem(k.lanes.Behind(key))
+	var longest *stuckKey
+	for _, s := range k.stuck {
+		if longest == nil || s.since.Before(longest.since) {
+			longest = s
 		}
 	}
-	return nil
+	if longest == nil || time.Since(longest.since) < reportStuckAfter {
+		return nil
+	}
+	return longest.problem(k.behindLocked(longest.head.Stored.Key))
 }
 
 // KeyStuck says that many messages wait behind one that fails.
 type KeyStuck struct {
 	Subject  string // of the one that fails
 	Sequence uint64
-	Behind   int   // how many of its key wait here
+	Behind   int   // how many of its key wait
 	Err      error // of its last attempt
 }
 

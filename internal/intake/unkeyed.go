@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"context"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,7 +25,7 @@ func (u *unkeyed) resume(del wire.Delivery) { u.d.push(del) }
 
 func (u *unkeyed) mayRun(wire.Delivery) (wait bool, barred error) { return false, nil }
 
-func (u *unkeyed) failed(wire.Delivery, error) bool { return false }
+func (u *unkeyed) failed(wire.Delivery, error) {}
 
 func (u *unkeyed) finished(wire.Delivery) {}
 
@@ -53,3 +54,5 @@ func (u *unkeyed) backlog() (msgs, bytes int) { return 0, 0 }
 func (u *unkeyed) stalledLocked() error { return nil }
 
 func (u *unkeyed) stop() []wire.Delivery { return nil }
+
+func (u *unkeyed) wait(context.Context) {}
