@@ -194,7 +194,7 @@ func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consum
 		},
 	}
 	if o.key.make != nil {
-		cfg.Key = consumer.Key{Name: o.key.name, Of: o.key.make(s.bus.format, &o.handlerOptions), Block: o.key.parks()}
+		cfg.Key = consumer.Key{Name: o.key.name, Of: o.key.make(s.bus.format, &o.handlerOptions), Block: o.key.follow()}
 	}
 	if want.batch != nil {
 		cfg.Batch = consumer.Batch{Size: o.batch.size, Wait: *o.batch.wait,

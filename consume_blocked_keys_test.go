@@ -37,7 +37,7 @@ func deadOf(t testing.TB, st *bus.Stream, f bus.DeadFilter) (all []uint64) {
 
 // A key whose message is a dead letter has the others behind it, also those that come
 // later and after a restart. Redriven they come back in order, and new ones after them.
-func TestParkKey(t *testing.T) {
+func TestKeyFollows(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
@@ -53,7 +53,7 @@ func TestParkKey(t *testing.T) {
 					return errNo
 				}
 				return nil
-			}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey), bus.Concurrency(4), twice)
+			}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows), bus.Concurrency(4), twice)
 		}
 		con := start()
 		storeKeys(t, st, 3, 12) // k0: 1 4 7 10
@@ -110,7 +110,7 @@ func TestParkedKeysComeBackAfterARestart(t *testing.T) {
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 		var got keyLog
-		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		con := consume(t, st, "c", "s.*", giveUp, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
 		storeKeys(t, st, 2, 100)
 		pass(time.Second)
 		must(t, con.Drain(t.Context()))
@@ -119,7 +119,7 @@ func TestParkedKeysComeBackAfterARestart(t *testing.T) {
 		if err != nil || n != 100 {
 			t.Fatalf("%d were redriven, %v", n, err)
 		}
-		consume(t, st, "c", "s.*", got.failing(t, 0.1, 0), bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey), bus.Concurrency(4), always)
+		consume(t, st, "c", "s.*", got.failing(t, 0.1, 0), bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows), bus.Concurrency(4), always)
 		pass(time.Minute)
 		got.mustBeOnce(t, 200)
 		got.mustBeInOrder(t)
@@ -137,7 +137,7 @@ func TestParkedKeyIsFreeAfterDiscard(t *testing.T) {
 				return bus.Permanent(errNo)
 			}
 			return got.handle(ctx, m)
-		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
 		storeKeys(t, st, 1, 3)
 		pass(time.Second)
 		n, err := st.Discard(t.Context(), bus.DeadFilter{})
@@ -152,106 +152,198 @@ func TestParkedKeyIsFreeAfterDiscard(t *testing.T) {
 	})
 }
 
-// However many messages come behind one that fails, other keys go on: its key is
-// parked, in order.
-func TestAStuckKeyIsParked(t *testing.T) {
+// However many messages come behind one that fails: other keys go on, and nothing becomes a
+// dead letter. Those behind it come back in order, also what comes meanwhile.
+func TestAStuckKeyStopsNoOther(t *testing.T) {
 	t.Parallel()
 	record, events := stuckEvents()
 	many := underRace(1501, 5001)
-	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-		storeKeys(t, st, 1, many)
-		for n := range 100 {
-			_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.other%d", n)), n)
-			must(t, err)
-		}
-		var got ledger
-		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
-			if m.Subject == "s.k0" {
-				return bus.RetryAfter(time.Hour, errNo)
-			}
-			return got.handle(ctx, m)
-		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey), bus.Concurrency(4))
-		pass(time.Minute)
-		if got.distinct() != 100 {
-			t.Errorf("%d messages of other keys were handled, want 100", got.distinct())
-		}
-		dead := deadLetters(t, st, bus.DeadFilter{})
-		if len(dead) != many || dead[0].Sequence != 1 || dead[0].Cause != bus.CauseError || dead[0].Attempt != 1 || dead[many-1].Cause != bus.CauseBehind {
-			t.Fatalf("%d dead letters, the first is %+v", len(dead), dead[0])
-		}
-		for i, l := range dead {
-			if l.Sequence != uint64(i+1) {
-				t.Fatalf("dead letter %d is of message %d", i, l.Sequence)
-			}
-		}
-		e := receive(t, events)
-		isError(t, e.Err, errNo, "message 1", "wait behind")
-		if e.Subject != "s.k0" || e.Sequence != 1 || e.Durable != "c" {
-			t.Errorf("the event is %+v", e)
-		}
-		mustBeDone(t, b, "S", "c")
-	}, record)
+	for rule, name := range map[bus.KeyRule]string{bus.KeyFollows: "KeyFollows", bus.KeyGoesOn: "KeyGoesOn"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				storeKeys(t, st, 1, many)
+				for n := range 100 {
+					_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.other%d", n)), n)
+					must(t, err)
+				}
+				var got ledger
+				consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+					if m.Sequence == 1 && m.Attempt == 1 {
+						return bus.RetryAfter(time.Hour, errNo)
+					}
+					return got.handle(ctx, m)
+				}, bus.KeyBySubject(), bus.AfterDeadLetter(rule), bus.Concurrency(4))
+				pass(time.Minute)
+				if got.distinct() != 100 {
+					t.Errorf("%d messages of other keys were handled, want 100", got.distinct())
+				}
+				e := receive(t, events)
+				isError(t, e.Err, errNo, "message 1", "wait behind")
+				if e.Subject != "s.k0" || e.Sequence != 1 || e.Durable != "c" {
+					t.Errorf("the event is %+v", e)
+				}
+				if r := b.Health(t.Context()); r.Status != health.Healthy {
+					t.Errorf("the report is %+v", r)
+				}
+				storeKeys(t, st, 1, 100)
+				pass(time.Hour)
+				ofKey := slices.DeleteFunc(got.sequences(), func(seq uint64) bool { return seq > uint64(many) && seq <= uint64(many)+100 })
+				if got.distinct() != many+200 || len(ofKey) != many+100 || !slices.IsSorted(ofKey) {
+					t.Errorf("%d messages were handled, %d of the key, in order: %v", got.distinct(), len(ofKey), slices.IsSorted(ofKey))
+				}
+				if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) > 0 {
+					t.Errorf("dead letters: %v", dead)
+				}
+				mustBeDone(t, b, "S", "c")
+			}, record)
+		})
+	}
 }
 
-// A key is parked also when its message runs while it gets stuck, and is postponed.
-func TestAStuckKeyThatIsPostponedIsParked(t *testing.T) {
+// A backlog in which messages of all keys fail now and then: nothing becomes a dead letter,
+// each key keeps its order, and nothing is reported as stuck. The consumer is restarted in
+// between.
+func TestKeysUnderABacklog(t *testing.T) {
+	t.Parallel()
+	many := underRace(2000, 5000)
+	for _, keys := range []int{1, 20, 100} {
+		t.Run(fmt.Sprint(keys), func(t *testing.T) {
+			t.Parallel()
+			record, events := stuckEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				storeKeys(t, st, keys, many)
+				var got keyLog
+				start := func() *bus.Consumer {
+					return consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+						got.begin(t, m.Subject)
+						failed := m.Sequence%20 == 0 && m.Attempt <= 1+int(m.Sequence/20%3)
+						got.end(m.Subject, m.Sequence, !failed)
+						if failed {
+							return errNo
+						}
+						return nil
+					}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows), bus.Concurrency(8))
+				}
+				con := start()
+				pass(3 * time.Second)
+				must(t, con.Drain(t.Context()))
+				con = start()
+				for passed := 0; passed < 300 && got.distinct() < many; passed++ {
+					pass(time.Second)
+				}
+				if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) > 0 {
+					t.Errorf("%d dead letters", len(dead))
+				}
+				if len(events) > 0 {
+					t.Errorf("reported is %v", receive(t, events).Err)
+				}
+				got.mustBeOnce(t, many)
+				got.mustBeInOrder(t)
+				must(t, con.Drain(t.Context()))
+				mustBeDone(t, b, "S", "c")
+			}, record)
+		})
+	}
+}
+
+// What waits behind a failing message is in its place again after a restart.
+func TestFollowersComeBackAfterARestart(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-		var other ledger
-		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
-			switch {
-			case m.Subject != "s.stuck":
-				return other.handle(ctx, m)
-			case m.Attempt == 1:
-				return errNo
+		storeKeys(t, st, 2, 3000)
+		var got keyLog
+		var fails atomic.Bool
+		fails.Store(true)
+		for range 3 {
+			con := consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+				got.begin(t, m.Subject)
+				failed := m.Subject == "s.k0" && m.Sequence > 100 && fails.Load()
+				got.end(m.Subject, m.Sequence, !failed)
+				if failed {
+					return bus.RetryAfter(10*time.Second, errNo)
+				}
+				return nil
+			}, bus.KeyBySubject(), bus.Concurrency(4))
+			pass(time.Minute)
+			if got.distinct() < 1500+50 {
+				t.Errorf("%d messages were handled", got.distinct())
 			}
-			time.Sleep(time.Minute)
-			return bus.Postpone(24*time.Hour, errNo)
-		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
-		storeRange(t, st, "s.stuck", 0, 1)
-		pass(10 * time.Second) // the second attempt runs
-		storeRange(t, st, "s.stuck", 1, 1200)
-		storeRange(t, st, "s.other", 0, 3)
-		pass(10 * time.Minute)
-		dead := deadLetters(t, st, bus.DeadFilter{})
-		if other.distinct() != 3 || len(dead) != 1200 || dead[0].Sequence != 1 || dead[0].Attempt != 1 {
-			t.Errorf("%d of another key were handled, %d dead letters: %+v", other.distinct(), len(dead), dead[:min(len(dead), 1)])
+			storeKeys(t, st, 2, 100)
+			pass(time.Second)
+			must(t, con.Drain(t.Context()))
+			fails.Store(false)
+		}
+		got.mustBeOnce(t, 3300)
+		got.mustBeInOrder(t)
+		mustBeDone(t, b, "S", "c")
+	})
+}
+
+// What waits behind a failing message comes back, too, if the consumer does not keep the order
+// of keys any more.
+func TestFollowersComeBackWithoutKeys(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		storeKeys(t, st, 1, 1500)
+		con := consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error {
+			return bus.RetryAfter(time.Hour, errNo)
+		}, bus.KeyBySubject())
+		pass(time.Minute)
+		must(t, con.Drain(t.Context()))
+		var got ledger
+		consume(t, st, "c", "s.*", got.handle)
+		pass(time.Minute)
+		if got.distinct() != 1500 {
+			t.Errorf("%d messages were handled", got.distinct())
 		}
 		mustBeDone(t, b, "S", "c")
 	})
 }
 
-// A message that is given up when it fails is not reported as a retry before.
-func TestAStuckKeyThatIsParkedIsNoRetry(t *testing.T) {
+// A key stops no other also while its message runs, is postponed, and runs again.
+func TestAStuckKeyThatIsPostponed(t *testing.T) {
 	t.Parallel()
-	record, events := recordEvents()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-		storeRange(t, st, "s.stuck", 0, 600)
-		consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error {
-			time.Sleep(time.Minute) // in the bubble: virtual time
-			return errNo
-		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
-		pass(5 * time.Minute)
-		if dead := deadLetters(t, st, bus.DeadFilter{}); len(dead) != 600 || dead[0].Attempt != 1 {
-			t.Errorf("%d dead letters: %+v", len(dead), dead[:min(len(dead), 1)])
-		}
-		for seen := false; !seen; {
-			e := receive(t, events)
-			if e.Kind == event.Retry {
-				t.Errorf("a retry is reported: %+v", e)
+		var other, stuck ledger
+		var postponed atomic.Bool
+		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+			switch {
+			case m.Subject != "s.stuck":
+				return other.handle(ctx, m)
+			case m.Sequence > 1 || postponed.Load():
+				return stuck.handle(ctx, m)
+			case m.Attempt == 1:
+				return errNo
 			}
-			seen = e.Kind == event.DeadLetter
+			time.Sleep(time.Minute)
+			postponed.Store(true)
+			return bus.Postpone(24*time.Hour, errNo)
+		}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
+		storeRange(t, st, "s.stuck", 0, 1)
+		pass(10 * time.Second) // the second attempt runs
+		storeRange(t, st, "s.stuck", 1, 1200)
+		storeRange(t, st, "s.other", 0, 3)
+		pass(10 * time.Minute)
+		if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 3 || len(dead) != 0 {
+			t.Errorf("%d of another key were handled, dead letters: %v", other.distinct(), dead)
+		}
+		pass(24 * time.Hour)
+		if !slices.IsSorted(stuck.sequences()) || stuck.distinct() != 1200 {
+			t.Errorf("%d of the key were handled", stuck.distinct())
 		}
 		mustBeDone(t, b, "S", "c")
-	}, record)
+	})
 }
 
 // However few messages a durable may have out: one that fails with nothing behind it is
 // tried again.
-func TestParkKeyOfASmallDurable(t *testing.T) {
+func TestKeyFollowsInASmallDurable(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
@@ -263,7 +355,7 @@ func TestParkKeyOfASmallDurable(t *testing.T) {
 				return errNo
 			}
 			return nil
-		}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+		}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
 		storeKeys(t, st, 1, 1)
 		pass(time.Minute)
 		if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) != 0 {
@@ -277,7 +369,7 @@ func TestParkKeyOfASmallDurable(t *testing.T) {
 // stream itself.
 func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
 	t.Parallel()
-	for policy, name := range map[bus.StuckKey]string{bus.ParkKey: "ParkKey", bus.BlockKey: "BlockKey"} {
+	for policy, name := range map[bus.KeyRule]string{bus.KeyFollows: "KeyFollows", bus.KeyGoesOn: "KeyGoesOn"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			record, events := stuckEvents()
@@ -285,7 +377,7 @@ func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
 				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 				storeRange(t, st, "s.stuck", 0, 100)
 				storeRange(t, st, "s.other", 0, 1)
-				opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.OnStuckKey(policy)}
+				opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.AfterDeadLetter(policy)}
 				con := consume(t, st, "c", "s.*", giveUp, opts...)
 				pass(time.Minute)
 				must(t, con.Drain(t.Context()))
@@ -307,9 +399,7 @@ func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
 				if e := receive(t, events); e.Subject != "s.stuck" || e.Sequence != 1 {
 					t.Errorf("the event is %+v", e)
 				}
-				if policy == bus.BlockKey {
-					unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "c of stream S", "wait behind message 1")
-				} else if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 1 || !slices.Equal(dead, upTo(100)) {
+				if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 1 || len(dead) > 0 {
 					t.Errorf("%d messages of another key were handled, dead are %v", other.distinct(), dead)
 				}
 			}, record)
@@ -317,50 +407,14 @@ func TestAKeyThatIsStuckAmongWhatComesBack(t *testing.T) {
 	}
 }
 
-// With BlockKey all keys wait when nothing more fits. That is told, and ends with the
-// message that fails.
-func TestAStuckKeyBlocks(t *testing.T) {
-	t.Parallel()
-	record, events := stuckEvents()
-	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-		storeKeys(t, st, 1, 1500)
-		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.other"), 1)
-		must(t, err)
-		var got ledger
-		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
-			if m.Sequence == 1 {
-				return bus.RetryAfter(5*time.Minute, errNo)
-			}
-			return got.handle(ctx, m)
-		}, bus.KeyBySubject(), twice)
-		pass(time.Minute)
-		e := receive(t, events)
-		isError(t, e.Err, errNo)
-		if got.distinct() != 0 {
-			t.Errorf("%d messages were handled", got.distinct())
-		}
-		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "c of stream S", "wait behind message 1")
-		pass(6 * time.Minute) // the second attempt
-		ofKey := slices.DeleteFunc(got.sequences(), func(seq uint64) bool { return seq > 1500 })
-		if got.distinct() != 1500 || !slices.IsSorted(ofKey) {
-			t.Errorf("%d messages were handled, in order: %v", got.distinct(), slices.IsSorted(ofKey))
-		}
-		if dead := deadOf(t, st, bus.DeadFilter{}); !slices.Equal(dead, []uint64{1}) {
-			t.Errorf("dead letters: %v", dead)
-		}
-		mustBeDone(t, b, "S", "c")
-	}, record)
-}
-
-func TestOnStuckKeyMistakes(t *testing.T) {
+func TestAfterDeadLetterMistakes(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S"})
-	_, err := bus.Consume(t.Context(), st, "c", "S", giveUp, bus.OnStuckKey(bus.ParkKey))
-	asError[*bus.OptionError](t, err, "OnStuckKey", "no keys")
-	_, err = bus.Consume(t.Context(), st, "c", "S", giveUp, bus.KeyBySubject(), bus.OnStuckKey(7))
-	asError[*bus.OptionError](t, err, "OnStuckKey", "7")
+	_, err := bus.Consume(t.Context(), st, "c", "S", giveUp, bus.AfterDeadLetter(bus.KeyFollows))
+	asError[*bus.OptionError](t, err, "AfterDeadLetter", "no keys")
+	_, err = bus.Consume(t.Context(), st, "c", "S", giveUp, bus.KeyBySubject(), bus.AfterDeadLetter(7))
+	asError[*bus.OptionError](t, err, "AfterDeadLetter", "7")
 	_, err = bus.Consume(t.Context(), st, "c", "S", giveUp, bus.Retry(bus.RetryPolicy{MaxCrashes: -2}))
 	asError[*bus.OptionError](t, err, "Retry", "MaxCrashes -2")
 }

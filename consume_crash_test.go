@@ -18,7 +18,7 @@ import (
 
 // inBothWays are a consumer with keys and one without.
 var inBothWays = map[string][]bus.ConsumeOption{
-	"with keys":    {bus.KeyBySubject(), bus.OnStuckKey(bus.BlockKey)},
+	"with keys":    {bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyGoesOn)},
 	"without keys": nil,
 }
 

@@ -162,11 +162,11 @@ type keyOptions struct {
 	name   string       // describes the key to people; the same in all processes
 	token  int          // of KeyByToken
 	of     reflect.Type // of KeyBy's messages
-	stuck  *StuckKey    // nil if not given
+	stuck  *KeyRule     // nil if not given
 }
 
-// parks reports whether the messages behind a dead letter become dead letters too.
-func (k *keyOptions) parks() bool { return k.stuck != nil && *k.stuck == ParkKey }
+// follow reports whether the messages behind a dead letter become dead letters too.
+func (k *keyOptions) follow() bool { return k.stuck != nil && *k.stuck == KeyFollows }
 
 // keyFunc returns the key of a message. An error makes the message a dead letter.
 type keyFunc func(*wire.Delivery) (string, error)
@@ -182,7 +182,7 @@ type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 // The messages of a key succeed in the order of the stream, also after failures, lost
 // connections, restarts and crashes. After a crash, messages with keys wait up to AckWait for
 // those that the crashed process had. On an embedded server without a port they do not wait. A message that becomes a dead letter is skipped, see
-// OnStuckKey. As always, a message may be delivered more than once.
+// AfterDeadLetter. As always, a message may be delivered more than once.
 //
 // Several processes, or buses, that consume the same durable share the work and keep the order
 // together. This needs a server that other processes can reach: an external one, or one with
@@ -242,7 +242,7 @@ func (o *consumeOptions) checkKey(filter string, handled reflect.Type) error {
 		return &OptionError{Option: "KeyByToken", Value: fmt.Sprint(o.key.token), Reason: fmt.Sprintf("the subject %q has only %d tokens", filter, strings.Count(filter, ".")+1)}
 	}
 	if o.key.stuck != nil && o.key.make == nil {
-		return &OptionError{Option: "OnStuckKey", Value: fmt.Sprint(*o.key.stuck), Reason: "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy"}
+		return &OptionError{Option: "AfterDeadLetter", Value: fmt.Sprint(*o.key.stuck), Reason: "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy"}
 	}
 	if o.key.of != nil && o.key.of != handled {
 		return &OptionError{Option: "KeyBy", Value: fmt.Sprintf("func(*Msg[%v]) string", o.key.of),
@@ -312,34 +312,32 @@ func (o *consumeOptions) keyBy(option, name string, mk keyMaker) {
 	o.key.make, o.key.option, o.key.name = mk, option, name
 }
 
-// StuckKey is what happens to a key if one of its messages cannot be handled.
-type StuckKey int
+// KeyRule is what happens to a key after one of its messages has become a dead letter.
+type KeyRule int
 
-// What happens to a key.
+// What happens to a key after a dead letter.
 const (
-	// BlockKey: the later messages of the key wait until the failing one is handled or has
-	// become a dead letter after its last attempt. Then the next one is handled.
-	BlockKey StuckKey = iota
-	// ParkKey: if a message of the key becomes a dead letter, all later messages of the key
-	// become dead letters too, with CauseBehind, as long as the key has dead letters.
-	// Redrive returns them in order. New messages of the key wait until those are done.
-	ParkKey
+	// KeyGoesOn: the next message of the key is handled.
+	KeyGoesOn KeyRule = iota
+	// KeyFollows: all later messages of the key become dead letters too, with CauseBehind, as
+	// long as the key has dead letters. Redrive returns them in order. New messages of the key
+	// wait until those are done.
+	KeyFollows
 )
 
-// OnStuckKey sets what happens to a key if one of its messages cannot be handled. The default is
-// BlockKey.
+// AfterDeadLetter sets what happens to a key after one of its messages has become a dead
+// letter: it has used up its attempts, or cannot succeed. The default is KeyGoesOn.
 //
-// While a message waits for its next attempt, the later messages of its key wait in this
-// process. They take no place from other keys. Up to 1,000 messages wait in all (4 × Concurrency
-// if that is more), and up to 8 MiB. If a quarter of that waits behind one message, or nothing
-// more fits, event.KeyStuck is reported. With BlockKey nothing else happens. When nothing more
-// fits, all keys wait until that message is handled or has used up its attempts, and Health
-// reports it. With ParkKey the message becomes a dead letter at that moment, before its last
-// attempt, and other keys go on.
-func OnStuckKey(p StuckKey) ConsumeOption {
+// While a message waits for its next attempt, the later messages of its key wait, and other
+// keys go on. Up to 1,000 messages wait in this process (4 × Concurrency if that is more), and
+// up to 8 MiB. What does not fit waits in S-retry, and comes back in order. If a message fails
+// for 30 s, and at least a quarter of 1,000 messages of its key wait behind it,
+// event.KeyStuck is reported. Other keys wait too only if S-retry cannot store more, or if
+// messages of more than 1,000 keys fail at the same time. Health reports that.
+func AfterDeadLetter(p KeyRule) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
-		if p != BlockKey && p != ParkKey {
-			o.fail("OnStuckKey", int(p), "use BlockKey or ParkKey")
+		if p != KeyGoesOn && p != KeyFollows {
+			o.fail("AfterDeadLetter", int(p), "use KeyGoesOn or KeyFollows")
 			return
 		}
 		o.key.stuck = &p

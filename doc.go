@@ -75,7 +75,7 @@
 //
 // With [KeyBySubject], [KeyByToken], [KeyByHeader] or [KeyBy] the messages of each key are
 // handled in order, one at a time. This holds over failures, restarts and crashes.
-// [OnStuckKey] says what happens to the messages behind one that cannot be handled. Several
+// [AfterDeadLetter] says what happens to the messages behind one that cannot be handled. Several
 // processes with the same durable share the work and keep the order together.
 //
 // [Stream.Consume] gives the messages of a durable to handlers of several types.
@@ -169,7 +169,7 @@
 //	RedriveAs     MessageOption: As, WithHeader
 //	Consume…      ConsumeOption: Concurrency, Use, HandlerTimeout, As, Retry, AckWait, RateLimit, BatchSize, BatchWait,
 //	              StartAtFirst, StartAtLast, StartAtNew, StartAtSequence, StartAtTime,
-//	              KeyBySubject, KeyByToken, KeyByHeader, KeyBy, OnStuckKey
+//	              KeyBySubject, KeyByToken, KeyByHeader, KeyBy, AfterDeadLetter
 //
 // Package middleware has middleware for WithMiddleware and Use.
 //

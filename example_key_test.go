@@ -52,7 +52,7 @@ func ExampleKeyBy() {
 
 // A key whose message cannot be handled is put aside with all that comes behind it,
 // until somebody gives it back.
-func ExampleOnStuckKey() {
+func ExampleAfterDeadLetter() {
 	ctx := context.Background()
 	dead := make(chan event.Event, 10)
 	b, err := bus.New(bus.WithLogger(hclog.NewNullLogger()), bus.WithEvents(func(e event.Event) {
@@ -75,7 +75,7 @@ func ExampleOnStuckKey() {
 	}
 	_, err = bus.Consume(ctx, st, "shop", "STEPS", func(_ context.Context, m *bus.Msg[string]) error {
 		return bus.Permanent(errors.New("no such order"))
-	}, bus.KeyBySubject(), bus.OnStuckKey(bus.ParkKey))
+	}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
 	if err != nil {
 		panic(err)
 	}

@@ -151,7 +151,7 @@ const (
 	CauseMalformed Cause = "malformed"  // the message could not be decoded
 	CauseInvalid   Cause = "invalid"    // Validate refused the message
 	CauseUnrouted  Cause = "unrouted"   // the Mux has no handler for the message
-	CauseBehind    Cause = "behind"     // an earlier message of the key is a dead letter, see ParkKey
+	CauseBehind    Cause = "behind"     // an earlier message of the key is a dead letter, see KeyFollows
 	CauseCrashLoop Cause = "crash loop" // the process crashed MaxCrashes times while it handled the message
 )
 

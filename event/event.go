@@ -20,8 +20,8 @@ const (
 	// DeadLetterFailed: a dead letter could not be stored. The message stays in its
 	// stream, and the consumer tries again.
 	DeadLetterFailed Kind = "dead letter failed"
-	// KeyStuck: so many messages wait behind a failing one of the same key that they use
-	// much of the consumer's memory. Err says how many. See bus.OnStuckKey.
+	// KeyStuck: a message has failed for 30 s, and many messages wait behind it because they
+	// have the same key. Err says how many. See bus.AfterDeadLetter.
 	KeyStuck Kind = "key stuck"
 	// Unrouted: a Mux has no handler for the subject.
 	Unrouted Kind = "unrouted"

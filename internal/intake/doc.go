@@ -12,7 +12,8 @@
 // later time, made a dead letter, or returned. So retries do not depend on the server.
 //
 // Which of the held messages may run is the question of an order: unkeyed runs each one
-// as it comes, keyed runs one message of a key at a time, in stream order. Who may settle a
+// as it comes, keyed runs one message of a key at a time, in stream order. What waits behind a
+// failing message of its key and does not fit here is stored by followers. Who may settle a
 // message for good is the question of an authority: sole where this process has the
 // consumer for itself, owned where several processes keep an order together.
 //
@@ -29,6 +30,8 @@
 //   - The workers of the queue run handlers, conclude their outcomes and write dead letters.
 //   - The maintainer, one of a Durable, does what only time brings about: attempts that
 //     are due, in-progress signals, requests that the server did not answer.
+//   - The workers of followers store messages that wait for others, and have them come back.
+//     They live while there is something to do; Drain waits for them.
 //   - The reporter of a Durable lives while there is something to report.
 //
 // Drain waits for the workers, the maintainer and the reporter, except for the one that

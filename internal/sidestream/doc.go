@@ -12,6 +12,7 @@
 //	$OMNIBUS.dead.S.<durable>.<incarnation of S>.<sequence in S>   in S-dead: a dead letter
 //	$OMNIBUS.retry.…   in S-retry: handled as soon as possible, by that durable only
 //	$OMNIBUS.later.…   in S-retry: becomes a message on retry.… at its time
+//	                   With a key and without a time: it waits until Followers returns it
 //	$OMNIBUS.note.…    in S-retry: see StartMark and HandbackRecords
 //	$OMNIBUS.keys.S.<durable>.…   in S-keys
 //
