@@ -311,7 +311,16 @@ func messagesOf(t testing.TB, b *bus.Bus, name string) map[uint64]string {
 func awaitAll(t testing.TB, b *bus.Bus, stream, durable string) {
 	t.Helper()
 	for {
-		if i := consumerInfo(t, b, stream, durable); i.NumAckPending == 0 && i.NumPending == 0 {
+		i := consumerInfo(t, b, stream, durable)
+		side, err := b.JetStream().Stream(t.Context(), stream+"-retry")
+		must(t, err)
+		retries, err := side.Info(t.Context(), jetstream.WithSubjectFilter("$OMNIBUS.*."+stream+"."+durable+".>"))
+		must(t, err)
+		waits := false // a message that comes back; not a record of the recovery log
+		for subject := range retries.State.Subjects {
+			waits = waits || !strings.HasPrefix(subject, "$OMNIBUS.note.")
+		}
+		if i.NumAckPending == 0 && i.NumPending == 0 && !waits {
 			return
 		}
 		receiveTick(t)

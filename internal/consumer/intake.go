@@ -64,7 +64,7 @@ func (c *Consumer) openRecovery(ctx context.Context, ic *intake.DurableConfig) e
 		return err
 	}
 	ic.Recovery = log
-	followers, err := c.side.OpenFollowers(ctx, c.cfg.Key.Of != nil)
+	followers, err := c.side.OpenFollowers(ctx, c.cfg.Key.Of != nil, c.cfg.shared())
 	if err != nil {
 		return err
 	}

@@ -20,14 +20,12 @@ type Followers interface {
 	Token(key string) string
 	// MayWait reports whether a message can be stored.
 	MayWait(d *wire.Delivery) bool
-	// Put stores a message, unless it is stored already.
+	// Put stores a message. To store it twice is as to store it once.
 	Put(ctx context.Context, d *wire.Delivery) error
 	// Return has a message come back. found is false if it is not stored.
 	Return(ctx context.Context, token string, sequence uint64) (found bool, err error)
 	// IsReturning reports whether a message that was returned has not been settled yet.
 	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)
-	// Drop removes a message.
-	Drop(ctx context.Context, token string, sequence uint64) error
 }
 
 // followers is what keyed knows of the followers of each key. As long as a key has some,
@@ -47,8 +45,7 @@ type followers struct {
 
 	queue   []wire.Delivery // to be stored, the oldest first
 	ready   []string        // tokens of keys of which some can be returned
-	drops   []followerID    // to be removed from the store
-	turn    int             // of the workers: which of these is next
+	turn    bool            // of the workers: which of these is next
 	workers int
 	pause   time.Time // no calls before: the last one failed
 	failed  bool      // that was reported
@@ -69,11 +66,7 @@ type keyFollowers struct {
 type follower struct {
 	sequence uint64
 	state    followerState
-}
-
-type followerID struct {
-	token    string
-	sequence uint64
+	puts     uint16 // deliveries of it that are being stored; the state is storing as long as there are any
 }
 
 type followerState uint8
@@ -98,7 +91,7 @@ func newFollowers(k *keyed, store Followers) *followers {
 	for token, sequences := range store.Waiting() {
 		kf := &keyFollowers{all: make([]follower, len(sequences))}
 		for i, sequence := range sequences {
-			kf.all[i] = follower{sequence, stored}
+			kf.all[i] = follower{sequence: sequence, state: stored}
 		}
 		f.keys[token] = kf
 		f.count += len(sequences)
@@ -121,10 +114,7 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	switch first := kf.all[0]; {
 	case del.Stored.Sequence < first.sequence:
 		return false
-	case del.Stored.Sequence == first.sequence && del.Stored.Source != 0:
-		if first.state != returning { // a crash left it in both places
-			f.drops = append(f.drops, followerID{token, first.sequence})
-		}
+	case del.Stored.Sequence == first.sequence && del.Stored.Source != 0 && first.state == returning:
 		f.removeLocked(token, kf, 0)
 		f.readyLocked(token)
 		return false
@@ -138,12 +128,17 @@ func (f *followers) spillLocked(key string, keep int) {
 	if f.store == nil || f.stopped {
 		return
 	}
+	token := f.store.Token(key)
+	kf := f.keys[token]
+	if kf != nil { // what was returned lately is not to be stored again
+		if keep = f.targetLocked(); f.k.lanes.Behind(key) <= 2*keep {
+			return
+		}
+	}
 	tail := f.k.lanes.TakeTail(key, keep)
 	if len(tail) == 0 {
 		return
 	}
-	token := f.store.Token(key)
-	kf := f.keys[token]
 	if kf == nil {
 		kf = new(keyFollowers)
 		f.keys[token] = kf
@@ -165,6 +160,7 @@ func (f *followers) putLocked(token string, kf *keyFollowers, del wire.Delivery)
 		kf.returning--
 	}
 	kf.all[i].state = storing
+	kf.all[i].puts++
 	f.queue = append(f.queue, del)
 	f.startLocked()
 }
@@ -227,6 +223,12 @@ func (f *followers) maintainLocked(now time.Time) {
 	f.startLocked()
 }
 
+// targetLocked is how many messages of a key are to be here, or on their way.
+func (f *followers) targetLocked() int {
+	back := f.k.d.pullers[len(f.k.d.pullers)-1].MaxHeld
+	return min(max(back/(2*max(len(f.keys), 1)), 1), maxBack)
+}
+
 // nextLocked returns which follower of a key is to be returned now, or -1. Before the start
 // barrier is open earlier messages may still come, and among them those whose copies were
 // stored when the process died.
@@ -238,8 +240,7 @@ func (f *followers) nextLocked(kf *keyFollowers) int {
 	if kf.key != "" {
 		here += f.k.lanes.Behind(kf.key)
 	}
-	back := f.k.d.pullers[len(f.k.d.pullers)-1].MaxHeld
-	if here >= min(max(back/(2*len(f.keys)), 1), maxBack) {
+	if here >= f.targetLocked() {
 		return -1
 	}
 	for i := range kf.all {
@@ -255,7 +256,7 @@ func (f *followers) nextLocked(kf *keyFollowers) int {
 
 // dueLocked is when the maintainer must look again, zero for never.
 func (f *followers) dueLocked() time.Time {
-	if len(f.queue)+len(f.ready)+len(f.drops) == 0 || f.workers > 0 || f.stopped {
+	if len(f.queue)+len(f.ready) == 0 || f.workers > 0 || f.stopped {
 		return time.Time{}
 	}
 	return f.pause
@@ -266,7 +267,7 @@ func (f *followers) startLocked() {
 	if f.stopped || time.Now().Before(f.pause) {
 		return
 	}
-	for f.workers < min(maxFollowerWorkers, len(f.queue)+len(f.ready)+len(f.drops)) {
+	for f.workers < min(maxFollowerWorkers, len(f.queue)+len(f.ready)) {
 		f.workers++
 		go f.work()
 	}
@@ -293,25 +294,19 @@ func (f *followers) work() {
 	}
 }
 
-// takeLocked returns what a worker does next, or nil. The kinds of work take turns.
+// takeLocked returns what a worker does next, or nil. The two kinds of work take turns.
 func (f *followers) takeLocked() func() error {
-	for range 3 {
-		f.turn++
-		switch {
-		case f.turn%3 == 0 && len(f.queue) > 0:
-			del := f.queue[0]
-			f.queue[0] = wire.Delivery{}
-			f.queue = f.queue[1:]
-			return func() error { return f.put(del) }
-		case f.turn%3 == 1 && len(f.ready) > 0:
-			token := f.ready[0]
-			f.ready = f.ready[1:]
-			return func() error { return f.giveBack(token) }
-		case f.turn%3 == 2 && len(f.drops) > 0:
-			id := f.drops[0]
-			f.drops = f.drops[1:]
-			return func() error { return f.store.Drop(f.k.d.ctx, id.token, id.sequence) }
-		}
+	f.turn = !f.turn
+	switch {
+	case len(f.queue) > 0 && (f.turn || len(f.ready) == 0):
+		del := f.queue[0]
+		f.queue[0] = wire.Delivery{}
+		f.queue = f.queue[1:]
+		return func() error { return f.put(del) }
+	case len(f.ready) > 0:
+		token := f.ready[0]
+		f.ready = f.ready[1:]
+		return func() error { return f.giveBack(token) }
 	}
 	return nil
 }
@@ -350,16 +345,7 @@ func (f *followers) put(del wire.Delivery) error {
 	d.authority.settle(del, telemetry.OpAck, ackBody)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if kf := f.keys[token]; kf != nil {
-		if i, found := kf.find(del.Stored.Sequence); found {
-			if kf.all[i].state == storing {
-				kf.all[i].state = stored
-			}
-			f.readyLocked(token)
-			return nil
-		}
-	}
-	f.drops = append(f.drops, followerID{token, del.Stored.Sequence}) // it has come back meanwhile
+	f.storedLocked(token, del.Stored.Sequence)
 	return nil
 }
 
@@ -414,13 +400,13 @@ func (f *followers) forgetLocked(token string, sequence uint64, in followerState
 func (f *followers) giveBack(token string) error {
 	err := f.checkLate(token)
 	for err == nil {
-		id, ok := f.beginReturn(token)
+		sequence, ok := f.beginReturn(token)
 		if !ok {
 			break
 		}
 		var found bool
-		found, err = f.store.Return(f.k.d.ctx, token, id.sequence)
-		f.endReturn(id, found, err)
+		found, err = f.store.Return(f.k.d.ctx, token, sequence)
+		f.endReturn(token, sequence, found, err)
 	}
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
@@ -434,42 +420,57 @@ func (f *followers) giveBack(token string) error {
 }
 
 // beginReturn chooses the next follower of a key.
-func (f *followers) beginReturn(token string) (id followerID, ok bool) {
+func (f *followers) beginReturn(token string) (sequence uint64, ok bool) {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	kf := f.keys[token]
 	if kf == nil {
-		return id, false
+		return 0, false
 	}
 	i := f.nextLocked(kf)
 	if i < 0 {
-		return id, false
+		return 0, false
 	}
 	kf.all[i].state = returning
 	kf.returning++
 	kf.moved = time.Now()
-	return followerID{token, kf.all[i].sequence}, true
+	return kf.all[i].sequence, true
 }
 
-func (f *followers) endReturn(id followerID, found bool, err error) {
+// endReturn acts on the result of a Return. After an error the message may come back all the
+// same: then it is stored once more.
+func (f *followers) endReturn(token string, sequence uint64, found bool, err error) {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
-	if err == nil {
-		if !found { // somebody has removed it
-			f.forgetLocked(id.token, id.sequence, returning)
-		}
-		return
+	switch {
+	case err != nil:
+		f.notReturnedLocked(token, sequence)
+	case !found: // somebody has removed it
+		f.forgetLocked(token, sequence, returning)
 	}
-	if kf := f.keys[id.token]; kf != nil {
-		if i, there := kf.find(id.sequence); there {
-			if kf.all[i].state == returning {
+}
+
+// storedLocked records that a delivery of a follower was stored.
+func (f *followers) storedLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == storing {
+			kf.all[i].puts--
+			if kf.all[i].puts == 0 {
 				kf.all[i].state = stored
-				kf.returning--
 			}
-			return
 		}
 	}
-	f.drops = append(f.drops, id) // it has come back in spite of the error
+	f.readyLocked(token)
+}
+
+// notReturnedLocked records that a follower could not be returned.
+func (f *followers) notReturnedLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == returning {
+			kf.all[i].state = stored
+			kf.returning--
+		}
+	}
 }
 
 // checkLate forgets what was returned, has not come for long, and does not exist any more.
@@ -500,12 +501,15 @@ func (f *followers) checkLate(token string) error {
 	return nil
 }
 
+// storedCountLocked is how many messages wait in the store only.
+func (f *followers) storedCountLocked() int { return max(f.count-len(f.queue), 0) }
+
 // stop returns what is not stored yet. No worker begins anything from now on.
 func (f *followers) stop() []wire.Delivery {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	left := f.queue
-	f.queue, f.ready, f.drops = nil, nil, nil
+	f.queue, f.ready = nil, nil
 	if !f.stopped && f.workers == 0 {
 		close(f.idle)
 	}

@@ -156,13 +156,14 @@ func (k *keyed) waitingLocked(p *puller) int {
 // which the barrier stays closed.
 func (k *keyed) creditLocked(p *puller, messages, bytes int) (int, int) {
 	s := &k.sources[p.index]
-	wanted := p.window.hasRoom(p.here(), p.asked)
-	if room := p.MaxHeld - p.held - p.asked; room < min(messages, max(p.MaxHeld/8, 1)) {
+	few := max(p.MaxHeld/8, 1)
+	full := p.window.hasRoom(p.here(), p.asked) && (messages == 0 || p.MaxHeld-p.held < few)
+	if room := p.MaxHeld - p.held - p.asked; room < min(messages, few) {
 		messages = 0 // not one at a time
 	} else {
 		messages = min(messages, room)
 	}
-	switch full := wanted && messages == 0; {
+	switch {
 	case !full:
 		s.full = time.Time{}
 	case s.full.IsZero():
@@ -290,3 +291,5 @@ func (k *keyed) stalledLocked() error {
 func (k *keyed) stop() []wire.Delivery { return append(k.followers.stop(), k.lanes.Stop()...) }
 
 func (k *keyed) wait(ctx context.Context) { k.followers.wait(ctx) }
+
+func (k *keyed) storedLocked() int { return k.followers.storedCountLocked() }

@@ -79,7 +79,7 @@ func (d *Durable) Lag() (messages int, oldest time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.pullers[0]
-	messages = int(p.lag.pending) + p.lag.others + p.held
+	messages = int(p.lag.pending) + p.lag.others + p.held + d.order.storedLocked()
 	if messages == 0 {
 		return 0, time.Time{}
 	}

@@ -64,6 +64,8 @@ type order interface {
 
 	// backlog is how many messages wait for others, and their bytes.
 	backlog() (msgs, bytes int)
+	// storedLocked is how many messages of the stream wait in a store only.
+	storedLocked() int
 	// stalledLocked is why messages that are here cannot run, or nil.
 	stalledLocked() error
 	// stop returns the messages that wait for others. From now on none does.

@@ -56,3 +56,5 @@ func (u *unkeyed) stalledLocked() error { return nil }
 func (u *unkeyed) stop() []wire.Delivery { return nil }
 
 func (u *unkeyed) wait(context.Context) {}
+
+func (u *unkeyed) storedLocked() int { return 0 }

@@ -84,6 +84,10 @@ func (a Address) StartMark(run string) string {
 // HandbackRecords returns the subject of the records of what the durable returned.
 func (a Address) HandbackRecords() string { return a.join(Note, "back", "") }
 
+// OwnerMark returns the subject of the mark of the process that owns the durable. See
+// Followers.
+func (a Address) OwnerMark() string { return a.join(Note, "owner", "") }
+
 // RecoveryPattern returns the pattern of all marks and records of the durable.
 func (a Address) RecoveryPattern() string { return a.join(Note, ">", "") }
 

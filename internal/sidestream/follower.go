@@ -15,18 +15,27 @@ import (
 // Followers keeps messages that wait behind a failing one of their key and do not fit into
 // the memory of the process. Each is a copy in S-retry with the subject of a Later and the
 // token of its key, but without a time: it stays until Return moves it to the subject of a
-// Retry, from where it comes back to the durable. It implements intake.Followers. Safe for
-// concurrent use.
+// Retry, from where it comes back to the durable. Several copies with one subject are one
+// message. It implements intake.Followers. Safe for concurrent use.
 type Followers struct {
 	s       *Store
+	fence   uint64 // sequence of the owner's mark in S-retry; 0 without
 	waiting map[string][]uint64
 	strays  []Address
 }
 
 // OpenFollowers asks the server which followers of the durable wait. Without keyed, and in an
 // earlier incarnation of the stream, they wait for nothing any more: they are strays.
-func (s *Store) OpenFollowers(ctx context.Context, keyed bool) (*Followers, error) {
+//
+// With fenced several processes share the durable, and this one owns it now. From now on the
+// server refuses what an earlier owner stores: it has not the latest mark.
+func (s *Store) OpenFollowers(ctx context.Context, keyed, fenced bool) (*Followers, error) {
 	f := &Followers{s: s, waiting: make(map[string][]uint64)}
+	if fenced {
+		if err := f.mark(ctx); err != nil {
+			return nil, jserr.Wrap(RetryStream(s.stream.Name), "write", err)
+		}
+	}
 	info, err := s.Retries.Info(ctx, jetstream.WithSubjectFilter(DurablePattern(Later, s.stream.Name, s.durable)))
 	if err != nil {
 		return nil, jserr.Wrap(RetryStream(s.stream.Name), "read", err)
@@ -73,11 +82,33 @@ func (f *Followers) MayWait(d *wire.Delivery) bool {
 	return d.Stored.Incarnation == "" || d.Stored.Incarnation == f.s.Address(0).Incarnation
 }
 
-// Put stores a copy of d, unless it is stored already. The caller acknowledges d afterwards.
+// mark stores the mark of a new owner, and removes those of earlier owners.
+func (f *Followers) mark(ctx context.Context) error {
+	subject := f.s.Address(0).OwnerMark()
+	ack, err := f.s.core.JetStream.Publish(ctx, subject, nil)
+	if err != nil {
+		return err
+	}
+	f.fence = ack.Sequence
+	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(ack.Sequence))
+}
+
+// guard makes the server refuse out unless this process is the owner. Without a fence it does
+// nothing.
+func (f *Followers) guard(out *wire.Out) {
+	delete(out.Header, wire.HeaderNatsExpectedLastSubjectSequence) // its subject may have a message
+	if f.fence > 0 {
+		ExpectLast(out, f.fence)
+		out.Header[wire.HeaderNatsExpectedLastSubjectSequenceSubject] = []string{f.s.Address(0).OwnerMark()}
+	}
+}
+
+// Put stores a copy of d. The caller acknowledges d afterwards.
 func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
-	return f.s.put(inTraceOf(ctx, d), Later, d, func(a Address) wire.Out {
-		return CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later))
-	})
+	a := f.address(KeyToken(d.Stored.Key), d.Stored.Sequence)
+	out := CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later))
+	f.guard(&out)
+	return StoreCopy(inTraceOf(ctx, d), f.s.core, Later, out)
 }
 
 func (f *Followers) address(token string, sequence uint64) Address {
@@ -98,58 +129,45 @@ func (f *Followers) returnCopy(ctx context.Context, a Address) (found bool, err 
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
 	m, err := f.s.Retries.GetLastMsgForSubject(ctx, a.Subject(Later))
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // an earlier owner may have removed it at this moment
+		return f.hasRetry(ctx, a, 0)
+	}
+	if err != nil {
+		return false, err
+	}
+	if c, err := ParseCopy(wire.Header(m.Header), m.Data); err == nil { // else somebody else has put it there
+		if err := f.storeRetry(ctx, a, c, m.Sequence); err != nil {
+			return false, err
+		}
+		found = true
+	}
+	return found, f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(a.Subject(Later)), jetstream.WithPurgeSequence(m.Sequence+1))
+}
+
+// storeRetry stores c, which waits at a position in S-retry, as a Retry. An earlier Retry was
+// acknowledged when c was stored, and is about to be removed. A later one is what an earlier
+// call stored.
+func (f *Followers) storeRetry(ctx context.Context, a Address, c *Copy, position uint64) error {
+	if stored, err := f.hasRetry(ctx, a, position); err != nil || stored {
+		return err
+	}
+	out := c.Message(a.Subject(Retry))
+	f.guard(&out)
+	return StoreCopy(ctx, f.s.core, Retry, out)
+}
+
+// hasRetry reports whether the last Retry at an address was stored after a position.
+func (f *Followers) hasRetry(ctx context.Context, a Address, position uint64) (bool, error) {
+	m, err := f.s.Retries.GetLastMsgForSubject(ctx, a.Subject(Retry))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	c, err := ParseCopy(wire.Header(m.Header), m.Data)
-	if err != nil { // somebody else has put it there
-		return false, f.s.Retries.DeleteMsg(ctx, m.Sequence)
-	}
-	if err := f.storeRetry(ctx, c.Message(a.Subject(Retry)), m.Sequence); err != nil {
-		return false, err
-	}
-	if err := f.s.Retries.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return true, err
-	}
-	return true, nil
-}
-
-// storeRetry stores out, whose copy waits at a position in S-retry. An earlier message with
-// the subject of out was acknowledged when that copy was stored, and is about to be removed:
-// out goes after it. A later one is what an earlier call stored.
-func (f *Followers) storeRetry(ctx context.Context, out wire.Out, position uint64) error {
-	err := StoreCopy(ctx, f.s.core, Retry, out)
-	if !jserr.IsWrongLastSequence(err) {
-		return err
-	}
-	last, err := f.s.Retries.GetLastMsgForSubject(ctx, out.Subject)
-	if err != nil {
-		return err
-	}
-	if last.Sequence > position {
-		return nil
-	}
-	ExpectLast(&out, last.Sequence)
-	return StoreCopy(ctx, f.s.core, Retry, out)
+	return err == nil && m.Sequence > position, err
 }
 
 // IsReturning reports whether a follower that Return moved has not been handled yet.
 func (f *Followers) IsReturning(ctx context.Context, token string, sequence uint64) (bool, error) {
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
-	_, err := f.s.Retries.GetLastMsgForSubject(ctx, f.address(token, sequence).Subject(Retry))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// Drop removes a follower that has come back in another way.
-func (f *Followers) Drop(ctx context.Context, token string, sequence uint64) error {
-	ctx, cancel := f.s.core.WithTimeout(ctx)
-	defer cancel()
-	return purge(ctx, f.s.Retries, f.address(token, sequence).Subject(Later))
+	return f.hasRetry(ctx, f.address(token, sequence), 0)
 }
