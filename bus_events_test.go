@@ -173,11 +173,19 @@ func limited(t *testing.T) *server.Server {
 	})
 }
 
+// quickOccurrences has those that need no half a minute. TestAStuckKeyStopsNoOther tries the
+// other one in virtual time.
+func quickOccurrences() map[event.Kind]occurrence {
+	quick := maps.Clone(occurrences)
+	delete(quick, event.KeyStuck)
+	return quick
+}
+
 // Each kind of event says what it is about, once to the program and once, in one
 // line with the same content, to the log.
 func TestEvents(t *testing.T) {
 	t.Parallel()
-	for kind, o := range occurrences {
+	for kind, o := range quickOccurrences() {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			s := limited(t)
@@ -301,7 +309,7 @@ func TestEventKindsAreComplete(t *testing.T) {
 // about nor the goroutine where it happened.
 func TestEventFunctionThatPanics(t *testing.T) {
 	t.Parallel()
-	for kind, o := range occurrences {
+	for kind, o := range quickOccurrences() {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			s := limited(t)
@@ -343,7 +351,7 @@ func TestEventFunctionThatPanics(t *testing.T) {
 // The program's function may use the bus: no lock is held while it runs.
 func TestEventFunctionThatUsesTheBus(t *testing.T) {
 	t.Parallel()
-	for kind, o := range occurrences {
+	for kind, o := range quickOccurrences() {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			s := limited(t)

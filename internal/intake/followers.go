@@ -119,7 +119,7 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 		f.readyLocked(token)
 		return false
 	}
-	f.putLocked(token, kf, *del)
+	f.putLocked(kf, *del)
 	return true
 }
 
@@ -145,12 +145,12 @@ func (f *followers) spillLocked(key string, keep int) {
 	}
 	kf.key = key
 	for i := range tail {
-		f.putLocked(token, kf, tail[i])
+		f.putLocked(kf, tail[i])
 	}
 }
 
 // putLocked has a worker store del.
-func (f *followers) putLocked(token string, kf *keyFollowers, del wire.Delivery) {
+func (f *followers) putLocked(kf *keyFollowers, del wire.Delivery) {
 	i, found := kf.find(del.Stored.Sequence)
 	switch {
 	case !found:

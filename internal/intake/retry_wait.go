@@ -149,16 +149,6 @@ func (w *retryWait) ripe(now time.Time) []wire.Delivery {
 	return ds
 }
 
-// take removes and returns a message; ok is false when it does not wait.
-func (w *retryWait) take(s *wire.Stored) (d wire.Delivery, ok bool) {
-	for i := range w.h {
-		if w.h[i].d.Stored == s {
-			return heap.Remove(&w.h, i).(due).d, true
-		}
-	}
-	return wire.Delivery{}, false
-}
-
 // all removes and returns every message, in no particular order.
 func (w *retryWait) all() []due {
 	all := w.h

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// patience is how long a message fails before the messages behind it are stored if
+	// storeFollowersAfter is how long a message fails before the messages behind it are stored if
 	// nothing more fits.
-	patience = time.Second
+	storeFollowersAfter = time.Second
 	// spillInterval is between two looks at the stuck keys while nothing more fits.
 	spillInterval = 100 * time.Millisecond
 	// reportStuckAfter is how long a message fails before its key is reported as stuck.
@@ -83,7 +83,7 @@ func (k *keyed) makeRoomLocked(now time.Time, key string, s *stuckKey) {
 	p := k.d.pullers[s.head.Stored.Source]
 	behind := k.lanes.Behind(key)
 	switch {
-	case now.Sub(s.since) >= patience:
+	case now.Sub(s.since) >= storeFollowersAfter:
 		k.followers.spillLocked(key, min(p.MaxHeld/(4*len(k.stuck)), p.MaxHeld/32))
 	case behind >= max(p.MaxHeld/8, 1) && p.held-behind >= p.MaxHeld/8:
 		k.followers.spillLocked(key, p.MaxHeld/32)

@@ -82,7 +82,9 @@ func (f *Followers) MayWait(d *wire.Delivery) bool {
 	return d.Stored.Incarnation == "" || d.Stored.Incarnation == f.s.Address(0).Incarnation
 }
 
-// mark stores the mark of a new owner, and removes those of earlier owners.
+// mark stores the mark of a new owner, and removes those of earlier owners. DeleteDurable
+// removes the marks after it has deleted the durable. So a mark that is stored later finds the
+// durable gone, and removes itself.
 func (f *Followers) mark(ctx context.Context) error {
 	subject := f.s.Address(0).OwnerMark()
 	ack, err := f.s.core.JetStream.Publish(ctx, subject, nil)
@@ -90,7 +92,15 @@ func (f *Followers) mark(ctx context.Context) error {
 		return err
 	}
 	f.fence = ack.Sequence
-	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(ack.Sequence))
+	keepFrom := ack.Sequence
+	_, gone := f.s.core.JetStream.Consumer(ctx, f.s.stream.Name, f.s.durable)
+	if jserr.IsAbsent(gone) {
+		keepFrom++
+	} else {
+		gone = nil
+	}
+	err = f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(keepFrom))
+	return errors.Join(gone, err)
 }
 
 // guard makes the server refuse out unless this process is the owner. Without a fence it does
