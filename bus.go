@@ -302,6 +302,7 @@ func (b *Bus) report(e event.Event) {
 	b.cfg.onEvent(e)
 }
 
+// logEvent writes the log line of an event. It runs on the goroutine that reports the event.
 func (b *Bus) logEvent(e event.Event) {
 	var args []any
 	for _, a := range []struct {

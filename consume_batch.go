@@ -97,6 +97,7 @@ type batchSlot struct {
 	err      error // its outcome; valid once the batch was handled
 }
 
+// batchKey is the context key of a message in a batch.
 type batchKey struct{}
 
 func init() {

@@ -61,6 +61,7 @@ type ConsumerError struct {
 	Err      error   // why the call did not wait longer
 }
 
+// Error says why the operation is not possible, and what to do.
 func (e *ConsumerError) Error() string {
 	switch {
 	case e.Op == "redrive":

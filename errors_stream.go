@@ -91,6 +91,7 @@ type UnsupportedError struct {
 	instead string // what can be done without it
 }
 
+// Error says what is not supported, and what to do.
 func (e *UnsupportedError) Error() string {
 	switch {
 	case e.Server != "":

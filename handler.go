@@ -62,6 +62,7 @@ func typed[T any](h Handler[T]) maker {
 // maker makes a handler for a bus's format and the options of one subscription.
 type maker func(f *payload.Format, o *handlerOptions) RawHandler
 
+// stoppingKey is the context key of the channel of Stopping.
 type stoppingKey struct{}
 
 // handlerContext is the context of all handlers of one bus. It has the channel of Stopping, so

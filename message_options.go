@@ -36,6 +36,7 @@ type sendOptions struct {
 	optionErrors
 }
 
+// messageOption is an option of a message, however it is sent.
 type messageOption func(*sendOptions)
 
 func (f messageOption) onPublish(o *sendOptions) { f(o) }

@@ -76,6 +76,7 @@ func (m *Mux) Default(h Handler[[]byte]) {
 	}
 }
 
+// add adds a route, or records the error that the subscription or consumer will return.
 func (m *Mux) add(r route, err error) {
 	if m == nil {
 		return // the subscription says so

@@ -69,6 +69,7 @@ var ofKubernetes = regexp.MustCompile(`^(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TC
 // alone so that one environment serves both modes.
 var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true}
 
+// fromEnv applies the variables of environ in the order of their names.
 func (c *config) fromEnv(environ []string) {
 	vars := make(map[string]string)
 	names := []string{}
@@ -100,6 +101,7 @@ func (c *config) userFromEnv(user, password string) {
 	}
 }
 
+// fromVariable applies one variable. name has no prefix.
 func (c *config) fromVariable(name, value string) {
 	parse, known := envOptions[name]
 	if ofKubernetes.MatchString(name) {

@@ -87,6 +87,7 @@ type codecOption interface {
 	ReplayOption
 }
 
+// asOption is what As returns.
 type asOption struct{ codec codec.Codec }
 
 // As encodes the message with c, whatever its type and the rules of the bus say. As an option

@@ -172,6 +172,7 @@ func (s *Stream) refusal(err error) error {
 	return e
 }
 
+// storeOption is an option of a message that is stored.
 type storeOption func(*sendOptions)
 
 func (f storeOption) onStore(o *sendOptions) { f(o) }

@@ -25,6 +25,7 @@ type replayOptions struct {
 	optionErrors
 }
 
+// replayOption is an option of Replay alone.
 type replayOption func(*replayOptions)
 
 func (f replayOption) onReplay(o *replayOptions) { f(o) }

@@ -62,6 +62,7 @@ func (b *Bus) answerable(ctx context.Context, subj string) error {
 	return nil
 }
 
+// decodeReply makes the value of a reply, or the error that the reply carries. Request calls it.
 func decodeReply[Resp any](b *Bus, subj string, o *sendOptions, reply *nats.Msg) (Resp, error) {
 	var none Resp
 	if data, ok := any(&none).(*[]byte); ok && len(reply.Header) == 0 {

@@ -69,6 +69,7 @@ type asked struct {
 	reply string // the subject of the answer; "" where none is wanted
 }
 
+// replyKey is the context key of the subject of the answer.
 type replyKey struct{}
 
 func (a *asked) Value(key any) any {

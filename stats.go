@@ -159,6 +159,7 @@ type retired struct {
 	lost map[durableName]error // why the latest consumer of the name ended by itself
 }
 
+// durableName names a durable of the server.
 type durableName struct{ stream, durable string }
 
 // recordEndLocked records why a consumer ended by itself; nil if the program ended it.

@@ -45,11 +45,13 @@ func (s *Stream) Subjects() []string {
 // DeclareOption is an option of Bus.Stream and Stream.Plan.
 type DeclareOption interface{ onDeclare(*declareOptions) }
 
+// declareOptions is what the options of a declaration set.
 type declareOptions struct {
 	shrink bool
 	optionErrors
 }
 
+// declareOption implements DeclareOption.
 type declareOption func(*declareOptions)
 
 func (f declareOption) onDeclare(o *declareOptions) { f(o) }

@@ -44,6 +44,7 @@ import (
 // messages are not supported, except those with MarshalJSON and UnmarshalJSON.
 var CBOR Codec = cborCodec{}
 
+// cborCodec is CBOR. It has no state.
 type cborCodec struct{}
 
 const (
@@ -162,6 +163,7 @@ func cborMethods(t reflect.Type) methods {
 
 func (cborCodec) ContentType() string { return "application/cbor" }
 
+// Marshal refuses values of types that CBOR would not give back. See Codec.
 func (cborCodec) Marshal(v any) ([]byte, error) {
 	info, number, err := cborFormat.prepare(v)
 	if err != nil {
@@ -253,6 +255,7 @@ func cborMarshalError(v any, err error) error {
 // jsonToCBOR writes the JSON of a json.Marshaler as CBOR.
 type jsonToCBOR struct{}
 
+// Transcode writes as CBOR the JSON that a type without a CBOR form makes.
 func (jsonToCBOR) Transcode(w io.Writer, r io.Reader) error {
 	var v any
 	reader := json.NewDecoder(r)
@@ -284,6 +287,7 @@ func newCBORToAny() cbor.DecMode {
 	return must(opts.DecMode())
 }
 
+// Transcode writes as JSON the CBOR that a type without a CBOR form reads.
 func (cborToJSON) Transcode(w io.Writer, r io.Reader) error {
 	data, err := io.ReadAll(r)
 	if err != nil {

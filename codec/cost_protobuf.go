@@ -58,6 +58,7 @@ func (w *messageWeigher) fields(data []byte, d protoreflect.MessageDescriptor, d
 	}
 }
 
+// field adds the cost of one field to the weight.
 func (w *messageWeigher) field(value []byte, field protoreflect.FieldDescriptor, wire protowire.Type, depth int) {
 	inner := field.Message()
 	switch {

@@ -43,6 +43,7 @@ import (
 // seconds. An empty json.Number becomes 0. Unexported fields next to exported ones are left out.
 var JSON Codec = jsonCodec{}
 
+// jsonCodec is JSON. It has no state.
 type jsonCodec struct{}
 
 const (
@@ -80,6 +81,7 @@ func jsonMethods(t reflect.Type) methods {
 
 func (jsonCodec) ContentType() string { return "application/json" }
 
+// Marshal refuses values of types that JSON would not give back. See Codec.
 func (jsonCodec) Marshal(v any) ([]byte, error) {
 	switch raw := v.(type) {
 	case json.RawMessage:
@@ -143,6 +145,7 @@ func weighJSON(data []byte, c cost) error {
 	return c.check(p, len(data))
 }
 
+// Unmarshal weighs the payload before it decodes it. See Codec.
 func (jsonCodec) Unmarshal(data []byte, v any) error {
 	if m, err := messageDestination(v); err != nil || m != nil {
 		return readJSONMessage(data, m, err)

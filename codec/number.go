@@ -120,6 +120,7 @@ func replaceNumbers(v reflect.Value) error {
 	return nil
 }
 
+// replaceHeld replaces the numbers in what a pointer or an interface holds.
 func replaceHeld(v reflect.Value) error {
 	if v.IsNil() {
 		return nil
@@ -150,6 +151,7 @@ func replacePointed(v reflect.Value) error {
 	return nil
 }
 
+// replaceInMap replaces the numbers in the values of a map.
 func replaceInMap(v reflect.Value) error {
 	if v.IsNil() {
 		return nil

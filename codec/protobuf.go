@@ -21,6 +21,7 @@ import (
 // Marshal of a message that contains itself overflows the stack, as in the protobuf library.
 var Protobuf Codec = protobufCodec{}
 
+// protobufCodec is the binary form of Protobuf. It has no state.
 type protobufCodec struct{}
 
 const (
@@ -47,6 +48,7 @@ func (protobufCodec) Marshal(v any) ([]byte, error) {
 	return data, nil
 }
 
+// Unmarshal weighs the payload before it decodes it. See Codec.
 func (protobufCodec) Unmarshal(data []byte, v any) error {
 	m, err := messageDestination(v)
 	if err != nil {

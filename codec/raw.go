@@ -11,6 +11,7 @@ import "reflect"
 // destination. Appending to the destination does not write behind data.
 var Raw Codec = rawCodec{}
 
+// rawCodec carries bytes as they are. It has no state.
 type rawCodec struct{}
 
 const (
@@ -32,6 +33,7 @@ func (rawCodec) Marshal(v any) ([]byte, error) {
 	return reflect.ValueOf(v).Bytes(), nil
 }
 
+// Unmarshal copies the payload. See Codec.
 func (rawCodec) Unmarshal(data []byte, v any) error {
 	data = data[:len(data):len(data)]
 	if dst, ok := v.(*[]byte); ok && dst != nil {

@@ -18,6 +18,7 @@ import (
 // returns one if UnmarshalText fails. Empty data gives an empty string.
 var Text Codec = textCodec{}
 
+// textCodec is plain text. It has no state.
 type textCodec struct{}
 
 const (
@@ -84,6 +85,7 @@ func readsText(t reflect.Type) bool {
 	return reads
 }
 
+// Unmarshal sets a string, or calls UnmarshalText. See Codec.
 func (textCodec) Unmarshal(data []byte, v any) error {
 	dst, err := destination(textName, v, textWantDest)
 	if err != nil {

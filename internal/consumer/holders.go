@@ -10,6 +10,7 @@ type Holders struct {
 	restarts sync.Map // durableName → *restart; of all durables that the bus has consumed
 }
 
+// durableName names a durable of a server.
 type durableName struct{ stream, durable string }
 
 // hold makes c the holder of its durable. It returns ErrKeysHeld if there is one that has not

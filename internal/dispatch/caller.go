@@ -31,6 +31,7 @@ func Here() Goroutine { return Goroutine(goroutineID()) }
 // IsCaller reports whether g is the one that FromCaller put into ctx.
 func (g Goroutine) IsCaller(ctx context.Context) bool { return g != 0 && uint64(g) == caller(ctx) }
 
+// callerKey is the context key of the calling goroutine.
 type callerKey struct{}
 
 // FromCaller puts into the context which goroutine calls, so that a Wait further down,

@@ -254,6 +254,7 @@ func (s *Core) end() {
 	s.queue.Stop()
 }
 
+// drain does the work of Drain. It waits for the handlers without a lock.
 func (s *Core) drain(ctx context.Context) error {
 	begun := s.queue.Begun()
 	waiting, _ := s.Pending()

@@ -63,12 +63,14 @@ type keyFollowers struct {
 	late      bool      // what is returning has not come for long
 }
 
+// follower is a message that waits in S-retry, or is on its way there or back. Durable.mu guards it.
 type follower struct {
 	sequence uint64
 	state    followerState
 	puts     uint16 // deliveries of it that are being stored; the state is storing as long as there are any
 }
 
+// followerState is how far a follower is: it is being stored, it is stored, or it is returning.
 type followerState uint8
 
 const (

@@ -89,6 +89,7 @@ const (
 	pingsOut  = 2
 )
 
+// options returns the options of the connection. Dial calls it once.
 func (l *Link) options(c Config) []nats.Option {
 	return []nats.Option{
 		func(o *nats.Options) error { o.InboxPrefix = c.Inbox; return nil },

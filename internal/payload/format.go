@@ -75,6 +75,7 @@ type Type struct {
 	validates bool // it or a pointer to it has a Validate method
 }
 
+// validator is a type that checks its values.
 type validator interface{ Validate() error }
 
 var validatorType = reflect.TypeFor[validator]()
