@@ -4,10 +4,10 @@
 // # What the log knows
 //
 //	part              stored as                        file
-//	crash marks       S-retry, one message for each    crash_marks.go
+//	crash marks       S-retry, one message for each    log.go
 //	                  handler call that may end the
 //	                  process
-//	handback records  S-retry, a few messages with     handback.go
+//	handback records  S-retry, a few messages with     log.go
 //	                  a list each
 //	blocked keys      nothing of its own: the dead     blocked_keys.go
 //	                  letters in S-dead and the

@@ -2,12 +2,15 @@ package sidestream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -112,4 +115,127 @@ func StoreCopy(ctx context.Context, c *core.Core, kind Kind, out wire.Out) error
 	defer done()
 	_, err := c.Outlet.Store(ctx, &outlet.Message{Out: out, Copy: Prefix(kind), Idempotent: true})
 	return err
+}
+
+// put stores the copy of d that message returns for an address, unless it is stored
+// already. It repairs two things that somebody may have done meanwhile: it creates a side
+// stream that was deleted, once, and it finds another address if the stream was created
+// again and a message with the same sequence has the address.
+func (s *Store) put(ctx context.Context, kind Kind, d *wire.Delivery, message func(Address) wire.Out) error {
+	for recreated := false; ; {
+		address := s.AddressOf(d)
+		err := StoreCopy(ctx, s.core, kind, message(address))
+		switch {
+		case jserr.IsWrongLastSequence(err):
+			if err = s.resolveCollision(ctx, kind, d, address); err != nil || s.AddressOf(d) == address {
+				return err
+			}
+		case errors.Is(err, nats.ErrNoResponders) && !recreated:
+			if err = s.Recreate(ctx); err != nil {
+				return err
+			}
+			recreated = true
+		default:
+			return err
+		}
+	}
+}
+
+// resolveCollision is called when the address of d has a copy already. If that is d's copy
+// it does nothing. If it is the copy of another message, it changes what AddressOf(d)
+// returns: first to the incarnation of the stream as it is now; if that is taken too, since
+// d came from an earlier one, to an incarnation made from the time of d itself.
+func (s *Store) resolveCollision(ctx context.Context, kind Kind, d *wire.Delivery, address Address) error {
+	ctx, cancel := s.core.WithTimeout(ctx)
+	defer cancel()
+	same, err := s.hasCopyOf(ctx, kind, d, address)
+	if err != nil || same {
+		return err
+	}
+	now, err := currentIncarnation(ctx, s.core, s.stream.Name)
+	if err != nil {
+		return err
+	}
+	switch own := Incarnation(d.Stored.Time); address.Incarnation {
+	case own:
+		return jserr.Wrap(s.sideStream(kind), "store a copy", fmt.Errorf("%s has the copy of another message", address.Subject(kind)))
+	case now:
+		d.Stored.Incarnation = own
+	default:
+		d.Stored.Incarnation = "" // the copy of d was stored before the new incarnation was known
+		s.incarnation.Store(&now)
+	}
+	return nil
+}
+
+// hasCopyOf reports whether the copy at an address is d's. It is if it is gone: then it was
+// d's and has gone on.
+func (s *Store) hasCopyOf(ctx context.Context, kind Kind, d *wire.Delivery, address Address) (bool, error) {
+	name := s.sideStream(kind)
+	st, err := s.core.JetStream.Stream(ctx, name)
+	if err != nil {
+		return false, jserr.Wrap(name, "look up", err)
+	}
+	m, err := st.GetLastMsgForSubject(ctx, address.Subject(kind))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, jserr.Wrap(name, "read", err)
+	}
+	c, err := ParseCopy(wire.Header(m.Header), m.Data)
+	return err == nil && c.Time.Equal(d.Stored.Time), nil
+}
+
+// sideStream returns the name of the stream with the messages of a kind.
+func (s *Store) sideStream(kind Kind) string {
+	if kind == Dead {
+		return DeadStream(s.stream.Name)
+	}
+	return RetryStream(s.stream.Name)
+}
+
+// maxDelay is the longest time until a deferred retry. It ends before the year 2262, where
+// nanoseconds overflow: the server would take a later time for one in the past.
+const maxDelay = 100 * 365 * 24 * time.Hour
+
+// DeferRetry stores a copy of d that the server turns into a returning message at a time.
+// The caller acknowledges d afterwards. It needs CanDefer.
+func (s *Store) DeferRetry(ctx context.Context, d *wire.Delivery, at time.Time) error {
+	if latest := time.Now().Add(maxDelay); at.After(latest) {
+		at = latest
+	}
+	return s.put(inTraceOf(ctx, d), Later, d, func(a Address) wire.Out {
+		out := CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later))
+		out.Header[wire.HeaderNatsSchedule] = []string{"@at " + at.UTC().Format(time.RFC3339Nano)}
+		out.Header[wire.HeaderNatsScheduleTarget] = []string{a.Subject(Retry)}
+		return out
+	})
+}
+
+// Source returns the source of the durable's messages that come back.
+func (s *Store) Source() intake.Source {
+	stream := RetryStream(s.stream.Name)
+	return intake.Source{
+		Next:     "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + s.durable,
+		Info:     "$JS.API.CONSUMER.INFO." + stream + "." + s.durable,
+		MaxHeld:  s.maxHeld,
+		Restore:  restore,
+		Recreate: s.Recreate,
+	}
+}
+
+// restore turns a copy that comes back into the message that it was.
+func restore(d *wire.Delivery) error {
+	c, err := ParseCopy(d.Header, d.Data)
+	if err != nil {
+		return err
+	}
+	if _, a, ok := ParseSubject(d.Subject); ok {
+		d.Stored.Incarnation = a.Incarnation
+	}
+	d.Subject, d.Header = c.Subject, c.Header
+	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time = c.Stream, c.Sequence, c.Time
+	d.Stored.Attempt, d.Stored.DeadLetter = c.Attempts+1, c.DeadLetter
+	return nil
 }
