@@ -307,7 +307,7 @@ func TestConsumeBatchMiddlewareThatPanics(t *testing.T) {
 				}
 				return err
 			}
-		}), bus.BatchWait(0), bus.Retry(bus.RetryPolicy{MinBackoff: time.Second, MaxBackoff: time.Second}))
+		}), bus.Retry(bus.RetryPolicy{MinBackoff: time.Second, MaxBackoff: time.Second}))
 		pass(time.Minute)
 		all := got.list()
 		if len(all) == 0 || !slices.Equal(all[0], []uint64{1, 3, 4, 5}) {

@@ -9,7 +9,7 @@
 // A declaration goes through these steps (declare.go):
 //
 //	look up → not there → create
-//	        → there     → compare (compare.go) → nothing to do
+//	        → there     → compare (fields.go) → nothing to do
 //	                                           → refuse (removal.go estimates what would go)
 //	                                           → update, then look again
 //
