@@ -115,14 +115,15 @@ func (c *Consumer) pause(ctx context.Context, call serverversion.Feature, until 
 // error is a *ConsumerError with the unfinished messages. Without a deadline of ctx the bus's
 // drain timeout holds. An earlier pause stays. A Pause or Resume meanwhile takes effect.
 //
-// Dead letters, and messages in S-retry that wait for another attempt, stay. Those at or after
-// to are handled for both reasons. A message that becomes a dead letter again replaces its
-// dead letter. If the stream removes acknowledged messages, they cannot be handled again.
+// Dead letters, and messages in S-retry that wait for another attempt, stay. Such a message
+// at or after the target is handled for its own reason and once more for the rewind. A
+// message that becomes a dead letter again replaces its dead letter. If the stream removes
+// acknowledged messages, they cannot be handled again.
 //
-// Errors: *ConsumerError if to is before the start of the durable or after its position, if a
-// handler of this consumer calls Rewind, and for keys whose order several processes keep
-// together; *OptionError for another to; *UnsupportedError before nats-server 2.14;
-// *StreamError, ErrTimeout, ErrClosed.
+// Errors: *ConsumerError if the target is earlier than the start of the durable or later
+// than its position, if a handler of this consumer calls Rewind, and for a durable with keys
+// on a server that several processes can reach; *OptionError for another to;
+// *UnsupportedError before nats-server 2.14; *StreamError, ErrTimeout, ErrClosed.
 func (c *Consumer) Rewind(ctx context.Context, to StartOption) error {
 	if err := c.callable(ctx, "Rewind"); err != nil {
 		return err

@@ -265,9 +265,9 @@ func KeyByHeader(name string) ConsumeOption {
 	})
 }
 
-// KeyBy is KeyBySubject with the result of key as the key. For the same message key must return
-// the same each time. Messages for which it returns "" have no key: they are handled at the
-// same time, in no order. T must be the type of the handler.
+// KeyBy is KeyBySubject with the result of key as the key. The function must always return
+// the same key for the same message. Messages for which it returns "" have no key: they are
+// handled at the same time, in no order. T must be the type of the handler.
 //
 // key is called when a message arrives. It must be fast, because the next message waits for it.
 // The message is decoded for key and again for the handler. A message that cannot be decoded,
@@ -329,11 +329,12 @@ const (
 // letter: it has used up its attempts, or cannot succeed. The default is KeyGoesOn.
 //
 // While a message waits for its next attempt, the later messages of its key wait, and other
-// keys go on. Up to 1,000 messages wait in this process (4 × Concurrency if that is more), and
-// up to 8 MiB. What does not fit waits in S-retry, and comes back in order. If a message fails
-// for 30 s, and at least a quarter of 1,000 messages of its key wait behind it,
-// event.KeyStuck is reported. Other keys wait too only if S-retry cannot store more, or if
-// messages of more than 1,000 keys fail at the same time. Health reports that.
+// keys go on. Up to 1,000 messages wait in this process (4 × Concurrency if that is more),
+// and up to 8 MiB. What does not fit waits in S-retry, and comes back in order. If a message
+// fails for 30 s, and at least a quarter of the messages that a consumer may hold (1,000
+// unless Concurrency needs more) wait behind it, event.KeyStuck is reported. Other keys wait
+// too only if S-retry cannot store more, or if messages of more than 1,000 keys fail at the
+// same time. Health reports that.
 func AfterDeadLetter(p KeyRule) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if p != KeyGoesOn && p != KeyFollows {

@@ -108,7 +108,8 @@
 //
 // The context of a handler does not end when the bus begins to stop, so that the handler can
 // finish. It ends when the drain timeout is used up, or at the deadline of [HandlerTimeout].
-// [Stopping] tells a handler that the bus has begun to stop.
+// A handler can call [Stopping]: the channel that it returns is closed when the bus begins
+// to stop.
 //
 // # Errors
 //

@@ -165,9 +165,10 @@ func WithStrictPublish() ConnectOption {
 	return forConnect(func(c *config) { c.publish.strict = true })
 }
 
-// WithTracerProvider turns on spans for publish, request, process and settle, and carries
-// the trace context in message headers. Without it the bus writes and reads no such
-// headers. For the global provider pass otel.GetTracerProvider().
+// WithTracerProvider turns on spans for publish, request, process and settle (telling the
+// server the outcome of a message), and carries the trace context in message headers.
+// Without it the bus writes and reads no such headers. For the global provider pass
+// otel.GetTracerProvider().
 func WithTracerProvider(p trace.TracerProvider) ConnectOption {
 	return forConnect(func(c *config) { c.telemetry.tracer = p })
 }

@@ -62,8 +62,9 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	return b.opError("PublishToAsync", f.pending.Message.Subject, err)
 }
 
-// Done returns a channel that is closed when the outcome is known. Then Wait returns at once,
-// except after a conflict that followed a lost answer: it asks the stream what that means.
+// Done returns a channel that is closed when the outcome is known. Then Wait returns at
+// once, with one exception: if an answer was lost and the repeated message met a conflict,
+// Wait asks the stream whether the first copy was stored.
 func (f *Future) Done() <-chan struct{} {
 	if f.isZero() {
 		return closedChan

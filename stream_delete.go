@@ -61,10 +61,9 @@ func (f *PurgeFilter) check() error {
 	return errors.Join(errs...)
 }
 
-// Purge deletes the messages that f chooses and returns their number. Later messages get
-// the sequences that they would have had. Consumers skip deleted messages that they have
-// not handled. Dead letters stay, and so do messages in S-retry, which wait for another
-// attempt. Safe for concurrent use.
+// Purge deletes the messages that f chooses and returns their number. Sequences are not used
+// again. Consumers skip deleted messages that they have not handled. Dead letters stay, and
+// so do messages in S-retry, which wait for another attempt. Safe for concurrent use.
 //
 // Errors: *OptionError and *SubjectError for a wrong f, ErrStreamNotFound, *StreamError (if
 // the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages
