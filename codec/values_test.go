@@ -679,7 +679,7 @@ func equalMeaning(a, b any) (is, known bool) {
 }
 
 // Real events are carried as maps and as structs.
-func TestWebhooksArrive(t *testing.T) {
+func TestRealWebhooks(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join("..", "..", "shared", "data", "github-webhooks.ndjson")
 	f, err := os.Open(path)

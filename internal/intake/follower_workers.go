@@ -1,0 +1,272 @@
+package intake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// startLocked starts workers for what is to be done.
+func (f *followers) startLocked() {
+	if f.stopped || time.Now().Before(f.pause) {
+		return
+	}
+	for f.workers < min(maxFollowerWorkers, len(f.queue)+len(f.ready)) {
+		f.workers++
+		go f.work()
+	}
+}
+
+// work is a worker.
+func (f *followers) work() {
+	d := f.k.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for !f.stopped && !time.Now().Before(f.pause) {
+		do := f.takeLocked()
+		if do == nil {
+			break
+		}
+		d.mu.Unlock()
+		err := do()
+		d.mu.Lock()
+		f.resultLocked(err)
+	}
+	f.workers--
+	if f.stopped && f.workers == 0 {
+		close(f.idle)
+	}
+}
+
+// takeLocked returns what a worker does next, or nil. The two kinds of work take turns.
+func (f *followers) takeLocked() func() error {
+	f.turn = !f.turn
+	switch {
+	case len(f.queue) > 0 && (f.turn || len(f.ready) == 0):
+		del := f.queue[0]
+		f.queue[0] = wire.Delivery{}
+		f.queue = f.queue[1:]
+		return func() error { return f.put(del) }
+	case len(f.ready) > 0:
+		token := f.ready[0]
+		f.ready = f.ready[1:]
+		return func() error { return f.returnReady(token) }
+	}
+	return nil
+}
+
+// resultLocked records how a call ended. After an error there is a pause. The first of several
+// errors is reported.
+func (f *followers) resultLocked(err error) {
+	if err == nil {
+		f.failed = false
+		return
+	}
+	f.pause = time.Now().Add(deadLetterRetry)
+	f.k.d.wakeMaintainer()
+	if !f.failed && f.k.d.ctx.Err() == nil && !errors.Is(err, errRecordFull) {
+		f.failed = true
+		f.k.d.reportLocked(fmt.Errorf("messages behind a failing one of their key cannot be stored or returned: %w", err))
+	}
+}
+
+// errRecordFull says that too many other messages are about to become dead letters.
+var errRecordFull = errors.New("the settle record is full")
+
+// put stores del and acknowledges it. A worker calls it.
+func (f *followers) put(del wire.Delivery) error {
+	d, token := f.k.d, f.store.Token(del.Stored.Key)
+	if d.cfg.Recovery != nil {
+		d.restore(del) // a copy keeps its failed attempts
+	}
+	if del.Stored.Dead != nil {
+		return f.putDead(token, del)
+	}
+	if err := f.store.Put(d.ctx, &del); err != nil {
+		f.putBack(del)
+		return err
+	}
+	d.authority.settle(del, telemetry.OpAck, ackBody)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f.storedLocked(token, del.Stored.Sequence)
+	return nil
+}
+
+// putBack keeps a message that could not be stored.
+func (f *followers) putBack(del wire.Delivery) {
+	d := f.k.d
+	d.mu.Lock()
+	stopped := f.stopped
+	if !stopped {
+		f.queue = slices.Insert(f.queue, 0, del)
+	}
+	d.mu.Unlock()
+	if stopped {
+		d.again(del, 0) // the end of the drain returns it
+	}
+}
+
+// putDead stores the dead letter of a message that a process before could not store.
+func (f *followers) putDead(token string, del wire.Delivery) error {
+	d := f.k.d
+	recorded, full := d.authority.markDead(del)
+	switch {
+	case full:
+		f.putBack(del)
+		return errRecordFull
+	case !recorded:
+		return nil
+	}
+	if err := d.cfg.WriteDeadLetter(del); err != nil {
+		f.putBack(del)
+		return err
+	}
+	d.authority.settle(del, telemetry.OpTerm, termBody)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f.forgetLocked(token, del.Stored.Sequence, storing)
+	return nil
+}
+
+// returnReady returns followers of a key, one after another, as long as some can be returned. It
+// also checks those that have not come back for long. A worker calls it.
+func (f *followers) returnReady(token string) error {
+	err := f.checkLate(token)
+	for err == nil {
+		sequence, ok := f.beginReturn(token)
+		if !ok {
+			break
+		}
+		var found bool
+		found, err = f.store.Return(f.k.d.ctx, token, sequence)
+		f.endReturn(token, sequence, found, err)
+	}
+	f.k.d.mu.Lock()
+	defer f.k.d.mu.Unlock()
+	if kf := f.keys[token]; kf != nil {
+		kf.busy = false
+		if err == nil {
+			f.readyLocked(token) // it may have changed since beginReturn
+		}
+	}
+	return err
+}
+
+// beginReturn chooses the next follower of a key.
+func (f *followers) beginReturn(token string) (sequence uint64, ok bool) {
+	f.k.d.mu.Lock()
+	defer f.k.d.mu.Unlock()
+	kf := f.keys[token]
+	if kf == nil {
+		return 0, false
+	}
+	i := f.nextLocked(kf)
+	if i < 0 {
+		return 0, false
+	}
+	kf.all[i].state = returning
+	kf.returning++
+	kf.moved = time.Now()
+	return kf.all[i].sequence, true
+}
+
+// endReturn acts on the result of a Return. After an error the message may come back all the
+// same: then it is stored once more.
+func (f *followers) endReturn(token string, sequence uint64, found bool, err error) {
+	f.k.d.mu.Lock()
+	defer f.k.d.mu.Unlock()
+	switch {
+	case err != nil:
+		f.notReturnedLocked(token, sequence)
+	case !found: // somebody has removed it
+		f.forgetLocked(token, sequence, returning)
+	}
+}
+
+// storedLocked records that a delivery of a follower was stored.
+func (f *followers) storedLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == storing {
+			kf.all[i].puts--
+			if kf.all[i].puts == 0 {
+				kf.all[i].state = stored
+			}
+		}
+	}
+	f.readyLocked(token)
+}
+
+// notReturnedLocked records that a follower could not be returned.
+func (f *followers) notReturnedLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == returning {
+			kf.all[i].state = stored
+			kf.returning--
+		}
+	}
+}
+
+// forgetLocked forgets a follower that is still in a state.
+func (f *followers) forgetLocked(token string, sequence uint64, in followerState) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == in {
+			f.removeLocked(token, kf, i)
+		}
+	}
+	f.readyLocked(token)
+}
+
+// checkLate forgets what was returned, has not come for long, and does not exist any more.
+func (f *followers) checkLate(token string) error {
+	d := f.k.d
+	var late []uint64
+	d.mu.Lock()
+	if kf := f.keys[token]; kf != nil && kf.late {
+		kf.late = false
+		for _, one := range kf.all {
+			if one.state == returning {
+				late = append(late, one.sequence)
+			}
+		}
+	}
+	d.mu.Unlock()
+	for _, sequence := range late {
+		there, err := f.store.IsReturning(d.ctx, token, sequence)
+		if err != nil {
+			return err
+		}
+		if !there {
+			d.mu.Lock()
+			f.forgetLocked(token, sequence, returning)
+			d.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// stop returns what is not stored yet. No worker begins anything from now on.
+func (f *followers) stop() []wire.Delivery {
+	f.k.d.mu.Lock()
+	defer f.k.d.mu.Unlock()
+	left := f.queue
+	f.queue, f.ready = nil, nil
+	if !f.stopped && f.workers == 0 {
+		close(f.idle)
+	}
+	f.stopped = true
+	return left
+}
+
+// wait waits until the workers have ended, after stop.
+func (f *followers) wait(ctx context.Context) {
+	select {
+	case <-f.idle:
+	case <-ctx.Done():
+	}
+}
