@@ -11,7 +11,7 @@ import (
 )
 
 // Future is the outcome of a PublishToAsync. Safe for concurrent use. A program that does not
-// need the outcome may ignore it.
+// need the outcome may ignore it. Once the outcome is known, it does not hold the payload.
 type Future struct {
 	stream  *Stream
 	expect  *outlet.Expectation

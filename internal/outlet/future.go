@@ -12,7 +12,7 @@ import (
 // sets the first two fields, and passes it to Window.Add once. It may be a field of another
 // struct, which saves an allocation.
 type Future struct {
-	Message  Message
+	Message  Message   // without payload and headers once the outcome is known
 	Deadline time.Time // until then it is sent again and its answer awaited
 
 	// The lock of the window guards the next fields.

@@ -231,8 +231,8 @@ func parseReply(reply *nats.Msg) (Ack, error) {
 	return parseAck(reply)
 }
 
-// endLocked sets the outcome of f, frees its slot, and reaches the markers of Flush that
-// waited for it.
+// endLocked sets the outcome of f, frees its payload and its slot, and reaches the markers of
+// Flush that waited for it.
 func (w *Window) endLocked(f *Future, ack Ack, err error) {
 	if f.held {
 		w.held--
@@ -243,6 +243,7 @@ func (w *Window) endLocked(f *Future, ack Ack, err error) {
 		w.unsure++
 	}
 	_ = w.out.count(&f.Message, err)
+	f.Message.Data, f.Message.Header = nil, nil // a program may keep its futures
 	f.end(ack, err)
 	for len(w.flushes) > 0 && (w.outstanding.first == nil || w.outstanding.first.number > w.flushes[0].number) {
 		close(w.flushes[0].reached)
@@ -264,6 +265,7 @@ func (w *Window) unlock() {
 	w.mu.Unlock()
 	for _, f := range finished {
 		f.span.End(f.err)
+		f.span = telemetry.Span{} // it has the context of the call
 		w.out.link.Leave()
 	}
 }

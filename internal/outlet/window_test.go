@@ -53,6 +53,32 @@ func TestWindowRepeats(t *testing.T) {
 	}
 }
 
+// A future whose outcome is known keeps no payload, whatever the outcome is.
+func TestFutureFreesItsPayload(t *testing.T) {
+	t.Parallel()
+	s := testserver.New(t)
+	stream(t, s, func(_ int, m *nats.Msg) string {
+		switch m.Header.Get("Nats-Msg-Id") {
+		case "stored":
+			return ackText
+		case "refused":
+			return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"}}`
+		}
+		return ""
+	})
+	w := outlet.NewWindow(newSender(t, s).Outlet, 10)
+	for _, id := range []string{"stored", "refused", "lost"} {
+		f := add(t, w, id, 200*time.Millisecond)
+		if _, _, err := f.Wait(t.Context()); (err == nil) != (id == "stored") {
+			t.Errorf("%s: %v", id, err)
+		}
+		if f.Message.Data != nil || f.Message.Header != nil || f.Message.ID != id {
+			t.Errorf("%s: the future keeps %+v", id, f.Message)
+		}
+	}
+	w.Close()
+}
+
 // Without a connection messages wait in the window, and it is certain that they are
 // not stored when their time is over. Not in a bubble: nats.go takes a timer from the
 // pool of the process when it comes back.
