@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +114,54 @@ func TestDiscovery(t *testing.T) {
 	flushRaw(t, nc)
 	if s := b.Stats(); s.HandlerErrors != 2 || s.Events != 2 {
 		t.Errorf("the statistics are %+v", s)
+	}
+}
+
+// A service whose endpoints do not fit into one message answers with several. The one with
+// the longest possible last error is alone in its part, and the error is left out.
+func TestDiscoveryOfManyEndpoints(t *testing.T) {
+	t.Parallel()
+	const n = 100
+	b := bustest.New(t, anyPort(), bus.WithMaxPayload(16<<10))
+	nc := rawClient(t, b)
+	_, err := bus.Respond(b, "factory.fail", func(context.Context, *bus.Msg[int]) (int, error) {
+		return 0, bus.Public(strings.Repeat("\x01", 5000), strings.Repeat("\x02", 5000))
+	})
+	must(t, err)
+	for i := range n - 1 {
+		_, err := bus.Respond(b, bus.Endpoint[int, int](fmt.Sprintf("factory.line.device-%03d.command", i)), double)
+		must(t, err)
+	}
+	info := discover[micro.Info](t, nc, "$SRV.INFO", 2)
+	if a, b := info[0], info[1]; a.ID != b.ID || a.Metadata["endpoints"] != "1-50 of 100" || b.Metadata["endpoints"] != "51-100 of 100" {
+		t.Errorf("the parts are %v and %v", a.ServiceIdentity, b.ServiceIdentity)
+	}
+	if ping := discover[micro.Ping](t, nc, "$SRV.PING", 1)[0]; len(ping.Metadata) != 0 {
+		t.Errorf("the identity is %+v", ping)
+	}
+	seen := map[string]bool{}
+	for _, e := range append(info[0].Endpoints, info[1].Endpoints...) {
+		seen[e.Subject] = true
+	}
+	if len(seen) != n {
+		t.Errorf("%d endpoints, want %d", len(seen), n)
+	}
+
+	_, err = bus.Request[int](t.Context(), b, "factory.fail", 1)
+	asError[*bus.RemoteError](t, err)
+	inbox, got := nc.NewInbox(), 0
+	sub, err := nc.SubscribeSync(inbox)
+	must(t, err)
+	must(t, nc.PublishRequest("$SRV.STATS", inbox, nil))
+	for got < n {
+		m, err := sub.NextMsg(patience)
+		must(t, err)
+		var stats micro.Stats
+		must(t, json.Unmarshal(m.Data, &stats))
+		got += len(stats.Endpoints)
+		if e := stats.Endpoints[0]; e.Subject == "factory.fail" && !strings.Contains(e.LastError, "not shown") {
+			t.Errorf("the last error has %d bytes", len(e.LastError))
+		}
 	}
 }
 

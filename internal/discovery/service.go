@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"sync"
@@ -15,7 +14,6 @@ import (
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/link"
-	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -131,41 +129,26 @@ func (s *Service) answer(verb micro.Verb, in wire.In) {
 	}
 	err := s.config.CheckReply(in.Reply)
 	if err == nil {
-		err = s.send(in.Reply, s.response(verb))
+		err = s.send(in.Reply, verb)
 	}
 	if err != nil {
 		s.config.Core.Report(event.Event{Kind: event.HandlerFailed, Subject: in.Subject, Err: err})
 	}
 }
 
-// send sends a response.
-func (s *Service) send(reply string, response any) error {
-	data, err := json.Marshal(response)
+// send sends what answers verb to reply.
+func (s *Service) send(reply string, verb micro.Verb) error {
+	ms, err := s.responses(verb)
 	if err != nil {
 		return err
 	}
-	out := outlet.Message{Out: wire.Out{Subject: reply, Data: data}}
-	return s.config.Core.Outlet.Reply(context.Background(), &out)
-}
-
-// response returns what the protocol answers to verb.
-func (s *Service) response(verb micro.Verb) any {
-	switch verb {
-	case micro.PingVerb:
-		return micro.Ping{ServiceIdentity: s.identity, Type: micro.PingResponseType}
-	case micro.InfoVerb:
-		info := micro.Info{ServiceIdentity: s.identity, Type: micro.InfoResponseType, Endpoints: []micro.EndpointInfo{}}
-		for _, e := range s.list() {
-			info.Endpoints = append(info.Endpoints, e.info())
+	for _, m := range ms {
+		m.Subject = reply
+		if err := s.config.Core.Outlet.Reply(context.Background(), m); err != nil {
+			return err
 		}
-		return info
-	default:
-		stats := micro.Stats{ServiceIdentity: s.identity, Type: micro.StatsResponseType, Started: s.started.UTC(), Endpoints: []*micro.EndpointStats{}}
-		for _, e := range s.list() {
-			stats.Endpoints = append(stats.Endpoints, e.stats())
-		}
-		return stats
 	}
+	return nil
 }
 
 // Drain ends the discovery subscriptions. The bus calls it when it stops.
