@@ -184,16 +184,21 @@ func (e *PanicError) Unwrap() error {
 
 // CapturedError is returned for a subject that a stream stores: by Publish under
 // WithStrictPublish, because Publish does not learn whether the message was stored, and by
-// Request, because the stream would answer before any responder. The message was not sent.
+// Request, because the stream answers before any responder. The message was not sent, except
+// by a Request that finds the stream by its answer (Sent).
 type CapturedError struct {
 	Call    string // "Publish" or "Request"
 	Subject string
 	Stream  string
+	Sent    bool // the bus did not know the stream and sent the request: it may be stored, and responders may have handled it
 }
 
 func (e *CapturedError) Error() string {
 	what := "use PublishTo, which reports whether it was"
-	if e.Call == "Request" {
+	switch {
+	case e.Call == "Request" && e.Sent:
+		what = "the stream's acknowledgement came as the reply of the request, which may be stored and handled by responders too; use a subject that no stream stores"
+	case e.Call == "Request":
 		what = "a request to it would get the stream's acknowledgement as its reply; use a subject that no stream stores"
 	}
 	return fmt.Sprintf("bus: subject %q is stored by stream %q: %s", e.Subject, e.Stream, what)

@@ -219,6 +219,27 @@ func TestPublishToSubjectsThatWereMoved(t *testing.T) {
 	asError[*bus.StreamError](t, err, "not an acknowledgement")
 }
 
+// A responder on the subject of a stream may answer before the stream. Then nobody knows
+// whether the message is stored.
+func TestPublishToWhereAResponderAnswers(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bus.WithLogger(silent()))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+	must(t, second(bus.Respond(b, "s.value", double)))
+	must(t, second(bus.Respond(b, "s.error", func(context.Context, *bus.Msg[int]) (int, error) { return 0, bus.Public("404", "no such thing") })))
+	for subj, text := range map[bus.Subject[int]]string{"s.value": "not an acknowledgement", "s.error": `the error "no such thing" of a responder`} {
+		for _, opts := range [][]bus.StoreOption{nil, {bus.MsgID("1")}} {
+			_, err := bus.PublishTo(t.Context(), st, subj, 1, opts...)
+			isError(t, err, bus.ErrUnknownOutcome, text, "give it another subject", "MsgID")
+			f, err := bus.PublishToAsync(t.Context(), st, subj, 1, opts...)
+			must(t, err)
+			_, err = f.Wait(t.Context())
+			isError(t, err, bus.ErrUnknownOutcome, text)
+		}
+	}
+}
+
 // A full bus refuses soon and goes on when there is room.
 func TestPublishToAFullBus(t *testing.T) {
 	t.Parallel()

@@ -16,9 +16,10 @@ import (
 //
 // Errors: ErrNoResponders; ErrTimeout; *RemoteError, which is what the responder returned;
 // ErrUnknownOutcome if the connection was lost before the reply came; *CodecError or
-// *ValidationError about the request or the reply; *CapturedError if a known stream stores the
+// *ValidationError about the request or the reply; *CapturedError if a stream stores the
 // subject, because the stream would answer first; *SubjectError, *PayloadError, *OptionError,
-// ErrClosed.
+// ErrClosed. If the stream is known, the request is not sent. Otherwise the stream has stored
+// it and responders may have handled it (CapturedError.Sent).
 func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], r Req, opts ...RequestOption) (Resp, error) {
 	var none Resp
 	if err := b.callable(ctx, "Request"); err != nil {
@@ -42,10 +43,13 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 		m.SetHeader(wire.HeaderAcceptEncoding, encoding)
 	}
 	ctx, done := b.core.Bound(ctx)
+	defer done()
 	reply, err := b.core.Outlet.Request(ctx, &m)
-	done()
 	if err != nil {
 		return none, b.opError("Request", m.Subject, err)
+	}
+	if err := b.checkAnswer(ctx, m.Subject, reply); err != nil {
+		return none, err
 	}
 	return decodeReply[Resp](b, string(e), o, reply)
 }
@@ -60,6 +64,17 @@ func (b *Bus) answerable(ctx context.Context, subj string) error {
 		return &CapturedError{Call: "Request", Subject: subj, Stream: c.Name}
 	}
 	return nil
+}
+
+// checkAnswer returns a *CapturedError if reply is the answer of a stream that the bus did
+// not know when it sent the request.
+func (b *Bus) checkAnswer(ctx context.Context, subj string, reply *nats.Msg) error {
+	stream, domain, ok := outlet.AnswerOfStream(reply)
+	if !ok || !b.captures.IsAnswerOf(ctx, subj, stream, domain) {
+		return nil
+	}
+	b.core.Counters.RequestErrors.Add(1)
+	return &CapturedError{Call: "Request", Subject: subj, Stream: stream, Sent: true}
 }
 
 // decodeReply makes the value of a reply, or the error that the reply carries. Request calls it.

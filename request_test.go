@@ -403,3 +403,71 @@ func TestRequestIntoAStream(t *testing.T) {
 	}
 	eventually(t, "the request is stored", func() bool { return streamInfo(t, b, "LOG").State.Msgs == 1 }) // without a word
 }
+
+// A stream of another program is unknown until it answers a request. Whatever type the
+// reply has, its acknowledgement is no reply.
+func TestRequestIntoAnUnknownStream(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		config  jetstream.StreamConfig
+		request func(*testing.T, *bus.Bus) error
+	}{
+		{"a struct", jetstream.StreamConfig{}, func(t *testing.T, b *bus.Bus) error {
+			return second(bus.Request(t.Context(), b, bus.Endpoint[int, struct{ Cents int }]("shop.double"), 2))
+		}},
+		{"any", jetstream.StreamConfig{}, func(t *testing.T, b *bus.Bus) error {
+			return second(bus.Request[any](t.Context(), b, "shop.double", 2))
+		}},
+		{"bytes", jetstream.StreamConfig{}, func(t *testing.T, b *bus.Bus) error {
+			return second(bus.Request(t.Context(), b, bus.Endpoint[[]byte, []byte]("shop.double"), []byte("2")))
+		}},
+		{"a raw codec", jetstream.StreamConfig{}, func(t *testing.T, b *bus.Bus) error {
+			return second(bus.Request(t.Context(), b, bus.Endpoint[string, string]("shop.double"), "2", bus.As(codec.Text)))
+		}},
+		{"a refusal", jetstream.StreamConfig{MaxMsgSize: 1}, func(t *testing.T, b *bus.Bus) error {
+			return second(bus.Request[struct{ Cents int }](t.Context(), b, "shop.double", 123456))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.New(t)
+			tc.config.Name, tc.config.Subjects, tc.config.Storage = "ALL", []string{"shop.>"}, jetstream.MemoryStorage
+			must(t, second(b.JetStream().CreateStream(t.Context(), tc.config)))
+			e := asError[*bus.CapturedError](t, tc.request(t, b), `"shop.double"`, `"ALL"`, "came as the reply", "may be stored", "a subject that no stream stores")
+			if e.Call != "Request" || e.Subject != "shop.double" || e.Stream != "ALL" || !e.Sent {
+				t.Errorf("got %+v", e)
+			}
+			if n := b.Stats().RequestErrors; n != 1 {
+				t.Errorf("%d request errors", n)
+			}
+			if again := asError[*bus.CapturedError](t, tc.request(t, b)); again.Sent { // now it is known
+				t.Errorf("got %+v", again)
+			}
+		})
+	}
+}
+
+// A responder may answer what looks like an acknowledgement, as a gateway does that stores
+// for others. It is a reply, unless the server cannot be asked.
+func TestReplyThatLooksLikeAnAcknowledgement(t *testing.T) {
+	t.Parallel()
+	type ack struct {
+		Stream string `json:"stream"`
+		Seq    int    `json:"seq"`
+		Domain string `json:"domain,omitempty"`
+	}
+	b := bustest.New(t)
+	must(t, second(b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Storage: jetstream.MemoryStorage})))
+	must(t, second(bus.Respond(b, "gateway", func(_ context.Context, m *bus.Msg[ack]) (ack, error) { return m.Data, nil })))
+	for _, want := range []ack{{"S", 1, ""}, {"GONE", 1, ""}, {"GONE", 1, "nowhere"}} {
+		if got, err := bus.Request[ack](t.Context(), b, "gateway", want); got != want || err != nil {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	must(t, second(b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "QUIET", Subjects: []string{"gateway"}, Storage: jetstream.MemoryStorage, NoAck: true})))
+	want := ack{"QUIET", 1, ""}
+	if got, err := bus.Request[ack](t.Context(), b, "gateway", want); got != want || err != nil {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/core"
@@ -109,7 +110,10 @@ const maxMoves = 4
 func (x *Index) Confirm(ctx context.Context, subj string) *Stream {
 	s := x.Find(subj)
 	for range maxMoves {
-		if s == nil || !x.refresh(ctx, s.Name) {
+		if s == nil {
+			break
+		}
+		if changed, _ := x.refresh(ctx, s.Name); !changed {
 			break
 		}
 		s = x.Find(subj)
@@ -117,18 +121,18 @@ func (x *Index) Confirm(ctx context.Context, subj string) *Stream {
 	return s
 }
 
-// refresh asks the server about a known stream, and reports whether the index changed.
-func (x *Index) refresh(ctx context.Context, stream string) (changed bool) {
+// refresh asks the server about a stream, and reports whether the index changed.
+func (x *Index) refresh(ctx context.Context, stream string) (changed bool, err error) {
 	if !x.core.Connected() {
-		return false
+		return false, nats.ErrDisconnected
 	}
 	ctx, cancel := x.core.WithTimeout(ctx)
 	defer cancel()
 	st, err := x.core.JetStream.Stream(ctx, stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return x.Remove(stream)
+		return x.Remove(stream), err
 	}
-	return err == nil && x.set(st.CachedInfo())
+	return err == nil && x.set(st.CachedInfo()), err
 }
 
 // maxReported bounds the memory for reported subjects: subjects may contain identifiers.
