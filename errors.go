@@ -23,8 +23,9 @@ var (
 	ErrNoResponders = errors.New("bus: no responders: nobody serves this subject; is the responder running and connected to the same server?")
 	// ErrUnknownOutcome is returned when a message was sent and the answer was lost: it may
 	// have been stored or handled. A PublishTo with a MsgID can be called again with the
-	// same MsgID: the message is not stored twice. Without a MsgID only the stream knows
-	// the outcome, and for a Request only the responder.
+	// same MsgID: the message is not stored twice, unless the server restarted, see MsgID.
+	// Without a MsgID only the stream knows the outcome, and for a Request only the
+	// responder.
 	ErrUnknownOutcome = errors.New("bus: unknown outcome: the message was sent and the answer was lost")
 	// ErrBufferFull is returned by PublishAsync when its buffer is full and WithAsyncBuffer
 	// has NoWait.

@@ -184,6 +184,12 @@ type msgIDOption interface {
 // MsgID sets the ID of the message, which the receiver finds in Msg.ID. A stream stores a
 // message with the same ID once within its Duplicates window. So PublishTo can send it again
 // until it knows the outcome. An ID is one line of text of 1 to 256 bytes.
+//
+// A server that restarts keeps the IDs of the messages that are still in the stream. It forgets
+// those of removed messages, such as handled ones of a work queue. One call of PublishTo never
+// stores a message twice for that reason: if the server may have forgotten the ID, the error
+// is ErrUnknownOutcome. A second call with the same ID does store it again. Streams with
+// Replicas forget only if all their servers restart at once.
 func MsgID(id string) msgIDOption { //nolint:revive // callers only pass it on
 	return messageOption(func(o *sendOptions) {
 		if id == "" || len(id) > 256 {

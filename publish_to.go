@@ -31,7 +31,8 @@ type Ack struct {
 //
 // With MsgID or AutoID the stream stores the message once within its Duplicates window. Then
 // PublishTo sends it again when the answer is lost, until the outcome is known or ctx ends.
-// Without them a lost answer is ErrUnknownOutcome.
+// Without them a lost answer is ErrUnknownOutcome. So it is if the server restarted meanwhile
+// and may have forgotten the ID: see MsgID.
 //
 // Errors: ErrStreamNotFound, ErrUnknownOutcome, ErrTimeout, ErrClosed, *ConflictError,
 // *UnsupportedError, *StreamError (the server's refusal, with its number), *SubjectError,
@@ -56,6 +57,7 @@ func prepareStore[T any](ctx context.Context, st *Stream, call string, m *outlet
 		err = encode(m, st.bus.format, string(s), v, o)
 	}
 	if err == nil {
+		m.Stream = st.name
 		err = st.admit(ctx, m, o.expected())
 	}
 	if err != nil {
@@ -99,7 +101,10 @@ func (s *Stream) admit(ctx context.Context, m *outlet.Message, expect *outlet.Ex
 func published(e *StreamError, id string) error {
 	if errors.Is(e.Err, ErrUnknownOutcome) {
 		hint := "with MsgID or AutoID it could be repeated safely"
-		if id != "" {
+		switch {
+		case errors.Is(e.Err, outlet.ErrForgotten):
+			hint = "look for its effect before you publish it again"
+		case id != "":
 			hint = fmt.Sprintf("it can be repeated safely with the same MsgID, %.64q, within the stream's Duplicates window", id)
 		}
 		e.Err = fmt.Errorf("%w; %s", e.Err, hint)

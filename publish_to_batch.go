@@ -87,7 +87,7 @@ func (s *Stream) newBatch(ctx context.Context, items []Item) (*outlet.Batch, err
 		if item.encode == nil {
 			return nil, &ItemError{i, badArgument("PublishToBatch", "item", "is empty; make it with ItemOf")}
 		}
-		var m outlet.Message
+		m := outlet.Message{Stream: s.name}
 		expect, err := item.encode(&m, s.bus.format)
 		if err == nil {
 			err = s.admit(ctx, &m, expect)

@@ -294,6 +294,8 @@ type relay struct {
 	listener net.Listener
 	deaf     atomic.Bool                         // what the server says is thrown away
 	rewrite  atomic.Pointer[func([]byte) []byte] // what is made of it; nil: nothing
+	mute     atomic.Bool                         // what clients say is thrown away
+	dropped  atomic.Int64                        // bytes of that
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
@@ -338,7 +340,7 @@ func (r *relay) serve() {
 		}
 		r.conns = append(r.conns, client, srv)
 		r.mu.Unlock()
-		r.wg.Go(func() { _, _ = io.Copy(srv, client); _ = srv.Close() })
+		r.wg.Go(func() { _, _ = io.Copy(mute{srv, r}, client); _ = srv.Close() })
 		r.wg.Go(func() { _, _ = io.Copy(earless{client, r}, srv); _ = client.Close() })
 	}
 }
@@ -359,6 +361,25 @@ func (e earless) Write(p []byte) (int, error) {
 	}
 	_, err := e.Conn.Write(out)
 	return len(p), err
+}
+
+// mute drops what is written while its relay is mute.
+type mute struct {
+	net.Conn
+	relay *relay
+}
+
+func (m mute) Write(p []byte) (int, error) {
+	if m.relay.mute.Load() {
+		m.relay.dropped.Add(int64(len(p)))
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+// ReadFrom hides the one of the connection, which would write past Write.
+func (m mute) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{m}, r)
 }
 
 // ReadFrom hides the one of the connection, which would write past Write.

@@ -33,6 +33,7 @@ func New(l *link.Link, t *telemetry.Telemetry, c *telemetry.Bus) *Outlet {
 type Message struct {
 	wire.Out
 	ID         string // deduplication ID, or empty
+	Stream     string // that is to store it; empty if nobody looks there after a lost answer
 	Copy       string // not empty if this is a copy of another message, whose trace it keeps: its subject for metrics
 	Idempotent bool   // storing it twice has the same effect as storing it once, even without ID
 }

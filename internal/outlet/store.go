@@ -46,6 +46,7 @@ func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
 	var tried attempts
 	for {
+		tried.begin(o.link.Conn(), m)
 		ack, err := o.storeOnce(ctx, m)
 		again, err := tried.decide(m, err)
 		if !again {
@@ -53,6 +54,9 @@ func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
 		}
 		if err := o.awaitNextAttempt(ctx); err != nil {
 			return Ack{}, tried.wrapUnknown(err)
+		}
+		if err := o.checkRemembered(ctx, m, &tried); err != nil {
+			return Ack{}, err
 		}
 	}
 }
@@ -124,6 +128,11 @@ const maxUnavailable = 500 * time.Millisecond
 type attempts struct {
 	maybeStored      bool      // one attempt may have stored the message
 	unavailableSince time.Time // since when nobody answers, or the stream is busy; zero if neither
+
+	// Of a message with an ID: when the first attempt began, and the server that knows
+	// whether the message is stored. See mayBeForgotten.
+	began  time.Time
+	server string
 }
 
 // decide takes the error of one attempt, nil if that stored the message. It returns whether

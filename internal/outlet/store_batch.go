@@ -2,6 +2,7 @@ package outlet
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/omnibus-go/bus/internal/serverversion"
@@ -70,16 +71,14 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 		return Ack{}, ctx.Err()
 	}
 	var tried attempts
-	whole := &Message{} // stands for the batch: has the ID of one of its messages
-	for i := 0; i < len(ms) && whole.ID == ""; i++ {
-		whole.ID = ms[i].ID
-	}
+	whole := &ms[max(slices.IndexFunc(ms, func(m Message) bool { return m.ID != "" }), 0)] // stands for the batch
 	for try := 1; ; try++ {
 		if !o.link.Conn().IsConnected() { // nats.go might send only a part of what waits for the next connection
 			if err := o.awaitNextAttempt(ctx); err != nil {
 				return Ack{}, tried.wrapUnknown(err)
 			}
 		}
+		tried.begin(o.link.Conn(), whole)
 		ack, err := o.storeBatchOnce(ctx, name+"."+strconv.Itoa(try), whole.isRepeatable(), ms)
 		again, err := tried.decide(whole, err)
 		if !again {
@@ -87,6 +86,9 @@ func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack
 		}
 		if err := o.awaitNextAttempt(ctx); err != nil {
 			return Ack{}, tried.wrapUnknown(err)
+		}
+		if err := o.checkRemembered(ctx, whole, &tried); err != nil {
+			return Ack{}, err
 		}
 	}
 }

@@ -169,9 +169,11 @@ func (w *Window) startLocked() error {
 
 // holdLocked makes f wait for the next connection.
 func (w *Window) holdLocked(f *Future) {
+	if !f.held {
+		w.held++
+	}
 	f.held, f.unanswered = true, false
 	f.nextSend = time.Now().Add(attemptPause)
-	w.held++
 }
 
 // sendLocked hands f to the connection.
@@ -188,6 +190,7 @@ func (w *Window) sendLocked(f *Future) error {
 	if m.isRepeatable() {
 		f.nextSend = time.Now().Add(w.out.attemptTimeout)
 	}
+	f.attempts.begin(w.out.link.Conn(), m)
 	err := w.out.publish(m)
 	if isUnsent(err) {
 		w.foundLost = true

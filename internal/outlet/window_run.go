@@ -54,6 +54,7 @@ func (f *Future) nextCheck() time.Time {
 
 // check does what is due, and returns how long run may sleep.
 func (w *Window) check() time.Duration {
+	w.checkRemembered()
 	w.mu.Lock()
 	defer w.unlock()
 	connected := w.readStatesLocked()
@@ -61,6 +62,7 @@ func (w *Window) check() time.Duration {
 	w.nextCheck = time.Time{}
 	for f := w.outstanding.first; f != nil; {
 		next := f.next
+		connected = connected && !(f.held && w.mustAskLocked(f)) // those behind f keep their place
 		if err := w.checkLocked(f, now, connected); err != nil {
 			w.endLocked(f, Ack{}, err)
 		} else if due := f.nextCheck(); w.nextCheck.IsZero() || due.Before(w.nextCheck) {
@@ -88,6 +90,11 @@ func (w *Window) checkLocked(f *Future, now time.Time, connected bool) error {
 		return nil
 	}
 	f.attempts.maybeStored = f.attempts.maybeStored || f.unanswered
+	if w.mustAskLocked(f) {
+		w.holdLocked(f)
+		return nil
+	}
+	f.remembered = false
 	if err := w.sendLocked(f); err != nil {
 		return f.attempts.wrapUnknown(err)
 	}
