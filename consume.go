@@ -42,6 +42,11 @@ type Consumer struct {
 // message is returned to the stream. While a message waits or is handled, the bus sends
 // in-progress signals, so the server does not redeliver it.
 //
+// Before each attempt but the first the message is looked up in the stream. If the stream has
+// removed it while it waited (MaxAge, TTL, a newer message on its subject, Purge), it is not
+// handled again: event.Removed, SubscriptionStats.Removed. Messages that were redriven, and those
+// in S-retry of a stream that keeps no acknowledged messages, are not looked up.
+//
 // All attempts at a message get the same payload and header. A handler that changes the
 // bytes of Data, or the Header, must copy them first.
 //

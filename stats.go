@@ -34,6 +34,7 @@ type SubscriptionStats struct {
 	Dropped       int64 // messages lost at the pending limits
 	Redelivered   int64 // of a consumer: messages that the server had delivered before
 	DeadLetters   int64 // of a consumer: messages that became dead letters
+	Removed       int64 // of a consumer: messages that were removed from the stream before their next attempt, so that there was none
 	InFlight      int   // handler calls that run now
 	// Lag is how many messages of the stream the consumer has not finished, in all
 	// processes. OldestAge is the age of the oldest of them, or 0 if it is not known yet. The
@@ -64,6 +65,7 @@ type Stats struct {
 	Postponed      int64 // handler calls that returned Postpone
 	Dropped        int64 // messages lost by slow subscriptions
 	DeadLetters    int64 // messages that became dead letters
+	Removed        int64 // messages that their stream removed before their next attempt
 	Unrouted       int64 // messages for which a Mux had no handler
 	InFlight       int
 	Disconnects    int64
@@ -137,6 +139,7 @@ func (s *Stats) add(sub SubscriptionStats) {
 	s.Postponed += sub.Postponed
 	s.Dropped += sub.Dropped
 	s.DeadLetters += sub.DeadLetters
+	s.Removed += sub.Removed
 	s.InFlight += sub.InFlight
 }
 
@@ -217,6 +220,7 @@ func (s *SubscriptionStats) add(more SubscriptionStats) {
 	s.Postponed += more.Postponed
 	s.Dropped += more.Dropped
 	s.DeadLetters += more.DeadLetters
+	s.Removed += more.Removed
 	s.InFlight += more.InFlight
 }
 
@@ -233,7 +237,7 @@ func (r *handlerCall) stats(calls callCounts) SubscriptionStats {
 	return SubscriptionStats{
 		Subject: r.pattern, Queue: r.group,
 		Received: calls.Begun(), Handled: max(ended-failed-postponed, 0), HandlerErrors: failed, Postponed: postponed,
-		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), DeadLetters: c.DeadLetters.Load(), Latency: latencyOf(c.Latency.Summary()),
+		Panics: c.Panics.Load(), Redelivered: c.Redelivered.Load(), DeadLetters: c.DeadLetters.Load(), Removed: c.Removed.Load(), Latency: latencyOf(c.Latency.Summary()),
 	}
 }
 

@@ -62,8 +62,9 @@ func (f *PurgeFilter) check() error {
 }
 
 // Purge deletes the messages that f chooses and returns their number. Sequences are not used
-// again. Consumers skip deleted messages that they have not handled. Dead letters stay, and
-// so do messages in S-retry, which wait for another attempt. Safe for concurrent use.
+// again. Consumers skip deleted messages that they have not handled, also those that wait for
+// another attempt (event.Removed). In a stream that keeps no acknowledged messages, those that
+// wait in S-retry stay. Dead letters stay. Safe for concurrent use.
 //
 // Errors: *OptionError and *SubjectError for a wrong f, ErrStreamNotFound, *StreamError (if
 // the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages

@@ -20,6 +20,9 @@ const (
 	// DeadLetterFailed: a dead letter could not be stored. The message stays in its
 	// stream, and the consumer tries again.
 	DeadLetterFailed Kind = "dead letter failed"
+	// Removed: a message waited for another attempt, and its stream removed it meanwhile: by a
+	// limit, its TTL, Purge, or a newer message on its subject. It is not handled again.
+	Removed Kind = "removed"
 	// KeyStuck: a message has failed for 30 s, and many messages wait behind it because they
 	// have the same key. Err says how many. See bus.AfterDeadLetter.
 	KeyStuck Kind = "key stuck"

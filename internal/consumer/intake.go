@@ -37,6 +37,7 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		Interval:    c.cfg.Interval,
 		Run:         c.cfg.Handler.Run,
 		Exited:      c.cfg.Handler.Exited,
+		IsRemoved:   c.isRemoved,
 		Retrying:    c.retrying,
 		Report:      c.stalled,
 		Settling:    c.settling,

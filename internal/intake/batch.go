@@ -27,6 +27,8 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 	var batch, alone []wire.Delivery
 	for _, del := range all {
 		switch {
+		case del.Stored.Dead == nil && d.dropRemoved(del):
+			d.skipped.add()
 		case d.isAlone(del):
 			alone = append(alone, del)
 		case d.isolation.Enter(del, false):

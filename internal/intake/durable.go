@@ -40,6 +40,10 @@ type DurableConfig struct {
 	Exited   func(wire.Delivery) settle.Outcome // the outcome of a call that did; nil where none does
 	Batch    Batch                              // instead of Run, if it has a Run of its own
 
+	// IsRemoved reports whether the stream has removed a message that waited for its next
+	// attempt. Then the message is not handled again. Nil: no message is looked up.
+	IsRemoved func(ctx context.Context, d *wire.Delivery) bool
+
 	Retrying func(d wire.Delivery, err error)                     // d failed here with err and will be tried again; nil for none
 	Settling func(d wire.Delivery, name string) (end func(error)) // traces a settlement
 	Report   func(err error)                                      // what is wrong: no messages come, a key is stuck. The last one is ErrConsumerDeleted

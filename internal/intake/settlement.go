@@ -29,6 +29,10 @@ func (d *Durable) run(del wire.Delivery) {
 		d.writeDeadLetter(del)
 		return
 	}
+	if d.dropRemoved(del) {
+		d.skipped.add()
+		return
+	}
 	outcome, called, returned := errExited, true, false
 	defer func() {
 		if called {
@@ -156,8 +160,10 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Retry:
 		del.Stored.Attempt++
+		del.Stored.Waited = true
 		d.retry(del, decided.After)
 	case settle.Postpone:
+		del.Stored.Waited = true
 		d.repeatAttempt(del, decided.After)
 	case settle.DeadLetter:
 		del.Stored.Dead = outcome.Err
@@ -165,6 +171,21 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 	case settle.Return:
 		d.repeatAttempt(del, recheckAfter) // should this process go on, it is not at once the same again
 	}
+}
+
+// dropRemoved settles del without a handler call if its stream has removed it while it
+// waited for its next attempt. What is redriven was removed long ago. A worker calls it.
+func (d *Durable) dropRemoved(del wire.Delivery) bool {
+	s := del.Stored
+	if !s.Waited || s.DeadLetter > 0 || d.cfg.IsRemoved == nil {
+		return false
+	}
+	s.Waited = false
+	if !d.cfg.IsRemoved(d.ctx, &del) {
+		return false
+	}
+	d.finish(del, telemetry.OpAck, ackBody)
+	return true
 }
 
 // deadLetterRetry is when a dead letter that could not be written is tried again.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -33,6 +34,7 @@ func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found b
 // Stored is a message of a stream without its payload.
 type Stored struct {
 	Sequence uint64
+	Time     time.Time // when it was stored
 	Header   wire.Header
 }
 
@@ -57,8 +59,9 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 	var r struct {
 		Error   *jserr.Refusal `json:"error"`
 		Message struct {
-			Sequence uint64 `json:"seq"`
-			Header   []byte `json:"hdrs"`
+			Sequence uint64    `json:"seq"`
+			Time     time.Time `json:"time"`
+			Header   []byte    `json:"hdrs"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &r); err != nil {
@@ -70,7 +73,7 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 		}
 		return Stored{}, false, r.Error
 	}
-	s.Sequence = r.Message.Sequence
+	s.Sequence, s.Time = r.Message.Sequence, r.Message.Time
 	if len(r.Message.Header) > 0 {
 		h, err := nats.DecodeHeadersMsg(r.Message.Header)
 		if err != nil && !errors.Is(err, nats.ErrBadHeaderMsg) {

@@ -236,6 +236,6 @@ func restore(d *wire.Delivery) error {
 	}
 	d.Subject, d.Header = c.Subject, c.Header
 	d.Stored.Stream, d.Stored.Sequence, d.Stored.Time = c.Stream, c.Sequence, c.Time
-	d.Stored.Attempt, d.Stored.DeadLetter = c.Attempts+1, c.DeadLetter
+	d.Stored.Attempt, d.Stored.DeadLetter, d.Stored.Waited = c.Attempts+1, c.DeadLetter, true
 	return nil
 }

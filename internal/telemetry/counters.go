@@ -39,6 +39,7 @@ type Handler struct {
 	Panics      atomic.Int64 // handler calls that panicked
 	Postponed   atomic.Int64 // handler calls that postponed the message; they are not errors
 	DeadLetters atomic.Int64 // messages stored as dead letters
+	Removed     atomic.Int64 // messages that their stream removed before their next attempt
 	Latency     Quantiles    // latency of the sampled handler calls
 	Latest      Failures     // failures of the latest handler calls
 }

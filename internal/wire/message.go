@@ -58,6 +58,7 @@ type Stored struct {
 	Crashes          int       // the known number of crashes while it ran alone
 	Restored         bool      // Isolation and Crashes are set
 	MayRun           bool      // no earlier message of its key blocks it
+	Waited           bool      // it has waited for its next attempt, and its stream may have removed it meanwhile
 
 	Context context.Context // of the handler call, nil before: the settlement belongs to its trace
 }
