@@ -41,7 +41,9 @@ func TestRemovedMessagesAreNotRetried(t *testing.T) {
 				after = 2 * time.Minute // is put aside once it is longer
 			}
 			for how, start := range map[string]func(testing.TB, *bus.Stream, bus.Handler[int]) *bus.Consumer{
-				"one by one": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer { return consume(t, st, "d", "S", h) },
+				"one by one": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer {
+					return consume(t, st, "d", "S", h)
+				},
 				"keyed": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer {
 					return consume(t, st, "d", "S", h, bus.KeyBySubject())
 				},
