@@ -17,6 +17,7 @@ import (
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/discovery"
+	"github.com/omnibus-go/bus/internal/jsapi"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -151,7 +152,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	if b.core.Link, err = link.Dial(ctx, b.linkConfig()); err != nil {
 		return err
 	}
-	if b.core.JetStream, err = jetstream.New(b.core.Link.Conn()); err != nil {
+	if b.core.JetStream, err = jsapi.New(b.core.Link); err != nil {
 		b.core.Link.Close()
 		return err
 	}
@@ -194,11 +195,15 @@ func (b *Bus) linkConfig() link.Config {
 			}
 		},
 		Failed: func(subject string, err error) {
-			b.report(event.Event{Kind: event.ServerError, Subject: subject, Err: err})
+			kind := event.ServerError
+			if refused, ok := errors.AsType[*link.RefusedError](err); ok && refused.Publish {
+				kind = event.PublishFailed
+			}
+			b.report(event.Event{Kind: kind, Subject: subject, Err: translate(err)})
 		},
 	}
 	if b.local != nil {
-		lc.URL, lc.InProcess = link.EmbeddedURL, b.local.dial
+		lc.URL, lc.InProcess, lc.Trusted = link.EmbeddedURL, b.local.dial, true
 	}
 	return lc
 }
@@ -375,13 +380,19 @@ func (b *Bus) opError(op, subject string, err error) error {
 	switch _, named := errors.AsType[*opError](err); {
 	case named:
 		return err
-	case subject != "":
+	case subject != "" && !names(err, subject):
 		op = fmt.Sprintf("%s %.200q", op, subject)
 	}
 	if nc := b.core.Link.Conn(); !nc.IsConnected() && !nc.IsClosed() {
 		err = fmt.Errorf("%w (the bus is disconnected from its server now)", err)
 	}
 	return &opError{op, err}
+}
+
+// names reports whether the text of err names subject itself.
+func names(err error, subject string) bool {
+	e, ok := errors.AsType[*SubjectError](err)
+	return ok && e.Subject == subject
 }
 
 // closedChan is a closed channel.

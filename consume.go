@@ -242,7 +242,7 @@ func (c *Consumer) outcome(err error) settle.Outcome {
 // report reports an event of the engine.
 func (c *Consumer) report(e event.Event) {
 	switch e.Kind {
-	case event.DeadLetterFailed, event.OwnershipLost, event.SettlementRefused:
+	case event.ConsumerStalled, event.DeadLetterFailed, event.OwnershipLost, event.SettlementRefused:
 		e.Err = c.publicError(e.Err)
 	}
 	c.bus.report(e)

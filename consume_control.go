@@ -195,7 +195,7 @@ func (c *Consumer) stats() SubscriptionStats {
 // load returns the state of the consumer for Health.
 func (c *Consumer) load() load {
 	l := c.call.load(c.stats())
-	l.stalled = c.engine.Stalled()
+	l.stalled = c.publicError(c.engine.Stalled())
 	l.deadLetter = c.publicError(c.engine.DeadLetterFailure())
 	return l
 }

@@ -96,6 +96,10 @@ var house = map[string]room{
 		"internal/wire":      "what it hands on: deliveries",
 		natsGo:               "subscriptions and their messages",
 	}},
+	"internal/jsapi": {floor: 4, imports: map[string]string{
+		"internal/link": "watches for the refusal of a request",
+		natsGo:          "the JetStream client",
+	}},
 	"internal/outlet": {floor: 4, imports: map[string]string{
 		"internal/serverversion": "whether the server stores batches as a whole",
 		"internal/jserr":         "the server's refusals",
@@ -222,6 +226,7 @@ var house = map[string]room{
 		"event":                         "WithEvents",
 		"health":                        "Bus.Health",
 		"internal/core":                 "what the parts of a bus share",
+		"internal/jsapi":                "the JetStream client",
 		"internal/jserr":                "the server's error numbers",
 		"internal/access":               "what the other public packages need of it and users do not",
 		"codec":                         "WithCodec and As take one",
@@ -281,9 +286,9 @@ var house = map[string]room{
 	"internal/testserver/testcore": {floor: 6, imports: map[string]string{
 		"event":                         "the type of what a core reports",
 		"internal/core":                 "what it makes",
+		"internal/jsapi":                "the JetStream client",
 		"internal/outlet":               "the way out",
 		"internal/testserver":           "the server",
-		natsGo:                          "the JetStream client",
 		"github.com/hashicorp/go-hclog": "a logger that writes nothing",
 	}},
 	"internal/testserver": {floor: 4, imports: map[string]string{

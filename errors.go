@@ -66,12 +66,15 @@ func noContext(call string) error {
 	return badArgument(call, "ctx", "is nil; use context.Background()")
 }
 
-// SubjectError reports a subject that cannot be used as it was. Nothing was
-// sent.
+// SubjectError reports a subject that cannot be used as it was: its text is wrong, or the
+// server refuses it to this connection because a permission is missing (then it matches
+// nats.ErrPermissionViolation). Nobody got the message.
 type SubjectError struct {
 	Subject string
 	Reason  string
-	Hint    string // what to write instead; may be empty
+	Hint    string // what to write or do instead; may be empty
+
+	err error // the server's answer, or nil
 }
 
 func (e *SubjectError) Error() string {
@@ -81,6 +84,9 @@ func (e *SubjectError) Error() string {
 	}
 	return s
 }
+
+// Unwrap returns the server's refusal, or nil.
+func (e *SubjectError) Unwrap() error { return e.err }
 
 // PayloadError reports a message that is larger than the bus may send. The limit is that of
 // the server less 8 KiB, which are kept for headers. If it is below 16 KiB, half is kept.

@@ -16,6 +16,12 @@ import (
 // means that the connection has the message, not that somebody received it. Messages of one
 // bus on one subject arrive in order. Use PublishTo for messages that must not be lost.
 //
+// On a connection to another process, the first message to each of the first 64 subjects
+// waits for an answer of the server, for at most 1 s, so that Publish returns a
+// *SubjectError if the permission to publish is missing. Once the server has refused a
+// message to a subject, Publish waits there until one is accepted. A message that is refused
+// without such an answer is reported as event.PublishFailed, once a minute for each subject.
+//
 // Errors: *SubjectError, *CodecError, *ValidationError, *PayloadError, *CapturedError (with
 // WithStrictPublish), *OptionError, ErrClosed, ErrDisconnected, and the error of a ctx that
 // has ended.
@@ -46,12 +52,14 @@ func PublishBatch[T any](ctx context.Context, b *Bus, s Subject[T], vs []T, opts
 	if id := ms[0].ID; id != "" && len(ms) > 1 {
 		return &OptionError{Option: "MsgID", Value: strconv.Quote(id), Reason: fmt.Sprintf("names one message, and the batch has %d; call Publish for each", len(ms))}
 	}
-	for i := range ms {
-		if err := b.send(ctx, &ms[i]); err != nil {
-			return err
+	return b.opError("PublishBatch", ms[0].Subject, b.core.Link.Prove(ctx, func() error {
+		for i := range ms {
+			if err := b.core.Outlet.Send(ctx, &ms[i]); err != nil {
+				return err
+			}
 		}
-	}
-	return b.Flush(ctx)
+		return b.Flush(ctx)
+	}, ms[0].Subject))
 }
 
 // checkEmptyBatch checks the arguments of PublishBatch when there are no values.
@@ -70,8 +78,8 @@ func checkEmptyBatch(ctx context.Context, b *Bus, subj string, opts []PublishOpt
 // 100 ms. Flush and Close send the rest. If the buffer is full, PublishAsync waits until ctx
 // ends, or returns ErrBufferFull (see WithAsyncBuffer). v may be changed after the call.
 //
-// Errors of the call are those of Publish. A message that fails later is reported as
-// event.PublishFailed.
+// Errors of the call are those of Publish. A message that fails later, or that the server
+// refuses because a permission is missing, is reported as event.PublishFailed.
 func PublishAsync[T any](ctx context.Context, b *Bus, s Subject[T], v T, opts ...PublishOption) error {
 	var m outlet.Message
 	if err := prepare(ctx, b, "PublishAsync", &m, string(s), v, opts); err != nil {
@@ -151,5 +159,5 @@ func (b *Bus) captured(ctx context.Context, subj string) error {
 }
 
 func (b *Bus) send(ctx context.Context, m *outlet.Message) error {
-	return b.opError("Publish", m.Subject, b.core.Outlet.Send(ctx, m))
+	return b.opError("Publish", m.Subject, b.core.Outlet.SendProven(ctx, m))
 }

@@ -52,6 +52,9 @@ func translate(err error) error {
 	if old, ok := err.(*serverversion.Error); ok { //nolint:errorlint // it is never wrapped
 		return &UnsupportedError{Call: old.Call, Level: old.Level, Version: old.Since.String(), Server: old.Server.Text, instead: old.Hint}
 	}
+	if refused, ok := errors.AsType[*link.RefusedError](err); ok {
+		return refusedError(refused, errors.Is(err, outlet.ErrUnknown))
+	}
 	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
 	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // even if the connection is closed now
@@ -72,6 +75,29 @@ func translate(err error) error {
 	default:
 		return err
 	}
+}
+
+// refusedError is the public form of e. unknown says that the message may have been stored.
+func refusedError(e *link.RefusedError, unknown bool) error {
+	public := &SubjectError{Subject: e.Subject, err: e.Err}
+	switch {
+	case e.Publish:
+		public.Reason = "the server refuses messages to it: the user of this connection may not publish there"
+		public.Hint = "allow the user to publish to it in the server's configuration, or connect as another user"
+	case e.Inbox:
+		public.Reason = "the server refuses the subscription to replies: the user of this connection may not subscribe there"
+		public.Hint = "allow the user to subscribe to it, or give the prefix that the user may use with WithInboxPrefix; then reconnect"
+	case errors.Is(e.Err, nats.ErrMaxSubscriptionsExceeded):
+		public.Reason = "the server refuses the subscription: this connection has as many as it may have"
+		public.Hint = "end subscriptions that are not needed, use one with a wildcard and a Mux, or raise max_subscriptions of the server"
+	default:
+		public.Reason = "the server refuses the subscription: the user of this connection may not subscribe to it"
+		public.Hint = "allow the user to subscribe to it in the server's configuration, or connect as another user"
+	}
+	if unknown || e.Inbox && e.Sent {
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, public)
+	}
+	return public
 }
 
 // streamError makes the public error of a failed operation on a stream. It adds what to do

@@ -23,6 +23,7 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		Source: intake.Source{
 			Next:    nextSubject(stream, durable),
 			Info:    infoSubject(stream, durable),
+			Acks:    "$JS.ACK." + stream + "." + durable,
 			MaxHeld: maxAckPending(config),
 
 			Get: "$JS.API.STREAM.MSG.GET." + stream, Filter: subject.Covering(c.cfg.Filters),

@@ -70,7 +70,7 @@ func NewCore(l *link.Link, c CoreConfig) *Core {
 // messages may come before. A server that refuses it is a *link.RefusedError.
 // After an error there is nothing to close.
 func (s *Core) Open() error {
-	opening := s.link.Opening(s.cfg.Subject, s.cfg.Group)
+	opening := s.link.WatchSubscription(s.cfg.Subject, s.cfg.Group)
 	defer opening.End()
 	take := s.run
 	if s.cfg.Concurrency > 1 {

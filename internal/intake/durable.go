@@ -114,6 +114,7 @@ type Durable struct {
 	ends           bool // Drain or Abandon was called
 	abandoned      bool // nothing is sent to the server any more
 	err            error
+	deniedAck      deniedAck
 
 	started atomic.Bool
 	ctx     context.Context // until Drain or Abandon
@@ -126,7 +127,8 @@ type Durable struct {
 	unhook     []func()
 }
 
-// OpenDurable subscribes to inboxes of its own. Nothing comes before Start.
+// OpenDurable subscribes to inboxes of its own. Nothing comes before Start. The error is a
+// *link.RefusedError if the permission to ask for messages, or to acknowledge them, is missing.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), maintained: make(chan struct{}), done: make(chan struct{})}
@@ -143,6 +145,10 @@ func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
 		d.pullers = append(d.pullers, p)
 	}
 	d.unhook = append(d.unhook, l.OnReconnect(d.reconnected))
+	if err := d.prove(); err != nil {
+		d.closePullers()
+		return nil, err
+	}
 	return d, nil
 }
 

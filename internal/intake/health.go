@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
 )
@@ -76,6 +77,9 @@ func (d *Durable) Stalled() error {
 		if p.stalled != nil {
 			return p.stalled
 		}
+	}
+	if d.deniedAck.err != nil && time.Since(d.deniedAck.at) < d.cfg.AckWait+deniedAckMemory {
+		return d.deniedAck.err
 	}
 	return d.order.stalledLocked()
 }

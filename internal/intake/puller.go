@@ -15,6 +15,7 @@ import (
 type Source struct {
 	Next string // the API subject that takes pull requests
 	Info string // the API subject that returns the state of the consumer
+	Acks string // the first tokens of the subjects of acknowledgements
 
 	// MaxHeld is how many of its messages may be here at once, with keys: then those that
 	// wait behind another do not count for the window.
@@ -68,7 +69,8 @@ func (d *Durable) openPuller(i int, from Source) (*puller, error) {
 		_ = sub.Unsubscribe()
 		return nil, err
 	}
-	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Report))
+	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Report),
+		d.link.OnDenied(from.Next, p.onDeniedRequest), d.link.OnDenied(from.Acks, d.onDeniedAck))
 	return p, nil
 }
 

@@ -34,6 +34,8 @@ type Config struct {
 	Reconnected  func()
 	Closed       func()
 	Failed       func(subject string, err error) // asynchronous errors nobody else took
+
+	Trusted bool // the server refuses this connection nothing, so nothing is watched for refusals
 }
 
 // Link is the connection of one bus. Safe for concurrent use.
@@ -42,6 +44,7 @@ type Link struct {
 	nc         *nats.Conn
 	dialer     *dialer
 	refusals   refusals
+	denials    denials
 	maxPayload atomic.Int64
 	server     atomic.Pointer[serverversion.Server]
 	watchers   sync.Map // *nats.Subscription → func(error)
@@ -63,6 +66,7 @@ type hooks struct {
 // connection it returns comes back by itself for as long as it lives.
 func Dial(ctx context.Context, c Config) (*Link, error) {
 	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), repointing: make(chan struct{}, 1), target: Target{c.URL, c.InProcess}}
+	l.denials.trusted.Store(c.Trusted)
 	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
 	if err == nil && l.dialer.connected() {
 		l.nc = nc
@@ -109,6 +113,7 @@ func (l *Link) options(c Config) []nats.Option {
 			l.losses.run()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			l.denials.reset()
 			l.register(nc)
 			c.Reconnected()
 			l.reconnects.run()
@@ -120,9 +125,7 @@ func (l *Link) options(c Config) []nats.Option {
 
 func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 	if s == nil {
-		if !l.refusals.deliver(err) {
-			c.Failed(refusedSubject(err), err)
-		}
+		l.refusal(c, err)
 		return
 	}
 	if w, ok := l.watchers.Load(s); ok {
@@ -190,12 +193,15 @@ func (l *Link) Publish(o *wire.Out) error {
 	return l.nc.PublishMsg(&nats.Msg{Subject: o.Subject, Reply: o.Reply, Header: nats.Header(o.Header), Data: o.Data})
 }
 
-// Request sends o and waits for one reply until ctx ends.
+// Request sends o and waits for one reply until ctx ends. If the server refuses o, or the
+// replies, the error is a *RefusedError, at once.
 func (l *Link) Request(ctx context.Context, o *wire.Out) (*nats.Msg, error) {
-	if len(o.Header) == 0 {
-		return l.nc.RequestWithContext(ctx, o.Subject, o.Data)
-	}
-	return l.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: o.Subject, Header: nats.Header(o.Header), Data: o.Data})
+	return WhileAllowed(ctx, l, o.Subject, func(ctx context.Context) (*nats.Msg, error) {
+		if len(o.Header) == 0 {
+			return l.nc.RequestWithContext(ctx, o.Subject, o.Data)
+		}
+		return l.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: o.Subject, Header: nats.Header(o.Header), Data: o.Data})
+	})
 }
 
 // Watch has fn called with the asynchronous errors of s (a slow consumer,

@@ -469,7 +469,7 @@ func TestDescribe(t *testing.T) {
 // subscribe subscribes with an ear for the server's refusal.
 func subscribe(t *testing.T, l *link.Link, subject, group string) error {
 	t.Helper()
-	o := l.Opening(subject, group)
+	o := l.WatchSubscription(subject, group)
 	defer o.End()
 	sub, err := l.Conn().QueueSubscribe(subject, group, func(*nats.Msg) {})
 	if err != nil {
@@ -561,7 +561,7 @@ func TestOpening(t *testing.T) {
 		if err := subscribe(t, l, "open.b", ""); err != nil {
 			t.Error(err)
 		}
-		if f := next(t, to.failed, "the refusal"); f.subject != "" || !strings.Contains(f.err.Error(), "closed.x") {
+		if f := next(t, to.failed, "the refusal"); f.subject != "closed.x" || !strings.Contains(f.err.Error(), "closed.x") {
 			t.Errorf("the owner got %+v", f)
 		}
 	})

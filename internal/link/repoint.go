@@ -63,6 +63,7 @@ func (l *Link) Repoint(ctx context.Context, to Target) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	l.denials.trusted.Store(false) // another server may have permissions
 	err := l.pointTo(ctx, to)
 	if err == nil {
 		l.target = to

@@ -120,6 +120,16 @@ func (o *Outlet) Send(ctx context.Context, m *Message) error {
 	return err
 }
 
+// SendProven is Send. The first messages to a subject, and those to a subject of which the
+// server has refused messages, wait for the answer to a flush. So it returns the server's
+// refusal, a *link.RefusedError, if there is a connection.
+func (o *Outlet) SendProven(ctx context.Context, m *Message) error {
+	if !o.link.Unproven(m.Subject) {
+		return o.Send(ctx, m)
+	}
+	return o.link.Prove(ctx, func() error { return o.Send(ctx, m) }, m.Subject)
+}
+
 // Request sends m and waits for one reply until ctx ends. The gate does not count it: a
 // reply that never comes must not hold up a shutdown. While the gate is held it waits.
 func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {

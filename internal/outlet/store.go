@@ -150,6 +150,9 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 		return m.isRepeatable() && !errors.Is(err, nats.ErrConnectionClosed), a.wrapUnknown(err) // a closed connection does not come back
 	case jserr.Is(err, retryableCodes...) && a.mayRecover():
 		return true, err
+	case isUnanswerable(err):
+		a.maybeStored = true
+		return false, a.wrapUnknown(err)
 	}
 	if _, ok := errors.AsType[*StrangerError](err); ok {
 		a.maybeStored = true // by the stream, whose answer came too late
@@ -179,6 +182,13 @@ func (a *attempts) wrapUnknown(err error) error {
 // isUnsent reports whether err means that the connection was lost before the message was
 // sent.
 func isUnsent(err error) bool { return errors.Is(err, link.ErrDisconnected) }
+
+// isUnanswerable reports whether err means that the message was sent and its answer cannot
+// come, because the connection may not subscribe to its inbox.
+func isUnanswerable(err error) bool {
+	refused, ok := errors.AsType[*link.RefusedError](err)
+	return ok && refused.Inbox && refused.Sent
+}
 
 // isLost reports whether err means that the message was sent and no answer came.
 func isLost(err error) bool {

@@ -45,6 +45,7 @@ type Window struct {
 	prefix      string             // of the reply subjects
 	sub         *nats.Subscription // to the replies; nil before the first Add
 	states      chan nats.Status
+	unhook      func()
 	foundLost   bool // a write found the connection lost, and nats.go has not reported it yet
 	lastNumber  uint64
 	outstanding futureList
@@ -162,6 +163,7 @@ func (w *Window) startLocked() error {
 		return err
 	}
 	w.sub = sub
+	w.unhook = w.out.link.OnDenied("", w.onDenied)
 	w.states = nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	go w.run()
 	return nil

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/link"
 )
 
 // idleCheck is how long run sleeps when there is nothing to do. Add wakes it.
@@ -147,6 +149,23 @@ func (w *Window) setStateLocked(s nats.Status) {
 	}
 }
 
+// onDenied ends the messages that the server refuses, or whose answers it refuses. It reports
+// whether there are any. nats.go's error handler calls it.
+func (w *Window) onDenied(e *link.RefusedError) (taken bool) {
+	w.mu.Lock()
+	defer w.unlock()
+	for f := w.outstanding.first; f != nil; {
+		next := f.next
+		if f.unanswered && (e.Inbox || f.Message.Subject == e.Subject) {
+			_, err := f.attempts.decide(&f.Message, e)
+			w.endLocked(f, Ack{}, err)
+			taken = true
+		}
+		f = next
+	}
+	return taken
+}
+
 // StartCounting makes Close count the messages that end from now on.
 func (w *Window) StartCounting() {
 	w.mu.Lock()
@@ -168,6 +187,7 @@ func (w *Window) Close() (unsent int) {
 	close(w.closing)
 	if sub != nil {
 		<-w.done
+		w.unhook()
 		w.out.link.Conn().RemoveStatusListener(w.states)
 		_ = sub.Unsubscribe() // of a connection that is about to be closed
 	}

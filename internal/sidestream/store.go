@@ -219,6 +219,7 @@ func (s *Store) Source() intake.Source {
 	return intake.Source{
 		Next:     "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + s.durable,
 		Info:     "$JS.API.CONSUMER.INFO." + stream + "." + s.durable,
+		Acks:     "$JS.ACK." + stream + "." + s.durable,
 		MaxHeld:  s.maxHeld,
 		Restore:  restore,
 		Recreate: s.Recreate,

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/jsapi"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/testserver"
 )
@@ -25,7 +25,7 @@ func New(t testing.TB, s *testserver.Server) *core.Core {
 	c := &core.Core{Link: s.Link(t), Logger: hclog.NewNullLogger(), Report: func(event.Event) {}, Timeout: timeout,
 		DrainTimeout: timeout, InMemory: true, Handlers: t.Context(), Stopping: make(chan struct{})}
 	var err error
-	if c.JetStream, err = jetstream.New(c.Link.Conn()); err != nil {
+	if c.JetStream, err = jsapi.New(c.Link); err != nil {
 		t.Fatalf("testcore: %v", err)
 	}
 	c.Outlet = outlet.New(c.Link, nil, &c.Counters)
