@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -243,4 +244,37 @@ func TestMetricOfDeadLetters(t *testing.T) {
 	sameSeries(t, r, "omnibus.messages.dead_lettered",
 		"1 1 consumer.group.name=d destination.template=obs.store.* omnibus.dead_letter.cause=malformed system=nats",
 		"1 1 consumer.group.name=d destination.template=obs.store.* omnibus.dead_letter.cause=permanent system=nats")
+}
+
+// A redriven message fails after its old dead letter was removed. So the new dead letter does
+// not replace that one, as the first attempt to store it expects. That is no error.
+func TestMetricsOfARedrive(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	r := oteltest.New()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: bus.Subjects(obsStore)})
+		consume(t, st, "d", obsStore, func(ctx context.Context, m *bus.Msg[int]) error {
+			time.Sleep(time.Second)
+			return giveUp(ctx, m)
+		}, bus.KeyBySubject(), bus.Concurrency(n))
+		for i := range n {
+			must(t, second(bus.PublishTo(t.Context(), st, obsStore.At(strconv.Itoa(i)), i)))
+		}
+		time.Sleep(time.Minute)
+		must(t, second(st.Redrive(t.Context(), bus.DeadFilter{})))
+		time.Sleep(time.Minute)
+		if failed := b.Stats().PublishFailed; failed != 0 {
+			t.Errorf("%d messages count as failed", failed)
+		}
+	}, measured(r), bus.WithLogger(silent()))
+	sent := r.Measurements("messaging.client.sent.messages")
+	for _, m := range sent {
+		if text := attrs(m.Attributes.ToSlice()); strings.Contains(text, "error.type") {
+			t.Error(text)
+		}
+	}
+	if want := n + n + n + 2*n; len(sent) != want { // published, dead letters, copies, and each second dead letter in two attempts
+		t.Errorf("%d messages were sent, want %d", len(sent), want)
+	}
 }

@@ -40,6 +40,14 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("%s (%d/%d)", r.Description, r.Code, r.Number)
 }
 
+// ErrorType is the error.type of traces and metrics: the name of the public error.
+func (r *Refusal) ErrorType() string {
+	if IsWrongLastSequence(r) {
+		return "bus.ConflictError"
+	}
+	return "bus.StreamError"
+}
+
 // Codes returns the status and the number of the server's answer in err, or zeros if err
 // is no answer of the server.
 func Codes(err error) (code, number int) {

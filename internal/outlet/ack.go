@@ -3,7 +3,6 @@ package outlet
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -32,13 +31,13 @@ func parseAck(reply *nats.Msg) (Ack, error) {
 		Ack
 	}
 	if err := json.Unmarshal(reply.Data, &r); err != nil {
-		return Ack{}, &StrangerError{reply.Header, err}
+		return Ack{}, &StrangerError{reply.Header}
 	}
 	if r.Error != nil {
 		return Ack{}, r.Error
 	}
 	if r.Stream == "" || r.Sequence == 0 {
-		return Ack{}, &StrangerError{reply.Header, errors.New("it names no stream and sequence")}
+		return Ack{}, &StrangerError{reply.Header}
 	}
 	return r.Ack, nil
 }
@@ -80,21 +79,15 @@ func cutQuoted(text []byte, start string, into *string) (after []byte, ok bool) 
 
 // StrangerError is the error of a message that was sent to a stream and answered by
 // somebody else: a responder subscribes to the same subject.
-type StrangerError struct {
-	header nats.Header // of the answer
-	err    error       // why it is no acknowledgement
-}
+type StrangerError struct{ header nats.Header } // of the answer
 
 func (e *StrangerError) Error() string {
-	text := fmt.Sprintf("the answer is not an acknowledgement of a stream: %.200v", e.err)
+	text := "the answer is not an acknowledgement of a stream"
 	if message := e.header.Get(wire.HeaderNatsServiceError); message != "" {
 		text = fmt.Sprintf("the answer is the error %.200q of a responder", message)
 	}
 	return text + "; a responder on the subject answers before the stream, give it another subject"
 }
-
-// Unwrap returns why the answer is no acknowledgement.
-func (e *StrangerError) Unwrap() error { return e.err }
 
 // maxAnswer is more than the bytes of any answer of a stream to a message.
 const maxAnswer = 4 << 10

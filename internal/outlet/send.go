@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -34,7 +35,7 @@ type Message struct {
 	wire.Out
 	ID         string // deduplication ID, or empty
 	Stream     string // that is to store it; empty if nobody looks there after a lost answer
-	Copy       string // not empty if this is a copy of another message, whose trace it keeps: its subject for metrics
+	Copy       string // not empty if this is a copy of another message, whose trace it keeps: its subject for metrics; a refused expectation says that it is stored already
 	Idempotent bool   // storing it twice has the same effect as storing it once, even without ID
 }
 
@@ -78,6 +79,9 @@ type TooLargeError struct {
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("a message of %d bytes to %q, the server takes %d", e.Size, e.Subject, e.Limit)
 }
+
+// ErrorType is the error.type of traces and metrics: the name of the public error.
+func (e *TooLargeError) ErrorType() string { return "bus.PayloadError" }
 
 // PayloadReserve is how much of the server's limit a message leaves free, in bytes: room
 // for the headers that a dead letter or a trace adds.
@@ -190,9 +194,21 @@ func (o *Outlet) describe(m *Message, err error) error {
 	return err
 }
 
+// failure returns the error that traces and metrics record for the outcome err of m. A copy
+// that is stored already, which its refused expectation says, has not failed.
+func (m *Message) failure(err error) error {
+	if m.Copy != "" && jserr.IsWrongLastSequence(err) {
+		return nil
+	}
+	return err
+}
+
 // count counts the outcome of one message and returns err.
 func (o *Outlet) count(m *Message, err error) error {
 	if err != nil {
+		if m.failure(err) == nil {
+			return err
+		}
 		o.counters.PublishFailed.Add(1)
 		return err
 	}

@@ -37,9 +37,8 @@ func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpStore, m))
 	o.inject(ctx, m)
 	ack, err := o.store(ctx, m)
-	err = o.count(m, err)
-	span.End(err)
-	return ack, err
+	span.End(m.failure(err))
+	return ack, o.count(m, err)
 }
 
 // store sends m until it has an outcome or ctx ends.

@@ -310,8 +310,8 @@ func TestStoreReadsTheAnswer(t *testing.T) {
 		{name: "refused", answer: `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}`,
 			refusal: &jserr.Refusal{Code: 503, Number: 10077, Description: "maximum messages exceeded"}},
 		{name: "no JSON", answer: `+OK`, text: "not an acknowledgement"},
-		{name: "other JSON", answer: `{"hello":"world"}`, text: "names no stream"},
-		{name: "no sequence", answer: `{"stream":"S","seq":0}`, text: "names no stream and sequence"},
+		{name: "other JSON", answer: `{"hello":"world"}`, text: "not an acknowledgement"},
+		{name: "no sequence", answer: `{"stream":"S","seq":0}`, text: "not an acknowledgement"},
 		{name: "a number", answer: `7`, text: "not an acknowledgement"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path"
 	"reflect"
 	"strings"
 )
@@ -16,8 +17,8 @@ const otherError = "_OTHER"
 //   - "timeout" for an exceeded deadline, and for an error whose method Timeout returns true;
 //   - "canceled" for a canceled context;
 //   - the result of its method ErrorType() string, as in the helper of OpenTelemetry;
-//   - the innermost error type that is not of the standard library, for example
-//     "bus.SubjectError";
+//   - the innermost error type that is not of package errors or fmt and not of an internal
+//     package, which users cannot see, for example "bus.SubjectError";
 //   - "_OTHER" for other errors.
 func errorType(err error) string {
 	var timeout interface{ Timeout() bool }
@@ -37,8 +38,11 @@ func errorType(err error) string {
 	return otherError
 }
 
+// internalPackages is how the paths of the packages begin that users cannot see.
+var internalPackages = path.Dir(reflect.TypeFor[Span]().PkgPath()) + "/"
+
 // innermostType returns the type of the innermost error in the chain of err that is not of package
-// errors or fmt, or "". Of several branches it takes the first one with such a type.
+// errors or fmt or internal, or "". Of several branches it takes the first one with such a type.
 func innermostType(err error) string {
 	for _, inner := range unwrap(err) {
 		if inner == nil {
@@ -52,7 +56,10 @@ func innermostType(err error) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if pkg := t.PkgPath(); pkg == "errors" || pkg == "fmt" {
+	switch pkg := t.PkgPath(); {
+	case pkg == "errors", pkg == "fmt":
+		return ""
+	case strings.HasPrefix(pkg, internalPackages) && !strings.HasSuffix(pkg, "_test"):
 		return ""
 	}
 	return strings.TrimLeft(t.String(), "*")

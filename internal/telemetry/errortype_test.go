@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
 
@@ -49,6 +50,10 @@ func TestErrorType(t *testing.T) {
 		"timeout of net":    {&net.DNSError{IsTimeout: true}, "timeout"},
 		"no timeout of net": {&net.DNSError{}, "net.DNSError"},
 		"canceled":          {&conflictError{context.Canceled}, "canceled"},
+		"internal type":     {&jserr.Error{Err: io.EOF}, "_OTHER"},
+		"around internal":   {&conflictError{&jserr.Error{Err: io.EOF}}, "telemetry_test.conflictError"},
+		"refusal":           {&jserr.Error{Err: &jserr.Refusal{Number: jserr.ServerLimits}}, "bus.StreamError"},
+		"wrong sequence":    {&jserr.Refusal{Number: jserr.WrongLastSequence}, "bus.ConflictError"},
 		"own name":          {fmt.Errorf("a: %w", namedError{"stock_low"}), "stock_low"},
 		"own name, empty":   {namedError{}, "telemetry_test.namedError"},
 	} {
