@@ -59,7 +59,9 @@ type localServer struct {
 	clientURL func() string
 	health    func() error // nil: the server accepts connections, and JetStream is healthy
 	stop      func() error // stops the server and releases the store directory
-	alone     bool         // no client outside this process can reach the server
+
+	checkStore func(maxAge time.Duration) error // nil: the store directory is there, as it was found at most maxAge ago
+	alone      bool                             // no client outside this process can reach the server
 }
 
 // Connect returns a bus on the existing server at url: "nats://host:4222", or several URLs

@@ -116,6 +116,9 @@ func (s *Stream) store(ctx context.Context, m *outlet.Message, expect *outlet.Ex
 	ctx, done := s.bus.core.Bound(ctx)
 	defer done()
 	ack, err := s.bus.core.Outlet.Store(ctx, m)
+	if lost := s.checkKept("PublishTo", 0, err); lost != nil {
+		return nil, lost
+	}
 	return s.result(ctx, m, expect, ack, err)
 }
 

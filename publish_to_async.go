@@ -88,6 +88,9 @@ func (f *Future) Wait(ctx context.Context) (*Ack, error) {
 	if !ok {
 		return nil, &opError{"Future.Wait", contextError(ctx)}
 	}
+	if lost := f.stream.checkKept("PublishToAsync", time.Millisecond, err); lost != nil {
+		return nil, lost
+	}
 	if err == nil {
 		return f.stream.result(ctx, &f.pending.Message, f.expect, ack, nil)
 	}

@@ -64,6 +64,9 @@ func PublishToBatch(ctx context.Context, st *Stream, items ...Item) (*Ack, error
 	ctx, done := st.bus.core.Bound(ctx)
 	defer done()
 	stored, err := st.bus.core.Outlet.StoreBatch(ctx, batch)
+	if lost := st.checkKept("PublishToBatch", 0, err); lost != nil {
+		return nil, lost
+	}
 	if err != nil {
 		return nil, st.publishError(err, batch.ID())
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nuid"
@@ -45,7 +46,7 @@ func newEmbedded(c *config) (*Bus, error) {
 	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, stop: s.Stop, alone: s.Alone})
+	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone})
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}
@@ -117,11 +118,28 @@ func startError(dir string, err error) error {
 }
 
 // loseStore has publishes to streams fail from now on, with err: the store directory is gone.
-// The server would go on to acknowledge them. It is called at most once.
+// The first call reports that.
 func (b *Bus) loseStore(err error) {
 	lost := storeError(b.cfg.server.storeDir, err)
-	b.lost.Store(lost)
-	b.report(event.Event{Kind: event.ServerError, Err: lost})
+	if b.lost.CompareAndSwap(nil, lost) {
+		b.report(event.Event{Kind: event.ServerError, Err: lost})
+	}
+}
+
+// lostStore returns why nothing is stored any more, or nil. It looks at the store directory,
+// unless that was done less than maxAge ago: the server goes on to acknowledge messages until
+// it is told.
+func (b *Bus) lostStore(maxAge time.Duration) *StoreError {
+	if b.local == nil {
+		return nil
+	}
+	if lost := b.lost.Load(); lost != nil {
+		return lost
+	}
+	if err := b.local.checkStore(maxAge); err != nil {
+		b.loseStore(err)
+	}
+	return b.lost.Load()
 }
 
 // openPortErrors makes an *OptionError of each *embedded.OpenPortError in err.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -186,6 +187,20 @@ func (s *Stream) storable(ctx context.Context, call string) error {
 		return s.bus.refused(&opError{call, lost})
 	}
 	return nil
+}
+
+// checkKept returns an error for call if the store directory is lost, whatever the server said:
+// err of it, or an acknowledgement. It looks at the directory unless that was done less than
+// maxAge ago.
+func (s *Stream) checkKept(call string, maxAge time.Duration, err error) error {
+	lost := s.bus.lostStore(maxAge)
+	if lost == nil {
+		return nil
+	}
+	if err == nil { // else the failure is counted already
+		s.bus.core.Counters.PublishFailed.Add(1)
+	}
+	return &opError{call, lost}
 }
 
 // streamName matches the names of streams and durables.

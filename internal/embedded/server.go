@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -83,7 +84,7 @@ func (c *Config) run(dir *store) (*Server, error) {
 		dropDomainNames(ns, opts.JetStreamDomain)
 	}
 	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
-	return &Server{Access: access, Alone: alone, config: c, store: dir, server: ns}, nil
+	return &Server{Access: access, Alone: alone, config: c, store: dir, server: ns, watch: watch{start: time.Now()}}, nil
 }
 
 // isSingle reports whether the server is connected to no other server.

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-
-	"github.com/gofrs/flock"
 )
 
 // The names of the entries that this package makes.
@@ -33,9 +31,8 @@ type Dir struct {
 
 	path     string
 	identity Identity
-	lock     *flock.Flock
-	self     os.FileInfo // the directory, and the lock file in it, as they were opened
-	lockFile os.FileInfo
+	locks    *locks
+	parts    []part // what must stay where it is
 	closing  sync.Once
 	closeErr error
 }
@@ -56,11 +53,14 @@ func Open(dir string) (*Dir, error) {
 	if err := checkForeign(path); err != nil {
 		return nil, err
 	}
-	lock, err := lockDir(path)
+	locks, warning, err := lockDir(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &Dir{path: path, lock: lock}
+	d := &Dir{path: path, locks: locks}
+	if warning != "" {
+		d.Warnings = append(d.Warnings, warning)
+	}
 	if err := d.prepare(); err != nil {
 		_ = d.Close() // err is more important
 		return nil, err
@@ -106,24 +106,9 @@ func missingDirs(path string) []string {
 	}
 }
 
-// checkRegular refuses a FIFO or a device in the place of a file of ours: who
-// opens a FIFO waits for somebody to write to it. Open calls it before it opens a file.
-func checkRegular(path string) error {
-	for _, name := range []string{lockName, ownerName, identityName} {
-		info, err := os.Stat(filepath.Join(path, name))
-		if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
-			return &AccessError{Dir: path, Op: "open " + name, Err: errors.New("it is no regular file")}
-		}
-	}
-	return nil
-}
-
 // prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls
 // it.
 func (d *Dir) prepare() error {
-	if err := d.remember(); err != nil {
-		return err
-	}
 	if err := d.clean(); err != nil {
 		return err
 	}
@@ -135,7 +120,13 @@ func (d *Dir) prepare() error {
 	if err := makeData(d.Data()); err != nil {
 		return &AccessError{Dir: d.path, Op: "create " + dataName, Err: err}
 	}
-	d.Warnings = modeWarnings(d.path, d.path, d.file(identityName), d.Data())
+	if err := checkRegularBelow(d.path, d.Data()); err != nil {
+		return err
+	}
+	d.Warnings = append(d.Warnings, modeWarnings(d.path, d.path, d.file(identityName), d.Data())...)
+	if d.parts, err = partsOf(d.path); err != nil {
+		return &AccessError{Dir: d.path, Op: "look at", Err: err}
+	}
 	if err := writeOwner(d.path, identity); err != nil {
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; if another process finds the directory locked, its error will not say who uses it", err))
 	}

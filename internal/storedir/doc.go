@@ -2,9 +2,10 @@
 // how the server lays out the files of streams (streams.go).
 //
 // A server does not lock its store. Two servers on one directory both run, and the
-// acknowledged messages of one of them are lost. So [Open] locks the directory, gives it an
-// identity that never changes, and refuses a directory that is not a bus directory. The
-// directory contains:
+// acknowledged messages of one of them are lost. So [Open] locks the directory and the file
+// LOCK in it, gives it an identity that never changes, and refuses a directory that is not a
+// bus directory. [Dir.Check] and [Folders] tell when an open directory or a part of it was
+// removed, moved or replaced. The directory contains:
 //
 //	LOCK          locked while in use; never removed; the lock ends with its process
 //	OWNER         who has the directory open, for the error text of another process

@@ -30,6 +30,9 @@ func (e *AccessError) Unwrap() error { return e.Err }
 
 // advice returns what the user can do.
 func (e *AccessError) advice() string {
+	if _, ok := errors.AsType[*irregularError](e.Err); ok {
+		return "move it away, and restore the file from a backup if there was one"
+	}
 	switch {
 	case isReadOnly(e.Err):
 		return "the file system is mounted read-only: mount it writable or use another directory"

@@ -2,6 +2,8 @@ package storedir
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -55,4 +57,20 @@ func checkDir(path string) error {
 		err = &os.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
 	}
 	return err
+}
+
+// errTooLarge is the error of readSmall for a file above the limit.
+var errTooLarge = errors.New("it is too large")
+
+// readSmall returns the content of a file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
+	}
+	return raw, errors.Join(err, f.Close())
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // syncDir syncs a directory to the disk, so that its entries survive a power cut.
@@ -40,3 +42,21 @@ func modeWarnings(dir string, paths ...string) []string {
 
 // isReadOnly reports whether err is that of a read-only file system.
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }
+
+// isGone reports whether err says that a file system went away: a disk that was pulled, a
+// network file system that forgot the file, a user space file system that died.
+func isGone(err error) bool {
+	for _, e := range []error{syscall.ESTALE, syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.ENOTCONN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// isUnwritable reports whether path is on a file system that is read-only. It is no test of
+// the rights of this process.
+func isUnwritable(path string) bool { return isReadOnly(unix.Access(path, unix.W_OK)) }
+
+// lockableDirs says that a directory can be locked like a file.
+const lockableDirs = true

@@ -31,14 +31,20 @@ type Identity struct {
 	Created time.Time `json:"created"`
 }
 
+// maxIdentity is the largest size of the identity, in bytes. This code writes about 200, and
+// later versions may add fields.
+const maxIdentity = 64 << 10
+
 // loadIdentity returns the stored identity, or stores a new one. prepare calls it under the
 // lock.
 func loadIdentity(path string) (Identity, error) {
 	file := filepath.Join(path, identityName)
-	raw, err := os.ReadFile(file)
+	raw, err := readSmall(file, maxIdentity)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return createIdentity(path)
+	case errors.Is(err, errTooLarge):
+		return Identity{}, &CorruptError{File: file, Err: err}
 	case err != nil:
 		return Identity{}, &AccessError{Dir: path, Op: "read " + identityName, Err: err}
 	}
@@ -83,19 +89,28 @@ func randomName() string {
 func parseIdentity(path, file string, raw []byte) (Identity, error) {
 	var version struct{ Format int }
 	if err := json.Unmarshal(raw, &version); err != nil {
-		return Identity{}, &CorruptError{File: file, Err: err}
+		return Identity{}, &CorruptError{File: file, Err: shortError(err)}
 	}
 	if version.Format > Format {
 		return Identity{}, &FormatError{Dir: path, Found: version.Format, Supported: Format}
 	}
 	var id Identity
 	if err := json.Unmarshal(raw, &id); err != nil {
-		return Identity{}, &CorruptError{File: file, Err: err}
+		return Identity{}, &CorruptError{File: file, Err: shortError(err)}
 	}
 	if err := id.check(); err != nil {
 		return Identity{}, &CorruptError{File: file, Err: err}
 	}
 	return id, nil
+}
+
+// shortError is err with a text of at most 200 bytes: that of a JSON decoder may repeat a part
+// of the file.
+func shortError(err error) error {
+	if text := err.Error(); len(text) > 200 {
+		return errors.New(strings.ToValidUTF8(text[:200], "") + "…")
+	}
+	return err
 }
 
 // check returns an error if a stored identity lacks a field or has an invalid name.
@@ -105,6 +120,8 @@ func (id Identity) check() error {
 		return fmt.Errorf("format is %d", id.Format)
 	case id.ID == "":
 		return errors.New("id is missing")
+	case nameProblem(id.ID) != "":
+		return fmt.Errorf("id %.64q %s", id.ID, nameProblem(id.ID))
 	case id.ServerName == "":
 		return errors.New("server_name is missing")
 	case id.Domain == "":
@@ -116,7 +133,7 @@ func (id Identity) check() error {
 // checkNames checks the names that the server uses.
 func (id Identity) checkNames() error {
 	if reason := nameProblem(id.ServerName); reason != "" {
-		return fmt.Errorf("server_name %q %s", id.ServerName, reason)
+		return fmt.Errorf("server_name %.64q %s", id.ServerName, reason)
 	}
 	reason := nameProblem(id.Domain)
 	if reason == "" && strings.ContainsAny(id.Domain, ".*>") {
@@ -124,7 +141,7 @@ func (id Identity) checkNames() error {
 		reason = "contains a dot or a wildcard character"
 	}
 	if reason != "" {
-		return fmt.Errorf("domain %q %s", id.Domain, reason)
+		return fmt.Errorf("domain %.64q %s", id.Domain, reason)
 	}
 	return nil
 }
@@ -137,8 +154,11 @@ func nameProblem(s string) string {
 	switch {
 	case len(s) > maxName:
 		return fmt.Sprintf("is longer than %d bytes", maxName)
-	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == unicode.ReplacementChar }):
+	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || isUnprintable(r) }):
 		return "contains a blank, a control character or invalid UTF-8"
 	}
 	return ""
 }
+
+// isUnprintable reports whether r is a control character or stands for invalid UTF-8.
+func isUnprintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }

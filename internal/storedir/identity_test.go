@@ -71,6 +71,9 @@ func TestCorrupt(t *testing.T) {
 		"star domain":  `{"format":1,"id":"a","server_name":"s","domain":"*"}`,
 		"tail domain":  `{"format":1,"id":"a","server_name":"s","domain":">"}`,
 		"wrong types":  `{"format":1,"id":5}`,
+		"long id":      `{"format":1,"id":"` + strings.Repeat("x", 256) + `","server_name":"s","domain":"d"}`,
+		"huge":         strings.Repeat(" ", 64<<10) + `{"format":1,"id":"a","server_name":"s","domain":"d"}`,
+		"long number":  `{"format":` + strings.Repeat("1", 60<<10) + `}`,
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +82,7 @@ func TestCorrupt(t *testing.T) {
 			file := filepath.Join(dir, "omnibus.json")
 			write(t, file, text)
 			err := refused[*storedir.CorruptError](t, dir)
-			if err.File != file || errors.Unwrap(err) == nil {
+			if err.File != file || errors.Unwrap(err) == nil || len(err.Error()) > 1000 {
 				t.Errorf("error = %+v", *err)
 			}
 			if after, err := os.ReadFile(file); err != nil || string(after) != text {

@@ -1,7 +1,9 @@
 package storedir
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/gofrs/flock"
@@ -26,18 +28,44 @@ func (e *LockedError) Error() string {
 		e.Dir, e.Owner, lockName)
 }
 
+// locks are the locks of a directory. That of the file LOCK ends when somebody removes the
+// file: another process then locks a new one. So the directory itself is locked too, where the
+// system can do that.
+type locks struct {
+	file *flock.Flock
+	self *flock.Flock // nil: only the file is locked
+}
+
 // lockDir locks the directory. Each call opens the file anew, so a second call fails in the
-// same process as it does in another. Open calls it.
-func lockDir(path string) (*flock.Flock, error) {
-	lock := flock.New(filepath.Join(path, lockName), flock.SetPermissions(fileMode))
-	locked, err := lock.TryLock()
+// same process as it does in another. The warning says that only LOCK could be locked. Open
+// calls it.
+func lockDir(path string) (l *locks, warning string, err error) {
+	l = &locks{file: flock.New(filepath.Join(path, lockName), flock.SetPermissions(fileMode))}
+	locked, err := l.file.TryLock()
 	if err != nil {
-		return nil, &AccessError{Dir: path, Op: opLock, Err: err}
+		return nil, "", &AccessError{Dir: path, Op: opLock, Err: err}
+	}
+	if locked && lockableDirs {
+		l.self = flock.New(path, flock.SetFlag(os.O_RDONLY))
+		if locked, err = l.self.TryLock(); err != nil {
+			l.self, locked = nil, true
+			warning = fmt.Sprintf("the file system cannot lock %s itself, only the file %s in it: %v; if that file is removed while a bus has the directory open, another process can open it too", path, lockName, err)
+		}
 	}
 	if !locked {
-		return nil, &LockedError{Dir: path, Owner: readOwner(path)}
+		_ = l.unlock() // the other process is more important
+		return nil, "", &LockedError{Dir: path, Owner: readOwner(path)}
 	}
-	return lock, nil
+	return l, warning, nil
+}
+
+// unlock gives up both locks.
+func (l *locks) unlock() error {
+	var err error
+	if l.self != nil {
+		err = l.self.Unlock()
+	}
+	return errors.Join(err, l.file.Unlock())
 }
 
 // removeOwner removes OWNER. It ignores errors: the next owner overwrites a stale OWNER, and
@@ -50,7 +78,7 @@ func (d *Dir) Close() error {
 	d.closing.Do(func() {
 		// OWNER goes first: after the unlock it may belong to the next owner.
 		d.removeOwner()
-		d.closeErr = d.lock.Unlock()
+		d.closeErr = d.locks.unlock()
 	})
 	return d.closeErr
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -67,12 +68,29 @@ func writeOwner(path string, id Identity) error {
 	return err
 }
 
+// maxOwner is the largest size of OWNER, in bytes.
+const maxOwner = 4 << 10
+
 // readOwner reads OWNER. It returns the zero Owner if that is missing or damaged.
 func readOwner(path string) Owner {
-	var o Owner
-	raw, err := os.ReadFile(filepath.Join(path, ownerName))
-	if err != nil || json.Unmarshal(raw, &o) != nil {
+	raw, err := readSmall(filepath.Join(path, ownerName), maxOwner)
+	if err != nil {
 		return Owner{}
+	}
+	return parseOwner(raw)
+}
+
+// parseOwner reads the content of OWNER. It returns the zero Owner for a text that this
+// package does not write: each user of the machine who may write the file may have written it.
+func parseOwner(raw []byte) Owner {
+	var o Owner
+	if json.Unmarshal(raw, &o) != nil || o.PID <= 0 {
+		return Owner{}
+	}
+	for _, s := range []string{o.Host, o.Program, o.Bus, o.Process} {
+		if len(s) > maxName || strings.ContainsFunc(s, isUnprintable) {
+			return Owner{}
+		}
 	}
 	return o
 }

@@ -26,9 +26,17 @@ func TestUnknownOwner(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
 	open(t, dir)
-	write(t, filepath.Join(dir, "OWNER"), `{"pid":1`)
-	err := refused[*storedir.LockedError](t, dir)
-	if err.Owner != (storedir.Owner{}) || !strings.Contains(err.Error(), "in use by another process:") {
-		t.Errorf("error = %+v: %v", *err, err)
+	for name, text := range map[string]string{
+		"cut":       `{"pid":1`,
+		"new line":  `{"pid":1,"program":"a\nb"}`,
+		"long":      `{"pid":1,"program":"` + strings.Repeat("x", 256) + `"}`,
+		"huge":      strings.Repeat(" ", 4<<10) + `{"pid":1}`,
+		"no number": `{"pid":-1}`,
+	} {
+		write(t, filepath.Join(dir, "OWNER"), text)
+		err := refused[*storedir.LockedError](t, dir)
+		if err.Owner != (storedir.Owner{}) || !strings.Contains(err.Error(), "in use by another process:") {
+			t.Errorf("%s: error = %+v: %v", name, *err, err)
+		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 // Nobody waits for a FIFO in the place of a file.
 func TestOpenRefusesAFIFO(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"LOCK", "OWNER", "omnibus.json"} {
+	for _, name := range []string{"LOCK", "OWNER", "omnibus.json", "data/x", "data/jetstream/$G/streams/S/msgs/1.blk"} {
 		dir, _ := newDir(t)
 		d, err := storedir.Open(dir)
 		if err != nil {
@@ -27,6 +27,9 @@ func TestOpenRefusesAFIFO(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		_ = os.Remove(path)
 		if err := syscall.Mkfifo(path, 0o600); err != nil {
 			t.Skipf("SKIPPED: no FIFO can be made: %v", err)
@@ -35,7 +38,7 @@ func TestOpenRefusesAFIFO(t *testing.T) {
 		go func() { _, err := storedir.Open(dir); done <- err }()
 		select {
 		case err := <-done:
-			if _, ok := errors.AsType[*storedir.AccessError](err); !ok || !strings.Contains(err.Error(), name) {
+			if _, ok := errors.AsType[*storedir.AccessError](err); !ok || !strings.Contains(err.Error(), name+": it is a FIFO") {
 				t.Errorf("%s: %v", name, err)
 			}
 		case <-time.After(5 * time.Second):
@@ -63,5 +66,23 @@ func TestOwnerOfAnotherContainer(t *testing.T) {
 	}
 	if _, err := storedir.Open(dir); err == nil || strings.Contains(err.Error(), "in this process already") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A link counts as what it leads to.
+func TestOpenLooksBehindLinks(t *testing.T) {
+	t.Parallel()
+	for target, ok := range map[string]bool{"/dev/null": false, "/no/such/file": true, os.TempDir(): true} {
+		dir, _ := newDir(t)
+		if err := os.Symlink(target, filepath.Join(dir, "data", "link")); err != nil {
+			t.Skipf("SKIPPED: no link can be made: %v", err)
+		}
+		d, err := storedir.Open(dir)
+		if ok != (err == nil) {
+			t.Errorf("%s: %v", target, err)
+		}
+		if err == nil {
+			_ = d.Close()
+		}
 	}
 }

@@ -1,8 +1,11 @@
 package storedir
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 )
 
 // LostError is the error of [Dir.Check] for a directory that is not the locked one any more.
@@ -13,39 +16,87 @@ type LostError struct {
 	Dir string
 	// What happened.
 	What string
+	// Remedy is what the user must do before the next start.
+	Remedy string
 }
 
 // Error implements error.
 func (e *LostError) Error() string {
-	return fmt.Sprintf("bus: store directory %q is lost: %s while it was open; nothing is stored any more: close the bus, restore the directory, and start again", e.Dir, e.What)
+	return fmt.Sprintf("bus: store directory %q is lost: %s while it was open; nothing is stored any more: close the bus, %s, and start again", e.Dir, e.What, e.Remedy)
 }
 
-// remember keeps which directory and which lock file were opened. Open calls it once.
-func (d *Dir) remember() (err error) {
-	if d.self, err = os.Stat(d.path); err == nil {
-		d.lockFile, err = os.Stat(d.file(lockName))
-	}
-	if err != nil {
-		return &AccessError{Dir: d.path, Op: "look at", Err: err}
-	}
-	return nil
+// part is a file or folder that must stay where it is while the directory is open.
+type part struct {
+	path string
+	name string      // for the text of an error
+	was  os.FileInfo // when the directory was opened
 }
 
-// Check returns a [*LostError] if the directory or its lock file was removed, moved or
-// replaced since Open. It costs two calls of stat. An error of stat that says nothing of
-// that is no loss.
-func (d *Dir) Check() error {
-	for _, f := range []struct {
-		path, name string
-		was        os.FileInfo
-	}{{d.path, "the directory", d.self}, {d.file(lockName), "its file " + lockName, d.lockFile}} {
-		now, err := os.Stat(f.path)
-		switch {
-		case os.IsNotExist(err):
-			return &LostError{Dir: d.path, What: f.name + " was removed or moved"}
-		case err == nil && !os.SameFile(f.was, now):
-			return &LostError{Dir: d.path, What: f.name + " was replaced"}
+// partsOf returns the parts of an open directory. LOCK comes first: a path that leads to that
+// file leads to the locked directory.
+func partsOf(path string) ([]part, error) {
+	parts := []part{
+		{path: filepath.Join(path, lockName), name: "its file " + lockName},
+		{path: filepath.Join(path, dataName), name: "its folder " + dataName},
+		{path: path, name: "the directory"},
+	}
+	for i := range parts {
+		var err error
+		if parts[i].was, err = os.Stat(parts[i].path); err != nil {
+			return nil, err
+		}
+	}
+	return parts, nil
+}
+
+// essential is how many of the parts CheckPresent looks at.
+const essential = 2
+
+// CheckPresent returns a [*LostError] if the directory, its lock file or its folder data was
+// removed, moved, replaced or mounted over since Open. It costs two calls of stat, about 3 µs.
+func (d *Dir) CheckPresent() error {
+	for i := range d.parts[:essential] {
+		if d.parts[i].problem() != "" {
+			return d.lost() // it names the directory rather than a file in it
 		}
 	}
 	return nil
+}
+
+// Check is CheckPresent, and returns a *LostError too if the file system has become read-only.
+func (d *Dir) Check() error {
+	if err := d.CheckPresent(); err != nil {
+		return err
+	}
+	if isUnwritable(d.Data()) {
+		return &LostError{Dir: d.path, What: "its file system became read-only", Remedy: "mount it writable"}
+	}
+	return nil
+}
+
+// lost returns the error of the largest part that is lost, or nil if none is any more.
+func (d *Dir) lost() error {
+	for i := len(d.parts) - 1; i >= 0; i-- {
+		if problem := d.parts[i].problem(); problem != "" {
+			return &LostError{Dir: d.path, What: d.parts[i].name + " " + problem, Remedy: "restore the directory"}
+		}
+	}
+	return nil
+}
+
+// problem returns what happened to a part, or "". An error of stat that says nothing of that,
+// such as a missing permission, is no loss.
+func (p *part) problem() string {
+	now, err := os.Stat(p.path)
+	switch {
+	case err == nil && os.SameFile(p.was, now):
+		return ""
+	case err == nil:
+		return "was replaced"
+	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+		return "was removed or moved"
+	case isGone(err):
+		return fmt.Sprintf("cannot be reached any more (%v)", errors.Unwrap(err))
+	}
+	return ""
 }

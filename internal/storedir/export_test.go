@@ -1,0 +1,6 @@
+package storedir
+
+// ParseIdentity and ParseOwner read the content of files that others may have written.
+func ParseIdentity(raw []byte) (Identity, error) { return parseIdentity("dir", "file", raw) }
+
+func ParseOwner(raw []byte) Owner { return parseOwner(raw) }
