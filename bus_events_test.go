@@ -123,6 +123,11 @@ var occurrences = map[event.Kind]occurrence{
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
 	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isSuperseded},
+	event.OddRecord: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		consume(t, st, "d", "s.b", ignore[int])
+		must(t, second(b.JetStream().Publish(t.Context(), "$OMNIBUS.retry.S.d.x.1", []byte("?"))))
+	}, event.Event{Stream: "S", Durable: "d"}, func(t *testing.T, err error) { hasText(t, err, "not written by this library", "is removed") }},
 	event.Unrouted: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		var m bus.Mux
 		bus.Handle(&m, "a.b", ignore[int])

@@ -90,13 +90,14 @@ func (s *Stream) Consume(ctx context.Context, durable string, m *Mux, opts ...Co
 	if err != nil {
 		return nil, err
 	}
-	return s.consume(ctx, durable, consumption{call: "Stream.Consume", filters: filters, make: r.shareOut, of: reflect.TypeFor[[]byte]()}, opts)
+	return s.consume(ctx, durable, consumption{call: "Stream.Consume", filters: filters, routes: true, make: r.shareOut, of: reflect.TypeFor[[]byte]()}, opts)
 }
 
 // consumption is what a call of Consume, ConsumeBatch or Stream.Consume asks for.
 type consumption struct {
 	call    string // the user's
 	filters []string
+	routes  bool // make refuses subjects that it has no handler for
 	make    maker
 	of      reflect.Type // what the handler takes
 	batch   batchHandler // nil for a handler of one message
@@ -186,7 +187,7 @@ func (c *Consumer) open(ctx context.Context, s *Stream, want consumption, o *con
 func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consumer.Config {
 	cfg := consumer.Config{
 		Core: s.bus.core, Holders: &s.bus.keyHolders,
-		Stream: s.side, Durable: c.durable, Filters: want.filters, Start: o.start,
+		Stream: s.side, Durable: c.durable, Filters: want.filters, Routes: want.routes, Start: o.start,
 		Concurrency: o.concurrency, Interval: o.interval, AckWait: o.ackWait,
 		Policy: o.retry.policy(), MaxCrashes: max(o.retry.MaxCrashes, 0),
 		Handler: consumer.Handler{Run: c.run, Exited: c.exited, Cause: func(err error) string { return string(c.retry.causeOf(err)) },

@@ -2,10 +2,14 @@ package bus_test
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
@@ -166,6 +170,56 @@ func TestEndingFromAStalledEvent(t *testing.T) {
 				}
 				must(t, <-ended)
 			}, told)
+		})
+	}
+}
+
+// What another program puts among the messages that come back is no endless retry and reaches
+// no handler that it is not for. What is a copy keeps its payload, as a dead letter.
+func TestOddCopies(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change nats.Header
+		calls  int // of the handler
+		cause  bus.Cause
+		event  event.Kind
+	}{
+		"as the library writes it": {calls: 3, cause: bus.CauseError, event: event.DeadLetter},
+		"attempts that overflow":   {change: nats.Header{"Bus-Attempts": {"9223372036854775807"}}, calls: 1, cause: bus.CauseError, event: event.DeadLetter},
+		"attempts beyond int64":    {change: nats.Header{"Bus-Attempts": {"99999999999999999999"}}, calls: 1, cause: bus.CauseError, event: event.DeadLetter},
+		"negative attempts":        {change: nats.Header{"Bus-Attempts": {"-9223372036854775808"}}, event: event.OddRecord},
+		"another subject":          {change: nats.Header{"Bus-Origin-Subject": {"secrets.x"}}, cause: bus.CauseUnrouted, event: event.DeadLetter},
+		"another stream":           {change: nats.Header{"Bus-Origin-Stream": {"T"}}, event: event.OddRecord},
+		"a time without an end":    {change: nats.Header{"Bus-Origin-Time": {"9999-01-01T00:00:00Z"}}, event: event.OddRecord},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				var calls atomic.Int64
+				consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
+					if calls.Add(1) > 10 {
+						return bus.Permanent(errors.New("it never ends"))
+					}
+					return errors.New("no")
+				}, bus.Retry(bus.RetryPolicy{MaxAttempts: 3}))
+				m := nats.NewMsg("$OMNIBUS.retry.S.d.x.1")
+				m.Header = nats.Header{"Bus-Origin-Subject": {"s.a"}, "Bus-Origin-Stream": {"S"}, "Bus-Origin-Sequence": {"1"},
+					"Bus-Origin-Time": {"2026-01-01T00:00:00Z"}, "Bus-Attempts": {"0"}}
+				maps.Copy(m.Header, tc.change)
+				m.Data = []byte("7")
+				must(t, second(b.JetStream().PublishMsg(t.Context(), m)))
+				pass(time.Minute)
+				if n := int(calls.Load()); n != tc.calls {
+					t.Errorf("the handler was called %d times, want %d", n, tc.calls)
+				}
+				awaitEvent(t, events, tc.event)
+				dead := deadLetters(t, st, bus.DeadFilter{})
+				if len(dead) > 1 || (len(dead) == 1) != (tc.cause != "") || len(dead) == 1 && (dead[0].Cause != tc.cause || string(dead[0].Data) != "7") {
+					t.Errorf("dead letters: %+v", dead)
+				}
+			}, record)
 		})
 	}
 }

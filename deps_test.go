@@ -185,6 +185,7 @@ var house = map[string]room{
 		"internal/intake":        "it is a source of messages that come back",
 		"internal/jserr":         "the server's refusals, and its own errors",
 		"internal/outlet":        "stores copies",
+		"internal/settle":        "bounds the reason of a dead letter that it reads",
 		"internal/wire":          "what it copies: deliveries and headers",
 		natsGo:                   "streams and consumers",
 		otelAPI:                  "the trace of the handler call that failed",

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/access"
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
@@ -174,6 +175,9 @@ func (p RetryPolicy) causeOf(err error) Cause {
 			return CauseInvalid
 		}
 		return CauseMalformed
+	}
+	if _, ok := errors.AsType[*consumer.ForeignError](err); ok {
+		return CauseUnrouted
 	}
 	switch _, panicked := errors.AsType[*PanicError](err); {
 	case errors.Is(err, errUnrouted):

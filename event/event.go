@@ -62,6 +62,11 @@ const (
 	// message died, or the consumer had stopped. The message comes again; another process
 	// may handle it at the same time.
 	SettlementRefused Kind = "settlement refused"
+	// OddRecord: a record or message that the library keeps for itself, in S-retry, in S-keys
+	// or between the processes that share a durable with keys, was not written by the library,
+	// or is damaged. Err says what it is and what was done. The consumer goes on. Let no other
+	// program publish to $OMNIBUS.>.
+	OddRecord Kind = "odd record"
 )
 
 // Event is something that happened on a bus and that no call could return. Fields that

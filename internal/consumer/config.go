@@ -21,6 +21,7 @@ type Config struct {
 	Stream  sidestream.Stream
 	Durable string
 	Filters []string // what it handles; All for everything that the stream stores
+	Routes  bool     // the handler refuses subjects that it is not for
 	Start   Start    // zero: the first message, or where an existing durable is
 
 	Concurrency int           // handler calls at once

@@ -20,6 +20,18 @@ type Difference struct{ Field, Have, Want string }
 
 func (e *ConflictError) Error() string { return fmt.Sprintf("the consumer differs: %v", e.Fields) }
 
+// ForeignError is the failure of a message in S-retry, or from another process, that a durable
+// never got from its stream.
+type ForeignError struct {
+	Stream, Subject string // of the message
+	Durable         string
+	Filters         []string // of the durable
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("bus: a message of stream %.100q with subject %.100q is none of durable %q, which is for %v; another program wrote it", e.Stream, e.Subject, e.Durable, e.Filters)
+}
+
 // The fields of a ConflictError that can be resolved in another way than by a new durable.
 const (
 	FieldKey   = "key"

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,7 +29,7 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 
 			Get: "$JS.API.STREAM.MSG.GET." + stream, Filter: subject.Covering(c.cfg.Filters),
 		},
-		More:        []intake.Source{c.side.Source()},
+		More:        []intake.Source{c.retries()},
 		Concurrency: c.cfg.Concurrency,
 		Window:      8,
 		AckWait:     config.AckWait,
@@ -55,6 +56,34 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		}
 	}
 	return ic
+}
+
+// retries returns the source of the messages that come back. Everybody who may publish to
+// S-retry can put a message there. If it is none of the durable it becomes a dead letter:
+// somebody should look at it.
+func (c *Consumer) retries() intake.Source {
+	source := c.side.Source()
+	restore := source.Restore
+	source.Restore = func(d *wire.Delivery) error {
+		if err := restore(d); err != nil {
+			return err
+		}
+		if err := c.checkOurs(d); err != nil {
+			d.Stored.Dead = err
+			d.Stored.Attempt-- // the handler is not called
+		}
+		return nil
+	}
+	return source
+}
+
+// checkOurs returns why d, which did not come from the durable itself, is none of its messages.
+func (c *Consumer) checkOurs(d *wire.Delivery) error {
+	stream, filters := c.cfg.Stream.Name, c.cfg.Filters
+	if d.Stored.Stream == stream && (c.cfg.Routes || slices.ContainsFunc(filters, func(f string) bool { return subject.Matches(f, d.Subject) })) {
+		return nil
+	}
+	return &ForeignError{Stream: d.Stored.Stream, Subject: d.Subject, Durable: c.cfg.Durable, Filters: filters}
 }
 
 // openRecovery gives an intake the recovery log of the durable, as it is now.
@@ -113,6 +142,9 @@ func (c *Consumer) stalled(err error) {
 	e := event.Event{Kind: event.ConsumerStalled, Stream: c.cfg.Stream.Name, Durable: c.cfg.Durable, Err: err}
 	if stuck, ok := errors.AsType[*intake.KeyStuck](err); ok {
 		e.Kind, e.Subject, e.Sequence = event.KeyStuck, stuck.Subject, stuck.Sequence
+	}
+	if _, odd := errors.AsType[*intake.RejectedError](err); odd {
+		e.Kind = event.OddRecord
 	}
 	c.cfg.Report(e)
 	if errors.Is(err, intake.ErrConsumerDeleted) {

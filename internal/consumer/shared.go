@@ -49,6 +49,8 @@ func (c *Consumer) share() (*sharedTaker, error) {
 		OutcomeRefused: c.outcomeRefused,
 		Lost:           func(err error) { c.reportError(event.OwnershipLost, c.superseded(err)) },
 		Failed:         s.failed,
+		Odd:            func(err error) { c.reportError(event.OddRecord, err) },
+		Accepts:        c.checkOurs,
 		DurableDeleted: func() bool { return errors.Is(s.Err(), intake.ErrConsumerDeleted) },
 	})
 	return s, err

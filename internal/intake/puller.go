@@ -140,9 +140,19 @@ func (p *puller) reject(del *wire.Delivery, reply string, why error) {
 	if !abandoned {
 		_ = d.link.Publish(&wire.Out{Subject: reply, Data: termBody}) // else it comes again
 	}
-	d.report(fmt.Errorf("a message on the inbox is not from the stream, and is removed: %w", why))
+	d.report(&RejectedError{why})
 	p.pull()
 }
+
+// RejectedError is reported when a message came back that cannot be restored.
+type RejectedError struct{ Err error }
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("a message among those that come back was not written by this library, or is damaged, and is removed: %v", e.Err)
+}
+
+// Unwrap returns why it cannot be restored.
+func (e *RejectedError) Unwrap() error { return e.Err }
 
 // position identifies a message among those of all sources.
 type position struct {

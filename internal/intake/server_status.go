@@ -45,7 +45,7 @@ func (p *puller) onStatus(m *nats.Msg, status string) {
 	switch {
 	case description == "Consumer Deleted":
 		p.goneLocked()
-	case err == nil: // the end of a request, with what it still had to deliver
+	case err == nil && left >= 0: // the end of a request, with what it still had to deliver
 		p.asked, p.stalled = max(p.asked-left, 0), nil
 	default: // nobody there, or a refusal: begin afresh after a while
 		p.beginLocked(p.heard, p.heard.Add(retryPull))

@@ -38,6 +38,10 @@ type Config struct {
 	Lost func(error)
 	// Failed reports an error that no call can return.
 	Failed func(error)
+	// Odd reports something read from others that is not what this library writes.
+	Odd func(error)
+	// Accepts returns why a message that an owner elsewhere assigned is none of the durable.
+	Accepts func(*wire.Delivery) error
 	// DurableDeleted reports whether the intake ended because the durable was deleted. Then
 	// an owner removes the lease and the settle record instead of releasing the lease.
 	DurableDeleted func() bool

@@ -1,7 +1,6 @@
 package ownership
 
 import (
-	"encoding/json"
 	"slices"
 	"sync"
 	"time"
@@ -213,10 +212,16 @@ func (d *dispatcher) halt(lost bool) {
 // onRequest is nats.go's callback for a request of a member. It does not reply while
 // another process may have become the owner: the member asks again.
 func (d *dispatcher) onRequest(msg *nats.Msg) {
-	var r request
-	if err := json.Unmarshal(msg.Data, &r); err != nil || (r.Heartbeat == nil) == (r.Outcome == nil) {
-		d.cfg.Failed(errNoRequest)
+	r, odd, err := parseRequest(msg.Data)
+	if r.Heartbeat != nil && err == nil {
+		err = d.checkMember(r.Heartbeat)
+	}
+	if err != nil {
+		d.workers.member.reportOdd("a message to the owner", err)
 		return
+	}
+	if odd != nil && !d.knows(r.Heartbeat.Member) {
+		d.workers.member.reportOdd("a heartbeat", odd)
 	}
 	a := reply{OK: true}
 	if r.Outcome != nil {

@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/settle"
@@ -53,6 +54,30 @@ func (d *dispatcher) dropLocked(m *memberState) {
 			d.endLocked(number, settle.Outcome{Returned: true})
 		}
 	}
+}
+
+// knows reports whether a member has sent a heartbeat.
+func (d *dispatcher) knows(member string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.members[member] != nil
+}
+
+// errTooMany says that an owner takes no more members.
+var errTooMany = fmt.Errorf("there are %d members already", maxMembers)
+
+// checkMember returns an error if a heartbeat is from a member too many, or has the name of
+// this one.
+func (d *dispatcher) checkMember(h *heartbeat) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch known := d.members[h.Member]; {
+	case h.Member == d.cfg.ID:
+		return errNoRequest
+	case known == nil && len(d.members) >= maxMembers:
+		return errTooMany
+	}
+	return nil
 }
 
 // takeHeartbeat returns false while another process may have become the owner.

@@ -38,6 +38,8 @@ func (w *world) joinWith(name string, workers int, ttl time.Duration) *process {
 		OutcomeRefused: func(*wire.Delivery, error) { w.count(w.refused, name) },
 		Lost:           func(error) { w.count(w.lost, name) },
 		Failed:         w.report,
+		Odd:            func(err error) { w.report(err) },
+		Accepts:        func(*wire.Delivery) error { return nil },
 		DurableDeleted: func() bool { return false },
 	})
 	must(w.t, err)

@@ -3,6 +3,7 @@ package ownership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
@@ -14,6 +15,8 @@ type lease struct {
 	Member   string        `json:"member"`
 	Released bool          `json:"free,omitempty"` // the member has drained: anybody may acquire it now
 	TTL      time.Duration `json:"ttl,omitempty"`  // of the member, nanoseconds; others may have a shorter one
+
+	unreadable bool // the message is no lease
 }
 
 // knownLease is what a member has last read of the lease. Only Member.run uses it.
@@ -30,7 +33,7 @@ func (k *knownLease) held() bool { return k.epoch > 0 && !k.Released }
 // TTLOf returns the TTL for a durable with that AckWait. An owner or a member that is
 // silent for a TTL is taken for dead. The TTL is well below AckWait: all members have met
 // the next owner before the server redelivers what the last one held.
-func TTLOf(ackWait time.Duration) time.Duration { return min(ackWait/3, 10*time.Second) }
+func TTLOf(ackWait time.Duration) time.Duration { return min(ackWait/3, maxTTL) }
 
 // The other periods are parts of the TTL. Each counts from the moment before the request
 // was sent: a process that was suspended reads old replies first.
@@ -99,8 +102,9 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 	if m.ctx.Err() != nil {
 		return
 	}
-	last, err := m.store.readSettleRecord(ctx)
+	last, err := m.readSettleRecord(ctx, epoch)
 	if err != nil {
+		m.recordLeaseError(err)
 		return
 	}
 	owner, err := m.openOwner(epoch, last, asked.Add(m.cfg.ownerPeriod()))
@@ -154,8 +158,40 @@ func (m *Member) readLease() (lease, uint64, error) {
 	ctx, cancel := m.withRequestTimeout(m.ctx)
 	defer cancel()
 	l, epoch, err := m.store.readLease(ctx)
-	m.recordLeaseError(err)
+	if problem := l.problem(); err == nil && problem != nil {
+		m.recordOddLease(problem)
+	} else {
+		m.recordLeaseError(err)
+	}
 	return l, epoch, err
+}
+
+// readSettleRecord returns the latest settle record, for a new owner. It replaces one that
+// cannot be read by an empty one: else nobody could ever be the owner. Then messages that the
+// last owner has settled may be handled again, if the server does not know that yet.
+func (m *Member) readSettleRecord(ctx context.Context, epoch uint64) (settleRecord, error) {
+	last, err := m.store.readSettleRecord(ctx)
+	bad, ok := errors.AsType[*badRecordError](err)
+	if !ok {
+		return last, err
+	}
+	if err := m.store.writeSettleRecord(ctx, settleRecord{}, epoch); err != nil {
+		return last, errors.Join(bad, err)
+	}
+	m.reportOdd("the settle record "+m.store.settleRecord(), fmt.Errorf("%w; it was removed. Messages that it had may be handled again", bad))
+	return settleRecord{}, nil
+}
+
+// recordOddLease keeps what is wrong with the lease for Stalled, and reports it if there was
+// nothing before.
+func (m *Member) recordOddLease(problem error) {
+	m.mu.Lock()
+	first := m.leaseErr == nil
+	m.leaseErr = fmt.Errorf("the lease %s was not written by this library, or is damaged: %w", m.store.lease(), problem)
+	m.mu.Unlock()
+	if first {
+		m.reportOdd("the lease "+m.store.lease(), problem)
+	}
 }
 
 // recordLeaseError keeps err for Stalled, and reports it if there was none before. Nil

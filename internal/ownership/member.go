@@ -27,9 +27,10 @@ type Member struct {
 	known knownLease // only run uses it
 
 	mu        sync.Mutex
-	owner     *Owner   // nil unless this process is the owner
-	abandoned []Intake // of earlier times as the owner; their handlers may still run
-	leaseErr  error    // why the lease cannot be read
+	owner     *Owner    // nil unless this process is the owner
+	abandoned []Intake  // of earlier times as the owner; their handlers may still run
+	leaseErr  error     // why the lease cannot be read, or what is wrong with it
+	oddAt     time.Time // when reportOdd has reported something
 	draining  bool
 	quiesced  bool
 
@@ -143,7 +144,7 @@ func (m *Member) follow() (again bool) {
 	case held && m.known.silentSince.IsZero():
 		m.known.silentSince = asked
 		return false
-	case held && time.Since(m.known.silentSince) < max(m.cfg.TTL, m.known.TTL):
+	case held && time.Since(m.known.silentSince) < max(m.cfg.TTL, m.known.silence()):
 		return false
 	}
 	return m.acquireLease()

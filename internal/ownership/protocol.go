@@ -140,5 +140,5 @@ func parseReplySubject(subject string) (id assignmentID, deliveries int, ok bool
 	id.Number, errs[1] = strconv.ParseUint(parts[1], 36, 64)
 	id.Key = parts[2]
 	deliveries, errs[2] = strconv.Atoi(parts[3])
-	return id, deliveries, errors.Join(errs[:]...) == nil
+	return id, deliveries, deliveries >= 0 && errors.Join(errs[0], errs[1], errs[2], checkIDs(id)) == nil
 }

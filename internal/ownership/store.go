@@ -27,9 +27,11 @@ type store struct {
 
 // readLease returns the lease and its epoch. The epoch is 0 if there never was a lease.
 func (s *store) readLease(ctx context.Context) (lease, uint64, error) {
-	var l lease
-	epoch, err := s.read(ctx, s.lease(), &l)
-	return l, epoch, err
+	data, epoch, err := s.read(ctx, s.lease())
+	if err != nil || epoch == 0 {
+		return lease{}, epoch, err
+	}
+	return parseLease(data), epoch, nil
 }
 
 // acquireLease writes l over the lease of an epoch and returns the new epoch. It returns
@@ -55,8 +57,7 @@ func (s *store) releaseLease(ctx context.Context, member string, epoch uint64) e
 // messages that were there while the lease had the epoch: a new durable with the same name
 // may have others by now.
 func (s *store) remove(ctx context.Context, epoch uint64) error {
-	var r settleRecord
-	record, err := s.read(ctx, s.settleRecord(), &r)
+	_, record, err := s.read(ctx, s.settleRecord())
 	if err != nil {
 		return err
 	}
@@ -78,11 +79,14 @@ func (s *store) remove(ctx context.Context, epoch uint64) error {
 	return nil
 }
 
-// readSettleRecord returns the latest settle record.
+// readSettleRecord returns the latest settle record. Its error is a *badRecordError if the
+// record cannot be read.
 func (s *store) readSettleRecord(ctx context.Context) (settleRecord, error) {
-	var r settleRecord
-	_, err := s.read(ctx, s.settleRecord(), &r)
-	return r, err
+	data, sequence, err := s.read(ctx, s.settleRecord())
+	if err != nil || sequence == 0 {
+		return settleRecord{}, err
+	}
+	return parseSettleRecord(data)
 }
 
 // writeSettleRecord stores r if the lease still has the epoch. Else it returns ErrLost.
@@ -125,9 +129,9 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 	return reply.Sequence, nil
 }
 
-// read decodes the last message on a subject into body and returns its sequence. The
-// sequence is 0, and body unchanged, if there is no message.
-func (s *store) read(ctx context.Context, subject string, body any) (sequence uint64, err error) {
+// read returns the body of the last message on a subject, and its sequence. The sequence is 0
+// if there is no message.
+func (s *store) read(ctx context.Context, subject string) (body []byte, sequence uint64, err error) {
 	out := &wire.Out{Subject: "$JS.API.STREAM.MSG.GET." + sidestream.KeysStream(s.stream), Data: encode(map[string]string{"last_by_subj": subject})}
 	var reply struct {
 		Error   *jserr.Refusal `json:"error"`
@@ -137,15 +141,12 @@ func (s *store) read(ctx context.Context, subject string, body any) (sequence ui
 		} `json:"message"`
 	}
 	if err := s.request(ctx, out, &reply); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if e := reply.Error; e != nil && e.Number != jserr.MessageNotFound {
-		return 0, e
+		return nil, 0, e
 	}
-	if sequence = reply.Message.Sequence; sequence > 0 {
-		err = json.Unmarshal(reply.Message.Data, body)
-	}
-	return sequence, err
+	return reply.Message.Data, reply.Message.Sequence, nil
 }
 
 // request sends out to the server and decodes its reply.

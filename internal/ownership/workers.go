@@ -42,8 +42,11 @@ func newWorkers(m *Member) *workers {
 // onAssignment is nats.go's callback for a message that an owner assigned to this process.
 func (w *workers) onAssignment(msg *nats.Msg) {
 	d, id, err := decodeAssignment(msg)
+	if err == nil {
+		err = w.member.cfg.Accepts(&d)
+	}
 	if err != nil {
-		w.member.cfg.Failed(err)
+		w.member.reportOdd("a message for a member", err)
 		return
 	}
 	w.mu.Lock()

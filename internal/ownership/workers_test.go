@@ -55,7 +55,7 @@ func TestAssignmentBeforeTheReply(t *testing.T) {
 				refused <- time.Now()
 			case !given:
 				given = true
-				d := &wire.Delivery{In: wire.In{Subject: "a"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1}}
+				d := &wire.Delivery{In: wire.In{Subject: "a"}, Stored: &wire.Stored{Stream: "S", Sequence: 1, Deliveries: 1, Attempt: 1, Time: time.Now()}}
 				job := encodeAssignment(d, "$OMNIBUS.crew.S.d.run.b", "inbox", assignmentID{Epoch: epoch, Number: 1, Key: "a"})
 				w.fail(l.Publish(&job))
 				time.Sleep(time.Second) // it has it now

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -180,21 +181,37 @@ func (l *Log) readRecords(ctx context.Context) error {
 		if err != nil {
 			return jserr.Wrap(sidestream.RetryStream(l.cfg.Stream), "read", err)
 		}
-		l.addRecords(raw)
+		if err := l.addRecords(raw); err != nil { // the messages are suspects, which is safe
+			l.cfg.Core.Logger.Warn("a hand-back record cannot be read: the numbers of failed attempts in it are lost",
+				"stream", sidestream.RetryStream(l.cfg.Stream), "sequence", raw.Sequence, "error", err)
+		}
 	}
 }
 
-func (l *Log) addRecords(raw *jetstream.RawStreamMsg) {
-	var all []handback
-	if json.Unmarshal(raw.Data, &all) != nil {
-		all = nil // no handback message
-	}
+// addRecords adds the records of a handback message. It returns an error if raw is none.
+func (l *Log) addRecords(raw *jetstream.RawStreamMsg) error {
+	all, err := parseRecords(raw.Data)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastRead = max(l.lastRead, raw.Sequence)
 	for _, h := range all {
 		l.records[messageID{h.Source, h.Sequence}] = h
 	}
+	return err
+}
+
+// parseRecords returns the records of a handback message, with bounded numbers and texts.
+func parseRecords(data []byte) ([]handback, error) {
+	var all []handback
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, err
+	}
+	for i := range all {
+		h := &all[i]
+		h.Attempts, h.Deliveries = sidestream.BoundAttempts(h.Attempts), min(max(h.Deliveries, 0), math.MaxInt32-1)
+		sidestream.BoundReason(h.Dead)
+	}
+	return all, nil
 }
 
 // takeRecord removes and returns the record of d.

@@ -246,12 +246,14 @@ func TestEncodeRecords(t *testing.T) {
 		if len(body) > 300 {
 			t.Errorf("a message has %d bytes", len(body))
 		}
-		l.addRecords(&jetstream.RawStreamMsg{Data: body, Sequence: 1})
+		must(t, l.addRecords(&jetstream.RawStreamMsg{Data: body, Sequence: 1}))
 	}
 	if len(l.records) != 100 || len(bodies) < 10 {
 		t.Errorf("%d records in %d messages", len(l.records), len(bodies))
 	}
-	l.addRecords(&jetstream.RawStreamMsg{Data: []byte("{}"), Sequence: 9})
+	if err := l.addRecords(&jetstream.RawStreamMsg{Data: []byte("{}"), Sequence: 9}); err == nil {
+		t.Error("what is no list was read")
+	}
 	if encodeRecords(nil, 300) != nil || l.lastRead != 9 {
 		t.Error("no records are a message, or what is none was not passed")
 	}

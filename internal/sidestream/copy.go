@@ -145,17 +145,18 @@ func oneLine(text string) string {
 func Shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), MaxError)], "") }
 
 // ParseCopy is the reverse of Copy.Message. It returns an error if the message is no copy.
+// See bounds.go for what is bounded.
 func ParseCopy(h wire.Header, data []byte) (*Copy, error) {
 	c := &Copy{Data: data, Subject: first(h, headerSubject), Stream: first(h, headerStream),
-		Cause: first(h, headerCause), Error: first(h, headerError)}
+		Cause: BoundCause(first(h, headerCause)), Error: Shorten(first(h, headerError))}
 	var err error
 	if c.Sequence, err = strconv.ParseUint(first(h, headerSequence), 10, 64); err != nil {
 		return nil, notACopy(headerSequence, err)
 	}
-	if c.Time, err = time.Parse(time.RFC3339Nano, first(h, headerTime)); err != nil {
+	if c.Time, err = parseTime(first(h, headerTime)); err != nil {
 		return nil, notACopy(headerTime, err)
 	}
-	if c.Attempts, err = strconv.Atoi(first(h, headerAttempts)); err != nil || c.Attempts < 0 {
+	if c.Attempts, err = parseAttempts(first(h, headerAttempts)); err != nil {
 		return nil, notACopy(headerAttempts, err)
 	}
 	if c.Subject == "" || c.Stream == "" {

@@ -221,16 +221,20 @@ func (s *Store) Source() intake.Source {
 		Info:     "$JS.API.CONSUMER.INFO." + stream + "." + s.durable,
 		Acks:     "$JS.ACK." + stream + "." + s.durable,
 		MaxHeld:  s.maxHeld,
-		Restore:  restore,
+		Restore:  s.restore,
 		Recreate: s.Recreate,
 	}
 }
 
-// restore turns a copy that comes back into the message that it was.
-func restore(d *wire.Delivery) error {
+// restore turns a copy that comes back into the message that it was. It returns an error if
+// it is no copy of a message of the stream.
+func (s *Store) restore(d *wire.Delivery) error {
 	c, err := ParseCopy(d.Header, d.Data)
 	if err != nil {
 		return err
+	}
+	if c.Stream != s.stream.Name {
+		return fmt.Errorf("sidestream: it is a copy of a message of stream %.100q", c.Stream)
 	}
 	if _, a, ok := ParseSubject(d.Subject); ok {
 		d.Stored.Incarnation = a.Incarnation
