@@ -54,8 +54,8 @@ type Consumer struct {
 // messages whose next attempt is far away. ctx bounds the call of Consume only. The consumer
 // runs until Drain, Stop or the end of the bus.
 //
-// Errors: *ConsumerConflictError if the durable exists with another filter, or with settings
-// that do not work for Consume; *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
+// Errors: *ConsumerConflictError if the durable exists with another filter that s does not
+// contain, is past messages that it did not get, or has settings that do not work for Consume; *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h Handler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
@@ -68,10 +68,11 @@ func Consume[T any](ctx context.Context, st *Stream, durable string, s Subject[T
 // message's subject. With a Concurrency of 1 they are called in the order of the stream.
 //
 // The durable gets the messages for which m has a handler. If m has a Default it gets all
-// messages of the stream. Its filter is set when the durable is created. If a later m has
-// handlers for other messages, the durable would skip some of them; if it has fewer handlers,
-// some messages would have none. Both are a *ConsumerConflictError with the patterns. Handlers
-// for messages that the durable gets anyway may be added and removed.
+// messages of the stream. A later m may have handlers for more messages, if the durable is not
+// past any of those and no other process takes its messages meanwhile. Otherwise it is a
+// *ConsumerConflictError with the patterns, and with the first message that would be skipped.
+// So is an m with fewer handlers, because some messages would have none. Handlers for messages
+// that the durable gets anyway may be added and removed.
 //
 // KeyBy takes a function of []byte here: the payload before compression.
 //
@@ -261,7 +262,7 @@ func (c *Consumer) publicError(err error) error {
 		}
 		return errors.Join(all...)
 	case *consumer.ConflictError:
-		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters}
+		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters, FirstSkipped: e.FirstSkipped, InUse: e.InUse}
 		for _, f := range e.Fields {
 			public.Fields = append(public.Fields, FieldChange{Field: f.Field, Have: f.Have, Want: f.Want})
 		}

@@ -126,11 +126,14 @@ func TestSubscribeDefault(t *testing.T) {
 }
 
 // Other routes than before are told with what would be skipped or unhandled, unless
-// they are within what the durable gets.
+// they are within what the durable gets. The durables have passed a message of each route.
 func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	for _, s := range []bus.Subject[int]{"s.c.x", "s.x", "s.b", "s.a"} {
+		storeRange(t, st, s, 0, 1)
+	}
 	for _, tc := range []struct {
 		name             string
 		before, after    []bus.Subject[int]
@@ -148,7 +151,9 @@ func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			durable := strings.ReplaceAll(tc.name, " ", "_")
-			must(t, consumeMux(t, st, durable, fillMux(tc.before...)).Drain(t.Context()))
+			con := consumeMux(t, st, durable, fillMux(tc.before...))
+			eventually(t, "all messages are handled", func() bool { return consumerInfo(t, b, "S", durable).AckFloor.Stream >= 4 })
+			must(t, con.Drain(t.Context()))
 			con, err := st.Consume(t.Context(), durable, fillMux(tc.after...))
 			if tc.skipped == nil && tc.unasked == nil {
 				must(t, err)
@@ -160,24 +165,101 @@ func TestStreamConsumeWithOtherRoutes(t *testing.T) {
 				t.Errorf("skipped %q, unasked %q", e.MissingFilters, e.ExtraFilters)
 			}
 			for _, p := range tc.skipped {
-				hasText(t, err, "it would skip "+p)
+				hasText(t, err, "it would skip ", p)
 			}
 			for _, p := range tc.unasked {
-				hasText(t, err, "no handler would take all messages of "+p)
+				hasText(t, err, "no handler would take all messages of "+p, "Mux.Default")
+			}
+			if tc.unasked == nil && e.FirstSkipped == 0 {
+				t.Errorf("it does not name the first message: %v", e)
 			}
 		})
 	}
 	t.Run("a default later", func(t *testing.T) {
 		t.Parallel()
 		m := fillMux("s.a")
-		must(t, consumeMux(t, st, "default", m).Drain(t.Context()))
+		con := consumeMux(t, st, "default", m)
+		eventually(t, "the message is handled", func() bool { return consumerInfo(t, b, "S", "default").AckFloor.Stream == 4 })
+		must(t, con.Drain(t.Context()))
 		m.Default(ignore[[]byte])
 		_, err := st.Consume(t.Context(), "default", m)
-		e := asError[*bus.ConsumerConflictError](t, err, "it would skip >")
-		if !slices.Equal(e.MissingFilters, []string{">"}) {
+		e := asError[*bus.ConsumerConflictError](t, err, "it would skip stored messages of >", "the first is 1", "Consumer.Rewind", "a durable of their own")
+		if !slices.Equal(e.MissingFilters, []string{">"}) || e.FirstSkipped != 1 {
 			t.Errorf("got %+v", e)
 		}
 	})
+}
+
+// A later version of a program may have handlers for more messages, if the durable has not
+// passed any of those. Its place stays.
+func TestStreamConsumeWithMoreRoutes(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		before, after []bus.Subject[int]
+		added         bool // a default
+		want          []string
+	}{
+		"one more":  {[]bus.Subject[int]{"s.a"}, []bus.Subject[int]{"s.a", "s.b"}, false, []string{"s.b 1", "s.a 1"}},
+		"wider":     {[]bus.Subject[int]{"s.a"}, []bus.Subject[int]{"s.*"}, false, []string{"s.b 1", "s.a 1"}},
+		"a default": {[]bus.Subject[int]{"s.a"}, []bus.Subject[int]{"s.a"}, true, []string{"s.b 1", "s.a 1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			b := bustest.New(t, bus.WithStoreDir(dir))
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+			con := consumeMux(t, st, "d", fillMux(tc.before...))
+			storeRange(t, st, "s.a", 0, 1)
+			eventually(t, "the message is handled", func() bool { return consumerInfo(t, b, "S", "d").AckFloor.Stream == 1 })
+			must(t, con.Drain(t.Context()))
+			storeRange(t, st, "s.b", 1, 2) // the durable has not come so far
+			must(t, b.Close())
+
+			b = bustest.New(t, bus.WithStoreDir(dir)) // the server has the durable from its store
+			st = declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+			got := make(chan string, 10)
+			var m bus.Mux
+			for _, p := range tc.after {
+				bus.Handle(&m, p, func(_ context.Context, m *bus.Msg[int]) error {
+					got <- fmt.Sprint(m.Subject, " ", m.Data)
+					return nil
+				})
+			}
+			if tc.added {
+				m.Default(func(_ context.Context, m *bus.RawMsg) error {
+					got <- fmt.Sprint(m.Subject, " ", string(m.Data))
+					return nil
+				})
+			}
+			con = consumeMux(t, st, "d", &m)
+			storeRange(t, st, "s.a", 1, 2)
+			for _, want := range tc.want {
+				if g := receive(t, got); g != want {
+					t.Errorf("got %q, want %q", g, want)
+				}
+			}
+			must(t, con.Drain(t.Context()))
+			mustBeDone(t, b, "S", "d")
+		})
+	}
+}
+
+// While another process takes the messages, which may have no handler for the new ones,
+// the durable does not grow.
+func TestStreamConsumeWithMoreRoutesThanOthers(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, anyPort())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	con := consumeMux(t, st, "d", fillMux("s.a"))
+	eventually(t, "the first consumer asks for messages", func() bool { return consumerInfo(t, b, "S", "d").NumWaiting > 0 })
+	_, err := st.Consume(t.Context(), "d", fillMux("s.a", "s.b"))
+	e := asError[*bus.ConsumerConflictError](t, err, "other processes take messages", "no handler for s.b", "stop those first")
+	if !e.InUse || e.FirstSkipped != 0 {
+		t.Errorf("got %+v", e)
+	}
+	must(t, con.Drain(t.Context()))
+	con = consumeMux(t, st, "d", fillMux("s.a", "s.b"))
+	must(t, con.Drain(t.Context()))
 }
 
 // A message that was put aside, and whose handler was removed meanwhile, is a dead

@@ -15,12 +15,21 @@ type ConsumerConflictError struct {
 
 	MissingFilters []string // patterns that were asked for, and of whose messages the durable gets none or not all
 	ExtraFilters   []string // patterns whose messages the durable gets, and that were not asked for
+
+	// Why MissingFilters were not added to the durable, if nothing else differs.
+	FirstSkipped uint64 // sequence of the first stored message that it would skip; 0 if there is none
+	InUse        bool   // other processes take messages of the durable, and may have no handler for the new ones
 }
 
 func (e *ConsumerConflictError) Error() string {
 	s := fmt.Sprintf("bus: consumer %q of stream %q exists with another configuration, nothing was changed: %s", e.Durable, e.Stream, joinChanges(e.Fields))
-	if len(e.MissingFilters) > 0 {
-		s += "; it would skip " + strings.Join(e.MissingFilters, ", ")
+	switch missing := strings.Join(e.MissingFilters, ", "); {
+	case e.FirstSkipped > 0:
+		s += fmt.Sprintf("; it would skip stored messages of %s, because it is past them; the first is %d", missing, e.FirstSkipped)
+	case e.InUse:
+		s += "; other processes take messages of the consumer and may have no handler for " + missing
+	case missing != "":
+		s += "; it would skip " + missing
 	}
 	if len(e.ExtraFilters) > 0 {
 		s += "; no handler would take all messages of " + strings.Join(e.ExtraFilters, ", ")
@@ -34,10 +43,16 @@ func (e *ConsumerConflictError) remedy() string {
 	if len(e.Fields) != 1 {
 		return another
 	}
-	switch e.Fields[0].Field {
-	case consumer.FieldKey:
+	switch field := e.Fields[0].Field; {
+	case e.FirstSkipped > 0:
+		return "give them a durable of their own, or go back to them first: Consumer.Rewind with the handlers of before"
+	case e.InUse:
+		return "stop those first, or give the new messages a durable of their own"
+	case field == consumer.FieldFilter && len(e.ExtraFilters) > 0:
+		return "add handlers for them (Mux.Default takes all that is left), or " + another
+	case field == consumer.FieldKey:
 		return "all processes must give the same key: stop those that have the other one first, or use another durable"
-	case consumer.FieldStart:
+	case field == consumer.FieldStart:
 		return "remove the start option, go back with Consumer.Rewind, or " + another
 	}
 	return another

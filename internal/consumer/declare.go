@@ -55,7 +55,8 @@ func wanted(c *Config) jetstream.ConsumerConfig {
 	return want
 }
 
-// adopt uses the durable that exists. It sets the AckWait and the key that are asked for.
+// adopt uses the durable that exists. It sets the AckWait and the key that are asked for, and
+// adds filters.
 func adopt(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
 	if err != nil {
@@ -65,10 +66,11 @@ func adopt(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (*jets
 	if c.Start == (Start{}) {
 		copyStart(&want, have)
 	}
-	if e := conflict(have, want); e != nil {
-		return nil, e
+	info, err := grow(ctx, c, con.CachedInfo(), want)
+	if err != nil {
+		return nil, err
 	}
-	info, err := changeKey(ctx, c, con.CachedInfo(), want)
+	info, err = changeKey(ctx, c, info, want)
 	if err != nil || c.AckWait == 0 || have.AckWait == want.AckWait {
 		return info, err
 	}
@@ -96,8 +98,15 @@ func changeKey(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, wan
 	return update(ctx, c, have)
 }
 
+// update changes the durable and returns its state. The answer to the change is not its
+// state: the first one after a server start has the configuration and the place of that
+// start, and makes nats.go find filters missing.
 func update(ctx context.Context, c *Config, to jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
-	con, err := c.Core.JetStream.UpdateConsumer(ctx, c.Stream.Name, to)
+	_, err := c.Core.JetStream.UpdateConsumer(ctx, c.Stream.Name, to)
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerMultipleFilterSubjectsNotSupported) {
+		return nil, jserr.Wrap(c.Stream.Name, "update the consumer", err)
+	}
+	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, to.Durable)
 	if err != nil {
 		return nil, jserr.Wrap(c.Stream.Name, "update the consumer", err)
 	}
@@ -107,9 +116,9 @@ func update(ctx context.Context, c *Config, to jetstream.ConsumerConfig) (*jetst
 // describeKey describes the key of a durable to people.
 func describeKey(c jetstream.ConsumerConfig) string { return cmp.Or(c.Metadata[metadataKey], "none") }
 
-// conflict returns in what a durable differs from what Consume needs, as a *ConflictError, or
-// nil. The number of unacknowledged messages and the AckWait may differ.
-func conflict(have, want jetstream.ConsumerConfig) error {
+// conflict returns in what a durable differs from what Consume needs, or nil. The number of
+// unacknowledged messages and the AckWait may differ.
+func conflict(have, want jetstream.ConsumerConfig) *ConflictError {
 	e := new(ConflictError)
 	check := func(field string, have, want any) {
 		if have != want {
@@ -119,7 +128,7 @@ func conflict(have, want jetstream.ConsumerConfig) error {
 	has, wants := filtersOf(have), filtersOf(want)
 	e.MissingFilters, e.ExtraFilters = subject.Uncovered(wants, has), subject.Uncovered(has, wants)
 	if len(e.MissingFilters)+len(e.ExtraFilters) > 0 {
-		check("filter", strings.Join(has, " "), strings.Join(wants, " "))
+		check(FieldFilter, strings.Join(has, " "), strings.Join(wants, " "))
 	}
 	check("ack policy", have.AckPolicy, want.AckPolicy)
 	check(FieldStart, startOf(have), startOf(want))

@@ -13,6 +13,10 @@ type ConflictError struct {
 	Fields         []Difference
 	MissingFilters []string // patterns that were asked for, and of whose messages the durable gets none or not all
 	ExtraFilters   []string // patterns whose messages it gets, and that were not asked for
+
+	// If the filters are all that differs, and none is to be removed: why they were not added.
+	FirstSkipped uint64 // the first stored message of MissingFilters that lies before the place of the durable; 0 if none does
+	InUse        bool   // other processes take messages of the durable, with the handlers they have
 }
 
 // Difference is a field of a durable that differs from what was asked for.
@@ -34,8 +38,9 @@ func (e *ForeignError) Error() string {
 
 // The fields of a ConflictError that can be resolved in another way than by a new durable.
 const (
-	FieldKey   = "key"
-	FieldStart = "start"
+	FieldKey    = "key"
+	FieldStart  = "start"
+	FieldFilter = "filter"
 )
 
 // ErrKeysHeld is returned by Open if another consumer of the bus takes the durable with keys,
