@@ -16,7 +16,7 @@ import (
 )
 
 // publicPackages are the packages that programs import, by folder.
-var publicPackages = []string{".", "codec", "codec/codectest", "event", "health", "middleware", "bustest"}
+var publicPackages = []string{".", "codec", "codec/codectest", "event", "health", "switchover", "middleware", "bustest"}
 
 // apiTypes are the packages whose types may appear in the API of the root, with
 // the reason. Programs that use the API depend on them.
@@ -31,6 +31,7 @@ var apiTypes = map[string]string{
 	ourModule + "/codec":            "WithCodec, WithCodecFor, As",
 	ourModule + "/event":            "WithEvents",
 	ourModule + "/health":           "Bus.Health, WithHealthThresholds",
+	ourModule + "/switchover":       "Bus.SwitchTo",
 }
 
 // apiAliases are the exported names that stand for a type of an internal

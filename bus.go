@@ -23,6 +23,7 @@ import (
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/serverversion"
+	"github.com/omnibus-go/bus/internal/storedir"
 	"github.com/omnibus-go/bus/internal/streamdef"
 	"github.com/omnibus-go/bus/internal/telemetry"
 )
@@ -36,7 +37,7 @@ const Version = "0.1.0"
 type Bus struct {
 	cfg        *config
 	core       *core.Core
-	local      *localServer // nil when the server is elsewhere
+	local      atomic.Pointer[localServer] // nil when the server is elsewhere
 	async      *outlet.Async
 	window     *outlet.Window
 	registry   lifecycle.Registry
@@ -47,7 +48,9 @@ type Bus struct {
 	unobserve  func() // ends the observation of consumers
 	retired    retired
 	keyHolders consumer.Holders
-	memory     sync.Once // guards the note that streams are in memory
+	memory     sync.Once              // guards the note that streams are in memory
+	switching  lifecycle.Mutex        // held by SwitchTo
+	leftBehind atomic.Pointer[string] // the ID of a move that left copies at its target, of a bus in memory
 	state      busState
 	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there
 }
@@ -62,6 +65,10 @@ type localServer struct {
 
 	checkStore func(maxAge time.Duration) error // nil: the store directory is there, as it was found at most maxAge ago
 	alone      bool                             // no client outside this process can reach the server
+	clients    func() (now int, ever uint64)    // that are connected, and that ever were
+	access     []nats.Option                    // how the bus identifies itself
+	domain     string                           // the JetStream domain
+	dir        *storedir.Dir                    // nil in memory
 }
 
 // Connect returns a bus on the existing server at url: "nats://host:4222", or several URLs
@@ -111,7 +118,8 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 // open makes the bus on a running server: the local one, or the one at the URL where local
 // is nil.
 func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
-	b := &Bus{cfg: c, local: local}
+	b := &Bus{cfg: c}
+	b.local.Store(local)
 	b.state.begin()
 	if err := b.openCore(ctx); err != nil {
 		return nil, err
@@ -143,9 +151,11 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	b.core = &core.Core{
 		Logger: c.logger, Report: b.report,
 		Timeout: c.timeout, DrainTimeout: c.drainTimeout,
-		InMemory: b.local != nil && c.server.storeDir == "", Alone: b.local != nil && b.local.alone,
 		Handlers: b.state.handlers, Stopping: b.state.stopping,
 	}
+	local := b.local.Load()
+	b.core.InMemory.Store(local != nil && c.server.storeDir == "")
+	b.core.Alone.Store(local != nil && local.alone)
 	b.core.Telemetry, err = telemetry.New(telemetry.Config{TracerProvider: c.telemetry.tracer, MeterProvider: c.telemetry.meter,
 		Propagator: c.telemetry.propagator, Version: Version, BusName: c.name})
 	if err != nil {
@@ -204,15 +214,15 @@ func (b *Bus) linkConfig() link.Config {
 			b.report(event.Event{Kind: kind, Subject: subject, Err: translate(err)})
 		},
 	}
-	if b.local != nil {
-		lc.URL, lc.InProcess, lc.Trusted = link.EmbeddedURL, b.local.dial, true
+	if local := b.local.Load(); local != nil {
+		lc.URL, lc.InProcess, lc.Trusted = link.EmbeddedURL, local.dial, true
 	}
 	return lc
 }
 
 // logMemoryOnce logs, when the first stream is declared, that streams are in memory.
 func (b *Bus) logMemoryOnce() {
-	if b.core.InMemory {
+	if b.core.InMemory.Load() {
 		b.memory.Do(func() {
 			b.cfg.logger.Info("streams are kept in memory and end with the process; WithStoreDir keeps them on disk")
 		})
@@ -267,8 +277,8 @@ func (b *Bus) ClientURL() string {
 	if b.isZero() {
 		return ""
 	}
-	if b.local != nil {
-		return b.local.clientURL()
+	if local := b.local.Load(); local != nil {
+		return local.clientURL()
 	}
 	return b.core.Link.URL()
 }
@@ -350,6 +360,14 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 		return &opError{call, contextError(ctx)}
 	}
 	return nil
+}
+
+// ready is callable for a call that asks the server. It waits while a switch holds the bus.
+func (b *Bus) ready(ctx context.Context, call string) error {
+	if err := b.callable(ctx, call); err != nil {
+		return err
+	}
+	return b.opError(call, "", b.core.Link.Pass(ctx))
 }
 
 // busState is whether a bus is open, stopping or closed.

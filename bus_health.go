@@ -26,7 +26,8 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 		r.Add(health.Failed, "connection", "the bus is closed")
 		return r
 	}
-	r.Embedded = b.local != nil
+	local := b.local.Load()
+	r.Embedded = local != nil
 	if b.core.Link.Conn().IsConnected() {
 		r.Server = b.core.Link.Describe()
 	}
@@ -36,8 +37,8 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	default:
 	}
 	b.checkConnection(ctx, &r)
-	if b.local != nil {
-		if err := b.local.health(); err != nil {
+	if local != nil {
+		if err := local.health(); err != nil {
 			r.Add(health.Failed, "server", "%v", err)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/slogsink"
+	"github.com/omnibus-go/bus/internal/storedir"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -283,8 +284,9 @@ func (c *config) checkOneIdentity() {
 
 // serverConfig is what the options of New say of the server.
 type serverConfig struct {
-	url        string // of an existing server; empty: embedded
-	storeDir   string // empty: in memory
+	url        string         // of an existing server; empty: embedded
+	moved      *storedir.Move // where the streams of storeDir were moved to; nil if they were not
+	storeDir   string         // empty: in memory
 	listen     listenConfig
 	syncEvery  time.Duration // 0: each message is synced
 	maxMemory  int64         // bytes; 0: the default

@@ -114,7 +114,7 @@ type batchHandler interface {
 
 // consume starts a consumer of what matches one of the filters.
 func (s *Stream) consume(ctx context.Context, durable string, want consumption, opts []ConsumeOption) (*Consumer, error) {
-	if err := s.callable(ctx, want.call); err != nil {
+	if err := s.ready(ctx, want.call); err != nil {
 		return nil, err
 	}
 	o := newConsumeOptions()

@@ -17,7 +17,7 @@ func (c *Consumer) callable(ctx context.Context, call string) error {
 	if c.isZero() {
 		return badArgument(call, "consumer", "is nil; did Consume fail?")
 	}
-	if err := c.bus.callable(ctx, call); err != nil {
+	if err := c.bus.ready(ctx, call); err != nil {
 		return err
 	}
 	if c.engine.Ending() {
@@ -163,7 +163,7 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if c.isZero() {
 		return Lag{}, badArgument("Consumer.Lag", "consumer", "is nil; did Consume fail?")
 	}
-	if err := c.bus.callable(ctx, "Consumer.Lag"); err != nil {
+	if err := c.bus.ready(ctx, "Consumer.Lag"); err != nil {
 		return Lag{}, err
 	}
 	l, err := c.engine.Lag(ctx)

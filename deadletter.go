@@ -153,7 +153,7 @@ func (s *Stream) Discard(ctx context.Context, f DeadFilter) (int, error) {
 
 // deadQueue checks a call and its filter, and returns the dead-letter queue of s.
 func (s *Stream) deadQueue(ctx context.Context, call string, f *DeadFilter) (*deadletter.Queue, error) {
-	if err := s.callable(ctx, call); err != nil {
+	if err := s.ready(ctx, call); err != nil {
 		return nil, err
 	}
 	if err := f.check(); err != nil {

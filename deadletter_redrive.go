@@ -49,7 +49,7 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 		return badArgument("RedriveAs", "dead letter", "is not one of DeadLetters")
 	}
 	b := l.stream.bus
-	if err := b.callable(ctx, "RedriveAs"); err != nil {
+	if err := b.ready(ctx, "RedriveAs"); err != nil {
 		return err
 	}
 	o := &sendOptions{}

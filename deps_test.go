@@ -43,6 +43,7 @@ var house = map[string]room{
 	"internal/serverversion": {floor: 0},
 	"internal/access":        {floor: 0},
 	"health":                 {floor: 0},
+	"switchover":             {floor: 0},
 
 	"internal/deadline": {floor: 1},
 	"internal/jserr": {floor: 1, imports: map[string]string{
@@ -134,6 +135,12 @@ var house = map[string]room{
 		natsGo:             "what the server says of a stream",
 	}},
 
+	"internal/switchover": {floor: 8, imports: map[string]string{
+		"switchover":       "what it reports and returns",
+		"internal/subject": "subjects that two streams would store",
+		"internal/wire":    "the incarnation that a copy carries",
+		natsGo:             "its connections to both servers",
+	}},
 	"internal/embedded": {floor: 8, imports: map[string]string{
 		"internal/limits":               "defaults for memory and disk",
 		"internal/storedir":             "the lock and the identity of a store directory",
@@ -229,6 +236,8 @@ var house = map[string]room{
 		"internal/core":                 "what the parts of a bus share",
 		"internal/jsapi":                "the JetStream client",
 		"internal/jserr":                "the server's error numbers",
+		"switchover":                    "Bus.SwitchTo",
+		"internal/switchover":           "moves the streams to another server",
 		"internal/access":               "what the other public packages need of it and users do not",
 		"codec":                         "WithCodec and As take one",
 		"internal/consumer":             "takes part in durable consumers",

@@ -1,9 +1,16 @@
 package bus_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/omnibus-go/bus/internal/leakcheck"
 )
 
-func TestMain(m *testing.M) { leakcheck.Main(m) }
+func TestMain(m *testing.M) {
+	if options := os.Getenv(asServer); options != "" {
+		runServer(options)
+		return
+	}
+	leakcheck.Main(m)
+}

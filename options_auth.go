@@ -10,12 +10,23 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/switchover"
 )
+
+// accessOption is an option of Connect, New and SwitchTo: how the bus identifies itself to an
+// existing server.
+type accessOption struct{ anywhere }
+
+// OnSwitch implements switchover.Option.
+func (o accessOption) OnSwitch(s *switchover.Settings) { s.Access = append(s.Access, o) }
+
+func forAccess(f func(*config)) accessOption { return accessOption{anywhere{f}} }
 
 // WithTLS secures the connection to an existing server with t. A tls:// URL without it uses
 // the certificate authorities of the system.
-func WithTLS(t *tls.Config) ConnectOption {
-	return forConnect(func(c *config) {
+func WithTLS(t *tls.Config) accessOption {
+	return forAccess(func(c *config) {
 		if t == nil {
 			c.bad("WithTLS", "nil", "give a configuration; a tls:// URL alone uses the system's authorities")
 			return
@@ -25,8 +36,8 @@ func WithTLS(t *tls.Config) ConnectOption {
 }
 
 // WithUser identifies the bus by a user name and a password.
-func WithUser(user, password string) ConnectOption {
-	return forConnect(func(c *config) {
+func WithUser(user, password string) accessOption {
+	return forAccess(func(c *config) {
 		if user == "" {
 			c.bad("WithUser", `""`, "the user is empty")
 		}
@@ -35,8 +46,8 @@ func WithUser(user, password string) ConnectOption {
 }
 
 // WithToken identifies the bus by a token.
-func WithToken(token string) ConnectOption {
-	return forConnect(func(c *config) {
+func WithToken(token string) accessOption {
+	return forAccess(func(c *config) {
 		if token == "" {
 			c.bad("WithToken", `""`, "the token is empty")
 		}
@@ -46,8 +57,8 @@ func WithToken(token string) ConnectOption {
 
 // WithCredentials identifies the bus by a NATS credentials file. The file is read at each
 // connect. A "~" at the beginning of the name is not replaced, and refused.
-func WithCredentials(file string) ConnectOption {
-	return forConnect(func(c *config) {
+func WithCredentials(file string) accessOption {
+	return forAccess(func(c *config) {
 		if c.checkSecretFile("WithCredentials", file) {
 			c.addAccess("WithCredentials", nats.UserCredentials(file))
 		}
@@ -56,8 +67,8 @@ func WithCredentials(file string) ConnectOption {
 
 // WithNKey identifies the bus by an NKey. seedFile is the file with its seed. A "~" at the
 // beginning of the name is not replaced, and refused.
-func WithNKey(seedFile string) ConnectOption {
-	return forConnect(func(c *config) {
+func WithNKey(seedFile string) accessOption {
+	return forAccess(func(c *config) {
 		if !c.checkSecretFile("WithNKey", seedFile) {
 			return
 		}

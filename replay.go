@@ -111,7 +111,7 @@ type replay struct {
 
 // replay makes ready to read.
 func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption) (*replay, error) {
-	if err := s.callable(ctx, "Replay"); err != nil {
+	if err := s.ready(ctx, "Replay"); err != nil {
 		return nil, err
 	}
 	o := &replayOptions{}

@@ -17,15 +17,23 @@ import (
 
 // New starts a NATS server with JetStream in this process and returns a bus on it. Without
 // options the server has no port, keeps streams in memory and shares nothing with other
-// buses. With WithURL New starts no server and uses the one at that URL.
+// buses. With WithURL New starts no server and uses the one at that URL. If SwitchTo has moved
+// the streams of the store directory, New connects to the server that has them now, with the
+// options that identify the bus (WithUser and so on), and never uses the old streams.
 //
 // Errors: *OptionError (all of them, joined); *StoreError about the store directory;
-// *StartError when the server does not start; *ConnectError with WithURL.
+// *StartError when the server does not start; *ConnectError with WithURL;
+// *switchover.MovedError when the streams were moved and their server cannot be used.
 func New(opts ...Option) (*Bus, error) {
 	c := newConfig()
 	c.apply(opts)
+	asked := c.server.url
+	c.followMove()
 	if err := c.check(); err != nil {
 		return nil, err
+	}
+	if c.server.moved != nil {
+		return connectMoved(c, asked)
 	}
 	if c.server.url != "" {
 		if err := c.server.checkNoStreams(); err != nil {
@@ -46,11 +54,13 @@ func newEmbedded(c *config) (*Bus, error) {
 	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone})
+	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
+		clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir()})
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}
 	s.Watch(b.loseStore)
+	logUnfinishedSwitch(c, s.Dir())
 	return b, nil
 }
 
@@ -130,13 +140,14 @@ func (b *Bus) loseStore(err error) {
 // unless that was done less than maxAge ago: the server goes on to acknowledge messages until
 // it is told.
 func (b *Bus) lostStore(maxAge time.Duration) *StoreError {
-	if b.local == nil {
+	local := b.local.Load()
+	if local == nil {
 		return nil
 	}
 	if lost := b.lost.Load(); lost != nil {
 		return lost
 	}
-	if err := b.local.checkStore(maxAge); err != nil {
+	if err := local.checkStore(maxAge); err != nil {
 		b.loseStore(err)
 	}
 	return b.lost.Load()

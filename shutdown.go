@@ -63,6 +63,9 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 func (b *Bus) shutdown(ctx context.Context) error {
 	close(b.state.stopping)
 	defer b.unobserve()
+	if unlock, err := b.switching.Lock(ctx); err == nil { // a switch goes back, or ends
+		defer unlock()
+	}
 	b.registry.Resume() // what drains may handle and send
 	phases := lifecycle.NewPhases(ctx)
 	defer phases.Release()
@@ -82,8 +85,8 @@ func (b *Bus) shutdown(ctx context.Context) error {
 	b.state.closing.Store(true)
 	b.core.Link.Close()
 	<-b.async.Done()
-	if b.local != nil {
-		errs = append(errs, b.local.stop())
+	if local := b.local.Swap(nil); local != nil {
+		errs = append(errs, local.stop())
 	}
 	return errors.Join(errs...)
 }

@@ -87,7 +87,7 @@ func AllowShrink() DeclareOption {
 // *UnsupportedError for fields that the server does not know, *PanicError for a panic in
 // Raw, *StreamError for other errors of the server, ErrTimeout, ErrClosed.
 func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption) (*Stream, error) {
-	if err := b.callable(ctx, "Stream"); err != nil {
+	if err := b.ready(ctx, "Stream"); err != nil {
 		return nil, err
 	}
 	o := new(declareOptions)
@@ -112,7 +112,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 // Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
-	if err := b.callable(ctx, "LookupStream"); err != nil {
+	if err := b.ready(ctx, "LookupStream"); err != nil {
 		return nil, err
 	}
 	if !streamName.MatchString(name) {
@@ -130,7 +130,7 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 // streamOf returns the stream of info, and registers what it stores.
 func (b *Bus) streamOf(info *jetstream.StreamInfo) *Stream {
 	c := &info.Config
-	s := &Stream{bus: b, name: c.Name, side: sidestream.Stream{Name: c.Name, Created: info.Created, Storage: c.Storage, Replicas: c.Replicas}}
+	s := &Stream{bus: b, name: c.Name, side: sidestream.Stream{Name: c.Name, Incarnation: sidestream.IncarnationOf(info)}}
 	s.register(info)
 	return s
 }
@@ -178,6 +178,14 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 	return s.bus.callable(ctx, call)
 }
 
+// ready is callable for a call that asks the server, see Bus.ready.
+func (s *Stream) ready(ctx context.Context, call string) error {
+	if err := s.callable(ctx, call); err != nil {
+		return err
+	}
+	return s.bus.ready(ctx, call)
+}
+
 // storable is callable, and refuses to store when the store directory is lost.
 func (s *Stream) storable(ctx context.Context, call string) error {
 	if err := s.callable(ctx, call); err != nil {
@@ -212,7 +220,7 @@ func badStreamName(name string) error {
 
 // checkDisk refuses FileStorage if the bus has no store directory.
 func (b *Bus) checkDisk(s Storage) error {
-	if s == FileStorage && b.core.InMemory {
+	if s == FileStorage && b.core.InMemory.Load() {
 		return errNoDisk()
 	}
 	return nil

@@ -19,7 +19,7 @@ import (
 // Errors: ErrStreamNotFound if neither the stream nor a side stream existed, *StreamError,
 // ErrTimeout, ErrClosed.
 func (s *Stream) Delete(ctx context.Context) error {
-	if err := s.callable(ctx, "Delete"); err != nil {
+	if err := s.ready(ctx, "Delete"); err != nil {
 		return err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
@@ -70,7 +70,7 @@ func (f *PurgeFilter) check() error {
 // the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages
 // may have been deleted; call Purge again to be sure.
 func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
-	if err := s.callable(ctx, "Purge"); err != nil {
+	if err := s.ready(ctx, "Purge"); err != nil {
 		return 0, err
 	}
 	if err := f.check(); err != nil {
@@ -91,7 +91,7 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 // Errors: *OptionError for a wrong name, *StreamError (Code 404 if the consumer or the
 // stream does not exist), ErrTimeout, ErrClosed.
 func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
-	if err := s.callable(ctx, "DeleteConsumer"); err != nil {
+	if err := s.ready(ctx, "DeleteConsumer"); err != nil {
 		return err
 	}
 	if !streamName.MatchString(durable) {

@@ -51,7 +51,7 @@ func (p Plan) String() string {
 //
 // Other errors: those of Bus.Stream, except *StreamConflictError.
 func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption) (Plan, error) {
-	if err := s.callable(ctx, "Plan"); err != nil {
+	if err := s.ready(ctx, "Plan"); err != nil {
 		return Plan{}, err
 	}
 	o := new(declareOptions)

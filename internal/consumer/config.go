@@ -73,6 +73,3 @@ const All = ">"
 
 // atOnce returns how many messages are handled at once.
 func (c *Config) atOnce() int { return c.Concurrency * max(c.Batch.Size, 1) }
-
-// shared reports whether several processes keep the order of keys together.
-func (c *Config) shared() bool { return c.Key.Of != nil && !c.Core.Alone }

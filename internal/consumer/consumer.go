@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,9 @@ type Consumer struct {
 	taker taker      // the present one: Rewind replaces it
 	past  callCounts // of those before
 	ended bool       // there will be no other
+
+	former []*formerIntake // what took the messages before Share; it may still run handlers
+	shared atomic.Bool     // several processes keep the order of keys together
 
 	deadLetterFailure atomic.Pointer[error] // why the latest dead letter could not be stored; nil if it was
 
@@ -66,7 +70,8 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 		return t
 	})
 	c.life, c.end = context.WithCancelCause(context.Background())
-	if cfg.shared() {
+	c.shared.Store(cfg.Key.Of != nil && !cfg.Core.Alone.Load())
+	if c.shared.Load() {
 		if err := cfg.Core.Link.Server().Check(serverversion.SharedKeys); err != nil {
 			return nil, err
 		}
@@ -91,7 +96,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	if c.side, err = sidestream.Open(ctx, c.cfg.Core, c.cfg.Stream, c.cfg.Durable, info.Config.AckWait); err != nil {
 		return err
 	}
-	if c.cfg.shared() {
+	if c.shared.Load() {
 		if err := sidestream.DeclareKeys(ctx, c.cfg.Core, c.cfg.Stream); err != nil {
 			return err
 		}
@@ -104,7 +109,7 @@ func (c *Consumer) open(ctx context.Context) error {
 
 func (c *Consumer) openTaker(ctx context.Context, config jetstream.ConsumerConfig) (err error) {
 	c.intake = c.intakeConfig(config)
-	if c.cfg.shared() {
+	if c.shared.Load() {
 		c.taker, err = c.share()
 		return err
 	}
@@ -136,7 +141,12 @@ func (c *Consumer) Quiescer() lifecycle.Quiescer { return c.quiescer }
 func (c *Consumer) current() (taker, callCounts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.taker, c.past
+	past := c.past
+	for _, f := range c.former {
+		past.begun += f.Begun()
+		past.ended += f.Ended()
+	}
+	return c.taker, past
 }
 
 // errStopped is why Stop does not wait.
@@ -148,13 +158,22 @@ var errStopped = errors.New("it was stopped")
 // first one waits for makes them.
 func (c *Consumer) Drain(ctx context.Context) error {
 	return c.stopOnce.Do(ctx, func() (err error) {
-		if why := c.last(ctx).Drain(ctx); why != nil && !errors.Is(why, errStopped) {
+		if why := c.drainAll(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
 		c.cfg.Holders.release(c)
 		c.cfg.Ended()
 		return err
 	}, c.RunsCaller, c.unfinished)
+}
+
+// drainAll drains the last taker, and waits for those before it.
+func (c *Consumer) drainAll(ctx context.Context) error {
+	err := c.last(ctx).Drain(ctx)
+	for _, f := range c.formerIntakes() { // there are no others any more
+		err = errors.Join(err, f.end(ctx))
+	}
+	return err
 }
 
 // Stop is Drain without waiting for handlers.
@@ -205,5 +224,5 @@ func (c *Consumer) Err() error {
 // RunsCaller reports whether the caller that ctx names is one of the handlers.
 func (c *Consumer) RunsCaller(ctx context.Context) bool {
 	t, _ := c.current()
-	return t.RunsCaller(ctx)
+	return t.RunsCaller(ctx) || slices.ContainsFunc(c.formerIntakes(), func(f *formerIntake) bool { return f.RunsCaller(ctx) })
 }

@@ -31,12 +31,12 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{core: testcore.New(t, testserver.New(t, testserver.WithJetStream)),
 		got: make(chan wire.Delivery, 100), events: make(chan event.Event, 100), ended: make(chan struct{})}
-	st, err := w.core.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Storage: jetstream.MemoryStorage})
+	st, err := w.core.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.cfg = Config{Core: w.core, Holders: new(Holders), Durable: "d", Filters: []string{All}, Concurrency: 1,
-		Stream: sidestream.Stream{Name: "S", Created: st.CachedInfo().Created, Storage: jetstream.MemoryStorage, Replicas: 1},
+		Stream: sidestream.Stream{Name: "S", Incarnation: sidestream.IncarnationOf(st.CachedInfo())},
 		Policy: settle.Policy{MaxAttempts: 1, MinBackoff: 1, MaxBackoff: 1}, MaxCrashes: 3,
 		Handler: Handler{Run: w.run, Cause: func(error) string { return "error" }, Context: t.Context(), Counters: new(telemetry.Handler),
 			Exited: func(wire.Delivery) settle.Outcome { return settle.Outcome{Err: errors.New("exited")} }},
@@ -135,7 +135,7 @@ func TestDeletedConsumerEnds(t *testing.T) {
 func TestHolders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.core.Alone = true
+	w.core.Alone.Store(true)
 	w.cfg.Ended = func() {}
 	w.cfg.Key = Key{Name: "subject", Of: func(d *wire.Delivery) (string, error) { return d.Subject, nil }}
 	first := w.open(t)
@@ -154,7 +154,7 @@ func TestHolders(t *testing.T) {
 func TestOpenInVain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.core.Alone = true
+	w.core.Alone.Store(true)
 	w.cfg.Key = Key{Name: "subject", Of: func(d *wire.Delivery) (string, error) { return d.Subject, nil }}
 	w.cfg.Stream.Name = "T"
 	for range 2 {

@@ -95,7 +95,7 @@ func (c *Consumer) openRecovery(ctx context.Context, ic *intake.DurableConfig) e
 		return err
 	}
 	ic.Recovery = log
-	followers, err := c.side.OpenFollowers(ctx, c.cfg.Key.Of != nil, c.cfg.shared())
+	followers, err := c.side.OpenFollowers(ctx, c.cfg.Key.Of != nil, c.shared.Load())
 	if err != nil {
 		return err
 	}

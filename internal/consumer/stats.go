@@ -24,6 +24,12 @@ func (c *Consumer) Stats() Stats {
 	s := Stats{Begun: past.begun + t.Begun(), Ended: past.ended + t.Ended(), InFlight: t.InFlight()}
 	s.Pending, s.PendingBytes = t.Pending()
 	s.Longest, _ = t.Longest()
+	for _, f := range c.formerIntakes() {
+		s.InFlight += f.InFlight()
+		if longest, runs := f.Longest(); runs && (s.Longest.Since.IsZero() || longest.Since.Before(s.Longest.Since)) {
+			s.Longest = longest
+		}
+	}
 	s.Lag, s.OldestPending = t.Lag()
 	if shared, ok := t.(*sharedTaker); ok {
 		s.Owner = shared.Owns()

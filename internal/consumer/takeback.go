@@ -36,7 +36,7 @@ const takeBackChunk = 4096
 // another process may hold messages, or if this one has taken messages of the durable already.
 // Open calls it before the consumer takes messages.
 func (c *Consumer) takeBack(ctx context.Context) error {
-	if !c.cfg.Core.Alone || c.cfg.Core.InMemory {
+	if !c.cfg.Core.Alone.Load() || c.cfg.Core.InMemory.Load() {
 		return nil
 	}
 	r := c.cfg.Holders.restartOf(c.name())

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -15,7 +16,8 @@ import (
 )
 
 // Core is what the capabilities of one bus share. Its fields are set before the bus is
-// used and are read-only then. Safe for concurrent use.
+// used and are read-only then, except InMemory and Alone, which change when the bus moves to
+// another server. Safe for concurrent use.
 type Core struct {
 	Link      *link.Link
 	Outlet    *outlet.Outlet
@@ -28,8 +30,8 @@ type Core struct {
 	Timeout      time.Duration // of a call whose context has no deadline
 	DrainTimeout time.Duration // of a drain whose context has no deadline
 
-	InMemory bool // the embedded server keeps streams in memory
-	Alone    bool // no other process can reach the server
+	InMemory atomic.Bool // the embedded server keeps streams in memory
+	Alone    atomic.Bool // no other process can reach the server
 
 	Handlers context.Context // of all handlers; ends when a stopping bus waits no longer
 	Stopping <-chan struct{} // closed when the bus begins to stop

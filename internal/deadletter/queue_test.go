@@ -35,11 +35,11 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	c := testcore.New(t, testserver.New(t, testserver.WithJetStream))
-	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Storage: jetstream.MemoryStorage})
+	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	must(t, err)
 	_, err = c.JetStream.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
 	must(t, err)
-	store, err := sidestream.Open(t.Context(), c, sidestream.Stream{Name: "S", Created: st.CachedInfo().Created, Storage: jetstream.MemoryStorage}, "d", time.Minute)
+	store, err := sidestream.Open(t.Context(), c, sidestream.Stream{Name: "S", Incarnation: sidestream.IncarnationOf(st.CachedInfo())}, "d", time.Minute)
 	must(t, err)
 	return &world{Queue: Of(c, "S"), core: c, store: store}
 }

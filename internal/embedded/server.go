@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/storedir"
 )
 
 // Server is a running server. Safe for concurrent use.
@@ -108,6 +110,21 @@ func dropDomainNames(s *server.Server, domain string) {
 
 // Dial returns a connection to the server inside this process.
 func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
+
+// Clients returns how many clients are connected, and how many ever were.
+func (s *Server) Clients() (now int, ever uint64) {
+	v, err := s.server.Varz(&server.VarzOptions{})
+	if err != nil {
+		return s.server.NumClients(), 0
+	}
+	return s.server.NumClients(), v.TotalConnections
+}
+
+// Domain is the JetStream domain of the server.
+func (s *Server) Domain() string { return s.store.identity.Domain }
+
+// Dir is the store directory; nil for streams in memory.
+func (s *Server) Dir() *storedir.Dir { return s.store.dir }
 
 // Stop stops the server and gives the store directory up. It is called once.
 func (s *Server) Stop() error {

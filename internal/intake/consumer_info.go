@@ -54,7 +54,7 @@ func (i *consumerInfo) gone() bool {
 
 // inquire asks about the consumer. The reply comes to the inbox, see onReply.
 func (p *puller) inquire() error {
-	return p.d.link.Publish(&wire.Out{Subject: p.Info, Reply: p.sub.Subject})
+	return p.d.link.Publish(&wire.Out{Subject: p.Info, Reply: p.inbox()})
 }
 
 // onReply acts on the reply to inquire, and on the one to a request for a stored message.

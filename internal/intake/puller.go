@@ -41,7 +41,9 @@ type puller struct {
 	Source
 	d     *Durable
 	index int // of its Source
-	sub   *nats.Subscription
+
+	sub      *nats.Subscription // Detach and attach replace it
+	detached bool               // the server sends nothing to sub any more
 
 	window    window
 	held      int       // of Durable.held
@@ -60,18 +62,33 @@ type puller struct {
 func (d *Durable) openPuller(i int, from Source) (*puller, error) {
 	now := time.Now()
 	p := &puller{Source: from, d: d, index: i, window: newWindow(d.cfg.Window, d.cfg.atOnce(), now), heard: now}
-	sub, err := d.link.Conn().Subscribe(d.link.Conn().NewInbox(), d.order.receiver(p))
+	sub, unhook, err := p.subscribe()
 	if err != nil {
 		return nil, err
 	}
 	p.sub = sub
+	d.unhook = append(d.unhook, unhook, d.link.OnDenied(from.Next, p.onDeniedRequest), d.link.OnDenied(from.Acks, d.onDeniedAck))
+	return p, nil
+}
+
+// subscribe subscribes to a new inbox for p. unhook ends the report of its errors.
+func (p *puller) subscribe() (sub *nats.Subscription, unhook func(), err error) {
+	d := p.d
+	if sub, err = d.link.Conn().Subscribe(d.link.Conn().NewInbox(), d.order.receiver(p)); err != nil {
+		return nil, nil, err
+	}
 	if err := setPendingLimits(sub, -1, -1); err != nil { // the window bounds it
 		_ = sub.Unsubscribe()
-		return nil, err
+		return nil, nil, err
 	}
-	d.unhook = append(d.unhook, d.link.Watch(sub, d.cfg.Report),
-		d.link.OnDenied(from.Next, p.onDeniedRequest), d.link.OnDenied(from.Acks, d.onDeniedAck))
-	return p, nil
+	return sub, d.link.Watch(sub, d.cfg.Report), nil
+}
+
+// inbox returns the subject of the present inbox.
+func (p *puller) inbox() string {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	return p.sub.Subject
 }
 
 func (d *Durable) closePullers() {
@@ -296,7 +313,7 @@ func (p *puller) ask(messages, bytes int) error {
 	if err != nil {
 		return err
 	}
-	return p.d.link.Publish(&wire.Out{Subject: p.Next, Reply: p.sub.Subject, Data: body})
+	return p.d.link.Publish(&wire.Out{Subject: p.Next, Reply: p.inbox(), Data: body})
 }
 
 // beginLocked forgets what was asked of the server.

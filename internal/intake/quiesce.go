@@ -17,8 +17,9 @@ func (d *Durable) Quiesce(ctx context.Context) error {
 	return dispatch.StillRunning(d.InFlight(), err)
 }
 
-// Resume ends Quiesce. Without one it does nothing, nor after Drain.
+// Resume ends Quiesce and Detach. Without one it does nothing, nor after Drain.
 func (d *Durable) Resume() {
+	d.attach()
 	d.setQuiesced(false)
 	d.queue.Resume()
 	d.pull()

@@ -25,14 +25,16 @@ type dialer struct {
 
 	mu        sync.Mutex
 	inProcess func() (net.Conn, error)
-	move      int             // how often Repoint has cut the connection
-	isCut     bool            // dial nobody for now
-	stopDial  func()          // ends the attempt that is under way; nil before the first one
-	ctx       context.Context // of the first connect; nil afterwards
-	stops     []func() bool   // each keeps the end of ctx from closing a connection
-	latest    *conn           // what was dialled last
-	broke     bool            // abort closed a connection that was in use
-	failed    error           // why the latest attempt failed to dial
+	nc        *nats.Conn                // whose options access changes; nil during the first connect
+	access    func(*nats.Options) error // to be called before the next attempt; nil if nothing changes
+	move      int                       // how often Repoint has cut the connection
+	isCut     bool                      // dial nobody for now
+	stopDial  func()                    // ends the attempt that is under way; nil before the first one
+	ctx       context.Context           // of the first connect; nil afterwards
+	stops     []func() bool             // each keeps the end of ctx from closing a connection
+	latest    *conn                     // what was dialled last
+	broke     bool                      // abort closed a connection that was in use
+	failed    error                     // why the latest attempt failed to dial
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -47,6 +49,11 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	if d.isCut {
 		d.mu.Unlock()
 		return nil, errCut
+	}
+	if err := d.changeAccessLocked(); err != nil {
+		d.failed = err
+		d.mu.Unlock()
+		return nil, err
 	}
 	first, inProcess, move := d.ctx, d.inProcess, d.move
 	ctx := first
@@ -87,6 +94,19 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	return c, nil
 }
 
+// changeAccessLocked changes how the connection identifies itself, if it leads elsewhere
+// now. nats.go dials with the lock of the connection, so nobody reads the options meanwhile.
+func (d *dialer) changeAccessLocked() error {
+	if d.access == nil || d.nc == nil {
+		return nil
+	}
+	err := d.access(&d.nc.Opts)
+	if err == nil {
+		d.access = nil
+	}
+	return err
+}
+
 // dial dials one address. Only connections to the server in this process read ahead, so it
 // follows the connection when Repoint moves it.
 func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func() (net.Conn, error)) (net.Conn, error) {
@@ -116,10 +136,10 @@ func (d *dialer) why(err error) error {
 
 // connected ends the first connect. It reports whether that was before the end
 // of its context; if not, the connection has been or is being closed.
-func (d *dialer) connected() bool {
+func (d *dialer) connected(nc *nats.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ctx = nil
+	d.ctx, d.nc = nil, nc
 	intact := true
 	for _, stop := range d.stops {
 		intact = stop() && intact

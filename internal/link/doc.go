@@ -3,11 +3,12 @@
 //
 // A Link promises that the connection comes back by itself for as long as it lives, and
 // that no peer can hold up a write for long. Repoint moves it to another server while its
-// users live on. Gate lets whoever stops the bus wait until nobody publishes, and whoever
+// users live on; Cut and Lead do the same in two steps, with time for other work between
+// them. Gate lets whoever stops the bus wait until nobody publishes, and whoever
 // quiesces the bus make publishers wait.
 //
 // States of a Link: connecting → connected ⇄ disconnected → closed, and from both →
-// aborted → closed. Repoint goes connected → cut → connected; see there. States of a Gate:
+// aborted → closed. Repoint goes connected → cut → connected; see there; with Cut and Lead it stays cut from the one to the other. States of a Gate:
 // open ⇄ held → shut.
 //
 // Goroutines: those of nats.go, which call the hooks and callbacks; and one for each

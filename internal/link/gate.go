@@ -74,6 +74,9 @@ func inside(s int64) int64 { return s & (heldBit - 1) }
 // Open reports whether the gate is not shut. It may be held.
 func (g *Gate) Open() bool { return g.state.Load()&shutBit == 0 }
 
+// Held reports whether the gate is held.
+func (g *Gate) Held() bool { return g.state.Load()&heldBit != 0 }
+
 // Pass waits while the gate is held, without entering it. It is for messages that nobody
 // waits for when the gate is shut. It returns the same errors as Enter.
 func (g *Gate) Pass(ctx context.Context) error {

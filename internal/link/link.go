@@ -52,7 +52,8 @@ type Link struct {
 	losses     hooks
 
 	repointing chan struct{} // has one during Repoint
-	target     Target        // where it leads; Repoint's
+	target     Target        // where it leads; of whoever repoints
+	quiet      atomic.Bool   // a cut is not reported, nor that it is over
 }
 
 // hooks are the functions to call after each change of the connection.
@@ -65,10 +66,10 @@ type hooks struct {
 // Dial connects, trying once per server of the URL until ctx ends. The
 // connection it returns comes back by itself for as long as it lives.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), repointing: make(chan struct{}, 1), target: Target{c.URL, c.InProcess}}
+	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), repointing: make(chan struct{}, 1), target: Target{c.URL, c.InProcess, c.Access}}
 	l.denials.trusted.Store(c.Trusted)
 	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
-	if err == nil && l.dialer.connected() {
+	if err == nil && l.dialer.connected(nc) {
 		l.nc = nc
 		l.register(nc)
 		return l, nil
@@ -109,13 +110,17 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(50*time.Millisecond, 250*time.Millisecond),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			c.Disconnected(err)
+			if err != nil || !l.quiet.Load() { // a cut has no error
+				c.Disconnected(err)
+			}
 			l.losses.run()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			l.denials.reset()
 			l.register(nc)
-			c.Reconnected()
+			if !l.quiet.Swap(false) {
+				c.Reconnected()
+			}
 			l.reconnects.run()
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { c.Closed() }),

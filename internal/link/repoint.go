@@ -15,6 +15,7 @@ import (
 type Target struct {
 	URL       string                   // server URL(s), comma separated; EmbeddedURL for the one that InProcess dials
 	InProcess func() (net.Conn, error) // dials a server in this process; nil if there is none
+	Access    []nats.Option            // how the link identifies itself, and TLS; replaces those of the former target
 }
 
 // RepointError says why a link does not lead to another server.
@@ -82,7 +83,7 @@ func (l *Link) rollBack(ctx context.Context) error {
 	defer cancel()
 	err := l.pointTo(ctx, l.target)
 	if err != nil {
-		l.dialer.lead(l.target.InProcess) // nats.go goes on to try
+		l.dialer.lead(l.target) // nats.go goes on to try
 	}
 	return err
 }
@@ -97,7 +98,7 @@ func (l *Link) pointTo(ctx context.Context, to Target) error {
 		err = l.nc.SetServerPool(strings.Split(to.URL, ","))
 	}
 	if err == nil {
-		l.dialer.lead(to.InProcess)
+		l.dialer.lead(to)
 		err = l.nc.ForceReconnect() // skips the pause after an attempt in vain
 	}
 	if err == nil {
@@ -180,11 +181,12 @@ func (d *dialer) drop() {
 	}
 }
 
-// lead ends cut. From now on the server in this process is the one that inProcess dials.
-func (d *dialer) lead(inProcess func() (net.Conn, error)) {
+// lead ends cut. From now on the dialer dials to, with its access.
+func (d *dialer) lead(to Target) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inProcess, d.isCut = inProcess, false
+	d.inProcess, d.isCut = to.InProcess, false
+	d.access = func(o *nats.Options) error { return to.replaceAccess(o) }
 }
 
 // arrived reports whether the latest connection was dialled since a move began, which is

@@ -32,8 +32,37 @@ func (o *Outlet) Quiesce(ctx context.Context) error {
 	return err
 }
 
-// Resume ends Quiesce. Without one it does nothing.
-func (o *Outlet) Resume() { o.link.Release() }
+// AwaitReplies waits until no request is under way. New ones wait until Resume. When ctx ends
+// first it returns an *UnfinishedError; those that are under way go on.
+func (o *Outlet) AwaitReplies(ctx context.Context) error {
+	if err := o.asking.Hold(ctx); err != nil {
+		return &UnfinishedError{Messages: o.asking.Inside(), Err: err}
+	}
+	return nil
+}
+
+// beginRequest waits while the outlet is quiesced. The caller leaves o.asking.
+func (o *Outlet) beginRequest(ctx context.Context) error {
+	for {
+		if err := o.link.Pass(ctx); err != nil {
+			return err
+		}
+		if err := o.asking.Enter(ctx); err != nil {
+			return err
+		}
+		if o.link.Held() {
+			o.asking.Leave() // since it was passed
+			continue
+		}
+		return nil
+	}
+}
+
+// Resume ends Quiesce and AwaitReplies. Without one it does nothing.
+func (o *Outlet) Resume() {
+	o.link.Release()
+	o.asking.Release()
+}
 
 // asyncPause is one pause of an Async, from Quiesce until Resume. run settles it.
 type asyncPause struct {

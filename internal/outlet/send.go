@@ -18,6 +18,7 @@ import (
 // Outlet sends the messages of one bus. Safe for concurrent use.
 type Outlet struct {
 	link     *link.Link
+	asking   link.Gate            // requests under way are inside; AwaitReplies holds it
 	tel      *telemetry.Telemetry // nil if telemetry is off
 	counters *telemetry.Bus
 	batches  chan struct{} // holds one element for each batch that is being sent
@@ -137,9 +138,10 @@ func (o *Outlet) SendProven(ctx context.Context, m *Message) error {
 // Request sends m and waits for one reply until ctx ends. The gate does not count it: a
 // reply that never comes must not hold up a shutdown. While the gate is held it waits.
 func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {
-	if err := o.link.Pass(ctx); err != nil {
+	if err := o.beginRequest(ctx); err != nil {
 		return nil, err
 	}
+	defer o.asking.Leave()
 	ctx, span := o.tel.Send(ctx, o.operation(telemetry.OpRequest, m))
 	o.inject(ctx, m)
 	closed := o.link.Conn().IsClosed()

@@ -19,7 +19,8 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 	var reply struct {
 		Created time.Time `json:"created"`
 		Config  struct {
-			AllowDirect bool `json:"allow_direct"`
+			AllowDirect bool              `json:"allow_direct"`
+			Metadata    map[string]string `json:"metadata"`
 		} `json:"config"`
 		State struct {
 			First uint64 `json:"first_seq"`
@@ -29,10 +30,11 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 	if err := r.requestJSON(ctx, "$JS.API.STREAM.INFO."+r.cfg.Stream, nil, &reply); err != nil {
 		return err
 	}
-	if r.created.IsZero() {
-		r.created = reply.Created
+	incarnation := wire.Incarnation(reply.Config.Metadata, reply.Created)
+	if r.incarnation == "" {
+		r.incarnation = incarnation
 	}
-	if !r.created.Equal(reply.Created) {
+	if r.incarnation != incarnation {
 		return fmt.Errorf("%w: it was deleted and created again", jetstream.ErrStreamNotFound)
 	}
 	r.direct = reply.Config.AllowDirect && r.link.Server().Has(serverversion.BatchedReads)

@@ -29,12 +29,12 @@ type Config struct {
 // Reader reads a stream up to its end: the last sequence that the stream had when SetEnd was
 // called. Not safe for concurrent use.
 type Reader struct {
-	cfg     Config
-	link    *link.Link
-	created time.Time // of the stream, at the first SetEnd
-	direct  bool      // the stream allows direct get, and the server answers it with batches
-	first   uint64    // the first sequence of the stream
-	last    uint64    // the end
+	cfg         Config
+	link        *link.Link
+	incarnation string // of the stream, at the first SetEnd
+	direct      bool   // the stream allows direct get, and the server answers it with batches
+	first       uint64 // the first sequence of the stream
+	last        uint64 // the end
 
 	next   uint64          // the next sequence to fetch; 0: the first one since cfg.Since
 	ready  []wire.Delivery // fetched and not returned yet

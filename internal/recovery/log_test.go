@@ -35,9 +35,9 @@ func newConfig(t *testing.T) Config {
 
 func newStore(t *testing.T, c *core.Core) *sidestream.Store {
 	t.Helper()
-	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Storage: jetstream.MemoryStorage})
+	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"})
 	must(t, err)
-	store, err := sidestream.Open(t.Context(), c, sidestream.Stream{Name: "S", Created: st.CachedInfo().Created, Storage: jetstream.MemoryStorage}, "d", time.Minute)
+	store, err := sidestream.Open(t.Context(), c, sidestream.Stream{Name: "S", Incarnation: sidestream.IncarnationOf(st.CachedInfo())}, "d", time.Minute)
 	must(t, err)
 	return store
 }

@@ -5,7 +5,10 @@ import (
 	"encoding/hex"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Kind is what a message in a side stream is: the second token of its subject.
@@ -42,9 +45,10 @@ func DurablePattern(kind Kind, stream, durable string) string {
 	return Prefix(kind) + "." + stream + "." + durable + ".>"
 }
 
-// Incarnation tells a stream from an earlier one with its name, whose sequences it
-// repeats.
-func Incarnation(created time.Time) string { return strconv.FormatInt(created.UnixNano(), 36) }
+// IncarnationOf returns the incarnation of a stream, see wire.Incarnation.
+func IncarnationOf(info *jetstream.StreamInfo) string {
+	return wire.Incarnation(info.Config.Metadata, info.Created)
+}
 
 // Address identifies a message and a durable. The subjects of its copies follow from it.
 type Address struct {

@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/omnibus-go/bus/internal/subject"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 func TestAddress(t *testing.T) {
 	t.Parallel()
-	p := Address{Stream: "ORDERS", Durable: "billing", Incarnation: Incarnation(stored), Sequence: 18446744073709551615}
+	p := Address{Stream: "ORDERS", Durable: "billing", Incarnation: wire.Incarnation(nil, stored), Sequence: 18446744073709551615}
 	subjects := map[string]bool{}
 	for _, key := range []string{"", KeyToken(""), KeyToken("a.b *>")} {
 		p.Key = key
@@ -33,7 +34,7 @@ func TestAddress(t *testing.T) {
 	if _, ok := ParseStartMark(p.HandbackRecords()); ok {
 		t.Errorf("%s was accepted", p.HandbackRecords())
 	}
-	if len(subjects) != 9 || Incarnation(stored) == Incarnation(stored.Add(1)) {
+	if len(subjects) != 9 || wire.Incarnation(nil, stored) == wire.Incarnation(nil, stored.Add(1)) {
 		t.Errorf("got %v", slices.Collect(maps.Keys(subjects)))
 	}
 	for _, bad := range []string{"", "x", "$OMNIBUS.dead.S.d.i", "$OMNIBUS.dead.S.d.i.x", "$OMNIBUS.dead.S.d.i.1.", "$OMNIBUS.dead.S.d.i.1.2.3", "$OMNIBUS.dead.S.d.i.-1"} {

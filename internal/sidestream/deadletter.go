@@ -58,7 +58,7 @@ func (s *Store) keepsHandled(ctx context.Context) bool {
 	ctx, cancel := s.core.WithTimeout(ctx)
 	defer cancel()
 	st, err := s.core.JetStream.Stream(ctx, s.stream.Name)
-	return err == nil && st.CachedInfo().Created.Equal(s.stream.Created) &&
+	return err == nil && IncarnationOf(st.CachedInfo()) == s.stream.Incarnation &&
 		st.CachedInfo().Config.Retention == jetstream.LimitsPolicy
 }
 

@@ -75,8 +75,7 @@ func allowSchedules(ctx context.Context, c *core.Core, st jetstream.Stream) (jet
 func declare(ctx context.Context, c *core.Core, stream Stream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	st, err := c.JetStream.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		want.Storage, want.Replicas = stream.Storage, stream.Replicas
-		st, err = c.JetStream.CreateStream(ctx, want)
+		st, err = create(ctx, c, stream, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			st, err = c.JetStream.Stream(ctx, want.Name) // another process was faster
 		}
@@ -98,6 +97,18 @@ func declare(ctx context.Context, c *core.Core, stream Stream, want jetstream.St
 			Have: fmt.Sprintf("%v (%s)", have.Subjects, have.Retention), Want: fmt.Sprintf("%v (%s)", want.Subjects, want.Retention)}
 	}
 	return st, nil
+}
+
+// create creates the side stream want. It is stored as the stream is now, which may have been
+// moved to another server since it was looked up.
+func create(ctx context.Context, c *core.Core, stream Stream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	st, err := c.JetStream.Stream(ctx, stream.Name)
+	if err != nil {
+		return nil, err
+	}
+	now := st.CachedInfo().Config
+	want.Storage, want.Replicas = now.Storage, now.Replicas
+	return c.JetStream.CreateStream(ctx, want)
 }
 
 // missing returns the elements of want that have lacks.

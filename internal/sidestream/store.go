@@ -18,10 +18,8 @@ import (
 
 // Stream is the stream that the side streams belong to. They are stored as safely as it.
 type Stream struct {
-	Name     string
-	Created  time.Time
-	Storage  jetstream.StorageType
-	Replicas int
+	Name        string
+	Incarnation string // see IncarnationOf
 }
 
 // Store keeps what one durable cannot handle, or not yet. Safe for concurrent use.
@@ -72,13 +70,15 @@ func (s *Store) Recreate(ctx context.Context) error {
 	return nil
 }
 
-// readIncarnation asks the server which incarnation of the stream there is now.
+// readIncarnation asks the server which incarnation of the stream there is now. Open calls it.
 func (s *Store) readIncarnation(ctx context.Context) error {
-	now, err := currentIncarnation(ctx, s.core, s.stream.Name)
-	if err == nil {
-		s.incarnation.Store(&now)
+	st, err := s.core.JetStream.Stream(ctx, s.stream.Name)
+	if err != nil {
+		return jserr.Wrap(s.stream.Name, "look up", err)
 	}
-	return err
+	now := IncarnationOf(st.CachedInfo())
+	s.incarnation.Store(&now)
+	return nil
 }
 
 func currentIncarnation(ctx context.Context, c *core.Core, stream string) (string, error) {
@@ -86,7 +86,7 @@ func currentIncarnation(ctx context.Context, c *core.Core, stream string) (strin
 	if err != nil {
 		return "", jserr.Wrap(stream, "look up", err)
 	}
-	return Incarnation(st.CachedInfo().Created), nil
+	return IncarnationOf(st.CachedInfo()), nil
 }
 
 // Address returns the address of the message with a sequence in the stream. With sequence
@@ -156,7 +156,7 @@ func (s *Store) resolveCollision(ctx context.Context, kind Kind, d *wire.Deliver
 	if err != nil {
 		return err
 	}
-	switch own := Incarnation(d.Stored.Time); address.Incarnation {
+	switch own := wire.Incarnation(nil, d.Stored.Time); address.Incarnation {
 	case own:
 		return jserr.Wrap(s.sideStream(kind), "store a copy", fmt.Errorf("%s has the copy of another message", address.Subject(kind)))
 	case now:

@@ -27,10 +27,9 @@ func must(t *testing.T, err error) {
 // newStream creates the stream S, and returns it as its side streams see it.
 func newStream(t *testing.T, c *core.Core) Stream {
 	t.Helper()
-	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Storage: jetstream.MemoryStorage})
+	st, err := c.JetStream.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	must(t, err)
-	info := st.CachedInfo()
-	return Stream{Name: "S", Created: info.Created, Storage: info.Config.Storage, Replicas: info.Config.Replicas}
+	return Stream{Name: "S", Incarnation: IncarnationOf(st.CachedInfo())}
 }
 
 // open opens the store of durable d of a new stream S.

@@ -15,6 +15,7 @@ const (
 	identityName = "omnibus.json"
 	dataName     = "data"
 	asideName    = "set-aside"
+	journalName  = "switch.json"
 )
 
 const (
@@ -39,7 +40,8 @@ type Dir struct {
 
 // Open locks dir for this process and returns it. If dir does not exist, Open creates it
 // and its parents, with a new identity. It does not wait for a lock. It fails with a
-// [*LockedError], [*AccessError], [*FormatError], [*ForeignError] or [*CorruptError]; then
+// [*LockedError], [*AccessError], [*FormatError], [*ForeignError], [*CorruptError] or
+// [*MovedError]; then
 // dir is not locked.
 func Open(dir string) (*Dir, error) {
 	path, err := createDir(dir)
@@ -116,6 +118,9 @@ func (d *Dir) prepare() error {
 	if err != nil {
 		return err
 	}
+	if identity.Moved != nil {
+		return &MovedError{Dir: d.path, Move: *identity.Moved}
+	}
 	d.identity = identity
 	if err := makeData(d.Data()); err != nil {
 		return &AccessError{Dir: d.path, Op: "create " + dataName, Err: err}
@@ -136,8 +141,10 @@ func (d *Dir) prepare() error {
 // clean removes what a crash left: a half-written identity and a stale OWNER.
 func (d *Dir) clean() error {
 	d.removeOwner()
-	if err := remove(d.file(tempName(identityName))); err != nil {
-		return &AccessError{Dir: d.path, Op: "clean", Err: err}
+	for _, name := range []string{identityName, journalName} {
+		if err := remove(d.file(tempName(name))); err != nil {
+			return &AccessError{Dir: d.path, Op: "clean", Err: err}
+		}
 	}
 	return nil
 }

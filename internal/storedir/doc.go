@@ -9,7 +9,8 @@
 //
 //	LOCK          locked while in use; never removed; the lock ends with its process
 //	OWNER         who has the directory open, for the error text of another process
-//	omnibus.json  the identity
+//	omnibus.json  the identity; it also says whether the streams were moved to another server
+//	switch.json   the journal of such a move, while it is not finished, see [Move]
 //	data/         the data of the server
 //	set-aside/    streams whose creation a killed process did not finish, see [Dir.Repair]
 //

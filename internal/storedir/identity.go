@@ -12,11 +12,18 @@ import (
 	"unicode"
 )
 
-// Format is the version of the directory layout that this code writes. It is also the
-// newest that this code reads.
-const Format = 1
+// The versions of the directory layout.
+const (
+	// Format is the version of a directory whose streams are in it.
+	Format = 1
+	// FormatMoved is the version of a directory whose streams were moved to another server.
+	// It is the newest that this code reads. Programs that do not know it refuse the
+	// directory, and so do not use the old streams.
+	FormatMoved = 2
+)
 
-// Identity identifies a directory. The first [Open] creates it, and it never changes.
+// Identity identifies a directory. The first [Open] creates it. It changes only when the
+// streams of the directory are moved to another server.
 type Identity struct {
 	// Format is the version of the layout, see [Format].
 	Format int `json:"format"`
@@ -29,6 +36,8 @@ type Identity struct {
 	Domain string `json:"domain"`
 	// Created is the time of the first Open, in UTC, in whole seconds.
 	Created time.Time `json:"created"`
+	// Moved says where the streams were moved to. It is nil if they are in the directory.
+	Moved *Move `json:"moved,omitempty"`
 }
 
 // maxIdentity is the largest size of the identity, in bytes. This code writes about 200, and
@@ -58,14 +67,19 @@ func createIdentity(path string) (Identity, error) {
 		return Identity{}, err
 	}
 	id := newIdentity()
-	raw, err := json.MarshalIndent(id, "", "  ")
+	return id, writeJSON(path, identityName, id)
+}
+
+// writeJSON replaces a file of the directory.
+func writeJSON(path, name string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
 	if err == nil {
-		err = writeFile(filepath.Join(path, identityName), append(raw, '\n'))
+		err = writeFile(filepath.Join(path, name), append(raw, '\n'))
 	}
 	if err != nil {
-		return Identity{}, &AccessError{Dir: path, Op: "write " + identityName, Err: err}
+		return &AccessError{Dir: path, Op: "write " + name, Err: err}
 	}
-	return id, nil
+	return nil
 }
 
 // newIdentity returns a new random identity.
@@ -91,8 +105,8 @@ func parseIdentity(path, file string, raw []byte) (Identity, error) {
 	if err := json.Unmarshal(raw, &version); err != nil {
 		return Identity{}, &CorruptError{File: file, Err: shortError(err)}
 	}
-	if version.Format > Format {
-		return Identity{}, &FormatError{Dir: path, Found: version.Format, Supported: Format}
+	if version.Format > FormatMoved {
+		return Identity{}, &FormatError{Dir: path, Found: version.Format, Supported: FormatMoved}
 	}
 	var id Identity
 	if err := json.Unmarshal(raw, &id); err != nil {
@@ -126,6 +140,8 @@ func (id Identity) check() error {
 		return errors.New("server_name is missing")
 	case id.Domain == "":
 		return errors.New("domain is missing")
+	case (id.Format == FormatMoved) != (id.Moved != nil):
+		return fmt.Errorf("format %d does not fit to what it says of a move", id.Format)
 	}
 	return id.checkNames()
 }

@@ -127,7 +127,7 @@ func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.Strea
 // newConfig returns the configuration of a new stream: base without, want with the overlay.
 func (d *Declarer) newConfig(def Definition) (base, want *jetstream.StreamConfig, err error) {
 	base = &jetstream.StreamConfig{Name: def.Name, AllowDirect: true}
-	if d.core.InMemory {
+	if d.core.InMemory.Load() {
 		base.Storage = jetstream.MemoryStorage
 	}
 	want = clone(base)
@@ -135,7 +135,7 @@ func (d *Declarer) newConfig(def Definition) (base, want *jetstream.StreamConfig
 		return nil, nil, err
 	}
 	setRevision(want, def.Revision)
-	if d.core.InMemory && want.Storage == jetstream.FileStorage {
+	if d.core.InMemory.Load() && want.Storage == jetstream.FileStorage {
 		return nil, nil, ErrNoDisk
 	}
 	return base, want, nil

@@ -22,7 +22,8 @@ func open(t *testing.T) (*Declarer, *core.Core) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &core.Core{Link: l, JetStream: js, Logger: hclog.NewNullLogger(), Timeout: 10 * time.Second, InMemory: true}
+	c := &core.Core{Link: l, JetStream: js, Logger: hclog.NewNullLogger(), Timeout: 10 * time.Second}
+	c.InMemory.Store(true)
 	return New(c), c
 }
 

@@ -23,7 +23,7 @@ const timeout = 10 * time.Second
 func New(t testing.TB, s *testserver.Server) *core.Core {
 	t.Helper()
 	c := &core.Core{Link: s.Link(t), Logger: hclog.NewNullLogger(), Report: func(event.Event) {}, Timeout: timeout,
-		DrainTimeout: timeout, InMemory: true, Handlers: t.Context(), Stopping: make(chan struct{})}
+		DrainTimeout: timeout, Handlers: t.Context(), Stopping: make(chan struct{})}
 	var err error
 	if c.JetStream, err = jsapi.New(c.Link); err != nil {
 		t.Fatalf("testcore: %v", err)

@@ -1,0 +1,71 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Cut ends the connection and dials nobody until Lead, which must follow. What was published
+// before has left for the server. What is published meanwhile waits in nats.go's buffer.
+// Requests under way fail. A cut is not reported as a lost connection. Cut waits for a
+// Repoint that is under way, until ctx ends. On a closed link it returns
+// nats.ErrConnectionClosed.
+func (l *Link) Cut(ctx context.Context) error {
+	select {
+	case l.repointing <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.dialer.cut()
+	if l.nc.IsConnected() {
+		l.quiet.Store(true)
+	}
+	err := l.nc.ForceReconnect()
+	l.dialer.drop()
+	if err != nil {
+		<-l.repointing
+	}
+	return err
+}
+
+// Lead ends a Cut: the connection comes back at a target. It returns nil when that has
+// answered a ping. When ctx ends first it returns why, and the link goes on to dial the
+// target, as after any loss. It never goes back by itself.
+func (l *Link) Lead(ctx context.Context, to Target) error {
+	defer func() { <-l.repointing }()
+	if to.InProcess == nil {
+		l.denials.trusted.Store(false) // another server may have permissions
+	}
+	l.target = to
+	err := l.pointTo(ctx, to)
+	if err != nil {
+		l.dialer.lead(to)
+	}
+	return err
+}
+
+// Target returns where the link leads. It must not be called during Repoint, nor from Lead
+// on until that has returned.
+func (l *Link) Target() Target { return l.target }
+
+// replaceAccess sets in o how the connection identifies itself at the target. The dialer
+// calls it on the goroutine of nats.go that dials, which holds the lock of the connection.
+func (t Target) replaceAccess(o *nats.Options) error {
+	o.User, o.Password, o.Token, o.Nkey = "", "", "", ""
+	o.UserInfo, o.TokenHandler, o.SignatureCB, o.UserJWT = nil, nil, nil, nil
+	o.Secure, o.TLSConfig, o.RootCAsCB, o.TLSCertCB = false, nil, nil, nil
+	var errs []error
+	for u := range strings.SplitSeq(t.URL, ",") {
+		if u = strings.TrimSpace(u); strings.HasPrefix(u, "tls://") || strings.HasPrefix(u, "wss://") {
+			errs = append(errs, nats.Secure()(o)) // nats.go does that itself only for the first connect
+			break
+		}
+	}
+	for _, set := range t.Access {
+		errs = append(errs, set(o))
+	}
+	return errors.Join(errs...)
+}

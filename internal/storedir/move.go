@@ -1,0 +1,110 @@
+package storedir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Move is the move of all streams of a directory to another server.
+//
+// States: none → begun ([Dir.BeginMove] writes the journal) → moved ([Dir.CommitMove] raises
+// the format of the identity). From begun back to none: [Dir.EndMove]. While a move has begun
+// the streams of the directory count, and the target may have copies that do not. Once it is
+// moved those at the target count. The state changes by the replacement of one file, so a
+// crash or a power cut leaves the one state or the other.
+type Move struct {
+	// ID is random. Copies at the target are marked with it until the move is complete.
+	ID string `json:"id"`
+	// Target is the URL of the other server, without credentials.
+	Target string `json:"target"`
+	// Streams are the streams that are moved.
+	Streams []string `json:"streams"`
+	// At is when the move began, in UTC.
+	At time.Time `json:"at"`
+}
+
+// MovedError is the error of [Open] for a directory whose streams were moved.
+type MovedError struct {
+	// Dir is the absolute path of the directory.
+	Dir string
+	// Move says where to.
+	Move Move
+}
+
+// Error implements error.
+func (e *MovedError) Error() string {
+	return fmt.Sprintf("bus: the streams of store directory %q were moved to %s at %s: what is in it is old",
+		e.Dir, e.Move.Target, e.Move.At.Format(time.RFC3339))
+}
+
+// BeginMove writes the journal of a move. When it returns nil, the journal is on the disk.
+func (d *Dir) BeginMove(m Move) error { return writeJSON(d.path, journalName, m) }
+
+// EndMove removes the journal of a move that was given up. There need not be one.
+func (d *Dir) EndMove() error {
+	err := remove(d.file(journalName))
+	if err == nil {
+		err = syncDir(d.path)
+	}
+	if err != nil {
+		return &AccessError{Dir: d.path, Op: "remove " + journalName, Err: err}
+	}
+	return nil
+}
+
+// CommitMove records that the streams are at the target now. When it returns nil, that is on
+// the disk, and Open refuses the directory from now on. After an error nobody knows which
+// state a crash would leave; [Dir.RevertMove] makes sure that it is the old one.
+func (d *Dir) CommitMove(m Move) error {
+	id := d.identity
+	id.Format, id.Moved = FormatMoved, &m
+	if err := writeJSON(d.path, identityName, id); err != nil {
+		return err
+	}
+	_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
+	return nil
+}
+
+// RevertMove writes the identity as it was before CommitMove, which has failed.
+func (d *Dir) RevertMove() error { return writeJSON(d.path, identityName, d.identity) }
+
+// Begun returns the move that had begun and was not finished when the last process ended.
+// ok is false if there is none.
+func (d *Dir) Begun() (m Move, ok bool, err error) {
+	file := d.file(journalName)
+	raw, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Move{}, false, nil
+	case err != nil:
+		return Move{}, false, &AccessError{Dir: d.path, Op: "read " + journalName, Err: err}
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return Move{}, false, &CorruptError{File: file, Err: err}
+	}
+	return m, true, nil
+}
+
+// MovedTo returns where the streams of dir were moved to. ok is false if they were not moved,
+// and if there is nothing in dir that says so; [Open] finds out what is wrong with it then.
+// It does not lock dir.
+func MovedTo(dir string) (m Move, ok bool) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return Move{}, false
+	}
+	file := filepath.Join(path, identityName)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return Move{}, false
+	}
+	id, err := parseIdentity(path, file, raw)
+	if err != nil || id.Moved == nil {
+		return Move{}, false
+	}
+	return *id.Moved, true
+}

@@ -1,0 +1,123 @@
+package switchover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// apiReply is what a JetStream API request returns, as far as it matters here.
+type apiReply struct {
+	Error   *jetstream.APIError `json:"error"`
+	Config  json.RawMessage     `json:"config"`
+	State   json.RawMessage     `json:"state"`
+	Deliver string              `json:"deliver_subject"`
+}
+
+// ask sends a request of the JetStream API. The error of the server is a *jetstream.APIError.
+func ask(ctx context.Context, nc *nats.Conn, subject string, body any) (r apiReply, err error) {
+	var data []byte
+	if body != nil {
+		if data, err = json.Marshal(body); err != nil {
+			return r, err
+		}
+	}
+	msg, err := nc.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return r, because(ctx, err)
+	}
+	return r, readReply(msg.Data, &r)
+}
+
+// readReply reads a reply of the API. An empty one is no error.
+func readReply(data []byte, r *apiReply) error {
+	if len(data) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(data, r); err != nil {
+		return fmt.Errorf("the reply of the server cannot be read: %w", err)
+	}
+	if r.Error != nil {
+		return r.Error
+	}
+	return nil
+}
+
+// because returns the cause of ctx instead of err if ctx has ended.
+func because(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// sleep waits for d, or returns why ctx has ended.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// streams returns all streams of a server, with their state.
+func streams(ctx context.Context, js jetstream.JetStream) (all []*jetstream.StreamInfo, err error) {
+	l := js.ListStreams(ctx)
+	for info := range l.Info() {
+		all = append(all, info)
+	}
+	return all, because(ctx, l.Err())
+}
+
+// consumers returns all consumers of a stream.
+func consumers(ctx context.Context, js jetstream.JetStream, stream string) (all []*jetstream.ConsumerInfo, err error) {
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	l := st.ListConsumers(ctx)
+	for info := range l.Info() {
+		all = append(all, info)
+	}
+	return all, because(ctx, l.Err())
+}
+
+// look asks for a stream for a short time: while it has no leader, nobody answers.
+func look(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollLimit)
+	defer cancel()
+	st, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return st.CachedInfo(), nil
+}
+
+// answers waits until a consumer has processed all settlements that were sent to it before.
+// It asks for the reply to an in-progress signal of a message that cannot exist: the consumer
+// takes it in turn. It also shows that the consumer has a leader that listens.
+func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error {
+	const never = uint64(1) << 62 // a sequence that no stream reaches
+	subject := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", stream, consumer, never, never)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, pollLimit/2)
+		_, err := nc.RequestWithContext(attempt, subject, []byte("+WPI"))
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, context.Cause(ctx))
+		case errors.Is(err, nats.ErrNoResponders):
+			if err := sleep(ctx, pollPause); err != nil {
+				return err
+			}
+		}
+	}
+}

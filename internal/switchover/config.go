@@ -1,0 +1,70 @@
+package switchover
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// Bus is what a bus does for its switch. Run calls one method at a time.
+type Bus interface {
+	// OtherClients returns how many clients that are not of this bus are connected to the old
+	// server, and how many clients have ever been connected to it.
+	OtherClients() (now int, ever uint64)
+
+	// Journal records that copies of these streams may be at the target from now on.
+	Journal(streams []string) error
+	// Hold has publishers, new requests and consumers wait, until everything that was
+	// published has its outcome and the server sends nothing more. It returns what was not
+	// waited for.
+	Hold(ctx context.Context) (warnings []string, err error)
+	// Cut ends the connection of the bus to the old server. The server has processed all
+	// that was sent when it returns nil.
+	Cut(ctx context.Context) error
+	// Commit records that the streams are at the target. After an error they are not.
+	Commit() error
+	// Connect leads the connection to the target. When ctx ends first, that goes on.
+	Connect(ctx context.Context) error
+	// Release ends Hold at the new server. It does not wait for anything.
+	Release(ctx context.Context)
+	// Settle does what publishers need not wait for. It stops the old server.
+	Settle(ctx context.Context)
+
+	// Return leads the connection back to the old server, if it was cut, and ends Hold.
+	Return(ctx context.Context) error
+	// Abort removes the journal. It is called after Return, when no copies are left.
+	Abort() error
+}
+
+// Config describes a switch.
+type Config struct {
+	Bus    Bus
+	Source *nats.Conn // to the old server; for this switch alone
+	Target *nats.Conn // to the new one
+
+	URLs   []string                             // of the target, each with its credentials
+	Dial   func(url string) (*nats.Conn, error) // connects to one of them
+	Redact func(url string) string              // removes credentials
+	Report switchover.Report                    // to begin with: the target
+
+	ID       string        // marks the copies of this switch
+	Stale    string        // marks those of an earlier one, which do not count; empty for none
+	Domain   string        // the JetStream domain of the old server
+	DryRun   bool          // only look for obstacles
+	MaxWait  time.Duration // from Hold to Commit
+	Progress func(switchover.Progress)
+}
+
+const (
+	preflightLimit = 20 * time.Second       // all checks together
+	returnLimit    = 10 * time.Second       // the way back, and then the deletion of copies
+	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
+	unmarkLimit    = time.Second            // within the time that publishers wait
+	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo
+	pollLimit      = 200 * time.Millisecond // one question to a stream, which may have no leader
+	pollPause      = 3 * time.Millisecond
+	maxParallel    = 4 // streams at a time
+)

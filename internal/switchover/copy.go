@@ -1,0 +1,195 @@
+package switchover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// keyMark is the metadata with the ID of the move, on copies that do not count yet.
+const keyMark = "_omnibus.moving"
+
+const (
+	chunkSize    = 256 << 10        // of a snapshot, bytes
+	windowSize   = 8 << 20          // of chunks that the old server sends ahead
+	maxUnstored  = 8                // chunks that the new server has not confirmed
+	chunkTimeout = 10 * time.Second // for a server that says nothing
+)
+
+// copier copies one stream: the old server sends chunks of a snapshot, and the new one
+// restores them. It is used by one goroutine.
+type copier struct {
+	s       *run
+	name    string
+	chunks  chan *nats.Msg // from the old server
+	replies chan *nats.Msg // of the new one, to chunks
+	inbox   string         // of replies
+	deliver string         // where the new server takes chunks
+	out     int            // chunks without a reply
+}
+
+// copy copies a stream. It is called after the cut, so the stream does not change.
+func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
+	c := &copier{s: s, name: info.Config.Name, chunks: make(chan *nats.Msg, 2*windowSize/chunkSize), replies: make(chan *nats.Msg, 2*maxUnstored)}
+	from, err := s.Source.ChanSubscribe(s.Source.NewInbox(), c.chunks)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Unsubscribe() }()
+	to, err := s.Target.ChanSubscribe(s.Target.NewInbox(), c.replies)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = to.Unsubscribe() }()
+	c.inbox = to.Subject
+	if err := c.begin(ctx, from.Subject, info); err != nil {
+		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+	}
+	if err := c.pipe(ctx); err != nil {
+		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// begin has both servers begin.
+func (c *copier) begin(ctx context.Context, deliver string, info *jetstream.StreamInfo) error {
+	snapshot, err := ask(ctx, c.s.Source, "$JS.API.STREAM.SNAPSHOT."+c.name,
+		map[string]any{"deliver_subject": deliver, "chunk_size": chunkSize, "window_size": windowSize})
+	if err != nil {
+		return fmt.Errorf("the snapshot: %w", err)
+	}
+	config, err := c.s.configOfCopy(snapshot.Config, info)
+	if err != nil {
+		return err
+	}
+	restore, err := ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, map[string]any{"config": config, "state": snapshot.State})
+	if err != nil {
+		return fmt.Errorf("the restore: %w", err)
+	}
+	c.deliver = restore.Deliver
+	return nil
+}
+
+// configOfCopy returns the configuration of the copy of a stream: it has the replicas of the
+// target, the mark of the switch, and the incarnation of the original.
+func (s *run) configOfCopy(original json.RawMessage, info *jetstream.StreamInfo) (map[string]any, error) {
+	var config map[string]any
+	if err := json.Unmarshal(original, &config); err != nil {
+		return nil, fmt.Errorf("the snapshot has no configuration that can be read: %w", err)
+	}
+	metadata := maps.Clone(info.Config.Metadata)
+	if metadata == nil {
+		metadata = make(map[string]string)
+	}
+	maps.DeleteFunc(metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }) // of the old server
+	metadata[wire.KeyIncarnation] = wire.Incarnation(info.Config.Metadata, info.Created)
+	metadata[keyMark] = s.ID
+	config["num_replicas"], config["metadata"] = s.report.Replicas, metadata
+	return config, nil
+}
+
+// pipe sends the chunks on until the snapshot is complete, and waits until it is restored.
+func (c *copier) pipe(ctx context.Context) error {
+	for first := true; ; first = false {
+		chunk, err := c.next(ctx)
+		if err != nil {
+			return err
+		}
+		if chunk == nil {
+			break
+		}
+		if err := c.send(ctx, chunk.Data, first); err != nil {
+			return err
+		}
+		c.s.sent(len(chunk.Data))
+		if chunk.Reply != "" {
+			if err := c.s.Source.Publish(chunk.Reply, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.await(ctx, 0); err != nil {
+		return err
+	}
+	_, err := ask(ctx, c.s.Target, c.deliver, nil) // the empty chunk ends it
+	return err
+}
+
+// next returns the next chunk, or nil after the last one.
+func (c *copier) next(ctx context.Context) (*nats.Msg, error) {
+	select {
+	case m := <-c.chunks:
+		if len(m.Data) > 0 {
+			return m, nil
+		}
+		if status := m.Header.Get("Status"); status != "" && status != "204" {
+			return nil, fmt.Errorf("the snapshot ended early: %s %s", status, m.Header.Get("Description"))
+		}
+		return nil, nil
+	case <-time.After(chunkTimeout):
+		return nil, errors.New("the old server sends no more of the snapshot")
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// send sends a chunk. It waits for the reply to the first one: the server that the connection
+// leads to may not know yet which server takes it. The others are sent ahead.
+func (c *copier) send(ctx context.Context, data []byte, first bool) error {
+	if first {
+		return c.sendFirst(ctx, data)
+	}
+	if err := c.s.Target.PublishRequest(c.deliver, c.inbox, data); err != nil {
+		return err
+	}
+	c.out++
+	if c.out < maxUnstored {
+		return nil
+	}
+	return c.await(ctx, maxUnstored/2)
+}
+
+func (c *copier) sendFirst(ctx context.Context, data []byte) error {
+	for {
+		m, err := c.s.Target.RequestWithContext(ctx, c.deliver, data)
+		switch {
+		case err == nil:
+			return readReply(m.Data, new(apiReply))
+		case !errors.Is(err, nats.ErrNoResponders):
+			return because(ctx, err)
+		}
+		if err := sleep(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+// await waits until at most so many chunks have no reply.
+func (c *copier) await(ctx context.Context, most int) error {
+	for c.out > most {
+		select {
+		case m := <-c.replies:
+			c.out--
+			if m.Header.Get("Status") == "503" {
+				return errors.New("no server of the target takes the chunks any more")
+			}
+			if err := readReply(m.Data, new(apiReply)); err != nil {
+				return err
+			}
+		case <-time.After(chunkTimeout):
+			return errors.New("the target does not confirm chunks any more")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+// Package switchover moves all streams of a bus from its embedded server to another server or
+// cluster, while the bus runs. ADR 21 says why it does so in this way.
+//
+// # Promises
+//
+// No acknowledged message is lost, and no handler is called again for a message that was
+// settled. Until the commit every failure leads back to the old server, and the copies at the
+// target are deleted. After the commit nothing leads back.
+//
+// # States
+//
+//	preflight → journal → held → cut → copied → verified → moved → connected → released → settled
+//	             └──────────── failure, cancel, MaxWait ─────────┘→ returned
+//
+// Run goes through all of them. What the bus does for them is the interface Bus; what this
+// package does over connections of its own is the rest: the check for obstacles, the copies,
+// their comparison, and the marks.
+//
+// # Copies
+//
+// A copy is a snapshot of the old server (stream, messages, consumers with all that is
+// unacknowledged) which the new one restores. The sequences of messages and deliveries stay,
+// so an acknowledgement sent to the new server counts. Each copy has the ID of the move in
+// its metadata until the commit. What has that mark and no commit does not count.
+//
+// # Goroutines
+//
+// Run works on the goroutine of its caller. It starts one for each stream that is copied,
+// compared or watched, at most maxParallel at a time, and waits for them.
+//
+// # After a crash
+//
+//	killed in                    the next start       the next switch
+//	journal, held, cut           embedded             nothing to clean
+//	copy, verify                 embedded             deletes the marked copies
+//	moved and later              at the target        removes the marks
+package switchover

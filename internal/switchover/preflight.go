@@ -1,0 +1,259 @@
+package switchover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/subject"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// preflight looks for everything that is in the way. It changes nothing but a probe stream,
+// which it deletes. Errors are those of the old server, and a *switchover.ObstacleError.
+func (s *run) preflight(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
+	defer cancel()
+	var err error
+	if s.infos, err = streams(ctx, s.sourceJS); err != nil {
+		return fmt.Errorf("the streams of this bus: %w", err)
+	}
+	s.describe()
+	s.checkClients()
+	if s.checkServer() {
+		s.checkNames(ctx)
+		s.checkLimits(ctx)
+		s.checkReplicas(ctx)
+		s.checkRestore(ctx)
+	}
+	for _, info := range s.infos {
+		s.checkStream(info)
+	}
+	if len(s.obstacles) > 0 {
+		return &switchover.ObstacleError{Target: s.report.Target, Obstacles: s.obstacles}
+	}
+	return nil
+}
+
+var errPreflight = fmt.Errorf("the target did not answer all questions within %v", preflightLimit)
+
+// found records an obstacle.
+func (s *run) found(stream, reason, remedy string) {
+	s.obstacles = append(s.obstacles, switchover.Obstacle{Stream: stream, Reason: reason, Remedy: remedy})
+}
+
+// describe enters the streams into the report.
+func (s *run) describe() {
+	s.report.Streams, s.report.Messages = nil, 0
+	for _, info := range s.infos {
+		s.report.Streams = append(s.report.Streams, info.Config.Name)
+		s.report.Messages += info.State.Msgs
+	}
+	slices.Sort(s.report.Streams)
+}
+
+// checkClients looks for clients that would stay behind.
+func (s *run) checkClients() {
+	if n, _ := s.Bus.OtherClients(); n > 0 {
+		s.found("", fmt.Sprintf("%d other clients are connected to the port of this bus, and would go on to write to the old streams", n),
+			"disconnect them, or connect them to the target when the switch is done")
+	}
+}
+
+// apiLevel is what a target needs to restore a snapshot with everything that is in it.
+const apiLevel = 5
+
+// checkServer looks at the server that the connection leads to. It returns false if more
+// questions make no sense.
+func (s *run) checkServer() bool {
+	has, level := s.Target.ConnectedServerJetStream()
+	switch {
+	case !has:
+		s.found("", "JetStream is off at the target", "turn it on, or use the URL of a server that has it")
+		return false
+	case level < apiLevel:
+		s.found("", fmt.Sprintf("the target is nats-server %s, which cannot restore everything that is in a snapshot", s.Target.ConnectedServerVersion()),
+			"update its servers to 2.15 or newer")
+	}
+	if here, there := s.Source.MaxPayload(), s.Target.MaxPayload(); there < here {
+		s.found("", fmt.Sprintf("the target accepts messages of %d bytes, and this bus of %d", there, here),
+			fmt.Sprintf("set its max_payload to %d", here))
+	}
+	return true
+}
+
+// checkNames looks for streams at the target that have a name or a subject of ours.
+func (s *run) checkNames(ctx context.Context) {
+	there, err := streams(ctx, s.targetJS)
+	if err != nil {
+		s.unanswered("its streams cannot be listed", err)
+		return
+	}
+	for _, other := range there {
+		if s.Stale != "" && other.Config.Metadata[keyMark] == s.Stale {
+			s.stale = append(s.stale, other.Config.Name)
+			continue
+		}
+		for _, own := range s.infos {
+			s.compareNames(own, other)
+		}
+	}
+}
+
+func (s *run) compareNames(own, other *jetstream.StreamInfo) {
+	name := own.Config.Name
+	switch both := overlap(own.Config.Subjects, other.Config.Subjects); {
+	case other.Config.Name == name && other.Config.Metadata[keyMark] != "":
+		s.found(name, "the target has an unfinished copy with this name, of another switch", "wait for that switch, or delete the copy if no switch is under way")
+	case other.Config.Name == name:
+		s.found(name, "the target has a stream with this name", "delete or rename one of the two")
+	case both != "":
+		s.found(name, fmt.Sprintf("stream %q of the target stores %q, too", other.Config.Name, both), "change the subjects of one of the two")
+	}
+}
+
+// overlap returns a pattern of a that overlaps with one of b, or "".
+func overlap(a, b []string) string {
+	for _, x := range a {
+		if slices.ContainsFunc(b, func(y string) bool { return subject.Overlap(x, y) }) {
+			return x
+		}
+	}
+	return ""
+}
+
+// checkReplicas finds out how many replicas the target makes, with a probe stream, and
+// whether each URL leads to the same streams.
+func (s *run) checkReplicas(ctx context.Context) {
+	s.report.Replicas = 1
+	if s.Target.ConnectedClusterName() != "" {
+		s.report.Replicas = 3
+	}
+	probe := jetstream.StreamConfig{Name: "omnibus-probe-" + s.ID, Subjects: []string{"$OMNIBUS.probe." + s.ID},
+		Storage: jetstream.MemoryStorage, Replicas: s.report.Replicas}
+	_, err := s.targetJS.CreateStream(ctx, probe)
+	if err != nil {
+		remedy := "let its user create streams, and raise the limits of its account"
+		if s.report.Replicas > 1 {
+			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream"
+		}
+		s.found("", fmt.Sprintf("the target does not create a stream with %d replicas: %v", s.report.Replicas, because(ctx, err)), remedy)
+		return
+	}
+	defer func() {
+		if err := s.targetJS.DeleteStream(ctx, probe.Name); err != nil {
+			s.found("", fmt.Sprintf("the target does not delete the probe stream %s: %v", probe.Name, err), "let its user delete streams, and delete that one")
+		}
+	}()
+	for _, u := range s.URLs {
+		s.checkURL(ctx, u, probe.Name)
+	}
+}
+
+// checkURL finds out whether a URL leads to a server that has the probe stream.
+func (s *run) checkURL(ctx context.Context, u, probe string) {
+	nc, err := s.Dial(u)
+	if err != nil {
+		s.warn("%s cannot be reached: %v", s.Redact(u), err)
+		return
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err == nil {
+		_, err = js.Stream(ctx, probe)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		s.found("", fmt.Sprintf("%s leads to other streams than the first URL that was reached", s.Redact(u)), "give URLs of the servers of one cluster, with one account")
+	case err != nil:
+		s.warn("%s does not answer: %v", s.Redact(u), err)
+	}
+}
+
+// checkRestore finds out whether the user may restore streams and acknowledge messages. A
+// server that forbids a publish says nothing to whoever waits for a reply.
+func (s *run) checkRestore(ctx context.Context) {
+	for _, c := range []struct{ subject, what string }{
+		{"$JS.API.STREAM.RESTORE.omnibus-probe-" + s.ID, "restore streams ($JS.API.STREAM.RESTORE.>)"},
+		{"$JS.SNAPSHOT.RESTORE.omnibus-probe-" + s.ID, "send the chunks of a restore ($JS.SNAPSHOT.RESTORE.>)"},
+		{"$JS.ACK.omnibus-probe-" + s.ID + ".c.1.1.1.0.0", "acknowledge messages ($JS.ACK.>)"},
+	} {
+		ctx, cancel := context.WithTimeout(ctx, chunkTimeout/5)
+		_, err := s.Target.RequestWithContext(ctx, c.subject, []byte("{}"))
+		cancel()
+		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+			s.unanswered("its user may not "+c.what, err)
+		}
+	}
+}
+
+// unanswered records a question that the target did not answer as it should.
+func (s *run) unanswered(what string, err error) {
+	s.found("", fmt.Sprintf("the target does not answer: %s, or the server is too slow: %v", what, err),
+		"let its user publish to $JS.> and subscribe to the inboxes of this bus (WithInboxPrefix)")
+}
+
+// checkStream looks for what a target refuses to restore.
+func (s *run) checkStream(info *jetstream.StreamInfo) {
+	c := &info.Config
+	if c.PersistMode == jetstream.AsyncPersistMode && s.report.Replicas > 1 {
+		s.found(c.Name, "it is persisted asynchronously, which no stream with replicas can be", "create it without PersistMode")
+	}
+	if c.Placement != nil && len(c.Placement.Tags) > 0 {
+		s.found(c.Name, "it is placed by tags", "remove its Placement")
+	}
+	sources := slices.Clone(c.Sources)
+	if c.Mirror != nil {
+		sources = append(sources, c.Mirror)
+	}
+	for _, source := range sources {
+		if source.External != nil && strings.Contains(source.External.APIPrefix, "."+s.Domain+".") {
+			s.found(c.Name, fmt.Sprintf("it copies stream %q of this server by the name of its JetStream domain", source.Name), "leave External out of that source")
+		}
+	}
+}
+
+// checkLimits compares what the streams need with the limits of the account.
+func (s *run) checkLimits(ctx context.Context) {
+	account, err := s.targetJS.AccountInfo(ctx)
+	if err != nil {
+		s.unanswered("its limits cannot be asked for", err)
+		return
+	}
+	replicas := int64(1)
+	if s.Target.ConnectedClusterName() != "" {
+		replicas = 3
+	}
+	tier := account.Tier
+	if t, ok := account.Tiers[fmt.Sprintf("R%d", replicas)]; ok {
+		tier, replicas = t, 1 // the limits of a tier are those of one replica
+	}
+	var store, memory int64
+	count := 0
+	for _, info := range s.infos {
+		count += info.State.Consumers
+		need := max(int64(info.State.Bytes), info.Config.MaxBytes) * replicas // MaxBytes is reserved
+		if info.Config.Storage == jetstream.MemoryStorage {
+			memory += need
+		} else {
+			store += need
+		}
+	}
+	s.checkLimit("bytes on disk", store, tier.Limits.MaxStore, int64(tier.Store))
+	s.checkLimit("bytes in memory", memory, tier.Limits.MaxMemory, int64(tier.Memory))
+	s.checkLimit("streams", int64(len(s.infos)), int64(tier.Limits.MaxStreams), int64(tier.Streams))
+	s.checkLimit("consumers", int64(count), int64(tier.Limits.MaxConsumers), int64(tier.Consumers))
+}
+
+// checkLimit compares a need with a limit of the account, of which some is used. A negative
+// limit means none.
+func (s *run) checkLimit(what string, need, limit, used int64) {
+	if limit >= 0 && need > limit-used {
+		s.found("", fmt.Sprintf("the account may have %d %s and has %d; the streams need %d more", limit, what, used, need), "raise that limit at the target")
+	}
+}

@@ -1,0 +1,62 @@
+package switchover
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// progressEvery is how often bytes are reported, at most.
+const progressEvery = 50 * time.Millisecond
+
+// phase runs a phase, reports its begin, and enters into the report how long it took.
+func (s *run) phase(name switchover.Phase, do func() error) error {
+	s.mu.Lock()
+	s.progress.Phase = name
+	s.progress.TotalStreams, s.progress.TotalMessages = len(s.report.Streams), s.report.Messages
+	s.tellLocked()
+	s.mu.Unlock()
+	begin := time.Now()
+	err := do()
+	s.report.Phases = append(s.report.Phases, switchover.PhaseTime{Phase: name, Time: time.Since(begin)})
+	return err
+}
+
+// sent counts bytes that were sent to the target.
+func (s *run) sent(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Bytes += int64(n)
+	s.progress.Bytes = s.report.Bytes
+	if time.Since(s.told) >= progressEvery {
+		s.tellLocked()
+	}
+}
+
+// copied counts a stream that was copied.
+func (s *run) copied(info *jetstream.StreamInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress.Streams++
+	s.progress.Messages += info.State.Msgs
+	s.tellLocked()
+}
+
+// tellLocked calls the function of OnProgress, one call at a time.
+func (s *run) tellLocked() {
+	s.told = time.Now()
+	s.progress.Elapsed = time.Since(s.began)
+	if s.Progress != nil {
+		s.Progress(s.progress)
+	}
+}
+
+// warn enters a warning into the report.
+func (s *run) warn(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf(format, args...))
+}

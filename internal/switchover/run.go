@@ -1,0 +1,274 @@
+package switchover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// run is one switch. The fields below mu are shared with the goroutines that copy.
+type run struct {
+	Config
+	sourceJS, targetJS jetstream.JetStream
+
+	began     time.Time               // when Run was called
+	held      time.Time               // when publishers began to wait
+	infos     []*jetstream.StreamInfo // of the old server
+	obstacles []switchover.Obstacle
+	stale     []string // copies of an earlier switch
+
+	mu       sync.Mutex
+	report   switchover.Report
+	progress switchover.Progress
+	told     time.Time // when bytes were last reported
+	made     []string  // streams whose copy has begun
+}
+
+// Run switches. It returns what it did, also with an error. Errors are a
+// *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
+func Run(ctx context.Context, c Config) (switchover.Report, error) {
+	s := &run{Config: c, report: c.Report, began: time.Now()}
+	s.report.DryRun, s.report.Protocol = c.DryRun, "snapshot"
+	var err error
+	if s.sourceJS, err = jetstream.New(c.Source); err != nil {
+		return s.report, err
+	}
+	if s.targetJS, err = jetstream.New(c.Target); err != nil {
+		return s.report, err
+	}
+	if err := s.phase(switchover.Preflight, func() error { return s.preflight(ctx) }); err != nil || c.DryRun {
+		return s.report, err
+	}
+	if len(s.stale) > 0 {
+		if left := removeCopies(ctx, s.targetJS, s.stale, s.Stale); len(left) > 0 {
+			return s.report, s.failed(switchover.Preflight, fmt.Errorf("the copies that an earlier switch left cannot be deleted: %v", left))
+		}
+	}
+	if err := s.Bus.Journal(s.report.Streams); err != nil {
+		return s.report, s.failed(switchover.Preflight, err)
+	}
+	phase, err := s.move(ctx)
+	if err != nil {
+		return s.report, s.goBack(phase, err)
+	}
+	return s.report, s.finish(ctx)
+}
+
+// errMaxWait is why a switch was given up.
+var errMaxWait = errors.New("publishers had waited for as long as MaxWait allows; give it more time with switchover.MaxWait, or make the streams smaller")
+
+// move does everything from Hold to Commit. It returns the phase that failed.
+func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.MaxWait, errMaxWait)
+	defer cancel()
+	s.held = time.Now()
+	for _, p := range []struct {
+		name switchover.Phase
+		do   func(context.Context) error
+	}{
+		{switchover.Hold, s.hold},
+		{switchover.Cut, s.cutOff},
+		{switchover.Copy, s.copyAll},
+		{switchover.Verify, s.verifyAll},
+		{switchover.Commit, s.commit},
+	} {
+		if err := s.phase(p.name, func() error { return p.do(ctx) }); err != nil {
+			return p.name, err
+		}
+	}
+	return "", nil
+}
+
+func (s *run) hold(ctx context.Context) error {
+	warnings, err := s.Bus.Hold(ctx)
+	for _, w := range warnings {
+		s.warn("%s", w)
+	}
+	return err
+}
+
+// cutOff cuts the bus off and waits until the old server has processed everything. Then it
+// looks at the streams again: nothing changes them any more.
+func (s *run) cutOff(ctx context.Context) (err error) {
+	if err := s.Bus.Cut(ctx); err != nil {
+		return err
+	}
+	if s.infos, err = streams(ctx, s.sourceJS); err != nil {
+		return err
+	}
+	if err := s.barrier(ctx, s.infos); err != nil {
+		return err
+	}
+	if s.infos, err = streams(ctx, s.sourceJS); err != nil { // settlements remove messages of some streams
+		return err
+	}
+	s.describe()
+	return nil
+}
+
+func (s *run) copyAll(ctx context.Context) error {
+	return s.each(s.infos, func(info *jetstream.StreamInfo) error {
+		s.mu.Lock()
+		s.made = append(s.made, info.Config.Name)
+		s.mu.Unlock()
+		err := s.copy(ctx, info)
+		if err == nil {
+			s.copied(info)
+		}
+		return err
+	})
+}
+
+func (s *run) verifyAll(ctx context.Context) error {
+	s.verified = time.Now()
+	return s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.verify(ctx, info) })
+}
+
+// commit commits, if nobody else has been at the old server since the cut.
+func (s *run) commit(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return s.Bus.Commit()
+}
+
+// each calls do for every stream, some at the same time, and returns the first errors. After
+// an error it begins no other stream.
+func (s *run) each(infos []*jetstream.StreamInfo, do func(*jetstream.StreamInfo) error) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	room := make(chan struct{}, maxParallel)
+	for _, info := range infos {
+		room <- struct{}{}
+		mu.Lock()
+		failed := len(errs) > 0
+		mu.Unlock()
+		if failed {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-room }()
+			if err := do(info); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// goBack leads the bus back to the old server and deletes the copies.
+func (s *run) goBack(phase switchover.Phase, why error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
+	err := s.Bus.Return(ctx)
+	cancel()
+	s.report.Waited = time.Since(s.held)
+	failed := s.failed(phase, errors.Join(why, err))
+	ctx, cancel = context.WithTimeout(context.Background(), returnLimit)
+	defer cancel()
+	if failed.LeftBehind = removeCopies(ctx, s.targetJS, s.made, s.ID); len(failed.LeftBehind) == 0 {
+		failed.Err = errors.Join(failed.Err, s.Bus.Abort())
+	}
+	return failed
+}
+
+func (s *run) failed(phase switchover.Phase, err error) *switchover.Error {
+	return &switchover.Error{Target: s.report.Target, Phase: phase, Err: err}
+}
+
+// finish does everything after the commit. Nothing leads back any more, so it goes on also
+// when ctx has ended, and each step has its own limit.
+func (s *run) finish(ctx context.Context) error {
+	var failed *switchover.Error
+	err := s.phase(switchover.Connect, func() error {
+		s.unmark(unmarkLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), connectLimit)
+		defer cancel()
+		return s.Bus.Connect(ctx)
+	})
+	if err != nil {
+		failed = s.failed(switchover.Connect, err)
+		failed.Committed = true
+	}
+	_ = s.phase(switchover.Release, func() error {
+		s.Bus.Release(context.WithoutCancel(ctx))
+		return nil
+	})
+	s.report.Waited = time.Since(s.held)
+	_ = s.phase(switchover.Settle, func() error {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
+		defer cancel()
+		s.Bus.Settle(limited)
+		return s.settle(ctx)
+	})
+	if failed != nil {
+		return failed
+	}
+	return nil
+}
+
+// unmark removes the mark from the copies, which count now. What it cannot remove in time is
+// tried again in Settle, and by the next start.
+func (s *run) unmark(limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	s.made = RemoveMarks(ctx, s.targetJS, s.made, s.ID)
+}
+
+// settle waits until the replicas of the target have the data. Until then there is one copy,
+// whatever the server says of its replicas at first.
+func (s *run) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	if len(s.made) > 0 {
+		s.unmark(settleLimit)
+	}
+	if len(s.made) > 0 {
+		s.warn("the mark of the switch is still on the streams %v; the next start removes it", s.made)
+	}
+	if s.report.Replicas == 1 {
+		return nil
+	}
+	err := s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.replicated(ctx, info.Config.Name) })
+	if err != nil {
+		s.warn("not all replicas have the data yet: %v", err)
+	}
+	return nil
+}
+
+// trustAfter is how long after a restore what the server says of replicas can be trusted: for
+// up to 120 ms they are called current without having anything.
+const trustAfter = 500 * time.Millisecond
+
+// replicated waits until each replica of a stream was current once. While messages come, they
+// are seldom all current at the same moment.
+func (s *run) replicated(ctx context.Context, name string) error {
+	if err := sleep(ctx, trustAfter-time.Since(s.verified)); err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	current := make(map[string]bool)
+	for {
+		if info, err := look(ctx, s.targetJS, name); err == nil && info.Cluster != nil && info.Cluster.Leader != "" {
+			for _, p := range info.Cluster.Replicas {
+				current[p.Name] = current[p.Name] || p.Current
+			}
+			if len(current) >= s.report.Replicas-1 && !slices.Contains(slices.Collect(maps.Values(current)), false) {
+				return nil
+			}
+		}
+		if err := sleep(ctx, 10*pollPause); err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package switchover
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// verify waits until the copy of a stream answers, and compares it with the original.
+func (s *run) verify(ctx context.Context, from *jetstream.StreamInfo) error {
+	name := from.Config.Name
+	to, err := s.await(ctx, from)
+	if err != nil {
+		return fmt.Errorf("the copy of stream %s is not there: %w", name, err)
+	}
+	if !s.isVolatile(from) && (to.State.Msgs != from.State.Msgs || to.State.LastSeq != from.State.LastSeq) {
+		return fmt.Errorf("the copy of stream %s has %d messages up to sequence %d, and not %d up to %d",
+			name, to.State.Msgs, to.State.LastSeq, from.State.Msgs, from.State.LastSeq)
+	}
+	all, err := consumers(ctx, s.sourceJS, name)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := s.verifyConsumer(ctx, c, s.isVolatile(from)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isVolatile reports whether the server may change the stream by itself: then original and
+// copy may differ a little.
+func (s *run) isVolatile(info *jetstream.StreamInfo) bool {
+	c := &info.Config
+	return c.MaxAge > 0 || c.AllowMsgTTL || c.AllowMsgSchedules || c.Mirror != nil || len(c.Sources) > 0
+}
+
+// await waits until the copy has a leader and all messages.
+func (s *run) await(ctx context.Context, from *jetstream.StreamInfo) (to *jetstream.StreamInfo, err error) {
+	for {
+		to, err = look(ctx, s.targetJS, from.Config.Name)
+		if err == nil && to.State.LastSeq >= from.State.LastSeq {
+			return to, nil
+		}
+		if err := sleep(ctx, pollPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// verifyConsumer waits until the copy of a consumer takes settlements, and compares it. What
+// is behind removed messages may differ: the target counts them as delivered.
+func (s *run) verifyConsumer(ctx context.Context, from *jetstream.ConsumerInfo, volatile bool) error {
+	if from.Config.AckPolicy == jetstream.AckNonePolicy {
+		return nil // it takes none
+	}
+	if err := answers(ctx, s.Target, from.Stream, from.Name); err != nil {
+		return err
+	}
+	for {
+		to, err := s.lookAtConsumer(ctx, from)
+		if err == nil && equal(from, to, volatile) {
+			return nil
+		}
+		if why := sleep(ctx, pollPause); why != nil {
+			if to != nil {
+				why = fmt.Errorf("the copy of consumer %s of stream %s differs: %s, and not %s: %w", from.Name, from.Stream, position(to), position(from), why)
+			}
+			return why
+		}
+	}
+}
+
+func (s *run) lookAtConsumer(ctx context.Context, from *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollLimit)
+	defer cancel()
+	c, err := s.targetJS.Consumer(ctx, from.Stream, from.Name)
+	if err != nil {
+		return nil, err
+	}
+	return c.CachedInfo(), nil
+}
+
+// equal reports whether the copy of a consumer is where the original is.
+func equal(from, to *jetstream.ConsumerInfo, volatile bool) bool {
+	if volatile {
+		return from.Delivered.Consumer == to.Delivered.Consumer
+	}
+	return position(from) == position(to)
+}
+
+// position describes where a consumer is.
+func position(c *jetstream.ConsumerInfo) string {
+	return fmt.Sprintf("delivered %d, acknowledged up to %d, unacknowledged %d, pending %d",
+		c.Delivered.Consumer, c.AckFloor.Consumer, c.NumAckPending, c.NumPending)
+}
+
+// barrier waits until every consumer of the old server has processed the settlements that
+// were sent to it.
+func (s *run) barrier(ctx context.Context, streams []*jetstream.StreamInfo) error {
+	return s.each(streams, func(info *jetstream.StreamInfo) error {
+		all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+		if err != nil {
+			return err
+		}
+		for _, c := range all {
+			if c.Config.AckPolicy == jetstream.AckNonePolicy {
+				continue
+			}
+			if err := answers(ctx, s.Source, c.Stream, c.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

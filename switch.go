@@ -1,0 +1,227 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/storedir"
+	engine "github.com/omnibus-go/bus/internal/switchover"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// SwitchTo moves a running bus with all its streams from its embedded server to the server or
+// cluster at url: "nats://host:4222", or several URLs of one cluster separated by commas.
+// Handlers, subscriptions and consumers go on without a restart. The bus works on the new
+// server when SwitchTo returns nil, and the embedded server has stopped. In a cluster each
+// stream gets three replicas.
+//
+// First SwitchTo looks for everything that is in the way, and returns it all at once in a
+// *switchover.ObstacleError. Nothing has changed then. switchover.DryRun does only that.
+// Otherwise publishers, new requests and calls that ask the server wait, and do not fail. All
+// streams and consumers are copied with their sequences and compared. Then the move is
+// committed, and everything goes on at the new server. Handlers that run meanwhile are not
+// waited for; what they settle counts on the new server. Publishers wait for as long as it
+// takes to copy all streams, at most for switchover.MaxWait (5 s).
+//
+// If something fails before the commit, or ctx ends, the bus goes on where it was, and the
+// error is a *switchover.Error. After the commit nothing leads back: the store directory says
+// so, and New with that directory connects to the new server.
+//
+// The target is nats-server 2.15 or newer with JetStream. docs/modes.md says what cannot be
+// moved, and what may be different afterwards. A second call waits for the first one. Calls
+// from handlers are allowed. Safe for concurrent use.
+//
+// Other errors: *OptionError (all of them, joined); *ConnectError if the target cannot be
+// reached; *UnsupportedError if the bus has no embedded server; ErrClosed.
+func (b *Bus) SwitchTo(ctx context.Context, url string, opts ...switchover.Option) (switchover.Report, error) {
+	if err := b.callable(ctx, "SwitchTo"); err != nil {
+		return switchover.Report{}, err
+	}
+	s, err := newBusSwitch(b, url, opts)
+	if err != nil {
+		return switchover.Report{}, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // ends with the call
+		select {
+		case <-b.state.stopping:
+			cancel(ErrClosed)
+		case <-ctx.Done():
+		}
+	}()
+	unlock, err := b.switching.Lock(ctx)
+	if err != nil {
+		return switchover.Report{}, b.opError("SwitchTo", "", context.Cause(ctx))
+	}
+	defer unlock()
+	if s.local = b.local.Load(); s.local == nil {
+		return switchover.Report{}, &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text,
+			instead: "this bus has no embedded server; only a bus of New without WithURL can switch"}
+	}
+	return s.run(ctx)
+}
+
+// busSwitch is one switch, as the bus sees it. It implements engine.Bus.
+type busSwitch struct {
+	b        *Bus
+	settings switchover.Settings
+	target   link.Target
+	local    *localServer
+	move     storedir.Move
+
+	conns   int         // of this switch to the old server
+	former  link.Target // where the connection led before
+	cut     bool
+	ever    uint64    // clients of the old server until the cut
+	joining []joining // consumers that share their durable after the switch
+}
+
+// joining is a consumer with keys, and what makes it a member of those that share its durable.
+type joining struct {
+	c     *Consumer
+	start func(context.Context) error
+}
+
+// newBusSwitch reads the options of a switch.
+func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, error) {
+	s := &busSwitch{b: b, settings: switchover.Settings{MaxWait: switchover.DefaultMaxWait}}
+	c := &config{}
+	for i, o := range opts {
+		if o == nil {
+			c.bad(fmt.Sprintf("option %d of SwitchTo", i+1), "nil", "leave it out")
+			continue
+		}
+		o.OnSwitch(&s.settings)
+	}
+	c.server.url = target
+	c.checkURL("SwitchTo", target)
+	for _, o := range s.settings.Access {
+		if access, ours := o.(accessOption); ours {
+			access.configure(c)
+		}
+	}
+	c.checkCredentials()
+	if s.settings.MaxWait <= 0 {
+		c.bad("switchover.MaxWait", s.settings.MaxWait, "must be more than zero")
+	}
+	s.target = link.Target{URL: target, Access: c.auth.options}
+	s.move = storedir.Move{ID: nuid.Next(), Target: withoutCredentials(target), At: time.Now().UTC().Truncate(time.Second)}
+	return s, errors.Join(c.errs...)
+}
+
+// withoutCredentials returns a list of URLs without user names and passwords.
+func withoutCredentials(list string) string {
+	var urls []string
+	for u := range strings.SplitSeq(list, ",") {
+		u = strings.TrimSpace(u)
+		if !strings.Contains(u, "://") {
+			u = "nats://" + u
+		}
+		if p, err := url.Parse(u); err == nil {
+			p.User = nil
+			u = p.String()
+		}
+		urls = append(urls, u)
+	}
+	return strings.Join(urls, ",")
+}
+
+// run connects to both servers and switches.
+func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
+	report := switchover.Report{Target: link.Redact(s.target.URL)}
+	source, err := nats.Connect(link.EmbeddedURL, append([]nats.Option{nats.InProcessServer(inProcess(s.local.dial)),
+		nats.Name(s.b.cfg.name + " (switch)"), nats.NoReconnect()}, s.local.access...)...)
+	if err != nil {
+		return report, &ConnectError{URL: "the embedded server", Err: err}
+	}
+	defer source.Close()
+	s.conns = 1
+	target, err := s.dial(s.target.URL)
+	if err != nil {
+		return report, &ConnectError{URL: report.Target, Err: translate(err)}
+	}
+	defer target.Close()
+	stale, err := s.staleMark()
+	if err != nil {
+		return report, err
+	}
+	report, err = engine.Run(ctx, engine.Config{
+		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
+		Report: report, ID: s.move.ID, Stale: stale, Domain: s.local.domain,
+		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.settings.Progress,
+	})
+	s.log(report, err)
+	return report, s.publicError(err)
+}
+
+// publicError returns the error of the engine as that of SwitchTo.
+func (s *busSwitch) publicError(err error) error {
+	if failed, ok := errors.AsType[*switchover.Error](err); ok {
+		failed.Err = translate(failed.Err)
+		if len(failed.LeftBehind) > 0 && s.local.dir == nil {
+			s.b.leftBehind.Store(&s.move.ID)
+		}
+		return err
+	}
+	if _, ok := errors.AsType[*switchover.ObstacleError](err); ok {
+		return err
+	}
+	return s.b.opError("SwitchTo", "", err)
+}
+
+func (s *busSwitch) log(report switchover.Report, err error) {
+	log := s.b.cfg.logger
+	for _, w := range report.Warnings {
+		log.Warn("switch: "+w, "target", report.Target)
+	}
+	switch {
+	case err != nil:
+		log.Warn("the switch to another server failed", "target", report.Target, "error", err)
+	case !report.DryRun:
+		log.Info("switched to another server", "target", report.Target, "streams", len(report.Streams),
+			"messages", report.Messages, "bytes", report.Bytes, "waited", report.Waited)
+	}
+}
+
+// inProcess implements nats.InProcessConnProvider.
+type inProcess func() (net.Conn, error)
+
+func (f inProcess) InProcessConn() (net.Conn, error) { return f() }
+
+// targetTimeout limits one connection attempt to the target, and a write to it.
+const targetTimeout = 2 * time.Second
+
+// dial connects to a server of the target, as the bus will do it.
+func (s *busSwitch) dial(u string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name(s.b.cfg.name + " (switch)"), nats.Timeout(targetTimeout), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
+		nats.CustomInboxPrefix(cmp.Or(s.b.cfg.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // whoever waits for a reply finds out
+	return nats.Connect(u, append(opts, s.target.Access...)...)
+}
+
+// staleMark returns the ID of an earlier move that may have left copies at a target.
+func (s *busSwitch) staleMark() (string, error) {
+	if s.local.dir == nil {
+		if id := s.b.leftBehind.Load(); id != nil {
+			return *id, nil
+		}
+		return "", nil
+	}
+	earlier, _, err := s.local.dir.Begun()
+	if err != nil {
+		return "", storeError(s.local.dir.Path(), err)
+	}
+	return earlier.ID, nil
+}

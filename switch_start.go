@@ -1,0 +1,88 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/storedir"
+	engine "github.com/omnibus-go/bus/internal/switchover"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// followMove reads whether the streams of the store directory were moved to another server.
+// Then that is the server of the bus, unless WithURL names one.
+func (c *config) followMove() {
+	if c.server.storeDir == "" {
+		return
+	}
+	move, moved := storedir.MovedTo(c.server.storeDir)
+	if !moved {
+		return
+	}
+	c.server.moved = &move
+	if c.server.url == "" {
+		c.server.url = move.Target
+	}
+}
+
+// connectMoved makes a bus on the server that has the streams of the store directory now.
+// asked is the URL of WithURL, or empty. It never falls back to the old streams.
+func connectMoved(c *config, asked string) (*Bus, error) {
+	m := c.server.moved
+	failed := &switchover.MovedError{Dir: c.server.storeDir, Target: m.Target, URL: link.Redact(asked)}
+	b, err := connect(context.Background(), c)
+	if err != nil {
+		failed.URL, failed.Err = "", err
+		return nil, failed
+	}
+	if asked != "" {
+		if failed.Err = b.checkHasMoved(m); failed.Err != nil {
+			return nil, errors.Join(failed, b.Close())
+		}
+	}
+	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if left := engine.RemoveMarks(ctx, b.core.JetStream, m.Streams, m.ID); len(left) > 0 {
+		c.logger.Warn("the mark of the switch is still on streams; the next start removes it", "streams", left)
+	}
+	return b, nil
+}
+
+// errNoneThere is why a server is not the one that streams were moved to.
+var errNoneThere = errors.New("it has none of them")
+
+// checkHasMoved returns an error unless the server has one of the streams that were moved.
+func (b *Bus) checkHasMoved(m *storedir.Move) error {
+	ctx, cancel := b.core.WithTimeout(context.Background())
+	defer cancel()
+	for _, name := range m.Streams {
+		_, err := b.core.JetStream.Stream(ctx, name)
+		if !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return translate(err)
+		}
+	}
+	if len(m.Streams) == 0 {
+		return nil
+	}
+	return errNoneThere
+}
+
+// logUnfinishedSwitch says that a switch was interrupted: the streams here count.
+func logUnfinishedSwitch(c *config, dir *storedir.Dir) {
+	if dir == nil {
+		return
+	}
+	move, begun, err := dir.Begun()
+	if err != nil {
+		c.logger.Warn("the journal of a switch cannot be read; the streams in the store directory count", "dir", dir.Path(), "error", err)
+	}
+	if begun {
+		c.logger.Warn("a switch to another server was interrupted; the streams in the store directory count, and the next SwitchTo deletes the copies at the target",
+			"dir", dir.Path(), "target", move.Target, "at", move.At)
+	}
+}

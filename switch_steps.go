@@ -1,0 +1,232 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/lifecycle"
+)
+
+// OtherClients implements engine.Bus.
+func (s *busSwitch) OtherClients() (now int, ever uint64) {
+	now, ever = s.local.clients()
+	own := s.conns
+	if s.b.core.Connected() && !s.cut {
+		own++
+	}
+	return max(now-own, 0), ever
+}
+
+// Journal implements engine.Bus.
+func (s *busSwitch) Journal(streams []string) error {
+	s.move.Streams = streams
+	if s.local.dir == nil {
+		return nil
+	}
+	return s.local.dir.BeginMove(s.move)
+}
+
+const (
+	// replyGrace is how long a switch waits for replies to requests that are under way. Later
+	// ones are lost with the connection.
+	replyGrace = 500 * time.Millisecond
+	// handlerGrace is how long a switch waits for handlers, so that most of them settle
+	// before the cut. What the others settle waits in the buffer of the connection.
+	handlerGrace = 50 * time.Millisecond
+)
+
+// Hold implements engine.Bus. Requests come first, as long as the responders answer.
+func (s *busSwitch) Hold(ctx context.Context) (warnings []string, err error) {
+	b := s.b
+	s.former = b.core.Link.Target()
+	for _, sender := range []lifecycle.Quiescer{b.async, b.core.Outlet} {
+		if err := sender.Quiesce(ctx); err != nil {
+			return nil, err
+		}
+	}
+	brief, cancel := context.WithTimeout(ctx, replyGrace)
+	defer cancel()
+	if err := b.core.Outlet.AwaitReplies(brief); err != nil {
+		warnings = append(warnings, fmt.Sprintf("requests have got no reply within %v and end with ErrUnknownOutcome: %v", replyGrace, err))
+	}
+	if err := s.quiesce(ctx); err != nil {
+		return warnings, err
+	}
+	for _, c := range s.consumers() {
+		if err := c.engine.Detach(ctx); err != nil {
+			return warnings, fmt.Errorf("consumer %s: %w", c.durable, err)
+		}
+	}
+	return warnings, b.core.Link.Flush(ctx, b.core.Timeout)
+}
+
+// quiesce has no handler call begin. It does not wait for handlers that run long, but for
+// other work, such as a Rewind.
+func (s *busSwitch) quiesce(ctx context.Context) error {
+	for {
+		brief, cancel := context.WithTimeout(ctx, handlerGrace)
+		err := s.b.registry.Quiesce(brief)
+		cancel()
+		running, ok := errors.AsType[*lifecycle.StillRunningError](err)
+		if !ok {
+			return err
+		}
+		busy := ""
+		for _, r := range running.Running {
+			if _, handlers := errors.AsType[*dispatch.RunningError](r.Err); !handlers {
+				busy = r.Err.Error()
+			}
+		}
+		if busy == "" {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", busy, context.Cause(ctx))
+		}
+	}
+}
+
+// consumers returns the live consumers of the bus.
+func (s *busSwitch) consumers() (all []*Consumer) {
+	for _, m := range s.b.registry.Members() {
+		if c, ok := m.(*Consumer); ok {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// Cut implements engine.Bus.
+func (s *busSwitch) Cut(ctx context.Context) error {
+	if err := s.b.core.Link.Cut(ctx); err != nil {
+		return err
+	}
+	s.cut = true
+	for { // a server that has noticed the end has processed what came before
+		others, ever := s.OtherClients()
+		if others == 0 {
+			s.ever = ever
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%d other clients are connected to the port of this bus: %w", others, context.Cause(ctx))
+		}
+	}
+}
+
+// Commit implements engine.Bus.
+func (s *busSwitch) Commit() error {
+	if _, ever := s.OtherClients(); ever != s.ever {
+		return errors.New("another client has connected to the port of this bus since the cut; keep clients away while it switches")
+	}
+	dir := s.local.dir
+	if dir == nil {
+		return nil
+	}
+	err := dir.CommitMove(s.move)
+	if err == nil {
+		return nil
+	}
+	if worse := dir.RevertMove(); worse != nil { // a crash now might lead to the target
+		s.b.loseStore(fmt.Errorf("it is not known where a restart would look for the streams: %w", worse))
+		return errors.Join(err, worse)
+	}
+	return err
+}
+
+// Connect implements engine.Bus.
+func (s *busSwitch) Connect(ctx context.Context) error {
+	b := s.b
+	b.local.Store(nil)
+	b.core.InMemory.Store(false)
+	b.core.Alone.Store(false)
+	if !s.local.alone {
+		s.stopLocal() // at once: other clients could write to it
+	}
+	return b.core.Link.Lead(ctx, s.target)
+}
+
+func (s *busSwitch) stopLocal() {
+	if err := s.local.stop(); err != nil {
+		s.b.cfg.logger.Warn("the embedded server did not stop as it should after the switch", "error", err)
+	}
+}
+
+// Release implements engine.Bus.
+func (s *busSwitch) Release(ctx context.Context) {
+	for _, c := range s.consumers() {
+		start, err := c.engine.Share(ctx)
+		if err != nil && !errors.Is(err, consumer.ErrEnded) {
+			s.reportShare(c, err)
+		}
+		if start != nil {
+			s.joining = append(s.joining, joining{c, start})
+		}
+	}
+	s.b.registry.Resume()
+}
+
+// Settle implements engine.Bus. Consumers with keys share their durables from now on.
+func (s *busSwitch) Settle(ctx context.Context) {
+	for _, j := range s.joining {
+		if err := s.start(ctx, j.c, j.start); err != nil {
+			s.reportShare(j.c, err)
+			go func() { _ = s.start(context.Background(), j.c, j.start) }() // ends with the consumer or the bus
+		}
+	}
+	if s.local.alone {
+		s.stopLocal()
+	}
+}
+
+// start calls start, of a consumer, until it succeeds, or until ctx, the consumer or the bus
+// ends.
+func (s *busSwitch) start(ctx context.Context, c *Consumer, start func(context.Context) error) error {
+	for {
+		attempt, cancel := s.b.core.WithTimeout(ctx)
+		err := start(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-s.b.state.stopping:
+			return err
+		case <-c.Done():
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// reportShare reports that a consumer with keys takes no messages after a switch.
+func (s *busSwitch) reportShare(c *Consumer, err error) {
+	c.report(event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable,
+		Err: fmt.Errorf("after the switch it cannot share the durable with other processes yet, and takes no messages; it is tried again: %w", c.publicError(err))})
+}
+
+// Return implements engine.Bus.
+func (s *busSwitch) Return(ctx context.Context) error {
+	defer s.b.registry.Resume()
+	if !s.cut {
+		return nil
+	}
+	return s.b.core.Link.Lead(ctx, s.former)
+}
+
+// Abort implements engine.Bus.
+func (s *busSwitch) Abort() error {
+	if s.local.dir == nil {
+		return nil
+	}
+	return s.local.dir.EndMove()
+}

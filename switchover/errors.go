@@ -1,0 +1,88 @@
+package switchover
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Obstacle is one reason why a bus cannot switch.
+type Obstacle struct {
+	Stream string // the stream that it is about; empty for the bus or the target
+	Reason string // what is in the way
+	Remedy string // what to do about it
+}
+
+func (o Obstacle) String() string {
+	text := o.Reason + ": " + o.Remedy
+	if o.Stream != "" {
+		text = fmt.Sprintf("stream %q: %s", o.Stream, text)
+	}
+	return text
+}
+
+// ObstacleError reports everything that is in the way of a switch. Nothing was changed.
+type ObstacleError struct {
+	Target    string // the URL, without credentials
+	Obstacles []Obstacle
+}
+
+// Error names all obstacles.
+func (e *ObstacleError) Error() string {
+	texts := make([]string, len(e.Obstacles))
+	for i, o := range e.Obstacles {
+		texts[i] = o.String()
+	}
+	return fmt.Sprintf("bus: cannot switch to %s, and nothing was changed; %d in the way: %s", e.Target, len(texts), strings.Join(texts, "; "))
+}
+
+// Error reports a switch that began and failed. Before the commit the bus went back: it works
+// on the old server, which has all messages. After the commit the streams are at the target,
+// and the bus goes on there as soon as it is reached; see Committed.
+type Error struct {
+	Target    string // the URL, without credentials
+	Phase     Phase  // in which it failed
+	Committed bool   // the streams are at the target
+	Err       error  // why
+
+	// LeftBehind are copies at the target that could not be deleted. The next SwitchTo from
+	// the same store directory deletes them. Those of a bus without a store directory must be
+	// deleted by hand.
+	LeftBehind []string
+}
+
+// Error says what failed, and where the streams are.
+func (e *Error) Error() string {
+	state := "the bus is where it was, with all messages"
+	if e.Committed {
+		state = "the streams are at the target, and the bus connects to it as soon as it can"
+	}
+	text := fmt.Sprintf("bus: the switch to %s failed in the phase %q: %v; %s", e.Target, e.Phase, e.Err, state)
+	if len(e.LeftBehind) > 0 {
+		text += fmt.Sprintf("; copies that do not count were left there: %s", strings.Join(e.LeftBehind, ", "))
+	}
+	return text
+}
+
+// Unwrap returns why.
+func (e *Error) Unwrap() error { return e.Err }
+
+// MovedError is the reason why a bus did not open: the streams of its store directory were
+// moved to a server that does not fit to its options, or that cannot be reached. The streams
+// in the directory are old, so the bus never uses them.
+type MovedError struct {
+	Dir    string // the store directory
+	Target string // where the streams are, without credentials
+	URL    string // of WithURL, without credentials; empty without that option
+	Err    error  // why the target cannot be used
+}
+
+// Error says where the streams are.
+func (e *MovedError) Error() string {
+	if e.URL != "" {
+		return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, and the server of WithURL, %s, does not have them: %v; use the URL of that server or cluster, or remove WithStoreDir to leave the streams alone", e.Dir, e.Target, e.URL, e.Err)
+	}
+	return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, which cannot be used now: %v", e.Dir, e.Target, e.Err)
+}
+
+// Unwrap returns why the target cannot be used.
+func (e *MovedError) Unwrap() error { return e.Err }

@@ -1,0 +1,47 @@
+package switchover
+
+import "time"
+
+// Option is an option of bus.Bus.SwitchTo. The functions of this package make options, and
+// so do bus.WithUser, bus.WithToken, bus.WithCredentials, bus.WithNKey and bus.WithTLS.
+type Option interface {
+	// OnSwitch sets the option. SwitchTo calls it.
+	OnSwitch(*Settings)
+}
+
+// Settings is what the options set. Programs do not use it.
+type Settings struct {
+	DryRun   bool           // only look for obstacles
+	MaxWait  time.Duration  // how long publishers may wait; 0 for DefaultMaxWait
+	Progress func(Progress) // nil for none
+	Access   []any          // options of package bus that identify the bus to the target
+}
+
+// DefaultMaxWait is how long publishers wait at most, unless MaxWait says something else.
+const DefaultMaxWait = 5 * time.Second
+
+type option func(*Settings)
+
+func (o option) OnSwitch(s *Settings) { o(s) }
+
+// DryRun has SwitchTo connect to the target, look for obstacles and return. Nothing changes,
+// here or at the target, except that a probe stream is created there and deleted.
+func DryRun() Option { return option(func(s *Settings) { s.DryRun = true }) }
+
+// MaxWait bounds how long publishers wait, from the beginning of the hold until the commit. If
+// the switch is not committed by then, the bus goes on where it was and SwitchTo returns an
+// *Error. It must be more than zero. The default is DefaultMaxWait. All streams are copied
+// within this time: allow about a second for each 100,000 messages of 1 KiB.
+func MaxWait(d time.Duration) Option {
+	return option(func(s *Settings) {
+		s.MaxWait = d
+		if d <= 0 {
+			s.MaxWait = -1 // SwitchTo refuses it
+		}
+	})
+}
+
+// OnProgress has SwitchTo call fn when a phase begins, and while messages are copied. fn is
+// called by several goroutines, one call at a time. Publishers wait meanwhile, so it must
+// return quickly, and must not call the bus. A nil fn is ignored.
+func OnProgress(fn func(Progress)) Option { return option(func(s *Settings) { s.Progress = fn }) }

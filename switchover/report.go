@@ -1,0 +1,72 @@
+package switchover
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Phase is a part of a switch.
+type Phase string
+
+// The phases, in their order. Until Commit the bus can go back. From then on it cannot.
+const (
+	Preflight Phase = "preflight" // look for obstacles
+	Hold      Phase = "hold"      // publishers and new requests wait; consumers are held
+	Cut       Phase = "cut"       // the connection to the old server ends, and that has processed everything
+	Copy      Phase = "copy"      // snapshot and restore of each stream
+	Verify    Phase = "verify"    // compare streams and consumers
+	Commit    Phase = "commit"    // record that the streams are at the target
+	Connect   Phase = "connect"   // the connection comes back at the target
+	Release   Phase = "release"   // publishers go on, consumers go on
+	Settle    Phase = "settle"    // the replicas of the target get the data
+)
+
+// Progress says how far a switch is.
+type Progress struct {
+	Phase    Phase
+	Elapsed  time.Duration // since SwitchTo was called
+	Streams  int           // that have been copied
+	Messages uint64        // of those
+	Bytes    int64         // sent to the target so far; snapshots are compressed
+
+	TotalStreams  int
+	TotalMessages uint64
+}
+
+// PhaseTime is how long a phase took.
+type PhaseTime struct {
+	Phase Phase
+	Time  time.Duration
+}
+
+// Report says what a switch did, or would do.
+type Report struct {
+	DryRun   bool
+	Protocol string        // "snapshot": snapshot and restore while publishers wait
+	Target   string        // the URL, without credentials
+	Replicas int           // of each stream at the target
+	Streams  []string      // sorted, with the side streams
+	Messages uint64        // in all streams
+	Bytes    int64         // of the snapshots
+	Waited   time.Duration // how long publishers waited; 0 for a dry run
+	Phases   []PhaseTime   // that have ended
+	Warnings []string      // what did not make the switch fail, and should be known
+}
+
+// String returns a few lines of text.
+func (r Report) String() string {
+	var b strings.Builder
+	what := "switched to"
+	if r.DryRun {
+		what = "can switch to"
+	}
+	fmt.Fprintf(&b, "%s %s: %d streams, %d messages, %d replicas", what, r.Target, len(r.Streams), r.Messages, r.Replicas)
+	if !r.DryRun {
+		fmt.Fprintf(&b, "; %d bytes sent, publishers waited %v", r.Bytes, r.Waited.Round(time.Millisecond))
+	}
+	for _, w := range r.Warnings {
+		b.WriteString("\nwarning: " + w)
+	}
+	return b.String()
+}
