@@ -21,6 +21,7 @@ type run struct {
 
 	began     time.Time               // when Run was called
 	held      time.Time               // when publishers began to wait
+	verified  time.Time               // when the copies were complete
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
 	stale     []string // copies of an earlier switch
