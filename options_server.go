@@ -32,6 +32,9 @@ func WithStoreDir(dir string) Option {
 // Without it the server has no port. Clients need not identify themselves unless
 // WithServerOptions sets up users. Without users New refuses an address that other machines
 // reach with an *OptionError, unless WithUnsafePorts allows it.
+//
+// A client that reads too slowly is disconnected when 64 MiB wait for it, or when more than 1/16
+// of the memory (64 to 256 MiB) waits for all clients and for it the most.
 func WithListen(addr string) Option {
 	return option(func(c *config) {
 		if addr == "" {

@@ -33,10 +33,10 @@ type Address struct {
 	Port int    // 0: any free port
 }
 
-// maxPending is how many bytes may wait in the server for one client. The server
-// disconnects a client that exceeds it. The bus is one client with all that its consumers
-// asked for, and 64 MiB, the server's default, are one window of large messages. It is a
-// limit: it takes no memory by itself.
+// maxPending is how many bytes may wait in the server for the bus. The server disconnects a
+// client that exceeds it. The bus is one client with all that its consumers asked for, and
+// 64 MiB, the server's default, are one window of large messages. It is a limit: it takes no
+// memory by itself. For other clients see backlog.
 const maxPending = 256 << 20
 
 // serverOptions makes the server's options. What the library relies on is set last, so

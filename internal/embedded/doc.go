@@ -7,10 +7,11 @@
 // States: starting → running → stopped. Start goes through the first, Stop ends the second.
 // A server is not started twice.
 //
-// Goroutines: one looks at the store directory (watch.go). It and those of the server end
-// with Stop. The server reports why it cannot start only to its logger, and would then end
-// the process. So the log keeps that line, and Start returns it as an error. The signal
-// handlers of the server are off, because they would end the program.
+// Goroutines: one looks at the store directory (watch.go), one at clients that read too slowly
+// (backlog.go). They and those of the server end with Stop. The server reports why it cannot
+// start only to its logger, and would then end the process. So the log keeps that line, and
+// Start returns it as an error. The signal handlers of the server are off, because they would
+// end the program.
 //
 // After a crash of the process the operating system releases the lock. The next Start
 // finishes what the crash left half made (see storedir.Dir.Repair), before the server reads

@@ -22,10 +22,11 @@ type Server struct {
 	// Alone says that no client outside this process can reach the server.
 	Alone bool
 
-	config *Config
-	store  *store
-	server *server.Server
-	watch  watch
+	config  *Config
+	store   *store
+	server  *server.Server
+	watch   watch
+	backlog *backlog
 }
 
 // Start starts a server and waits until it is ready. It is called by New.
@@ -86,7 +87,9 @@ func (c *Config) run(dir *store) (*Server, error) {
 		dropDomainNames(ns, opts.JetStreamDomain)
 	}
 	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
-	return &Server{Access: access, Alone: alone, config: c, store: dir, server: ns, watch: watch{start: time.Now()}}, nil
+	s := &Server{Access: access, Alone: alone, config: c, store: dir, server: ns, watch: watch{start: time.Now()}}
+	s.backlog = s.watchBacklog(opts)
+	return s, nil
 }
 
 // isSingle reports whether the server is connected to no other server.
@@ -129,6 +132,7 @@ func (s *Server) Dir() *storedir.Dir { return s.store.dir }
 // Stop stops the server and gives the store directory up. It is called once.
 func (s *Server) Stop() error {
 	s.watch.end()
+	s.backlog.end()
 	stop(s.server)
 	return s.store.release()
 }
