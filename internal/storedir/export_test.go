@@ -1,6 +1,8 @@
 package storedir
 
-// ParseIdentity and ParseOwner read the content of files that others may have written.
+// ParseIdentity, ParseOwner and ParseMove read the content of files that others may have written.
 func ParseIdentity(raw []byte) (Identity, error) { return parseIdentity("dir", "file", raw) }
 
 func ParseOwner(raw []byte) Owner { return parseOwner(raw) }
+
+func ParseMove(raw []byte) (Move, error) { return parseMove("file", raw) }

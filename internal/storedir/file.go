@@ -62,8 +62,15 @@ func checkDir(path string) error {
 // errTooLarge is the error of readSmall for a file above the limit.
 var errTooLarge = errors.New("it is too large")
 
-// readSmall returns the content of a file of at most limit bytes.
+// readSmall returns the content of a file of at most limit bytes. It does not open a FIFO.
 func readSmall(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil {
+		err = irregular(info.Mode())
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,8 @@ func FuzzParseIdentity(f *testing.F) {
 	for _, s := range []string{
 		`{"format":1,"id":"a","server_name":"bus-x","domain":"bus-y","created":"2026-01-02T03:04:05Z"}`,
 		`{"format":1,"id":"a","server_name":"s","domain":"d","later":{"x":[1]}}`,
-		`{"format":2}`, `{"format":99999999999999999999}`, `{"Format":1,"format":2}`,
+		`{"format":2,"id":"a","server_name":"s","domain":"d","moved":{"id":"x","target":"nats://h:4222","streams":["S"]}}`,
+		`{"format":2}`, `{"format":3}`, `{"format":99999999999999999999}`, `{"Format":1,"format":2}`,
 		`{"format":1,"id":"a","server_name":"a b","domain":"a.b"}`, `[]`, `null`, ``, `{"format":1,"created":"x"}`,
 	} {
 		f.Add([]byte(s))
@@ -27,7 +28,7 @@ func FuzzParseIdentity(f *testing.F) {
 			checkIdentityError(t, err)
 			return
 		}
-		if id.Format != storedir.Format || id.ID == "" || strings.ContainsAny(id.Domain, " .*>\r\n") || strings.ContainsFunc(id.ServerName, unicode.IsSpace) {
+		if id.Format < 1 || id.Format > storedir.FormatMoved || id.ID == "" || strings.ContainsAny(id.Domain, " .*>\r\n") || strings.ContainsFunc(id.ServerName, unicode.IsSpace) {
 			t.Fatalf("accepted: %+v", id)
 		}
 		text, err := json.Marshal(id)
@@ -44,7 +45,7 @@ func FuzzParseIdentity(f *testing.F) {
 func checkIdentityError(t *testing.T, err error) {
 	_, corrupt := errors.AsType[*storedir.CorruptError](err)
 	format, newer := errors.AsType[*storedir.FormatError](err)
-	if corrupt == newer || newer && format.Found <= storedir.Format || len(err.Error()) > 1000 {
+	if corrupt == newer || newer && format.Found <= storedir.FormatMoved || len(err.Error()) > 1000 {
 		t.Fatalf("the error is %T %.2000v", err, err)
 	}
 }
@@ -61,6 +62,36 @@ func FuzzParseOwner(f *testing.F) {
 		text := (&storedir.LockedError{Dir: "/d", Owner: storedir.ParseOwner(raw)}).Error()
 		if len(text) > 2000 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Fatalf("%q", text)
+		}
+	})
+}
+
+// A journal that is accepted is the same when it is written and read again, and the error text
+// that it gets into is one line that can be printed.
+func FuzzParseMove(f *testing.F) {
+	for _, s := range []string{
+		`{"id":"x","target":"nats://h:4222","streams":["A","B"],"at":"2026-01-02T03:04:05Z"}`,
+		`{}`, `null`, ``, `{"id":"\n"}`, `{"target":"a\u0000"}`, `{"streams":[""]}`, `{"streams":["a b"]}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := storedir.ParseMove(raw)
+		if err != nil {
+			if _, ok := errors.AsType[*storedir.CorruptError](err); !ok || len(err.Error()) > 1000 {
+				t.Fatalf("the error is %T %.2000v", err, err)
+			}
+			return
+		}
+		if text := (&storedir.MovedError{Dir: "/d", Move: m}).Error(); strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Fatalf("%q", text)
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatalf("%+v cannot be written: %v", m, err)
+		}
+		if again, err := storedir.ParseMove(text); err != nil || again.ID != m.ID || again.Target != m.Target || len(again.Streams) != len(m.Streams) {
+			t.Fatalf("%+v came back as %+v, %v", m, again, err)
 		}
 	})
 }

@@ -40,9 +40,9 @@ type Identity struct {
 	Moved *Move `json:"moved,omitempty"`
 }
 
-// maxIdentity is the largest size of the identity, in bytes. This code writes about 200, and
-// later versions may add fields.
-const maxIdentity = 64 << 10
+// maxIdentity is the largest size of the identity and of the journal of a move, in bytes. The
+// names of all streams that were moved are in them.
+const maxIdentity = 16 << 20
 
 // loadIdentity returns the stored identity, or stores a new one. prepare calls it under the
 // lock.
@@ -142,6 +142,11 @@ func (id Identity) check() error {
 		return errors.New("domain is missing")
 	case (id.Format == FormatMoved) != (id.Moved != nil):
 		return fmt.Errorf("format %d does not fit to what it says of a move", id.Format)
+	}
+	if id.Moved != nil {
+		if err := id.Moved.check(); err != nil {
+			return err
+		}
 	}
 	return id.checkNames()
 }

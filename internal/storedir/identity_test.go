@@ -72,7 +72,7 @@ func TestCorrupt(t *testing.T) {
 		"tail domain":  `{"format":1,"id":"a","server_name":"s","domain":">"}`,
 		"wrong types":  `{"format":1,"id":5}`,
 		"long id":      `{"format":1,"id":"` + strings.Repeat("x", 256) + `","server_name":"s","domain":"d"}`,
-		"huge":         strings.Repeat(" ", 64<<10) + `{"format":1,"id":"a","server_name":"s","domain":"d"}`,
+		"huge":         strings.Repeat(" ", 16<<20) + `{"format":1,"id":"a","server_name":"s","domain":"d"}`,
 		"long number":  `{"format":` + strings.Repeat("1", 60<<10) + `}`,
 	}
 	for name, text := range tests {

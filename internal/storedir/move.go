@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -76,17 +77,50 @@ func (d *Dir) RevertMove() error { return writeJSON(d.path, identityName, d.iden
 // ok is false if there is none.
 func (d *Dir) Begun() (m Move, ok bool, err error) {
 	file := d.file(journalName)
-	raw, err := os.ReadFile(file)
+	raw, err := readSmall(file, maxIdentity)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return Move{}, false, nil
+	case errors.Is(err, errTooLarge):
+		return Move{}, false, &CorruptError{File: file, Err: err}
 	case err != nil:
 		return Move{}, false, &AccessError{Dir: d.path, Op: "read " + journalName, Err: err}
 	}
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return Move{}, false, &CorruptError{File: file, Err: err}
+	m, err = parseMove(file, raw)
+	return m, err == nil, err
+}
+
+// parseMove reads the journal of a move. It fails with a [*CorruptError].
+func parseMove(file string, raw []byte) (m Move, err error) {
+	if err = json.Unmarshal(raw, &m); err != nil {
+		err = shortError(err)
+	} else {
+		err = m.check()
 	}
-	return m, true, nil
+	if err != nil {
+		return Move{}, &CorruptError{File: file, Err: err}
+	}
+	return m, nil
+}
+
+// maxTarget is the longest list of URLs in bytes.
+const maxTarget = 4 << 10
+
+// check returns an error if a stored move has a text that this package does not write. The
+// texts get into errors and requests.
+func (m *Move) check() error {
+	switch {
+	case nameProblem(m.ID) != "":
+		return fmt.Errorf("the id of the move, %.64q, %s", m.ID, nameProblem(m.ID))
+	case len(m.Target) > maxTarget || strings.ContainsFunc(m.Target, isUnprintable):
+		return fmt.Errorf("the target of the move, %.64q, is no URL", m.Target)
+	}
+	for _, name := range m.Streams {
+		if problem := nameProblem(name); problem != "" {
+			return fmt.Errorf("the stream %.64q of the move %s", name, problem)
+		}
+	}
+	return nil
 }
 
 // MovedTo returns where the streams of dir were moved to. ok is false if they were not moved,
@@ -98,7 +132,7 @@ func MovedTo(dir string) (m Move, ok bool) {
 		return Move{}, false
 	}
 	file := filepath.Join(path, identityName)
-	raw, err := os.ReadFile(file)
+	raw, err := readSmall(file, maxIdentity)
 	if err != nil {
 		return Move{}, false
 	}

@@ -17,7 +17,7 @@ import (
 // Nobody waits for a FIFO in the place of a file.
 func TestOpenRefusesAFIFO(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"LOCK", "OWNER", "omnibus.json", "data/x", "data/jetstream/$G/streams/S/msgs/1.blk"} {
+	for _, name := range []string{"LOCK", "OWNER", "omnibus.json", "switch.json", "data/x", "data/jetstream/$G/streams/S/msgs/1.blk"} {
 		dir, _ := newDir(t)
 		d, err := storedir.Open(dir)
 		if err != nil {
@@ -35,7 +35,11 @@ func TestOpenRefusesAFIFO(t *testing.T) {
 			t.Skipf("SKIPPED: no FIFO can be made: %v", err)
 		}
 		done := make(chan error, 1)
-		go func() { _, err := storedir.Open(dir); done <- err }()
+		go func() {
+			storedir.MovedTo(dir)
+			_, err := storedir.Open(dir)
+			done <- err
+		}()
 		select {
 		case err := <-done:
 			if _, ok := errors.AsType[*storedir.AccessError](err); !ok || !strings.Contains(err.Error(), name+": it is a FIFO") {
