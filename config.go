@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -300,11 +300,14 @@ type serverConfig struct {
 func (c *config) checkURL(option, list string) {
 	for u := range strings.SplitSeq(list, ",") {
 		if reason := urlProblem(strings.TrimSpace(u)); reason != "" {
-			c.bad(option, strconv.Quote(link.Redact(list)), reason)
+			c.bad(option, fmt.Sprintf("%.*q", maxShownURL, link.Redact(list)), reason)
 			return
 		}
 	}
 }
+
+// maxShownURL is how many characters of a list of URLs an error shows.
+const maxShownURL = 300
 
 // escapeHint is what to do where a password may be the reason why a URL cannot be read.
 const escapeHint = "in a user name or password escape what is no letter or digit (url.PathEscape, and %2C for a comma), or use WithUser"
@@ -330,5 +333,11 @@ func urlProblem(u string) string {
 	case "ws", "wss":
 		return ""
 	}
-	return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
+	if slices.Contains(otherSchemes, p.Scheme) {
+		return fmt.Sprintf("has the scheme %q; use nats, tls, ws or wss", p.Scheme)
+	}
+	return "has an unknown scheme; use nats, tls, ws or wss; " + escapeHint
 }
+
+// otherSchemes are schemes that an error may name. Another one may be a part of a password.
+var otherSchemes = []string{"http", "https", "tcp", "mqtt", "amqp", "redis", "kafka", "nats+tls"}

@@ -43,7 +43,7 @@ func WithListen(addr string) Option {
 		}
 		host, port, err := splitListen(addr)
 		if err != nil {
-			c.bad("WithListen", strconv.Quote(addr), err.Error())
+			c.bad("WithListen", fmt.Sprintf("%.*q", maxShownURL, addr), err.Error())
 		}
 		c.server.listen = listenConfig{addr, host, port}
 	})
@@ -65,7 +65,7 @@ func splitListen(addr string) (host string, port int, err error) {
 	}
 	port, err = strconv.Atoi(text)
 	if err != nil || port < 0 || port > 65535 {
-		return "", 0, fmt.Errorf("port %q is not a number from 0 to 65535", text)
+		return "", 0, fmt.Errorf("port %.20q is not a number from 0 to 65535", text)
 	}
 	return host, port, nil
 }

@@ -66,3 +66,23 @@ func TestFeatures(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a server calls its version, it counts as a version that can be compared. A version
+// that is read comes back when its text is read.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"2.10.0", "v2.14.0-RC.1", "2.15.0-dev+x", "2", "2.-1.0", "2.70000.1", "a.b.c", "", "2.11.17.1", "+2.1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if s := serverversion.Of(text); s.Text == "" {
+			t.Fatalf("%q has no text", text)
+		}
+		v, ok := serverversion.Parse(text)
+		if !ok {
+			return
+		}
+		if again, ok := serverversion.Parse(v.String()); !ok || again != v || !v.AtLeast(again) {
+			t.Fatalf("%q is %v, and that is %v", text, v, again)
+		}
+	})
+}
