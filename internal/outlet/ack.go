@@ -62,16 +62,21 @@ func parseCommonAck(text []byte) (ack Ack, ok bool) {
 	}
 	n, err := strconv.ParseUint(string(text), 10, 64)
 	ack.Sequence = n
-	return ack, err == nil && n > 0
+	return ack, err == nil && text[0] != '0' // JSON has no leading zeros, and 0 is no sequence
 }
 
-// cutQuoted sets into to the string that begins after start. It fails if the string has an
-// escape.
+// cutQuoted sets into to the string that begins after start. It fails if the string is not
+// plain ASCII without escapes.
 func cutQuoted(text []byte, start string, into *string) (after []byte, ok bool) {
 	value, ok := bytes.CutPrefix(text, []byte(start))
 	end := bytes.IndexByte(value, '"')
-	if !ok || end < 0 || bytes.IndexByte(value[:end], '\\') >= 0 {
+	if !ok || end < 0 {
 		return text, false
+	}
+	for _, c := range value[:end] {
+		if c == '\\' || c < ' ' || c > '~' {
+			return text, false
+		}
 	}
 	*into = string(value[:end])
 	return value[end+1:], true
