@@ -26,6 +26,7 @@ import (
 	"github.com/omnibus-go/bus/internal/storedir"
 	"github.com/omnibus-go/bus/internal/streamdef"
 	"github.com/omnibus-go/bus/internal/telemetry"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // Version is the version of the library.
@@ -164,7 +165,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	if b.core.Link, err = link.Dial(ctx, b.linkConfig()); err != nil {
 		return err
 	}
-	if b.core.JetStream, err = jsapi.New(b.core.Link); err != nil {
+	if b.core.JetStream, err = jsapi.New(b.core.Link, b.local != nil && c.server.cluster != nil); err != nil {
 		b.core.Link.Close()
 		return err
 	}
@@ -443,9 +444,9 @@ func newFormat(c *config, counters *telemetry.Bus) *payload.Format {
 
 // Stats returns the statistics of the bus. It reads the counters one after the other while
 // the bus runs, so sums may differ by a few messages.
-func (b *Bus) Stats() Stats {
+func (b *Bus) Stats() stats.Bus {
 	if b.isZero() {
-		return Stats{}
+		return stats.Bus{}
 	}
 	return b.retired.collect(&b.core.Counters, b.async.Pending())
 }

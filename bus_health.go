@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // minJudgedCalls is from how many handler calls on the share of failures is judged.
@@ -76,7 +77,7 @@ func (b *Bus) checkLoad(r *health.Report) {
 	if used := float64(b.async.Pending()) / float64(b.cfg.publish.bufferSize); used > t.PendingRatio {
 		r.Add(health.Degraded, "publisher", "the buffer of PublishAsync is %.0f %% full", 100*used)
 	}
-	var live []SubscriptionStats
+	var live []stats.Subscription
 	for _, l := range b.loads() {
 		live = append(live, l.stats)
 		checkPart(r, t, l)
@@ -88,7 +89,7 @@ func (b *Bus) checkLoad(r *health.Report) {
 
 // load is the state of a subscription, responder or consumer, for Health.
 type load struct {
-	stats         SubscriptionStats
+	stats         stats.Subscription
 	used          float64 // of its pending limits
 	failed, calls int64   // of the latest handler calls
 	stalled       error   // why it gets no messages; nil where it does
@@ -108,7 +109,7 @@ func (b *Bus) loads() []load {
 }
 
 // load returns the state of a handler with the statistics s.
-func (r *handlerCall) load(s SubscriptionStats) load {
+func (r *handlerCall) load(s stats.Subscription) load {
 	l := load{stats: s}
 	l.failed, l.calls = r.counters.Latest.Recent(s.Handled + s.HandlerErrors)
 	return l

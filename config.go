@@ -202,6 +202,7 @@ func programVersion() string {
 // check checks options that depend on each other, and returns all errors.
 func (c *config) check() error {
 	c.checkCredentials()
+	c.checkModes()
 	if c.server.url != "" && c.server.listen.addr != "" {
 		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen.addr)
 	}
@@ -288,6 +289,8 @@ type serverConfig struct {
 	moved      *storedir.Move // where the streams of storeDir were moved to; nil if they were not
 	storeDir   string         // empty: in memory
 	listen     listenConfig
+	cluster    *Cluster      // nil: the server is in no cluster
+	leaf       *leafConfig   // nil: the server is linked to no other one
 	syncEvery  time.Duration // 0: each message is synced
 	maxMemory  int64         // bytes; 0: the default
 	maxStore   int64         // bytes; 0: the default

@@ -14,6 +14,7 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // Consumer is one process's part in a durable consumer. Safe for concurrent use. A nil
@@ -278,11 +279,11 @@ func (c *Consumer) publicError(err error) error {
 }
 
 // running makes the public form of a handler call that has not returned.
-func running(r dispatch.Run) Running {
+func running(r dispatch.Run) stats.Call {
 	if r.Since.IsZero() {
-		return Running{}
+		return stats.Call{}
 	}
-	return Running{Subject: r.Subject, Sequence: r.Sequence, Duration: time.Since(r.Since)}
+	return stats.Call{Subject: r.Subject, Sequence: r.Sequence, Duration: time.Since(r.Since)}
 }
 
 // endedBy implements durableMember.

@@ -7,6 +7,7 @@ import (
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/serverversion"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // isZero reports whether c is nil or was not made by Consume. Then it has ended.
@@ -180,7 +181,7 @@ func (n beginAndEnd) Begun() int64 { return n.begun }
 func (n beginAndEnd) Ended() int64 { return n.ended }
 
 // stats returns the statistics of the consumer, for Stats and Health.
-func (c *Consumer) stats() SubscriptionStats {
+func (c *Consumer) stats() stats.Subscription {
 	s := c.engine.Stats()
 	st := c.call.stats(beginAndEnd{s.Begun, s.Ended})
 	st.Queue, st.Stream, st.Durable = "", c.stream, c.durable

@@ -14,11 +14,12 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // owns reports whether a consumer of b is the owner of its durable.
 func owns(b *bus.Bus) bool {
-	return slices.ContainsFunc(b.Stats().Subscriptions, func(s bus.SubscriptionStats) bool { return s.Owner })
+	return slices.ContainsFunc(b.Stats().Subscriptions, func(s stats.Subscription) bool { return s.Owner })
 }
 
 // keyOrder notes who handled what and fails the test where a key is at two places.

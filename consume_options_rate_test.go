@@ -10,6 +10,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // Handler calls begin at the rate, evenly, also those of several at once and of
@@ -169,7 +170,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 		}, bus.HandlerTimeout(time.Second))
 		pass(4 * time.Minute)
 		healthy(t, b)
-		if l := b.Stats().Subscriptions[0].Longest; l != (bus.Running{Subject: "S", Sequence: 2, Duration: 4 * time.Minute}) {
+		if l := b.Stats().Subscriptions[0].Longest; l != (stats.Call{Subject: "S", Sequence: 2, Duration: 4 * time.Minute}) {
 			t.Errorf("the longest is %+v", l)
 		}
 		pass(2 * time.Minute)

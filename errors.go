@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/stats"
 )
 
 var (
@@ -223,13 +223,13 @@ func (e *UnsentError) Error() string {
 // DrainError is returned when a subscription or consumer ended before it had handled all
 // messages that had arrived. Messages of streams are redelivered. Core messages are lost.
 type DrainError struct {
-	Subject string  // what was subscribed to
-	Stream  string  // of a consumer
-	Durable string  // of a consumer
-	Pending int     // messages that were not handled
-	Running int     // handlers that had not returned
-	Longest Running // of a consumer: the one of them that has been running for longest
-	Err     error   // why it did not wait longer
+	Subject string     // what was subscribed to
+	Stream  string     // of a consumer
+	Durable string     // of a consumer
+	Pending int        // messages that were not handled
+	Running int        // handlers that had not returned
+	Longest stats.Call // of a consumer: the one of them that has been running for longest
+	Err     error      // why it did not wait longer
 }
 
 func (e *DrainError) Error() string {
@@ -271,17 +271,6 @@ func isTimeout(target, why error) bool {
 // ErrExited is the Value of the *PanicError of a handler that ended its goroutine with
 // runtime.Goexit instead of returning. FailNow and Fatal of a test do that.
 var ErrExited = errors.New("bus: the handler ended its goroutine with runtime.Goexit, as t.FailNow and t.Fatal do; return an error instead")
-
-// Running is a handler call that has not returned.
-type Running struct {
-	Subject  string // of its message; of a batch the first one's; empty if no handler runs
-	Sequence uint64 // of the same message
-	Duration time.Duration
-}
-
-func (r Running) String() string {
-	return fmt.Sprintf("message %d on %s for %v", r.Sequence, r.Subject, r.Duration.Round(time.Millisecond))
-}
 
 // optionErrors collects the errors of the options of one call, so that the call reports all
 // of them at once. The zero value is ready to use.

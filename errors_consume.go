@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // ConsumerConflictError is returned by Consume if the durable exists with another
@@ -70,10 +71,10 @@ type ConsumerError struct {
 
 	// Rewind: unfinished messages, whose acknowledgements would count for the messages that
 	// are sent again, were not done when the context ended.
-	Messages int     // that other processes hold, or held when they died
-	Running  int     // handlers of this process that had not returned
-	Longest  Running // the longest of them
-	Err      error   // why the call did not wait longer
+	Messages int        // that other processes hold, or held when they died
+	Running  int        // handlers of this process that had not returned
+	Longest  stats.Call // the longest of them
+	Err      error      // why the call did not wait longer
 }
 
 // Error says why the operation is not possible, and what to do.

@@ -49,7 +49,7 @@ const (
 	StoreNewer    StoreProblem = "newer"    // a newer version of this library wrote it
 	StoreDamaged  StoreProblem = "damaged"  // a file in it, or a stream, cannot be read
 	StoreUnusable StoreProblem = "unusable" // it cannot be created, read or written: its permissions, its disk or its path is wrong
-	StoreUnmoved  StoreProblem = "unmoved"  // it holds streams, and WithURL names another server, which does not have them
+	StoreUnmoved  StoreProblem = "unmoved"  // it holds streams, and WithURL or WithCluster names other servers, which do not have them
 )
 
 // StoreError reports a store directory that the bus cannot use. Its text says what to do.
@@ -66,11 +66,11 @@ type StoreError struct {
 	Since   time.Time
 
 	Streams []string // of StoreUnmoved: the streams that the directory holds, sorted
-	Err     error    // the reason; nil for StoreUnmoved
+	Err     error    // the reason; nil for StoreUnmoved with WithURL
 }
 
 func (e *StoreError) Error() string {
-	if e.Problem == StoreUnmoved {
+	if e.Err == nil {
 		return fmt.Sprintf("bus: store directory %q holds the streams %s, which the server of WithURL does not have; remove WithURL to use them, or remove WithStoreDir to leave them behind", e.Dir, strings.Join(e.Streams, ", "))
 	}
 	if text := e.Err.Error(); text != inner(e.Err) {
@@ -88,6 +88,7 @@ func storeError(dir string, err error) *StoreError {
 	locked, isLocked := errors.AsType[*storedir.LockedError](err)
 	_, isForeign := errors.AsType[*storedir.ForeignError](err)
 	_, isNewer := errors.AsType[*storedir.FormatError](err)
+	other, isOther := errors.AsType[*storedir.NodeError](err)
 	_, isCorrupt := errors.AsType[*storedir.CorruptError](err)
 	switch {
 	case isLocked:
@@ -96,6 +97,8 @@ func storeError(dir string, err error) *StoreError {
 		e.PID, e.Host, e.Program, e.Bus, e.Since = o.PID, o.Host, o.Program, o.Bus, o.Since
 	case isForeign:
 		e.Problem = StoreForeign
+	case isOther:
+		e.Problem, e.Streams = StoreUnmoved, other.Streams
 	case isNewer:
 		e.Problem = StoreNewer
 	case isCorrupt:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -97,8 +98,31 @@ func (c *config) embedded() *embedded.Config {
 	if l := s.listen; l.addr != "" {
 		e.Listen = embedded.Address{Text: l.addr, Host: l.host, Port: l.port}
 	}
+	if n := s.cluster; n != nil {
+		e.Cluster = n.embedded()
+	}
+	if l := s.leaf; l != nil {
+		e.Leaf = &embedded.Leaf{URLs: l.urls, Credentials: l.credentials, Domain: l.domain}
+	}
 	for _, fn := range s.customize {
 		e.Customize = append(e.Customize, fn.(func(*server.Options)))
+	}
+	return e
+}
+
+// embedded is what n says of the embedded server. checkNode has checked it.
+func (n *Cluster) embedded() *embedded.Cluster {
+	host, port, _ := splitListen(n.Listen)
+	e := &embedded.Cluster{
+		Name: n.Name, Node: n.Node, User: n.User, Password: n.Password, TLS: n.TLS,
+		Listen: embedded.Address{Text: n.Listen, Host: host, Port: port},
+	}
+	for _, peer := range n.Peers {
+		u := &url.URL{Scheme: "nats-route", Host: peer}
+		if n.User != "" {
+			u.User = url.UserPassword(n.User, n.Password)
+		}
+		e.Peers = append(e.Peers, u)
 	}
 	return e
 }

@@ -19,10 +19,11 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // nonzero tells what in s is not zero, but for the subscriptions and the ratio.
-func nonzero(s bus.Stats) string {
+func nonzero(s stats.Bus) string {
 	var parts []string
 	for _, c := range []struct {
 		name string
@@ -51,7 +52,7 @@ func sameStats(t testing.TB, b *bus.Bus, want string) {
 
 func TestStatsOfANewBus(t *testing.T) {
 	t.Parallel()
-	if got := fmt.Sprintf("%+v", bustest.New(t).Stats()); got != fmt.Sprintf("%+v", bus.Stats{}) {
+	if got := fmt.Sprintf("%+v", bustest.New(t).Stats()); got != fmt.Sprintf("%+v", stats.Bus{}) {
 		t.Errorf("the statistics are %s", got)
 	}
 }
@@ -202,13 +203,13 @@ func TestStatsOfASubscription(t *testing.T) {
 					t.Helper()
 					synctest.Wait()
 					running := begun - handled - failed
-					want := bus.SubscriptionStats{Subject: "a.*", Received: int64(begun), Handled: int64(handled), HandlerErrors: int64(failed),
+					want := stats.Subscription{Subject: "a.*", Received: int64(begun), Handled: int64(handled), HandlerErrors: int64(failed),
 						Panics: int64(panics), InFlight: running, Pending: 10 - begun}
 					got := subStats(t, b, "a.*", "")
 					if bytes := got.PendingBytes; bytes < 100*want.Pending || bytes > 100*(want.Pending+running) {
 						t.Errorf("%d bytes wait with %d messages of 100", bytes, want.Pending)
 					}
-					got.PendingBytes, got.Latency = 0, bus.Latency{}
+					got.PendingBytes, got.Latency = 0, stats.Latency{}
 					if got != want {
 						t.Errorf("the statistics are\n%+v, want\n%+v", got, want)
 					}
@@ -431,7 +432,7 @@ func TestLatency(t *testing.T) {
 		t.Parallel()
 		b := bustest.New(t)
 		must(t, second(bus.Subscribe(b, "a", ignore[int])))
-		if l := subStats(t, b, "a", "").Latency; l != (bus.Latency{}) {
+		if l := subStats(t, b, "a", "").Latency; l != (stats.Latency{}) {
 			t.Errorf("%+v before the first call", l)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/stats"
 )
 
 // Subscription is an active Subscribe or Respond. Safe for concurrent use.
@@ -312,7 +313,7 @@ func (s *Subscription) unfinished(why error) error {
 // runsCaller reports whether the caller that ctx notes is one of s's handlers.
 func (s *Subscription) runsCaller(ctx context.Context) bool { return s.core.RunsCaller(ctx) }
 
-func (s *Subscription) stats() SubscriptionStats {
+func (s *Subscription) stats() stats.Subscription {
 	msgs, bytes := s.core.Pending()
 	st := s.receiver.stats(s.core)
 	st.Pending, st.PendingBytes, st.Dropped, st.InFlight = msgs, bytes, int64(s.core.Dropped()), s.core.InFlight()

@@ -15,6 +15,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/stats"
 )
 
 func TestQueueGroupSharesTheWork(t *testing.T) {
@@ -189,7 +190,7 @@ func TestSlowConsumer(t *testing.T) {
 }
 
 // subStats returns the statistics of the live subscription to subject in the group.
-func subStats(t testing.TB, b *bus.Bus, subject, group string) bus.SubscriptionStats {
+func subStats(t testing.TB, b *bus.Bus, subject, group string) stats.Subscription {
 	t.Helper()
 	for _, s := range b.Stats().Subscriptions {
 		if s.Subject == subject && s.Queue == group {

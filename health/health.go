@@ -34,18 +34,18 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Problem is one reason why a bus is not healthy.
 type Problem struct {
-	Status Status // Degraded or Failed
-	Part   string // "bus", "connection", "server", "publisher", "subscription" (also of responders) or "consumer"
-	Reason string
+	Status Status `json:"status"` // Degraded or Failed
+	Part   string `json:"part"`   // "bus", "connection", "server", "publisher", "subscription" (also of responders) or "consumer"
+	Reason string `json:"reason"`
 }
 
 // Report is what bus.Health found.
 type Report struct {
-	Status   Status        // the worst status of the problems
-	Problems []Problem     // empty when the bus is healthy
-	Server   string        // URL and name of the server; empty while the bus is disconnected
-	Embedded bool          // the server runs in this process
-	RTT      time.Duration // of one round trip to the server; 0 when there was none
+	Status   Status        `json:"status"`   // the worst status of the problems
+	Problems []Problem     `json:"problems"` // empty when the bus is healthy
+	Server   string        `json:"server"`   // URL and name of the server; empty while the bus is disconnected
+	Embedded bool          `json:"embedded"` // the server runs in this process
+	RTT      time.Duration `json:"rtt"`      // of one round trip to the server; 0 when there was none
 }
 
 // Add adds a problem to the report. Its reason is made as fmt.Sprintf does. Not safe for
@@ -58,7 +58,7 @@ func (r *Report) Add(s Status, part, format string, args ...any) {
 // Thresholds says from where on bus.Health reports Degraded. A zero field means its
 // default.
 type Thresholds struct {
-	SlowRTT      time.Duration // a round trip takes longer; default 500 ms
+	SlowRTT      time.Duration `json:"rtt"` // a round trip takes longer; default 500 ms
 	PendingRatio float64       // a larger share of a subscription's pending limits, or of the buffer of PublishAsync, is used; default 0.8
 	OldestAge    time.Duration // a consumer's oldest unfinished message is older; default: no age is too old
 	ErrorRatio   float64       // a larger share of the last 100 to 200 handler calls failed; default 0.5. Fewer than 20 calls are not judged

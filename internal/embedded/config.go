@@ -12,9 +12,11 @@ import (
 
 // Config says how to start a server.
 type Config struct {
-	StoreDir   string  // empty: streams are in memory
-	Listen     Address // the zero value: no port
-	SyncAlways bool    // each message is synced before its publisher is told so
+	StoreDir   string   // empty: streams are in memory
+	Listen     Address  // the zero value: no port
+	Cluster    *Cluster // nil: the server is in no cluster
+	Leaf       *Leaf    // nil: the server is linked to no other one
+	SyncAlways bool     // each message is synced before its publisher is told so
 	SyncEvery  time.Duration
 	MaxMemory  int64 // bytes of streams in memory; 0: limits.DefaultMemory
 	MaxStore   int64 // bytes of streams on disk; 0: limits.DefaultDisk
@@ -60,12 +62,14 @@ func (c *Config) serverOptions(dir *store) *server.Options {
 		opts.SyncInterval = c.SyncEvery
 	}
 	c.listen(opts)
+	c.Cluster.set(opts)
+	c.Leaf.set(opts)
 	for _, fn := range c.Customize {
 		fn(opts)
 	}
 	opts.NoSigs, opts.NoLog, opts.DisableJetStreamBanner = true, true, true
 	opts.JetStream, opts.StoreDir = true, dir.path
-	opts.ServerName, opts.JetStreamDomain = dir.identity.ServerName, dir.identity.Domain
+	opts.ServerName, opts.JetStreamDomain = dir.identity.ServerName, c.Leaf.domain(dir.identity.Domain)
 	return opts
 }
 

@@ -31,10 +31,18 @@ func (c *Config) awaitReady(s *server.Server, log *serverLog, opts *server.Optio
 			return fmt.Errorf("not ready for connections after %v", readyTimeout)
 		}
 	}
+	if opts.Cluster.Port != 0 {
+		return c.started(log, opts) // the cluster has no leader yet, and repairs what a node lacks
+	}
 	if err := askHealth(s, nil); err != nil {
 		return &StoreError{Damaged: true, Err: fmt.Errorf(
 			"the server cannot read what is stored: %w; restore the directory from a backup, or move the damaged stream out of %s", err, opts.StoreDir)}
 	}
+	return c.started(log, opts)
+}
+
+// started returns what the server said last if it did not start, or nil.
+func (c *Config) started(log *serverLog, opts *server.Options) error {
 	if fatal := log.markStarted(); fatal != "" {
 		return c.startError(opts, fatal)
 	}

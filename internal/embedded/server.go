@@ -65,7 +65,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // run starts the server on dir. The goroutines of the server end with its Shutdown.
 func (c *Config) run(dir *store) (*Server, error) {
 	opts := c.serverOptions(dir)
-	if err := c.checkPorts(opts); err != nil {
+	if err := errors.Join(c.checkPorts(opts), c.checkCluster(opts)); err != nil {
 		return nil, err
 	}
 	access, err := letBusIn(opts)

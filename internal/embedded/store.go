@@ -27,7 +27,7 @@ func (c *Config) openStore() (*store, error) {
 		name := "bus-" + strings.ToLower(filepath.Base(path))
 		return &store{path: path, identity: storedir.Identity{ServerName: name, Domain: name}}, nil
 	}
-	dir, err := storedir.Open(c.StoreDir)
+	dir, err := storedir.OpenNode(c.StoreDir, c.Cluster.node())
 	if err != nil {
 		return nil, &StoreError{Err: err}
 	}

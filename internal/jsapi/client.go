@@ -16,15 +16,17 @@ const api = "$JS.API."
 type client struct {
 	jetstream.JetStream
 	link *link.Link
+	node bool // the server is a node in this process, which may not know the other nodes yet
 }
 
-// New returns a JetStream client on l.
-func New(l *link.Link) (jetstream.JetStream, error) {
+// New returns a JetStream client on l. node says that the server is a node of a cluster in this
+// process.
+func New(l *link.Link, node bool) (jetstream.JetStream, error) {
 	js, err := jetstream.New(l.Conn())
 	if err != nil {
 		return nil, err
 	}
-	return &client{js, l}, nil
+	return &client{js, l, node}, nil
 }
 
 // call makes a request to a subject that begins with the tokens request, and returns its result.
@@ -40,7 +42,7 @@ func do(ctx context.Context, l *link.Link, request string, f func(context.Contex
 
 // stream makes a request that returns a stream.
 func (c *client) stream(ctx context.Context, request string, f func(context.Context) (jetstream.Stream, error)) (jetstream.Stream, error) {
-	st, err := call(ctx, c.link, request, f)
+	st, err := ask(ctx, c, request, f)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func (c *client) stream(ctx context.Context, request string, f func(context.Cont
 }
 
 func (c *client) AccountInfo(ctx context.Context) (*jetstream.AccountInfo, error) {
-	return call(ctx, c.link, "INFO", c.JetStream.AccountInfo)
+	return ask(ctx, c, "INFO", c.JetStream.AccountInfo)
 }
 
 func (c *client) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
@@ -76,19 +78,19 @@ func (c *client) DeleteStream(ctx context.Context, name string) error {
 }
 
 func (c *client) Consumer(ctx context.Context, stream, name string) (jetstream.Consumer, error) {
-	return call(ctx, c.link, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) (jetstream.Consumer, error) {
+	return ask(ctx, c, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) (jetstream.Consumer, error) {
 		return c.JetStream.Consumer(ctx, stream, name)
 	})
 }
 
 func (c *client) CreateConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
-	return call(ctx, c.link, "CONSUMER.CREATE."+stream, func(ctx context.Context) (jetstream.Consumer, error) {
+	return ask(ctx, c, "CONSUMER.CREATE."+stream, func(ctx context.Context) (jetstream.Consumer, error) {
 		return c.JetStream.CreateConsumer(ctx, stream, cfg)
 	})
 }
 
 func (c *client) UpdateConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
-	return call(ctx, c.link, "CONSUMER.CREATE."+stream, func(ctx context.Context) (jetstream.Consumer, error) {
+	return ask(ctx, c, "CONSUMER.CREATE."+stream, func(ctx context.Context) (jetstream.Consumer, error) {
 		return c.JetStream.UpdateConsumer(ctx, stream, cfg)
 	})
 }
@@ -100,13 +102,13 @@ func (c *client) DeleteConsumer(ctx context.Context, stream, name string) error 
 }
 
 func (c *client) PauseConsumer(ctx context.Context, stream, name string, until time.Time) (*jetstream.ConsumerPauseResponse, error) {
-	return call(ctx, c.link, "CONSUMER.PAUSE."+stream+"."+name, func(ctx context.Context) (*jetstream.ConsumerPauseResponse, error) {
+	return ask(ctx, c, "CONSUMER.PAUSE."+stream+"."+name, func(ctx context.Context) (*jetstream.ConsumerPauseResponse, error) {
 		return c.JetStream.PauseConsumer(ctx, stream, name, until)
 	})
 }
 
 func (c *client) ResumeConsumer(ctx context.Context, stream, name string) (*jetstream.ConsumerPauseResponse, error) {
-	return call(ctx, c.link, "CONSUMER.PAUSE."+stream+"."+name, func(ctx context.Context) (*jetstream.ConsumerPauseResponse, error) {
+	return ask(ctx, c, "CONSUMER.PAUSE."+stream+"."+name, func(ctx context.Context) (*jetstream.ConsumerPauseResponse, error) {
 		return c.JetStream.ResumeConsumer(ctx, stream, name)
 	})
 }

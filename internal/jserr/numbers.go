@@ -3,6 +3,8 @@ package jserr
 // The numbers by which the server names its errors ("err_code"). The list of all is
 // server/errors.json of nats-server.
 const (
+	ClusterNoPeers        = 10005 // too few nodes are known, or have room
+	ClusterNotAvailable   = 10008 // there is no leader
 	AccountLimits         = 10002 // the account has used up its limits
 	ConsumerNotFound      = 10014
 	ServerLimits          = 10023 // the server has used up its limits

@@ -32,6 +32,10 @@ func (l *Link) Describe() string {
 	return fmt.Sprintf("%s (%s)", where, name)
 }
 
+// Clustered reports whether the connected server has the name of a cluster. A single server
+// with leaf nodes has one, too.
+func (l *Link) Clustered() bool { return l.nc.ConnectedClusterName() != "" }
+
 // Redact replaces the credentials in a comma-separated list of URLs by xxxxx. The
 // list need not be well-formed: a password may have any of the characters that
 // separate things, and rather too much is taken out than too little. What is left

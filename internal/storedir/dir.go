@@ -41,9 +41,12 @@ type Dir struct {
 // Open locks dir for this process and returns it. If dir does not exist, Open creates it
 // and its parents, with a new identity. It does not wait for a lock. It fails with a
 // [*LockedError], [*AccessError], [*FormatError], [*ForeignError], [*CorruptError] or
-// [*MovedError]; then
-// dir is not locked.
-func Open(dir string) (*Dir, error) {
+// [*MovedError]; then dir is not locked. The directory of a node of a cluster is refused with
+// a [*NodeError].
+func Open(dir string) (*Dir, error) { return open(dir, Node{}) }
+
+// open is Open for a server that is the node.
+func open(dir string, node Node) (*Dir, error) {
 	path, err := createDir(dir)
 	if err != nil {
 		return nil, err
@@ -63,7 +66,7 @@ func Open(dir string) (*Dir, error) {
 	if warning != "" {
 		d.Warnings = append(d.Warnings, warning)
 	}
-	if err := d.prepare(); err != nil {
+	if err := d.prepare(node); err != nil {
 		_ = d.Close() // err is more important
 		return nil, err
 	}
@@ -110,7 +113,7 @@ func missingDirs(path string) []string {
 
 // prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls
 // it.
-func (d *Dir) prepare() error {
+func (d *Dir) prepare(node Node) error {
 	if err := d.clean(); err != nil {
 		return err
 	}
@@ -122,6 +125,9 @@ func (d *Dir) prepare() error {
 		return &MovedError{Dir: d.path, Move: *identity.Moved}
 	}
 	d.identity = identity
+	if err := d.claim(node); err != nil {
+		return err
+	}
 	if err := makeData(d.Data()); err != nil {
 		return &AccessError{Dir: d.path, Op: "create " + dataName, Err: err}
 	}
@@ -132,7 +138,7 @@ func (d *Dir) prepare() error {
 	if d.parts, err = partsOf(d.path); err != nil {
 		return &AccessError{Dir: d.path, Op: "look at", Err: err}
 	}
-	if err := writeOwner(d.path, identity); err != nil {
+	if err := writeOwner(d.path, d.identity); err != nil {
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; if another process finds the directory locked, its error will not say who uses it", err))
 	}
 	return nil

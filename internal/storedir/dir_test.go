@@ -94,7 +94,7 @@ func TestOpenCreates(t *testing.T) {
 	}
 	name := regexp.MustCompile(`^bus-[a-z2-7]{10}$`)
 	id := d.Identity()
-	if id.Format != storedir.Format || id.ID == "" || !name.MatchString(id.ServerName) || !name.MatchString(id.Domain) || id.Created.IsZero() {
+	if id.Format != 1 || id.ID == "" || !name.MatchString(id.ServerName) || !name.MatchString(id.Domain) || id.Created.IsZero() {
 		t.Errorf("Identity = %+v", id)
 	}
 }

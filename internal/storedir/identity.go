@@ -14,16 +14,19 @@ import (
 
 // The versions of the directory layout.
 const (
-	// Format is the version of a directory whose streams are in it.
+	// Format is the version of a directory whose streams are in it, and whose server is in no
+	// cluster.
 	Format = 1
-	// FormatMoved is the version of a directory whose streams were moved to another server.
-	// It is the newest that this code reads. Programs that do not know it refuse the
-	// directory, and so do not use the old streams.
+	// FormatMoved is the version of a directory whose streams were moved to another server, or
+	// whose server is a node of a cluster. It is the newest that this code reads. Programs that
+	// do not know it refuse the directory, and so do not use the old streams, or use those of a
+	// node alone.
 	FormatMoved = 2
 )
 
 // Identity identifies a directory. The first [Open] creates it. It changes only when the
-// streams of the directory are moved to another server.
+// streams of the directory are moved to another server, or when a directory without streams
+// becomes that of a node of a cluster.
 type Identity struct {
 	// Format is the version of the layout, see [Format].
 	Format int `json:"format"`
@@ -34,6 +37,8 @@ type Identity struct {
 	ServerName string `json:"server_name"`
 	// Domain is the JetStream domain, one subject token. The server cannot add it later.
 	Domain string `json:"domain"`
+	// Cluster is the cluster of which the server is a node; empty for none.
+	Cluster string `json:"cluster,omitempty"`
 	// Created is the time of the first Open, in UTC, in whole seconds.
 	Created time.Time `json:"created"`
 	// Moved says where the streams were moved to. It is nil if they are in the directory.
@@ -156,15 +161,22 @@ func (id Identity) checkNames() error {
 	if reason := nameProblem(id.ServerName); reason != "" {
 		return fmt.Errorf("server_name %.64q %s", id.ServerName, reason)
 	}
-	reason := nameProblem(id.Domain)
-	if reason == "" && strings.ContainsAny(id.Domain, ".*>") {
-		// The domain becomes a token of the API's subjects: $JS.<domain>.API.
-		reason = "contains a dot or a wildcard character"
-	}
-	if reason != "" {
+	if reason := tokenProblem(id.Domain); reason != "" {
 		return fmt.Errorf("domain %.64q %s", id.Domain, reason)
 	}
+	if reason := tokenProblem(id.Cluster); reason != "" {
+		return fmt.Errorf("cluster %.64q %s", id.Cluster, reason)
+	}
 	return nil
+}
+
+// tokenProblem returns what is wrong with a name that becomes a token of the API's subjects,
+// as in $JS.<domain>.API, or "".
+func tokenProblem(s string) string {
+	if strings.ContainsAny(s, ".*>") {
+		return "contains a dot or a wildcard character"
+	}
+	return nameProblem(s)
 }
 
 // maxName is the longest name in bytes, as for streams.

@@ -106,6 +106,9 @@ func (d *Declarer) lookUpSoon(ctx context.Context, name string) (jetstream.Strea
 	}
 }
 
+// clusterReplicas is how many copies a new stream has in a cluster by default.
+const clusterReplicas = 3
+
 // create creates the stream. A server that ignores a field it does not know makes this an
 // *UnsupportedError; then the stream exists without that field.
 func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.StreamInfo, error) {
@@ -117,11 +120,26 @@ func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.Strea
 	if err := d.checkLevel(ctx, want, fields); err != nil {
 		return nil, err
 	}
-	st, err := d.core.JetStream.CreateStream(ctx, *want)
+	st, err := d.createStream(ctx, want)
 	if err != nil {
 		return nil, refusal(def.Name, "create", err)
 	}
 	return st.CachedInfo(), checkApplied(want, &st.CachedInfo().Config, fields)
+}
+
+// createStream creates the stream want. The default number of copies is that of a cluster only
+// where there is one: a single server, too, can have the name of a cluster.
+func (d *Declarer) createStream(ctx context.Context, want *jetstream.StreamConfig) (jetstream.Stream, error) {
+	if want.Replicas != 0 || !d.core.Link.Clustered() {
+		return d.core.JetStream.CreateStream(ctx, *want)
+	}
+	want.Replicas = clusterReplicas
+	st, err := d.core.JetStream.CreateStream(ctx, *want)
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == jserr.ReplicasUnsupported {
+		want.Replicas = 1
+		return d.core.JetStream.CreateStream(ctx, *want)
+	}
+	return st, err
 }
 
 // newConfig returns the configuration of a new stream: base without, want with the overlay.

@@ -1,0 +1,151 @@
+package bus
+
+import (
+	"cmp"
+	"crypto/tls"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/omnibus-go/bus/internal/link"
+)
+
+// Cluster says of which cluster the embedded server is a node. All nodes give the same Name,
+// User and Password, and can give the same Peers.
+type Cluster struct {
+	// Name is the name of the cluster: letters, digits, "-" and "_", at most 128.
+	Name string
+	// Node is the name of this node, unique in the cluster. It belongs to the store directory
+	// and must stay the same. A node that was lost with its directory is replaced by one with
+	// the same name and an empty directory. The default is the name of the host.
+	Node string
+	// Listen is where the other nodes connect to, "10.0.0.1:6222" or "0.0.0.0:6222".
+	Listen string
+	// Peers are the addresses of all nodes, "10.0.0.2:6222". That of this node may be among
+	// them.
+	Peers []string
+	// User and Password are what the nodes show each other. Without them, and without a TLS
+	// that asks for certificates, New refuses a Listen that other machines reach.
+	User, Password string
+	// TLS secures the connections between the nodes; nil for none.
+	TLS *tls.Config
+}
+
+// WithCluster makes the embedded server a node of a cluster of three or more, each in a
+// program of its own. It needs WithStoreDir. Streams then have three copies unless
+// StreamConfig.Replicas says otherwise, so each of them survives the loss of a node.
+//
+// New does not wait for the other nodes. Until most of them run, calls that need a stream
+// wait, for at most their context or WithTimeout, and Health fails. Restart one node at a
+// time, and go on when its Health is healthy.
+//
+// A store directory that was used without a cluster and holds streams is refused with a
+// *StoreError, because a cluster deletes streams that it does not know.
+func WithCluster(n Cluster) Option {
+	return option(func(c *config) {
+		n.Node = cmp.Or(n.Node, hostName())
+		c.checkNode(&n)
+		c.server.cluster = &n
+	})
+}
+
+// hostName returns the name of this machine or container, or "".
+func hostName() string {
+	name, _ := os.Hostname()
+	return strings.ReplaceAll(name, ".", "-")
+}
+
+// checkNode records what cannot be used in n.
+func (c *config) checkNode(n *Cluster) {
+	for _, name := range []struct{ field, value string }{{"Name", n.Name}, {"Node", n.Node}} {
+		if !nameRule.MatchString(name.value) {
+			c.bad("WithCluster", strconv.Quote(name.value), name.field+` must have 1 to 128 letters, digits, "-" or "_"`)
+		}
+	}
+	if _, port, err := splitListen(n.Listen); err != nil || port == 0 {
+		c.bad("WithCluster", strconv.Quote(n.Listen), `Listen must be host:port with a port above 0, such as "0.0.0.0:6222"`)
+	}
+	for _, peer := range n.Peers {
+		if host, port, err := splitListen(peer); err != nil || host == "" || port == 0 {
+			c.bad("WithCluster", strconv.Quote(peer), `Peers must be host:port, such as "10.0.0.2:6222"`)
+		}
+	}
+	if len(n.Peers) < 2 {
+		c.bad("WithCluster", fmt.Sprint(n.Peers), "Peers must name all nodes; a cluster has three or more")
+	}
+	if (n.User == "") != (n.Password == "") {
+		c.bad("WithCluster", strconv.Quote(n.User), "User and Password belong together")
+	}
+}
+
+// Leaf says to which server the embedded one is linked.
+type Leaf struct {
+	// URL is where that server accepts leaf nodes: "nats-leaf://user:password@hub:7422", or
+	// several URLs of one cluster separated by commas. "tls://hub:7422" is with TLS. An empty
+	// URL means no link, so that the value can come straight from a configuration.
+	URL string
+	// Credentials is a NATS credentials file; empty for none.
+	Credentials string
+	// Domain is the JetStream domain of the bus: the name by which streams on the other side
+	// can have streams of the bus as sources. It must differ from those of the other side and
+	// of other leaves: letters, digits, "-" and "_", at most 128. The default is a random name
+	// that belongs to the store directory.
+	Domain string
+}
+
+// WithLeaf links the embedded server to another one, as a leaf node. The bus works while the
+// link is down, and streams stay on this side. Messages of Publish cross the link only while
+// it is up. A stream on the other side that has one of the bus's as a source gets what it
+// missed when the link is back.
+func WithLeaf(l Leaf) Option {
+	return option(func(c *config) {
+		c.server.leaf = nil
+		if l.URL == "" {
+			return
+		}
+		if l.Domain != "" && !nameRule.MatchString(l.Domain) {
+			c.bad("WithLeaf", strconv.Quote(l.Domain), `Domain must have 1 to 128 letters, digits, "-" or "_"`)
+		}
+		if l.Credentials != "" {
+			c.checkSecretFile("WithLeaf", l.Credentials)
+		}
+		c.server.leaf = &leafConfig{urls: c.leafURLs(l.URL), credentials: l.Credentials, domain: l.Domain}
+	})
+}
+
+// leafConfig is a checked Leaf.
+type leafConfig struct {
+	urls        []*url.URL
+	credentials string // a file; empty: none
+	domain      string // empty: that of the store directory
+}
+
+// leafURLs reads a list of URLs, and records what is wrong with it. It names the list without
+// passwords.
+func (c *config) leafURLs(list string) (urls []*url.URL) {
+	for part := range strings.SplitSeq(list, ",") {
+		u, err := url.Parse(strings.TrimSpace(part))
+		if err != nil || u.Host == "" {
+			c.bad("WithLeaf", strconv.Quote(link.Redact(list)), `is not "nats-leaf://host:7422"; `+escapeHint)
+			return nil
+		}
+		urls = append(urls, u)
+	}
+	return urls
+}
+
+// checkModes checks options of which one replaces the other.
+func (c *config) checkModes() {
+	s := &c.server
+	if s.cluster == nil {
+		return
+	}
+	if s.url != "" {
+		c.bad("WithCluster", s.cluster.Name, "WithURL names another server; give one of the two")
+	}
+	if s.storeDir == "" {
+		c.bad("WithCluster", s.cluster.Name, "a node keeps its streams on disk; add WithStoreDir")
+	}
+}
