@@ -32,6 +32,7 @@ var apiTypes = map[string]string{
 	ourModule + "/event":            "WithEvents",
 	ourModule + "/health":           "Bus.Health, WithHealthThresholds",
 	ourModule + "/switchover":       "Bus.SwitchTo",
+	ourModule + "/stats":            "Bus.Stats, and errors that name a handler call",
 }
 
 // apiAliases are the exported names that stand for a type of an internal

@@ -44,6 +44,7 @@ var house = map[string]room{
 	"internal/access":        {floor: 0},
 	"health":                 {floor: 0},
 	"switchover":             {floor: 0},
+	"stats":                  {floor: 0},
 
 	"internal/deadline": {floor: 1},
 	"internal/jserr": {floor: 1, imports: map[string]string{
@@ -233,6 +234,7 @@ var house = map[string]room{
 		"internal/payload":              "values to payloads and back",
 		"event":                         "WithEvents",
 		"health":                        "Bus.Health",
+		"stats":                         "Bus.Stats",
 		"internal/core":                 "what the parts of a bus share",
 		"internal/jsapi":                "the JetStream client",
 		"internal/jserr":                "the server's error numbers",

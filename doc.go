@@ -153,7 +153,7 @@
 //
 // Each call accepts the options that make sense for it. Others do not compile.
 //
-//	New           Option: WithStoreDir, WithSync, WithMaxStore, WithMaxMemory, WithMaxPayload, WithListen,
+//	New           Option: WithStoreDir, WithSync, WithMaxStore, WithMaxMemory, WithMaxPayload, WithListen, WithCluster, WithLeaf,
 //	              WithUnsafePorts, WithServerOptions, WithURL, and all of the next lines
 //	Connect       ConnectOption: WithName, WithVersion, WithLogger, WithSlog, WithEvents, WithCodec, WithCodecFor,
 //	              WithCompression, WithMiddleware, WithTimeout, WithDrainTimeout, WithAsyncBuffer,

@@ -19,6 +19,7 @@ var ErrForgotten = errors.New("the server has restarted, and the stream has remo
 
 // begin records the start of an attempt on a connection. The first one counts.
 func (a *attempts) begin(nc *nats.Conn, m *Message) {
+	a.clustered = nc.ConnectedClusterName() != ""
 	if a.server == "" && m.ID != "" {
 		a.server, a.began = nc.ConnectedServerId(), time.Now()
 	}

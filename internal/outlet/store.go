@@ -119,14 +119,19 @@ var retryableCodes = []int{jserr.DuplicatePending, jserr.WrongLastSequenceBusy, 
 var ambiguousCodes = []int{jserr.WrongLastSequence, jserr.WrongLastSequenceBusy, jserr.BatchDuplicate, jserr.AccountLimits, jserr.ServerLimits, jserr.StreamSealed}
 
 // maxUnavailable is how long a stream may have no responder, or be busy, before that is
-// the outcome. Leader elections and server starts take a moment.
-const maxUnavailable = 500 * time.Millisecond
+// the outcome. A server that starts takes a moment. In a cluster a node that was killed is
+// missed after 4 to 9 s, and then the others elect a leader.
+const (
+	maxUnavailable          = 500 * time.Millisecond
+	maxUnavailableInCluster = 20 * time.Second
+)
 
 // attempts is the state of all attempts to store one message. It belongs to the goroutine
 // that stores the message, or to the lock of the Window.
 type attempts struct {
 	maybeStored      bool      // one attempt may have stored the message
 	unavailableSince time.Time // since when nobody answers, or the stream is busy; zero if neither
+	clustered        bool      // the server is in a cluster
 
 	// Of a message with an ID: when the first attempt began, and the server that knows
 	// whether the message is stored. See mayBeForgotten.
@@ -162,12 +167,17 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	return false, a.wrapUnknown(err)
 }
 
-// mayRecover reports whether the stream has been unavailable for less than maxUnavailable.
+// mayRecover reports whether the stream has been unavailable for so short a time that it may
+// come back.
 func (a *attempts) mayRecover() bool {
 	if a.unavailableSince.IsZero() {
 		a.unavailableSince = time.Now()
 	}
-	return time.Since(a.unavailableSince) < maxUnavailable
+	limit := maxUnavailable
+	if a.clustered {
+		limit = maxUnavailableInCluster
+	}
+	return time.Since(a.unavailableSince) < limit
 }
 
 // wrapUnknown adds ErrUnknown to err if one of the attempts may have stored the message.

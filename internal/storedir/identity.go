@@ -145,8 +145,8 @@ func (id Identity) check() error {
 		return errors.New("server_name is missing")
 	case id.Domain == "":
 		return errors.New("domain is missing")
-	case (id.Format == FormatMoved) != (id.Moved != nil):
-		return fmt.Errorf("format %d does not fit to what it says of a move", id.Format)
+	case (id.Format == FormatMoved) != (id.Moved != nil || id.Cluster != ""):
+		return fmt.Errorf("format %d does not fit to what it says of a move or of a cluster", id.Format)
 	}
 	if id.Moved != nil {
 		if err := id.Moved.check(); err != nil {
