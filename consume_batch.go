@@ -16,10 +16,10 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// BatchHandler handles several messages at once. They are in the order of the stream, except
-// messages that are tried again. If it returns nil, all are done. A *BatchError has the error of
-// each message that failed. With any other error, and with a panic, each of them failed. ctx
-// ends like that of a Handler.
+// BatchHandler handles several messages at once. They are in the order of the stream. If it
+// returns nil, all are done. A *BatchError has the error of each message that failed. With any
+// other error, and with a panic, each of them failed. With keys, see ConsumeBatch. ctx ends like
+// that of a Handler.
 type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 
 // ConsumeBatch is Consume for a handler of several messages at once, for example to store
@@ -40,8 +40,30 @@ type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 // sees what middleware changes in a message. HandlerTimeout limits the handling of the
 // batch.
 //
-// Batches keep no order by key: the options about keys are an *OptionError. The other
-// errors are those of Consume.
+// With KeyBySubject, KeyByToken, KeyByHeader or KeyBy, a batch may have several messages of a key,
+// in order, and batches that are handled at the same time have no key in common. The messages of a
+// key are settled as if they had been handled one after another. So when one of them fails, those
+// of its key behind it in the batch come again after it, whatever the handler says of them, and
+// this is no attempt. The handler should skip them:
+//
+//	var failed bus.BatchError
+//	stop := make(map[string]bool)
+//	for i, m := range ms {
+//		if stop[m.Subject] { // with KeyBySubject
+//			continue
+//		}
+//		err := insert(m)
+//		failed.Add(i, err)
+//		stop[m.Subject] = err != nil
+//	}
+//	return failed.Err()
+//
+// With an error for the whole batch, the first message of each key has failed. A message that is
+// tried again is the only one of its key in its batch, and does not wait for a whole batch.
+// Several processes that share the durable keep the order together. The owner handles the
+// batches, and another process takes over when it stops.
+//
+// The errors are those of Consume.
 func ConsumeBatch[T any](ctx context.Context, st *Stream, durable string, s Subject[T], h BatchHandler[T], opts ...ConsumeOption) (*Consumer, error) {
 	if h == nil {
 		return nil, badArgument("ConsumeBatch", "handler", "is nil")

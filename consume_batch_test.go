@@ -442,7 +442,7 @@ func TestConsumeBatchMistakes(t *testing.T) {
 	asError[*bus.OptionError](t, try(bus.BatchSize(10_001)), "between 1 and 10000")
 	asError[*bus.OptionError](t, try(bus.BatchWait(-1)), "BatchWait(-1ns)")
 	asError[*bus.OptionError](t, try(bus.BatchSize(1000), bus.Concurrency(100)), "BatchSize(1000)", "Concurrency of 100")
-	asError[*bus.OptionError](t, try(bus.KeyBySubject()), "batches keep no order by key")
+	asError[*bus.OptionError](t, try(bus.KeyByToken(2)), "has only 1 tokens")
 	asError[*bus.OptionError](t, try(nil), "option 1")
 	asError[*bus.OptionError](t, second(bus.Consume(t.Context(), st, "d", "S", ignore[int], bus.BatchSize(3))), "for ConsumeBatch only")
 	asError[*bus.OptionError](t, second(bus.Consume(t.Context(), st, "d", "S", ignore[int], bus.BatchWait(0))), "for ConsumeBatch only")

@@ -374,9 +374,6 @@ func (o *consumeOptions) completeBatch(call string, batches bool) {
 	if b.wait == nil {
 		b.wait = new(defaultBatchWait)
 	}
-	if o.key.make != nil {
-		o.fail(call, "KeyBy…", "batches keep no order by key; use Consume, or leave the key out")
-	}
 	if o.atOnce() > maxConcurrency {
 		o.fail("BatchSize", b.size, fmt.Sprintf("times the Concurrency of %d is more than %d messages", o.concurrency, maxConcurrency))
 	}
@@ -387,6 +384,8 @@ func (o *consumeOptions) atOnce() int { return o.concurrency * max(o.batch.size,
 
 // BatchSize is the maximum number of messages in a batch, from 1 to 10,000. The default is 100.
 // Batches of large messages are smaller, because a process takes about 8 MiB at a time.
+// With keys, the messages behind a failed one of their key come again; with few keys and many
+// failures smaller batches repeat less.
 func BatchSize(n int) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if n < 1 || n > maxBatchSize {

@@ -79,7 +79,7 @@
 // processes with the same durable share the work and keep the order together.
 //
 // [Stream.Consume] gives the messages of a durable to handlers of several types.
-// [ConsumeBatch] gives a handler several messages at once. [Consumer.Pause] pauses a durable,
+// [ConsumeBatch] gives a handler several messages at once, with keys too. [Consumer.Pause] pauses a durable,
 // [Consumer.Rewind] sends it back.
 //
 // [Bus.Close] loses nothing that was accepted, or its error says what it left behind:

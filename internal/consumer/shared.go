@@ -36,12 +36,16 @@ type sharedTaker struct {
 func (c *Consumer) share() (*sharedTaker, error) {
 	s := &sharedTaker{c: c, conf: c.intake}
 	workers := s.conf.Concurrency
-	s.conf.Concurrency, s.conf.DeferRetry = max(maxShared, workers), nil
+	s.conf.DeferRetry = nil
+	if s.conf.Batch.Run == nil {
+		s.conf.Concurrency = max(maxShared, workers)
+	}
 	var err error
 	s.Member, err = ownership.NewMember(ownership.Config{
 		Link: c.cfg.Core.Link, Stream: c.cfg.Stream.Name, Durable: c.cfg.Durable, ID: nuid.Next(),
 		TTL: ownership.TTLOf(s.conf.AckWait), Workers: workers, RequestTimeout: c.cfg.Core.Timeout,
-		Run:            c.cfg.Handler.Run,
+		Run:            s.conf.Run,
+		RunBatch:       s.conf.Batch.Run,
 		Exited:         c.cfg.Handler.Exited,
 		Retrying:       c.retrying,
 		Cause:          c.cfg.Handler.Cause,
@@ -77,6 +81,9 @@ func (s *sharedTaker) open(owner *ownership.Owner) (ownership.Intake, error) {
 	defer done()
 	conf := s.conf
 	conf.Run, conf.Owner = owner.Run, owner
+	if conf.Batch.Run != nil {
+		conf.Batch.Run = owner.RunBatch
+	}
 	if err := s.c.openRecovery(ctx, &conf); err != nil {
 		return nil, err
 	}

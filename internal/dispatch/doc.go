@@ -6,7 +6,7 @@
 // A Queue runs each message it takes once, on at most as many goroutines as its
 // concurrency, and in order where that is one. A message that has not begun when the queue
 // stops is returned by Stop. With a pacer messages begin one by one with a time in between;
-// with a batcher several run at once. Lanes keeps messages of the same key in order beside
+// with a batcher several run at once, and with lanes beside it several of a key. Lanes keeps messages of the same key in order beside
 // a queue, Isolation lets some of them run with nothing else. Both say which message comes
 // next; the caller pushes it.
 //
@@ -26,8 +26,8 @@
 // Wait waits for what runs, except for the handler that called it: a caller is known by
 // the number of its goroutine, see FromCaller. Stop waits for the idle worker alone.
 //
-// Each type has one lock and calls nothing of the others under it. The handler runs
-// without it.
+// Each type has one lock. Under it a queue of batches calls its lanes; nothing else calls
+// another type. The handler runs without it.
 //
 // # After a crash
 //

@@ -240,3 +240,50 @@ func TestLanesTakeTailOfClosedLanes(t *testing.T) {
 		t.Errorf("the tail of no lane is %v", tail)
 	}
 }
+
+// What is let out in a batch goes back behind the one that stays out, in order, and what comes
+// meanwhile is sorted in.
+func TestLanesTakeMore(t *testing.T) {
+	t.Parallel()
+	l := dispatch.NewLanes(false)
+	for n := uint64(1); n <= 5; n++ {
+		l.Enter(keyed("a", n))
+	}
+	l.Enter(keyed("b", 6))
+	if l.Ready() != 4 || l.Keys() != 2 {
+		t.Errorf("%d are ready, of %d keys", l.Ready(), l.Keys())
+	}
+	more := l.TakeMore("a", 3)
+	if got := sequencesOf(more); !slices.Equal(got, []uint64{2, 3, 4}) || l.Ready() != 0 || l.Behind("a") != 1 {
+		t.Errorf("%v were let out, %d are ready, %d wait", got, l.Ready(), l.Behind("a"))
+	}
+	if !l.PutBack(more[1:]) || l.Ready() != 0 {
+		t.Errorf("%d are ready beside one that has begun", l.Ready())
+	}
+	if l.TakeMore("x", 1) != nil {
+		t.Error("a key without messages has some")
+	}
+	if d, ok := l.Next("a"); !ok || d.Stored.Sequence != 3 || l.Ready() != 2 {
+		t.Errorf("the next is %v, %d are ready", d.Stored, l.Ready())
+	}
+	if l.Close(); l.Ready() != 0 || l.TakeMore("a", 1) != nil {
+		t.Error("closed lanes let something out")
+	}
+	if _, ok := l.Next("a"); ok {
+		t.Error("closed lanes let the next one out")
+	}
+	if first := l.Open(); !slices.Equal(sequencesOf(first), []uint64{4}) || l.Ready() != 1 {
+		t.Errorf("opened, %v are out, %d are ready", sequencesOf(first), l.Ready())
+	}
+	more = l.TakeMore("a", 9)
+	if all := l.Stop(); len(all) != 0 || l.PutBack(more) || l.Ready() != 0 {
+		t.Errorf("at the end %v wait, %d are ready", sequencesOf(all), l.Ready())
+	}
+}
+
+func sequencesOf(ds []wire.Delivery) (all []uint64) {
+	for _, d := range ds {
+		all = append(all, d.Stored.Sequence)
+	}
+	return all
+}

@@ -215,16 +215,13 @@ func (q *Queue) lookLocked() {
 	}
 }
 
-// busyLocked reports whether a worker waits. It looks again when so many messages are a
-// whole batch.
+// busyLocked reports whether a worker waits. It looks again when a batch with so many messages
+// is whole.
 func (a *admission) busyLocked(waiting int) bool {
-	if !a.taken {
-		return false
-	}
-	if waiting == a.batcher.size {
+	if a.batcher.isWhole(waiting) {
 		a.look.Broadcast()
 	}
-	return true
+	return a.taken
 }
 
 // openLocked waits until messages may begin or there are none. It returns false when
@@ -242,9 +239,11 @@ func (a *admission) openLocked(q *Queue) bool {
 // awaitLocked waits until the pacer and the batcher let a message begin, or nothing may.
 func (a *admission) awaitLocked(q *Queue) {
 	whole := time.Now().Add(a.batcher.wait)
+	defer func() { a.batcher.waits = false }()
 	for q.runsLocked() {
 		at := a.pacer.next
-		if a.batcher.waitsForMore(q.backlog.n) && whole.After(at) {
+		a.batcher.waits = a.batcher.waitsForMore(q.backlog.n)
+		if a.batcher.waits && whole.After(at) {
 			at = whole
 		}
 		left := time.Until(at)
@@ -264,7 +263,7 @@ func (a *admission) awaitLocked(q *Queue) {
 // takeLocked returns the batch that begins with first, nil without batches, and has the
 // next worker wait for what is left.
 func (a *admission) takeLocked(q *Queue, first wire.Delivery) (batch []wire.Delivery) {
-	batch = a.batcher.take(first, &q.backlog)
+	batch = a.batcher.take(first, &q.backlog, q.concurrency)
 	a.pacer.began(time.Now(), max(len(batch), 1))
 	if q.backlog.n > 0 && q.startLocked() {
 		go q.work()

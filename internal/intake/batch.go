@@ -1,9 +1,11 @@
 package intake
 
 import (
+	"sort"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -21,30 +23,69 @@ type Batch struct {
 // atOnce is how many messages may run at once.
 func (c *DurableConfig) atOnce() int { return c.Concurrency * max(c.Batch.Size, 1) }
 
+// batch is the messages that are handled at once, in order, with the line of each.
+type batch struct {
+	messages []wire.Delivery
+	line     []int
+	lines    int
+}
+
+// add adds a line.
+func (b *batch) add(line []wire.Delivery) {
+	for i := range line {
+		b.messages = append(b.messages, line[i])
+		b.line = append(b.line, b.lines)
+	}
+	b.lines++
+}
+
+// Len, Less and Swap implement sort.Interface: messages are in the order of the stream.
+func (b *batch) Len() int { return len(b.messages) }
+func (b *batch) Less(i, j int) bool {
+	return b.messages[i].Stored.Sequence < b.messages[j].Stored.Sequence
+}
+func (b *batch) Swap(i, j int) {
+	b.messages[i], b.messages[j] = b.messages[j], b.messages[i]
+	b.line[i], b.line[j] = b.line[j], b.line[i]
+}
+
 // runBatch makes one attempt at each message, on a worker of the queue. What must run
-// alone does so afterwards, as a batch of one.
+// alone does so afterwards, as a batch of one. What cannot run with the one before it in its
+// line goes back.
 func (d *Durable) runBatch(all []wire.Delivery) {
-	var batch, alone []wire.Delivery
-	for _, del := range all {
+	var together batch
+	var alone []wire.Delivery
+	for _, line := range d.order.lines(all) {
+		removed := line[0].Stored.Dead == nil && d.isRemoved(line[0])
+		n := d.runnable(line)
 		switch {
-		case del.Stored.Dead == nil && d.dropRemoved(del):
+		case removed:
+			n = 1
 			d.skipped.add()
-		case d.isAlone(del):
-			alone = append(alone, del)
-		case d.isolation.Enter(del, false):
-			batch = append(batch, del)
+		case n == 0:
+			n = 1
+			alone = append(alone, line[0])
+		case d.isolation.Enter(line[0], false):
+			together.add(line[:n])
 		default:
+			n = 1
 			d.skipped.add()
 		}
+		d.putBack(line[n:])
+		d.skipped.addMany(len(line) - n)
+		if removed {
+			d.finish(line[0], telemetry.OpAck, ackBody)
+		}
 	}
+	sort.Sort(&together)
 	defer func() {
 		for _, del := range alone { // the goroutine ends before their turn
 			d.skipped.add()
 			d.push(del)
 		}
 	}()
-	if len(batch) > 0 {
-		d.runTogether(batch)
+	if together.lines > 0 {
+		d.runTogether(&together)
 	}
 	for len(alone) > 0 {
 		del := alone[0]
@@ -55,18 +96,42 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 
 // runTogether makes one attempt at each message of a batch, and acts on the outcomes,
 // also where the handler ends the goroutine.
-func (d *Durable) runTogether(batch []wire.Delivery) {
-	outcomes := make([]settle.Outcome, len(batch))
+func (d *Durable) runTogether(b *batch) {
+	outcomes := make([]settle.Outcome, len(b.messages))
 	for i := range outcomes {
 		outcomes[i] = errExited
 	}
 	defer func() {
-		for i := range batch {
-			d.leaveIsolation(batch[i])
-			d.conclude(batch[i], outcomes[i])
+		lines, results := make([][]wire.Delivery, b.lines), make([][]settle.Outcome, b.lines)
+		for i, line := range b.line {
+			lines[line] = append(lines[line], b.messages[i])
+			results[line] = append(results[line], outcomes[i])
+		}
+		for i := range lines {
+			d.leaveIsolation(lines[i][0])
+			d.concludeLine(lines[i], results[i])
 		}
 	}()
-	d.cfg.Batch.Run(batch, outcomes)
+	d.cfg.Batch.Run(b.messages, outcomes)
+}
+
+// runnable is how many messages of a line may be handled at once, from its first one. None
+// may if the first cannot share a batch. The others may if nothing is against it now and they
+// were not tried before.
+func (d *Durable) runnable(line []wire.Delivery) int {
+	for i, del := range line {
+		if i > 0 && (line[0].Stored.TriedBefore() || del.Stored.TriedBefore() || d.isRemoved(del)) || d.isAlone(del) || !d.mayRunNow(del) {
+			return i
+		}
+	}
+	return len(line)
+}
+
+// mayRunNow reports whether the order lets del run. What is against it is acted on when it runs
+// alone.
+func (d *Durable) mayRunNow(del wire.Delivery) bool {
+	wait, barred := d.order.mayRun(del)
+	return !wait && barred == nil
 }
 
 // isAlone is whether del cannot share a batch: it is dead, or may end the process.
@@ -75,4 +140,42 @@ func (d *Durable) isAlone(del wire.Delivery) bool {
 		d.restore(del)
 	}
 	return del.Stored.Dead != nil || del.Stored.Isolation != wire.NotIsolated
+}
+
+// concludeLine does what is decided of messages that wait for each other and were handled at once.
+// It is as if they had been handled one after another: those behind one that is not settled
+// go back without an attempt, whatever their outcomes are. A worker calls it.
+func (d *Durable) concludeLine(line []wire.Delivery, outcomes []settle.Outcome) {
+	last := len(line) - 1
+	for i := range last {
+		action, after := d.decideOnce(line[i], outcomes[i])
+		switch {
+		case action == settle.Ack:
+			d.authority.settle(line[i], telemetry.OpAck, ackBody)
+			continue
+		case action == settle.DeadLetter && d.settleDead(line[i], outcomes[i].Err):
+			if line[i+1].Stored.MayRun = false; d.mayRunNow(line[i+1]) {
+				continue
+			}
+			d.putBack(line[i+1:])
+			d.order.finished(line[i])
+		default:
+			d.putBack(line[i+1:])
+			d.tryAgain(line[i], action, after)
+		}
+		return
+	}
+	d.conclude(line[last], outcomes[last])
+}
+
+// putBack has messages wait again behind the first of their line. What is known of their key may
+// change until their turn comes.
+func (d *Durable) putBack(line []wire.Delivery) {
+	if len(line) == 0 {
+		return
+	}
+	for i := range line {
+		line[i].Stored.MayRun = false
+	}
+	d.order.putBack(line)
 }

@@ -192,7 +192,7 @@ func (d *Durable) push(del wire.Delivery) {
 	}
 }
 
-// pushAll queues again what was in the queue before: it has waited for a batch then.
+// pushAll queues again what was in the queue before. It does not wait for a whole batch.
 func (d *Durable) pushAll(ds []wire.Delivery) {
 	if len(ds) == 0 {
 		return

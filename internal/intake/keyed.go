@@ -11,7 +11,7 @@ import (
 )
 
 // keyed is the order of messages with keys: of each key one message runs at a time, in
-// stream order. A message that comes is sorted into the lane of its key, and what runs is
+// stream order, or several in one batch. A message that comes is sorted into the lane of its key, and what runs is
 // the first of each lane. A message without a key runs beside them.
 //
 // No message with a key begins before a start barrier has seen that no earlier one of
@@ -40,6 +40,9 @@ type keyedSource struct {
 func newKeyed(d *Durable) *keyed {
 	k := &keyed{d: d, lanes: dispatch.NewLanes(true), sources: make([]keyedSource, 1+len(d.cfg.More)), stuck: make(map[string]*stuckKey)}
 	k.followers = newFollowers(k, d.cfg.Followers)
+	if d.cfg.Batch.Run != nil {
+		d.queue.FillFrom(k.lanes)
+	}
 	return k
 }
 
@@ -89,6 +92,8 @@ func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, ag
 func (k *keyed) arrive(del wire.Delivery) {
 	if !hasKey(del.Stored) || k.enter(del) {
 		k.d.push(del)
+	} else if k.d.cfg.Batch.Run != nil {
+		k.d.queue.CheckBatch()
 	}
 }
 
@@ -99,12 +104,13 @@ func (k *keyed) enter(del wire.Delivery) bool {
 	return !k.followers.admitLocked(&del) && k.lanes.Enter(del)
 }
 
-// resume has del run again after those of its lane that are before it.
+// resume has del run again after those of its lane that are before it. It does not wait for a
+// whole batch, since its key waits for it.
 func (k *keyed) resume(del wire.Delivery) {
 	if !hasKey(del.Stored) {
 		k.d.push(del)
 	} else if first, ok := k.lanes.Again(del); ok {
-		k.d.push(first)
+		k.d.pushAll([]wire.Delivery{first})
 	}
 }
 
@@ -117,6 +123,31 @@ func (k *keyed) mayRun(del wire.Delivery) (wait bool, barred error) {
 	wait, barred = k.d.cfg.Recovery.MayRun(del)
 	del.Stored.MayRun = !wait && barred == nil
 	return wait, barred
+}
+
+// lines puts the messages of each key into one line. What has no key waits for no other.
+func (k *keyed) lines(all []wire.Delivery) (lines [][]wire.Delivery) {
+	of := make(map[string]int)
+	for _, del := range all {
+		i, there := of[del.Stored.Key]
+		if !there || !hasKey(del.Stored) {
+			i = len(lines)
+			of[del.Stored.Key] = i
+			lines = append(lines, nil)
+		}
+		lines[i] = append(lines[i], del)
+	}
+	return lines
+}
+
+// putBack has messages of a key wait in its lane again. While draining the end returns them.
+func (k *keyed) putBack(ds []wire.Delivery) {
+	if k.lanes.PutBack(ds) {
+		return
+	}
+	for i := range ds {
+		k.d.again(ds[i], 0)
+	}
 }
 
 // finished lets the next message of the lane of del run.

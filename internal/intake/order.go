@@ -31,6 +31,11 @@ type order interface {
 	// mayRun is asked by a worker before the first handler call of del. wait says to ask
 	// again later, barred is why the message will not be handled.
 	mayRun(del wire.Delivery) (wait bool, barred error)
+	// lines splits the messages of a batch into lines, each in order: those of a line are settled one
+	// after another.
+	lines(all []wire.Delivery) [][]wire.Delivery
+	// putBack has messages of a line wait again behind its first one, which is not settled.
+	putBack(ds []wire.Delivery)
 	// failed records that del failed and is to be tried again.
 	failed(del wire.Delivery, err error)
 	// finished lets the next message run after del, which is settled for good.

@@ -25,6 +25,16 @@ func (u *unkeyed) resume(del wire.Delivery) { u.d.push(del) }
 
 func (u *unkeyed) mayRun(wire.Delivery) (wait bool, barred error) { return false, nil }
 
+func (u *unkeyed) lines(all []wire.Delivery) [][]wire.Delivery {
+	each := make([][]wire.Delivery, len(all))
+	for i := range all {
+		each[i] = all[i : i+1]
+	}
+	return each
+}
+
+func (u *unkeyed) putBack([]wire.Delivery) {}
+
 func (u *unkeyed) failed(wire.Delivery, error) {}
 
 func (u *unkeyed) finished(wire.Delivery) {}

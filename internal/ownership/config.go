@@ -9,18 +9,21 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Config describes how one process takes part in a durable with keys. All fields are
-// required. The functions may be called from several goroutines at once.
+// Config describes how one process takes part in a durable with keys. All fields but RunBatch
+// are required. The functions may be called from several goroutines at once.
 type Config struct {
 	Link            *link.Link
 	Stream, Durable string
 	ID              string        // of this member, unique for each start; one token of a subject
 	TTL             time.Duration // see TTLOf
-	Workers         int           // messages that this process handles at once
+	Workers         int           // messages, or batches, that this process handles at once
 	RequestTimeout  time.Duration // for the reply to one request
 
 	// Run calls the handler for one message. It must not panic. It may end its goroutine.
 	Run func(wire.Delivery) settle.Outcome
+	// RunBatch calls the handler for several messages at once and sets as many outcomes. It must
+	// not panic. It may end its goroutine; then it sets them all the same. Nil without batches.
+	RunBatch func([]wire.Delivery, []settle.Outcome)
 	// Exited returns the outcome of a call of Run that ended its goroutine.
 	Exited func(wire.Delivery) settle.Outcome
 	// Retrying reports that a message whose handler failed here for an owner elsewhere will

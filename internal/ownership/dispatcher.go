@@ -38,9 +38,10 @@ type dispatcher struct {
 	subs        []*nats.Subscription
 }
 
-// waiter is a call of run that waits for a free worker.
+// waiter is a call of run or runBatch that waits for a free worker.
 type waiter struct {
-	key    string
+	keys   []string
+	here   bool              // it needs a worker of this process
 	worker chan *memberState // receives the member that has one; closed when none will come
 }
 
@@ -74,7 +75,7 @@ func (d *dispatcher) close() { unsubscribe(d.subs) }
 func (d *dispatcher) run(msg wire.Delivery) settle.Outcome {
 	key := keyHash(msg.Stored.Key)
 	for {
-		to := d.waitForWorker(key)
+		to := d.waitForWorker(&waiter{keys: []string{key}})
 		if to == nil {
 			return settle.Outcome{Returned: true}
 		}
@@ -86,8 +87,8 @@ func (d *dispatcher) run(msg wire.Delivery) settle.Outcome {
 
 // waitForWorker returns a member with a free worker, which it reserves. It returns nil if
 // the dispatcher is halted.
-func (d *dispatcher) waitForWorker(key string) *memberState {
-	w := &waiter{key: key, worker: make(chan *memberState, 1)}
+func (d *dispatcher) waitForWorker(w *waiter) *memberState {
+	w.worker = make(chan *memberState, 1)
 	d.mu.Lock()
 	if d.halted {
 		d.mu.Unlock()
@@ -101,11 +102,8 @@ func (d *dispatcher) waitForWorker(key string) *memberState {
 
 // assign has a message handled by the reserved worker of a member, and frees the worker.
 func (d *dispatcher) assign(to *memberState, key string, msg wire.Delivery) settle.Outcome {
-	d.mu.Lock()
-	d.lastNumber++
-	id := assignmentID{Epoch: d.epoch, Number: d.lastNumber, Key: key}
-	owns := d.ownsLocked()
-	d.mu.Unlock()
+	ids, owns := d.number(key)
+	id := ids[0]
 	defer d.release(to)
 	switch {
 	case !owns: // the process was suspended since the worker was reserved
@@ -145,7 +143,7 @@ func (d *dispatcher) dispatchLocked() {
 			return
 		}
 		w := d.queue[i]
-		if d.runsForOtherLocked(w.key) {
+		if w.here && to.id != d.cfg.ID || slices.ContainsFunc(w.keys, d.runsForOtherLocked) {
 			i++
 			continue
 		}

@@ -59,9 +59,13 @@ type Stored struct {
 	Restored         bool      // Isolation and Crashes are set
 	MayRun           bool      // no earlier message of its key blocks it
 	Waited           bool      // it has waited for its next attempt, and its stream may have removed it meanwhile
+	Postponed        bool      // its handler has postponed it
 
 	Context context.Context // of the handler call, nil before: the settlement belongs to its trace
 }
+
+// TriedBefore reports whether the handler was called before and the message is tried again.
+func (s *Stored) TriedBefore() bool { return s.Attempt > 1 || s.Postponed }
 
 // Isolation is how the handler is called for a message that may crash the process.
 type Isolation int
