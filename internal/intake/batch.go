@@ -56,11 +56,12 @@ func (d *Durable) runBatch(all []wire.Delivery) {
 	var together batch
 	var alone []wire.Delivery
 	for _, line := range d.order.lines(all) {
-		removed := line[0].Stored.Dead == nil && d.isRemoved(line[0])
-		n := d.runnable(line)
+		removed, n := line[0].Stored.Dead == nil && d.isRemoved(line[0]), 1
+		if !removed {
+			n = d.runnable(line)
+		}
 		switch {
 		case removed:
-			n = 1
 			d.skipped.add()
 		case n == 0:
 			n = 1
