@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/stats"
 )
 
@@ -128,7 +129,7 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 		r.Add(health.Degraded, part, "%s: %d of %d handler calls failed", name, l.failed, l.calls)
 	}
 	if t.OldestAge > 0 && l.stats.OldestAge > t.OldestAge {
-		r.Add(health.Degraded, part, "%s: it is %d messages behind, the oldest is %v old", name, l.stats.Lag, l.stats.OldestAge.Round(time.Millisecond))
+		r.Add(health.Degraded, part, "%s: it is %s behind, the oldest is %v old", name, plural.Of(l.stats.Lag, "message", "messages"), l.stats.OldestAge.Round(time.Millisecond))
 	}
 	if l.stats.Longest.Duration > t.HandlerTime {
 		r.Add(health.Degraded, part, "%s: a handler has not returned: %s", name, l.stats.Longest)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/access"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -305,7 +306,7 @@ func (e *BatchError) Error() string {
 	for _, i := range slices.Sorted(maps.Keys(e.Failed)) {
 		texts = append(texts, fmt.Sprintf("message %d: %v", i, e.Failed[i]))
 	}
-	return fmt.Sprintf("bus: %d messages of a batch failed: %s", len(texts), strings.Join(texts, "; "))
+	return fmt.Sprintf("bus: %s of a batch failed: %s", plural.Of(len(texts), "message", "messages"), strings.Join(texts, "; "))
 }
 
 // within reports whether all indexes of e are of a batch of n messages.

@@ -144,7 +144,7 @@ func TestRewindWhileAHandlerDoesNotReturn(t *testing.T) {
 			return got.handle(ctx, m)
 		})
 		time.Sleep(time.Hour)
-		e := asError[*bus.ConsumerError](t, con.Rewind(t.Context(), bus.StartAtFirst()), "1 handlers have not returned (message 2 on s.b for 1h0m5s)")
+		e := asError[*bus.ConsumerError](t, con.Rewind(t.Context(), bus.StartAtFirst()), "1 handler has not returned (message 2 on s.b for 1h0m5s)")
 		if e.Running != 1 || e.Longest.Sequence != 2 {
 			t.Errorf("got %+v", e)
 		}

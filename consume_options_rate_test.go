@@ -175,7 +175,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 		}
 		pass(2 * time.Minute)
 		unwell(t, b.Health(t.Context()), health.Degraded, "consumer", "d of stream S", "a handler has not returned: message 2 on S for 6m0s")
-		e := asError[*bus.DrainError](t, con.Drain(withDeadline(t, time.Second)), "1 handlers running (message 2 on S for 6m1s)", "watch their context")
+		e := asError[*bus.DrainError](t, con.Drain(withDeadline(t, time.Second)), "1 handler running (message 2 on S for 6m1s)", "watch their context")
 		if e.Longest.Sequence != 2 || e.Running != 1 {
 			t.Errorf("got %+v", e)
 		}

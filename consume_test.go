@@ -306,7 +306,7 @@ func TestConsumerDrainThatRunsOutOfTime(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		err := con.Drain(ctx)
-		d := asError[*bus.DrainError](t, err, `"S"`, "1 handlers running")
+		d := asError[*bus.DrainError](t, err, `"S"`, "1 handler running")
 		isError(t, err, context.DeadlineExceeded)
 		if took := time.Since(began); d.Running != 1 || d.Subject != "S" || took != time.Minute {
 			t.Errorf("after %v: %+v", took, d)

@@ -42,6 +42,7 @@ var house = map[string]room{
 	"event":                  {floor: 0},
 	"internal/serverversion": {floor: 0},
 	"internal/access":        {floor: 0},
+	"internal/plural":        {floor: 0},
 	"health":                 {floor: 0},
 	"switchover":             {floor: 0},
 	"stats":                  {floor: 0},
@@ -70,10 +71,13 @@ var house = map[string]room{
 		"github.com/klauspost/compress": "zstd, s2 and a faster gzip",
 	}},
 
-	"internal/lifecycle": {floor: 6},
-	"internal/settle":    {floor: 1},
+	"internal/lifecycle": {floor: 6, imports: map[string]string{
+		"internal/plural": "counts in texts",
+	}},
+	"internal/settle": {floor: 1},
 	"internal/dispatch": {floor: 3, imports: map[string]string{
-		"internal/wire": "what it queues: deliveries",
+		"internal/plural": "counts in texts",
+		"internal/wire":   "what it queues: deliveries",
 	}},
 	"internal/link": {floor: 3, imports: map[string]string{
 		"internal/serverversion": "what the connected server can do",
@@ -91,6 +95,7 @@ var house = map[string]room{
 		natsGo:                "subscriptions and their messages",
 	}},
 	"internal/intake": {floor: 4, imports: map[string]string{
+		"internal/plural":    "counts in texts",
 		"internal/dispatch":  "runs what it takes in",
 		"internal/link":      "the connection it takes from",
 		"internal/settle":    "decides what becomes of a message",
@@ -103,6 +108,7 @@ var house = map[string]room{
 		natsGo:          "the JetStream client",
 	}},
 	"internal/outlet": {floor: 4, imports: map[string]string{
+		"internal/plural":        "counts in texts",
 		"internal/serverversion": "whether the server stores batches as a whole",
 		"internal/jserr":         "the server's refusals",
 		"internal/dispatch":      "notes which goroutine tells what could not be sent: it may close the bus",
@@ -180,6 +186,7 @@ var house = map[string]room{
 		natsGo:                "consumers and the removal of messages",
 	}},
 	"internal/recovery": {floor: 7, imports: map[string]string{
+		"internal/plural":     "counts in texts",
 		"internal/core":       "the JetStream client, the connection and timeouts",
 		"internal/jserr":      "the server's refusals, and its own errors",
 		"internal/settle":     "the reason of a dead letter that could not be stored",
@@ -227,6 +234,7 @@ var house = map[string]room{
 	}},
 
 	"": {floor: 10, imports: map[string]string{
+		"internal/plural":               "counts in texts",
 		"internal/serverversion":        "which server a call needs",
 		"internal/streamdef":            "declares streams",
 		"internal/capture":              "which subjects streams store",

@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/stats"
 )
 
@@ -217,7 +218,7 @@ func (e *CapturedError) Error() string {
 type UnsentError struct{ Messages int }
 
 func (e *UnsentError) Error() string {
-	return fmt.Sprintf("bus: %d messages of PublishAsync or PublishToAsync may not have reached the server", e.Messages)
+	return fmt.Sprintf("bus: %s of PublishAsync or PublishToAsync may not have reached the server", plural.Of(e.Messages, "message", "messages"))
 }
 
 // DrainError is returned when a subscription or consumer ended before it had handled all
@@ -241,11 +242,11 @@ func (e *DrainError) Error() string {
 	if e.Running > 0 {
 		hint = "; let handlers watch their context or Stopping, or give them more time with the deadline or WithDrainTimeout"
 	}
-	running := fmt.Sprintf("%d handlers running", e.Running)
+	running := plural.Of(e.Running, "handler", "handlers") + " running"
 	if e.Longest.Subject != "" {
 		running += fmt.Sprintf(" (%s)", e.Longest)
 	}
-	return fmt.Sprintf("bus: %s ended with %d messages unhandled and %s: %s%s", what, e.Pending, running, inner(e.Err), hint)
+	return fmt.Sprintf("bus: %s ended with %s unhandled and %s: %s%s", what, plural.Of(e.Pending, "message", "messages"), running, inner(e.Err), hint)
 }
 
 // whenGivenUp takes the numbers of the moment when a drain was given up, where its

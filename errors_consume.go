@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/stats"
 )
 
@@ -85,9 +86,9 @@ func (e *ConsumerError) Error() string {
 	case e.Reason != "":
 		return fmt.Sprintf("bus: consumer %q of stream %q: cannot go back to sequence %d: %s", e.Durable, e.Stream, e.Sequence, e.Reason)
 	}
-	what := fmt.Sprintf("other processes hold %d messages, or died while they held them; drain those processes, or wait until the messages are redelivered", e.Messages)
+	what := fmt.Sprintf("other processes hold %s, or did when they died; drain those processes, or wait for the redelivery", plural.Of(e.Messages, "message", "messages"))
 	if e.Running > 0 {
-		what = fmt.Sprintf("%d handlers have not returned", e.Running)
+		what = plural.Of(e.Running, "handler has", "handlers have") + " not returned"
 		if e.Longest.Subject != "" {
 			what += fmt.Sprintf(" (%s)", e.Longest)
 		}

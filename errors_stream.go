@@ -3,6 +3,8 @@ package bus
 import (
 	"fmt"
 	"strings"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // StreamError reports that an operation on a stream, or on one of its consumers, failed.
@@ -132,12 +134,9 @@ func (r Removal) String() string {
 	case r.Messages == 0:
 		return "no messages"
 	}
-	text := fmt.Sprintf("%d messages", r.Messages)
-	if r.Messages == 1 {
-		text = "1 message"
-	}
+	text := plural.Of(r.Messages, "message", "messages")
 	if r.Bytes > 0 {
-		text += fmt.Sprintf(" (%d bytes)", r.Bytes)
+		text += fmt.Sprintf(" (%s)", plural.Of(r.Bytes, "byte", "bytes"))
 	}
 	if r.More {
 		return "at least " + text

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // Future is the outcome of a PublishToAsync. Safe for concurrent use. A program that does not
@@ -57,7 +58,7 @@ func (b *Bus) sendAsync(ctx context.Context, f *Future) error {
 	f.pending.Deadline = end
 	err := b.window.Add(ctx, &f.pending)
 	if errors.Is(err, outlet.ErrWindowFull) {
-		return &opError{"PublishToAsync", fmt.Errorf("%w: %d messages have no acknowledgement yet; publish slower, or allow more with WithAsyncBuffer", translate(err), b.cfg.publish.window)}
+		return &opError{"PublishToAsync", fmt.Errorf("%w: %s no acknowledgement yet; publish slower, or allow more with WithAsyncBuffer", translate(err), plural.Of(b.cfg.publish.window, "message has", "messages have"))}
 	}
 	return b.opError("PublishToAsync", f.pending.Message.Subject, err)
 }

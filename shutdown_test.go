@@ -159,11 +159,11 @@ func TestCauseOfTheEndOfAHandlersContext(t *testing.T) {
 				case "closed in time":
 				case "the time was past", "cancelled":
 					if err := tc.end(b); err != nil { // the handler may return before it is looked for
-						asError[*bus.DrainError](t, err, "1 handlers running")
+						asError[*bus.DrainError](t, err, "1 handler running")
 					}
 				default:
 					err := tc.end(b)
-					asError[*bus.DrainError](t, err, "1 handlers running")
+					asError[*bus.DrainError](t, err, "1 handler running")
 					isError(t, err, bus.ErrTimeout)
 				}
 				got := <-cause
@@ -210,7 +210,7 @@ func TestHandlersMayPublishWhenTheirContextEnds(t *testing.T) {
 			must(t, r.send())
 			wait(t, running, "the handler")
 			err = shutdown(b, context.WithTimeout, 2*time.Second)
-			asError[*bus.DrainError](t, err, "1 handlers running")
+			asError[*bus.DrainError](t, err, "1 handler running")
 			if _, unsent := errors.AsType[*bus.UnsentError](err); unsent {
 				t.Error(err)
 			}
@@ -257,7 +257,7 @@ func TestStuckHandlerCostsNoPublishedMessage(t *testing.T) {
 				time.AfterFunc(100*time.Millisecond, cancel)
 			}
 			err = b.Shutdown(ctx)
-			asError[*bus.DrainError](t, err, "1 handlers running")
+			asError[*bus.DrainError](t, err, "1 handler running")
 			isError(t, wait(t, published, "the publisher"), bus.ErrClosed)
 			lost := 0
 			if unsent, ok := errors.AsType[*bus.UnsentError](err); ok {
@@ -284,7 +284,7 @@ func TestShutdownIsCancelled(t *testing.T) {
 				began := time.Now()
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, cancel)
-				isError(t, b.Shutdown(ctx), context.Canceled, "1 handlers running")
+				isError(t, b.Shutdown(ctx), context.Canceled, "1 handler running")
 				if took := time.Since(began); took < time.Second || took > time.Second+200*time.Millisecond {
 					t.Errorf("it took %v, the context was cancelled after a second", took)
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/wire"
 	"github.com/omnibus-go/bus/stats"
 )
@@ -196,7 +197,7 @@ func (s *Subscription) reportDropped(final bool) {
 	}
 	d.mu.Unlock()
 	if due {
-		err := fmt.Errorf("bus: subscription to %q is too slow: %d messages dropped so far; make its handler faster, add Concurrency, or raise PendingLimits", s.Subject(), dropped)
+		err := fmt.Errorf("bus: subscription to %q is too slow: %s dropped so far; make its handler faster, add Concurrency, or raise PendingLimits", s.Subject(), plural.Of(dropped, "message", "messages"))
 		s.bus.report(event.Event{Kind: event.SlowConsumer, Subject: s.Subject(), Dropped: int(dropped), Err: err})
 	}
 }

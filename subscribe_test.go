@@ -312,7 +312,7 @@ func TestStoppingAndTheEndOfTheHandlersContext(t *testing.T) {
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		d := asError[*bus.DrainError](t, b.Shutdown(ctx), `"a"`, "2 messages unhandled", "1 handlers running")
+		d := asError[*bus.DrainError](t, b.Shutdown(ctx), `"a"`, "2 messages unhandled", "1 handler running")
 		if d.Pending != 2 || d.Running != 1 || d.Subject != "a" {
 			t.Errorf("the error is %+v", d)
 		}

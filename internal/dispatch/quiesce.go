@@ -1,6 +1,10 @@
 package dispatch
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/omnibus-go/bus/internal/plural"
+)
 
 // RunningError says that handlers run still where somebody waited for them.
 type RunningError struct {
@@ -9,7 +13,7 @@ type RunningError struct {
 }
 
 func (e *RunningError) Error() string {
-	return fmt.Sprintf("%d handlers still run: %v", e.Running, e.Err)
+	return fmt.Sprintf("%s: %v", plural.Of(e.Running, "handler still runs", "handlers still run"), e.Err)
 }
 
 // Unwrap returns why it was not waited longer.

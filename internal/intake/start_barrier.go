@@ -3,6 +3,8 @@ package intake
 import (
 	"fmt"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // startBarrier is closed while the server may have delivered messages that are not here.
@@ -147,5 +149,5 @@ func (e *DeliveryGap) Error() string {
 	if e.Missing == 0 {
 		return "to keep the order of each key it waits for the server to say which messages are out"
 	}
-	return fmt.Sprintf("to keep the order of each key, it waits for %d messages that another process holds, or held when it died; the server redelivers them %v after their last in-progress signal", e.Missing, e.AckWait)
+	return fmt.Sprintf("to keep the order of each key, it waits for %s that another process holds, or held when it died; the server redelivers %v after the last in-progress signal", plural.Of(e.Missing, "message", "messages"), e.AckWait)
 }

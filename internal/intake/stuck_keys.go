@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -146,7 +147,7 @@ type KeyStuck struct {
 
 // Error says how many wait for what.
 func (e *KeyStuck) Error() string {
-	return fmt.Sprintf("%d messages wait behind message %d of their key, which failed: %v", e.Behind, e.Sequence, e.Err)
+	return fmt.Sprintf("%s behind message %d of the same key, which failed: %v", plural.Of(e.Behind, "message waits", "messages wait"), e.Sequence, e.Err)
 }
 
 // Unwrap returns the last failure.

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // Quiescer is something that can stop for a while and go on.
@@ -35,7 +37,7 @@ type StillRunning struct {
 }
 
 func (e *StillRunningError) Error() string {
-	return fmt.Sprintf("%d members still run: %v", len(e.Running), errors.Join(e.Unwrap()...))
+	return fmt.Sprintf("%s: %v", plural.Of(len(e.Running), "member still runs", "members still run"), errors.Join(e.Unwrap()...))
 }
 
 // Unwrap returns the errors of the members.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // UnfinishedError says that messages had no outcome yet when nobody waited for it longer.
@@ -13,7 +15,7 @@ type UnfinishedError struct {
 }
 
 func (e *UnfinishedError) Error() string {
-	return fmt.Sprintf("%d messages have no outcome yet: %v", e.Messages, e.Err)
+	return fmt.Sprintf("%s no outcome yet: %v", plural.Of(e.Messages, "message has", "messages have"), e.Err)
 }
 
 // Unwrap returns why nobody waited longer.

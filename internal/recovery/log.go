@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -327,7 +328,7 @@ func encodeRecords(all []handback, maxSize int) (bodies [][]byte) {
 type CrashLoopError struct{ Crashes int }
 
 func (e *CrashLoopError) Error() string {
-	return fmt.Sprintf("bus: the process died %d times while it handled this message and no other", e.Crashes)
+	return fmt.Sprintf("bus: the process died %s while it handled this message and no other", plural.Of(e.Crashes, "time", "times"))
 }
 
 // MarkStarted stores the crash mark of d before its handler is called. fatal is the failure
