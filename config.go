@@ -157,7 +157,7 @@ func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 
 const (
 	defaultTimeout      = 5 * time.Second
-	defaultDrainTimeout = 30 * time.Second
+	defaultDrainTimeout = 25 * time.Second // Kubernetes kills a program after 30 s
 	defaultAsync        = 4096
 	largestAsync        = 1 << 20 // messages, for which the room is made at once
 	defaultWindow       = 1024

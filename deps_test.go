@@ -206,6 +206,7 @@ var house = map[string]room{
 		otelAPI:                  "the trace of the handler call that failed",
 	}},
 	"internal/consumer": {floor: 8, imports: map[string]string{
+		"internal/outlet":         "looks up stored messages that a durable has passed",
 		"event":                   "what it reports",
 		"internal/core":           "the connection, the JetStream client, timeouts and telemetry",
 		"internal/dispatch":       "the handler calls that run, and which goroutine drains",

@@ -104,7 +104,7 @@
 // The context of a call bounds that call and nothing else. A stream, consumer or bus lives
 // on when the context it was made with ends. If a context has no deadline, the timeout of the
 // bus holds ([WithTimeout], 5 s). For Close, Drain and Unsubscribe it is the drain timeout
-// ([WithDrainTimeout], 30 s).
+// ([WithDrainTimeout], 25 s).
 //
 // The context of a handler does not end when the bus begins to stop, so that the handler can
 // finish. It ends when the drain timeout is used up, or at the deadline of [HandlerTimeout].

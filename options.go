@@ -125,7 +125,8 @@ func WithTimeout(d time.Duration) ConnectOption {
 }
 
 // WithDrainTimeout bounds Close, and Shutdown with a context without deadline. Handlers may
-// take that long to finish. The default is 30 s.
+// take that long to finish. The default is 25 s, because Kubernetes kills a program 30 s after
+// SIGTERM; change both together (terminationGracePeriodSeconds).
 func WithDrainTimeout(d time.Duration) ConnectOption {
 	return forConnect(func(c *config) {
 		positive(c, "WithDrainTimeout", d)

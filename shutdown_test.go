@@ -324,3 +324,27 @@ func TestPublishToWhileTheBusCloses(t *testing.T) {
 		})
 	}
 }
+
+// By default Close returns before Kubernetes kills a program that it has sent SIGTERM, 30 s
+// earlier.
+func TestCloseByDefault(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
+		b, err := bus.New(bus.WithLogger(silent()), bus.WithMaxMemory(16<<20))
+		must(t, err)
+		started, end := make(chan struct{}), make(chan struct{})
+		must(t, second(bus.Subscribe(b, "a", func(context.Context, *bus.Msg[int]) error {
+			close(started)
+			<-end
+			return nil
+		})))
+		must(t, bus.Publish(t.Context(), b, "a", 1))
+		<-started
+		began := time.Now()
+		asError[*bus.DrainError](t, b.Close(), "1 handler running")
+		if took := time.Since(began); took < 20*time.Second || took > 25*time.Second {
+			t.Errorf("Close took %v", took)
+		}
+		close(end)
+	})
+}
