@@ -44,7 +44,7 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 			r.Add(health.Failed, "server", "%v", err)
 		}
 	}
-	if lost := b.lost.Load(); lost != nil {
+	if lost := b.lostStore(0); lost != nil {
 		r.Add(health.Failed, "store", "%s", inner(lost))
 	}
 	b.checkLoad(&r)

@@ -95,7 +95,7 @@ func testLostStore(t *testing.T, lose func(dir string) error, atOnce bool, text 
 	})
 }
 
-// A future that is resolved after the loss says so.
+// Health looks at the store directory, and a future that is resolved after the loss says so.
 func TestFutureAfterTheLoss(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "store")
@@ -107,6 +107,9 @@ func TestFutureAfterTheLoss(t *testing.T) {
 	must(t, second(bus.PublishTo(t.Context(), st, s, 1)))
 	if err := os.Remove(filepath.Join(dir, "LOCK")); err != nil {
 		t.Skipf("SKIPPED: this system does not allow that: %v", err)
+	}
+	if r := b.Health(t.Context()); r.Status != health.Failed {
+		t.Errorf("health is %+v", r)
 	}
 	f, err := bus.PublishToAsync(t.Context(), st, s, 2)
 	if err == nil {
