@@ -20,9 +20,10 @@ import (
 // Consumer is one process's part in a durable consumer. The package comment has its states
 // and locks. Safe for concurrent use.
 type Consumer struct {
-	cfg    Config
-	side   *sidestream.Store
-	intake intake.DurableConfig // of each intake
+	cfg     Config
+	side    *sidestream.Store
+	intake  intake.DurableConfig // of each intake
+	created bool                 // Open may have created the durable
 
 	mu    sync.Mutex
 	taker taker      // the present one: Rewind replaces it
@@ -82,6 +83,9 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 	}
 	if err := c.open(ctx); err != nil {
 		cfg.Holders.release(c)
+		if left := c.undo(); left != nil {
+			err = errors.Join(err, left)
+		}
 		return nil, err
 	}
 	return c, nil
@@ -89,7 +93,8 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 
 // open declares the durable and its side streams, and opens the taker.
 func (c *Consumer) open(ctx context.Context) error {
-	info, err := declare(ctx, &c.cfg)
+	info, created, err := declare(ctx, &c.cfg)
+	c.created = created
 	if err != nil {
 		return err
 	}
@@ -132,6 +137,7 @@ func (c *Consumer) Abort(ctx context.Context) {
 	t, _ := c.current()
 	_ = t.Drain(ctx)
 	c.cfg.Holders.release(c)
+	_ = c.undo() // the bus is closed: the caller says so
 }
 
 // Quiescer quiesces the consumer.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/deadline"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/subject"
 )
@@ -24,23 +25,48 @@ const metadataKey = "_omnibus.key"
 // together, unless more of them are handled at once.
 const minAckPending = 1000
 
-// declare creates the durable, or adopts the one that exists. Open calls it.
-func declare(ctx context.Context, c *Config) (*jetstream.ConsumerInfo, error) {
+// declare creates the durable, or adopts the one that exists. created reports that this call
+// may have created it, also together with an error. Open calls it.
+func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, created bool, err error) {
 	want := wanted(c)
-	con, err := c.Core.JetStream.CreateConsumer(ctx, c.Stream.Name, want)
-	if errors.Is(err, jetstream.ErrConsumerExists) {
-		return adopt(ctx, c, want)
+	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		created = true
+		con, err = create(ctx, c, want)
+		if errors.Is(err, jetstream.ErrConsumerExists) { // another process was faster
+			created = false
+			con, err = c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
+		}
 	}
 	if err != nil {
-		return nil, jserr.Wrap(c.Stream.Name, "consume", err)
+		return nil, created, jserr.Wrap(c.Stream.Name, "consume", err)
 	}
-	return con.CachedInfo(), nil
+	if created {
+		return con.CachedInfo(), true, nil
+	}
+	info, err = adopt(ctx, c, con.CachedInfo(), want)
+	return info, false, err
+}
+
+// create creates the durable. It waits for the answer a little longer than ctx lasts, so that
+// Open can undo it.
+func create(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	extended, done := deadline.Extend(ctx, undoTimeout)
+	defer done()
+	con, err := c.Core.JetStream.CreateConsumer(extended, c.Stream.Name, want)
+	if err == nil {
+		err = ctx.Err()
+	}
+	return con, err
 }
 
 // wanted returns the configuration of a new durable.
 func wanted(c *Config) jetstream.ConsumerConfig {
 	want := jetstream.ConsumerConfig{Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: cmp.Or(c.AckWait, DefaultAckWait), MaxDeliver: -1, MaxAckPending: max(minAckPending, 4*c.atOnce())}
+	if limit := c.Stream.ConsumerLimits.MaxAckPending; limit > 0 {
+		want.MaxAckPending = min(want.MaxAckPending, limit)
+	}
 	if c.Key.Of != nil {
 		want.Metadata = map[string]string{metadataKey: c.Key.Name}
 	}
@@ -57,16 +83,12 @@ func wanted(c *Config) jetstream.ConsumerConfig {
 
 // adopt uses the durable that exists. It sets the AckWait and the key that are asked for, and
 // adds filters.
-func adopt(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
-	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
-	if err != nil {
-		return nil, jserr.Wrap(c.Stream.Name, "consume", err)
-	}
-	have := con.CachedInfo().Config
+func adopt(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+	have := info.Config
 	if c.Start == (Start{}) {
 		copyStart(&want, have)
 	}
-	info, err := grow(ctx, c, con.CachedInfo(), want)
+	info, err := grow(ctx, c, info, want)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/deadline"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/serverversion"
 )
@@ -43,16 +44,36 @@ func declareDead(ctx context.Context, c *core.Core, stream Stream) (jetstream.St
 // 2.12) makes it without them.
 func declareRetry(ctx context.Context, c *core.Core, stream Stream) (jetstream.Stream, error) {
 	want := jetstream.StreamConfig{Name: RetryStream(stream.Name), Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
+		MaxConsumers: stream.MaxConsumers, ConsumerLimits: stream.ConsumerLimits,
 		Subjects: []string{Pattern(Retry, stream.Name), Pattern(Later, stream.Name), Pattern(Note, stream.Name)}}
 	st, err := declare(ctx, c, stream, want)
 	if jserr.Is(err, jserr.InvalidJSON, jserr.InvalidConfig) {
 		want.AllowMsgSchedules = false
 		st, err = declare(ctx, c, stream, want)
 	}
+	if err == nil {
+		st = allowConsumers(ctx, c, st, stream)
+	}
 	if err != nil || !want.AllowMsgSchedules {
 		return st, err
 	}
 	return allowSchedules(ctx, c, st)
+}
+
+// allowConsumers raises the limit of consumers of S-retry to that of the stream. Servers before
+// 2.12 cannot. Where it fails, the last durables are refused.
+func allowConsumers(ctx context.Context, c *core.Core, st jetstream.Stream, stream Stream) jetstream.Stream {
+	have := st.CachedInfo().Config
+	if have.MaxConsumers >= stream.MaxConsumers || stream.MaxConsumers <= 0 {
+		return st
+	}
+	have.MaxConsumers = stream.MaxConsumers
+	updated, err := c.JetStream.UpdateStream(ctx, have)
+	if err != nil {
+		c.Logger.Warn("the stream cannot have as many consumers as the one that it belongs to", "stream", have.Name, "error", err)
+		return st
+	}
+	return updated
 }
 
 // allowSchedules switches schedules on in an S-retry that an older server made. Where that
@@ -117,27 +138,42 @@ func missing(want, have []string) []string {
 }
 
 // declareRetryConsumer makes sure that the consumer exists by which messages come back to
-// a durable. It returns how many messages the consumer may have unacknowledged. If the
-// consumer is paused it stays so.
-func declareRetryConsumer(ctx context.Context, c *core.Core, stream, durable string, ackWait time.Duration) (maxHeld int, err error) {
-	name := RetryStream(stream)
-	con, err := c.JetStream.CreateConsumer(ctx, name, jetstream.ConsumerConfig{Durable: durable,
-		FilterSubject: DurablePattern(Retry, stream, durable), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1}) // not in memory: a server that restarts would forget it
-	if errors.Is(err, jetstream.ErrConsumerExists) {
-		if con, err = c.JetStream.Consumer(ctx, name, durable); err == nil && con.CachedInfo().Config.AckWait != ackWait {
-			have := con.CachedInfo().Config
-			have.AckWait = ackWait
-			con, err = c.JetStream.UpdateConsumer(ctx, name, have)
-		}
+// a durable. created reports that it did not exist. If the consumer is paused it stays so.
+func declareRetryConsumer(ctx context.Context, c *core.Core, stream Stream, durable string, ackWait time.Duration) (info *jetstream.ConsumerInfo, created bool, err error) {
+	name := RetryStream(stream.Name)
+	con, err := c.JetStream.Consumer(ctx, name, durable)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		created = true
+		con, err = createRetryConsumer(ctx, c, name, jetstream.ConsumerConfig{Durable: durable,
+			FilterSubject: DurablePattern(Retry, stream.Name, durable), AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: ackWait, MaxDeliver: -1, // not in memory: a server that restarts would forget it
+			MaxAckPending: max(stream.ConsumerLimits.MaxAckPending, 0)})
+	case err == nil && con.CachedInfo().Config.AckWait != ackWait:
+		have := con.CachedInfo().Config
+		have.AckWait = ackWait
+		con, err = c.JetStream.UpdateConsumer(ctx, name, have)
 	}
 	if err != nil {
-		return 0, jserr.Wrap(name, "consume", err)
+		return nil, false, jserr.Wrap(name, "consume", err)
 	}
-	if limit := con.CachedInfo().Config.MaxAckPending; limit > 0 {
-		return limit, nil
+	return con.CachedInfo(), created, nil
+}
+
+// createGrace is how long the creation of a consumer may take beyond its context. It is deleted
+// then.
+const createGrace = time.Second
+
+// createRetryConsumer creates the consumer. If ctx ends meanwhile it deletes the consumer again.
+func createRetryConsumer(ctx context.Context, c *core.Core, name string, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	extended, done := deadline.Extend(ctx, createGrace)
+	defer done()
+	con, err := c.JetStream.CreateOrUpdateConsumer(extended, name, want)
+	if err == nil && ctx.Err() != nil {
+		_ = c.JetStream.DeleteConsumer(extended, name, want.Durable) // one that stays has no effect
+		err = ctx.Err()
 	}
-	return defaultMaxHeld, nil
+	return con, err
 }
 
 // defaultMaxHeld is used where the consumer has no limit.

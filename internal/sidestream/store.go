@@ -1,6 +1,7 @@
 package sidestream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,10 @@ import (
 type Stream struct {
 	Name        string
 	Incarnation string // see IncarnationOf
+
+	// The limits of the stream for its consumers. S-retry has at least as many consumers.
+	MaxConsumers   int // zero or less: none
+	ConsumerLimits jetstream.StreamConsumerLimits
 }
 
 // Store keeps what one durable cannot handle, or not yet. Safe for concurrent use.
@@ -33,6 +38,7 @@ type Store struct {
 	Retries     jetstream.Stream // S-retry
 	CanDefer    bool             // the server can keep a message until a time
 	maxHeld     int              // of the consumer of the messages that come back
+	created     bool             // Open created that consumer
 
 	incarnation atomic.Pointer[string] // of the stream; see Incarnation
 }
@@ -53,8 +59,20 @@ func Open(ctx context.Context, c *core.Core, stream Stream, durable string, ackW
 		return nil, err
 	}
 	s.CanDefer = s.Retries.CachedInfo().Config.AllowMsgSchedules
-	s.maxHeld, err = declareRetryConsumer(ctx, c, stream.Name, durable, ackWait)
-	return s, err
+	con, created, err := declareRetryConsumer(ctx, c, stream, durable, ackWait)
+	if err != nil {
+		return nil, err
+	}
+	s.maxHeld, s.created = cmp.Or(max(con.Config.MaxAckPending, 0), defaultMaxHeld), created
+	return s, nil
+}
+
+// Undo deletes the consumer in S-retry if Open created it.
+func (s *Store) Undo(ctx context.Context) error {
+	if !s.created {
+		return nil
+	}
+	return s.core.JetStream.DeleteConsumer(ctx, RetryStream(s.stream.Name), s.durable)
 }
 
 // Recreate makes sure once more that everything exists that Open made. It is called when
