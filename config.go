@@ -155,6 +155,10 @@ func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 	}
 }
 
+// farthest is the longest time that an option takes. The server counts nanoseconds since 1970,
+// which overflow in the year 2262: what is later would be in the past.
+const farthest = 100 * 365 * 24 * time.Hour
+
 const (
 	defaultTimeout      = 5 * time.Second
 	defaultDrainTimeout = 25 * time.Second // Kubernetes kills a program after 30 s

@@ -23,6 +23,7 @@ type Consumer struct {
 	bus    *Bus
 	engine *consumer.Consumer
 	call   *handlerCall
+	cancel context.CancelCauseFunc // of the context of the handlers
 	retry  RetryPolicy
 
 	stream, durable string
@@ -139,7 +140,9 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 		return nil, err
 	}
 	c := &Consumer{bus: s.bus, call: call, retry: o.retry, stream: s.name, durable: durable}
+	call.ctx, c.cancel = context.WithCancelCause(call.ctx)
 	if err := c.open(ctx, s, want, o); err != nil {
+		c.cancel(nil)
 		return nil, err
 	}
 	return c, nil
@@ -195,7 +198,7 @@ func (c *Consumer) config(s *Stream, want consumption, o *consumeOptions) consum
 		Handler: consumer.Handler{Run: c.run, Exited: c.exited, Cause: func(err error) string { return string(c.retry.causeOf(err)) },
 			Context: c.call.ctx, Pattern: c.call.pattern, Counters: &c.call.counters},
 		Report: c.report,
-		Ended:  func() { c.bus.retired.retire(c) },
+		Ended:  c.ended, Deleted: func() { c.cancel(c.Err()) },
 		DrainError: func(e *consumer.UnfinishedError) error {
 			return &DrainError{Subject: c.call.pattern, Stream: c.stream, Durable: c.durable,
 				Pending: e.Pending, Running: e.Running, Longest: running(e.Longest), Err: e.Err}
@@ -240,6 +243,15 @@ func (c *Consumer) outcome(err error) settle.Outcome {
 		o.Returned = true
 	}
 	return o
+}
+
+// ended is called when the consumer has ended. Handlers that it did not wait for keep their
+// context until the bus stops.
+func (c *Consumer) ended() {
+	if c.engine.Stats().InFlight == 0 {
+		c.cancel(nil)
+	}
+	c.bus.retired.retire(c)
 }
 
 // report reports an event of the engine.

@@ -71,9 +71,10 @@ func (c *Consumer) Done() <-chan struct{} {
 }
 
 // Pause has the server send no messages of the durable to any process until a time, also none
-// that wait for another attempt. The zero time means until Resume. A pause outlives the
-// processes and a restart of the server. Messages that a process has taken are still handled:
-// about as many as it handles in a second. Consumer.Lag reports a pause.
+// that wait for another attempt. The zero time means until Resume, and so
+// does a time in more than 100 years. A pause outlives the processes and a restart of the
+// server. Messages that a process has taken are still handled: about as many as it handles in a
+// second. Consumer.Lag reports a pause.
 //
 // Errors: *UnsupportedError before nats-server 2.11, *OptionError for a time that has passed,
 // *StreamError, ErrTimeout, ErrClosed.
@@ -81,8 +82,8 @@ func (c *Consumer) Pause(ctx context.Context, until time.Time) error {
 	if err := c.callable(ctx, "Pause"); err != nil {
 		return err
 	}
-	if until.IsZero() {
-		until = time.Now().Add(consumer.Forever)
+	if latest := time.Now().Add(farthest); until.IsZero() || until.After(latest) {
+		until = latest
 	}
 	if !until.After(time.Now()) {
 		return badArgument("Pause", "until", "has passed: "+until.Format(time.RFC3339))

@@ -36,15 +36,15 @@ type consumeOption func(*consumeOptions)
 func (f consumeOption) onConsume(o *consumeOptions) { f(o) }
 
 // AckWait is how long the server waits for an acknowledgement or in-progress signal of a
-// message before it redelivers the message. The default is 30 s; the minimum is 1 s. The bus
-// sends in-progress signals while a message waits or its handler runs. So AckWait only sets
-// how soon the messages of a crashed process are redelivered. On an embedded server without a
-// port that is at once when the process starts again. It is a setting of the durable:
-// all processes should give the same value, because the last one to start sets it.
+// message before it redelivers the message. The default is 30 s, the minimum 1 s, the maximum
+// 100 years. The bus sends in-progress signals while a message waits or its handler runs. So
+// AckWait only sets how soon the messages of a crashed process are redelivered. On an embedded
+// server without a port that is at once when the process starts again. It is a setting of the
+// durable: all processes should give the same value, because the last one to start sets it.
 func AckWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
-		if d < time.Second {
-			o.fail("AckWait", d, "must be at least 1s")
+		if d < time.Second || d > farthest {
+			o.fail("AckWait", d, "must be at least 1s, and at most 100 years")
 			return
 		}
 		o.ackWait = d
@@ -75,8 +75,12 @@ func Retry(p RetryPolicy) ConsumeOption {
 // stream. In a batch each message counts.
 func RateLimit(n int, per time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
-		if n < 1 || per <= 0 || per/time.Duration(n) == 0 {
+		switch {
+		case n < 1 || per <= 0 || per/time.Duration(n) == 0:
 			o.fail("RateLimit", fmt.Sprintf("%d, %v", n, per), "both must be more than zero, and at most one call a nanosecond")
+			return
+		case per/time.Duration(n) > 24*time.Hour:
+			o.fail("RateLimit", fmt.Sprintf("%d, %v", n, per), "must allow at least one call in 24h")
 			return
 		}
 		o.interval = per / time.Duration(n)
@@ -129,6 +133,9 @@ func (s StartOption) check(call string) error {
 		if s.start.Time.IsZero() {
 			return &OptionError{Option: "StartAtTime", Value: s.start.Time.String(), Reason: "is the zero time; use StartAtFirst for all messages"}
 		}
+		if t := s.start.Time; !time.Unix(0, t.UnixNano()).Equal(t) {
+			return &OptionError{Option: "StartAtTime", Value: t.Format(time.RFC3339), Reason: "must lie between the years 1678 and 2262, which the server can represent; use StartAtFirst for all messages, or StartAtNew for new ones"}
+		}
 	}
 	return nil
 }
@@ -150,7 +157,8 @@ func StartAtSequence(sequence uint64) StartOption {
 
 // StartAtTime starts with the first message that was stored at t or later. Use a fixed t. A
 // t that the program computes at each start, such as an hour ago, differs each time. So the
-// second start is a conflict.
+// second start is a conflict. A t in the future makes a durable start with the next message.
+// t lies between the years 1678 and 2262.
 func StartAtTime(t time.Time) StartOption {
 	return StartOption{consumer.Start{Kind: consumer.StartTime, Time: t.UTC().Round(0)}}
 }

@@ -192,13 +192,13 @@ func AutoID() StoreOption {
 	return storeOption(func(o *sendOptions) { o.autoID = true })
 }
 
-// TTL lets the stream remove the message after d: whole seconds, at least 1 s. The limits of
+// TTL lets the stream remove the message after d: whole seconds, from 1 s to 100 years. The limits of
 // the stream may remove it earlier. The stream must be declared with StreamConfig.MessageTTL,
 // otherwise the error is an *UnsupportedError.
 func TTL(d time.Duration) StoreOption {
 	return storeOption(func(o *sendOptions) {
-		if d < time.Second || d%time.Second != 0 {
-			o.addError(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s"})
+		if d < time.Second || d%time.Second != 0 || d > farthest {
+			o.addError(&OptionError{Option: "TTL", Value: d.String(), Reason: "must be whole seconds, at least 1s, and at most 100 years; leave it out for a message that stays"})
 			return
 		}
 		o.set(wire.HeaderNatsTTL, strconv.FormatInt(int64(d/time.Second), 10)+"s")

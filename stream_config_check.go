@@ -59,11 +59,11 @@ func (c *StreamConfig) checkLimits() error {
 			errs = append(errs, badStreamField(limit.field, limit.value, "must be more than zero, or bus.Unlimited"))
 		}
 	}
-	if c.MaxAge != Unlimited && c.MaxAge != 0 && c.MaxAge < 100*time.Millisecond {
-		errs = append(errs, badStreamField("MaxAge", c.MaxAge, "must be at least 100ms, or bus.Unlimited"))
+	if c.MaxAge != Unlimited && c.MaxAge != 0 && (c.MaxAge < 100*time.Millisecond || c.MaxAge > farthest) {
+		errs = append(errs, badStreamField("MaxAge", c.MaxAge, "must be at least 100ms and at most 100 years, or bus.Unlimited"))
 	}
-	if c.Duplicates < 0 || c.Duplicates > 0 && c.Duplicates < 100*time.Millisecond {
-		errs = append(errs, badStreamField("Duplicates", c.Duplicates, "must be at least 100ms"))
+	if c.Duplicates < 0 || c.Duplicates > 0 && c.Duplicates < 100*time.Millisecond || c.Duplicates > farthest {
+		errs = append(errs, badStreamField("Duplicates", c.Duplicates, "must be at least 100ms and at most 100 years"))
 	}
 	errs = append(errs, checkDuplicates(c.Duplicates, c.MaxAge))
 	return errors.Join(errs...)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -364,6 +365,63 @@ func TestDeleteLeavesStreamsOfTheProgram(t *testing.T) {
 	for _, name := range []string{"S-dead", "S-retry", "S-keys"} {
 		if got := consumersOf(t, b, name); !slices.Equal(got, []string{"d"}) {
 			t.Errorf("the consumers of %s are %v", name, got)
+		}
+	}
+}
+
+// When the durable is deleted, the contexts of its handlers end at once, and so does the
+// consumer when they have returned.
+func TestDeletionEndsHandlers(t *testing.T) {
+	t.Parallel()
+	for how, remove := range map[string]func(t *testing.T, b *bus.Bus, st *bus.Stream){
+		"Stream.Delete":  func(t *testing.T, _ *bus.Bus, st *bus.Stream) { must(t, st.Delete(t.Context())) },
+		"DeleteConsumer": func(t *testing.T, _ *bus.Bus, st *bus.Stream) { must(t, st.DeleteConsumer(t.Context(), "d")) },
+		"by another program": func(t *testing.T, b *bus.Bus, _ *bus.Stream) {
+			must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		},
+	} {
+		for kind, start := range map[string]func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer{
+			"one by one": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer {
+				return consume(t, st, "d", "S", h)
+			},
+			"keyed": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer {
+				return consume(t, st, "d", "S", h, bus.KeyBySubject())
+			},
+			"in batches": func(t testing.TB, st *bus.Stream, h bus.Handler[int]) *bus.Consumer {
+				return consumeBatch(t, st, "d", "S", func(ctx context.Context, ms []*bus.Msg[int]) error { return h(ctx, ms[0]) }, bus.BatchSize(1))
+			},
+		} {
+			t.Run(how+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+					st := declare(t, b, bus.StreamConfig{Name: "S"})
+					causes := make(chan error, 1)
+					c := start(t, st, func(ctx context.Context, m *bus.Msg[int]) error {
+						if m.Data == 0 && m.Attempt == 1 {
+							return bus.RetryAfter(time.Minute, errNo)
+						}
+						if m.Data == 1 {
+							<-ctx.Done()
+							causes <- context.Cause(ctx)
+							return ctx.Err()
+						}
+						return nil
+					})
+					storeRange(t, st, "S", 0, 1)
+					pass(2 * time.Minute) // something came back by S-retry and was acknowledged
+					storeRange(t, st, "S", 1, 2)
+					synctest.Wait()
+					began := time.Now()
+					remove(t, b, st)
+					asError[*bus.StreamError](t, receive(t, causes), "the consumer was deleted")
+					receive(t, c.Done())
+					asError[*bus.StreamError](t, c.Err(), "the consumer was deleted")
+					must(t, b.Close())
+					if took := time.Since(began); took > 50*time.Millisecond {
+						t.Errorf("it took %v", took)
+					}
+				}, bus.WithLogger(silent()))
+			})
 		}
 	}
 }

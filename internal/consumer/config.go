@@ -37,6 +37,10 @@ type Config struct {
 	Report  func(event.Event)
 	Ended   func() // called once, when the consumer has ended
 
+	// Deleted is called when the durable was deleted on the server, before the consumer ends. It
+	// ends the contexts of the handlers.
+	Deleted func()
+
 	// DrainError makes the error of Drain. All calls of Drain return the same one.
 	DrainError func(*UnfinishedError) error
 }

@@ -148,6 +148,7 @@ func (c *Consumer) stalled(err error) {
 	}
 	c.cfg.Report(e)
 	if errors.Is(err, intake.ErrConsumerDeleted) {
+		c.cfg.Deleted()
 		go func() { // ends with the intake, which Shutdown waits for too
 			ctx, cancel := c.cfg.Core.WithDrainTimeout(context.Background())
 			defer cancel()

@@ -11,10 +11,6 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Forever is a pause that nobody lives to see end. It does not go beyond the year 2262, where
-// nanoseconds end.
-const Forever = 100 * 365 * 24 * time.Hour
-
 // Pause has the server send no messages of the durable, and none that come back for another
 // attempt, until a time. The zero time ends a pause. op names the call in errors, which are
 // *jserr.Error.

@@ -58,7 +58,7 @@ func (p *puller) confirm(ctx context.Context) error {
 func (p *puller) unconfirmed() string {
 	p.d.mu.Lock()
 	defer p.d.mu.Unlock()
-	if p.index == 0 && p.d.err != nil { // the consumer was deleted
+	if p.d.err != nil { // the consumer was deleted
 		return ""
 	}
 	return p.lastEnd

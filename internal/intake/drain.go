@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/deadline"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
 )
@@ -119,20 +120,13 @@ func (d *Durable) confirmAll(ctx context.Context) error {
 // Both together are less than the 100 ms in which a bus must end.
 const graceForRecords = 40 * time.Millisecond
 
-// outliving is ctx that ends a little later.
-func outliving(ctx context.Context) (later context.Context, end func()) {
-	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(graceForRecords, cancel) })
-	return later, func() { stop(); cancel() }
-}
-
 // handBack returns messages for others, or for later, and records that. What failed
 // before is deferred instead where that is possible, so that its attempts are not
 // forgotten; but not what has a key, whose order that would break.
 func (d *Durable) handBack(ctx context.Context, all []due) {
 	back := d.deferAll(ctx, all)
 	if d.cfg.Recovery != nil && len(back) > 0 && !d.isDeleted() {
-		recording, end := outliving(ctx)
+		recording, end := deadline.Extend(ctx, graceForRecords)
 		d.cfg.Recovery.RecordHandback(recording, back)
 		end()
 	}
@@ -147,7 +141,7 @@ func (d *Durable) handBack(ctx context.Context, all []due) {
 
 // deferAll defers what handBack says, and returns the rest.
 func (d *Durable) deferAll(ctx context.Context, all []due) (back []wire.Delivery) {
-	ctx, end := outliving(ctx)
+	ctx, end := deadline.Extend(ctx, graceForRecords)
 	defer end()
 	for i := range all {
 		del := all[i].d

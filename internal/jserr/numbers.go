@@ -10,6 +10,7 @@ const (
 	ServerLimits          = 10023 // the server has used up its limits
 	InvalidJSON           = 10025 // also a field that the server does not know
 	MessageNotFound       = 10037
+	StreamCreateFailed    = 10049 // the text says why
 	InvalidConfig         = 10052
 	MessageTooLarge       = 10054 // larger than MaxMsgSize
 	StreamNotFound        = 10059

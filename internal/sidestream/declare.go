@@ -129,7 +129,7 @@ func create(ctx context.Context, c *core.Core, stream Stream, want jetstream.Str
 	}
 	now := st.CachedInfo().Config
 	want.Storage, want.Replicas = now.Storage, now.Replicas
-	return c.JetStream.CreateStream(ctx, want)
+	return c.CreateStream(ctx, want)
 }
 
 // missing returns the elements of want that have lacks.

@@ -131,13 +131,13 @@ func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.Strea
 // where there is one: a single server, too, can have the name of a cluster.
 func (d *Declarer) createStream(ctx context.Context, want *jetstream.StreamConfig) (jetstream.Stream, error) {
 	if want.Replicas != 0 || !d.core.Link.Clustered() {
-		return d.core.JetStream.CreateStream(ctx, *want)
+		return d.core.CreateStream(ctx, *want)
 	}
 	want.Replicas = clusterReplicas
-	st, err := d.core.JetStream.CreateStream(ctx, *want)
+	st, err := d.core.CreateStream(ctx, *want)
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == jserr.ReplicasUnsupported {
 		want.Replicas = 1
-		return d.core.JetStream.CreateStream(ctx, *want)
+		return d.core.CreateStream(ctx, *want)
 	}
 	return st, err
 }
