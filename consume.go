@@ -54,7 +54,9 @@ type Consumer struct {
 //
 // Two side streams of the stream S are made: S-dead keeps the dead letters; S-retry keeps
 // messages whose next attempt is far away. ctx bounds the call of Consume only. The consumer
-// runs until Drain, Stop or the end of the bus.
+// runs until Drain, Stop or the end of the bus. If the durable is deleted on the server, the
+// contexts of the handlers end, and then the consumer. A call that fails leaves no durable that
+// did not exist before; for that it may take a second longer than ctx.
 //
 // Errors: *ConsumerConflictError if the durable exists with another filter that s does not
 // contain, is past messages that it did not get, or has settings that do not work for Consume; *OptionError, *SubjectError, ErrStreamNotFound, *StreamError,
