@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -57,13 +58,14 @@ func TestRefusedConsumeLeavesNoDurable(t *testing.T) {
 			if n := streamInfo(t, b, "S").State.Msgs; n > 0 {
 				t.Errorf("the stream keeps %d messages", n)
 			}
-			con, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1})
+			_, err = b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1})
 			must(t, err)
-			if err := second(bus.Consume(t.Context(), st, "d", "S", ignore[int])); err == nil {
+			before := consumerInfo(t, b, "S", "d")
+			if err := second(bus.Consume(t.Context(), st, "d", "S", ignore[int], bus.AckWait(time.Minute), bus.KeyBySubject())); err == nil {
 				t.Fatal("Consume was not refused")
 			}
-			if now := consumerInfo(t, b, "S", "d"); !now.Created.Equal(con.CachedInfo().Created) {
-				t.Errorf("the durable was created at %v, and is now of %v", con.CachedInfo().Created, now.Created)
+			if now := consumerInfo(t, b, "S", "d"); !now.Created.Equal(before.Created) || !reflect.DeepEqual(now.Config, before.Config) {
+				t.Errorf("the durable was %+v, and is %+v", before.Config, now.Config)
 			}
 		})
 	}

@@ -20,10 +20,10 @@ import (
 // Consumer is one process's part in a durable consumer. The package comment has its states
 // and locks. Safe for concurrent use.
 type Consumer struct {
-	cfg     Config
-	side    *sidestream.Store
-	intake  intake.DurableConfig // of each intake
-	created bool                 // Open may have created the durable
+	cfg    Config
+	side   *sidestream.Store
+	intake intake.DurableConfig // of each intake
+	did    change               // what Open did to the durable
 
 	mu    sync.Mutex
 	taker taker      // the present one: Rewind replaces it
@@ -93,8 +93,8 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 
 // open declares the durable and its side streams, and opens the taker.
 func (c *Consumer) open(ctx context.Context) error {
-	info, created, err := declare(ctx, &c.cfg)
-	c.created = created
+	info, did, err := declare(ctx, &c.cfg)
+	c.did = did
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func newWorld(t *testing.T) *world {
 			Exited: func(wire.Delivery) settle.Outcome { return settle.Outcome{Err: errors.New("exited")} }},
 		Report:     func(e event.Event) { w.events <- e },
 		Ended:      func() { close(w.ended) },
+		Deleted:    func() {},
 		DrainError: func(e *UnfinishedError) error { return e.Err },
 	}
 	return w

@@ -25,27 +25,37 @@ const metadataKey = "_omnibus.key"
 // together, unless more of them are handled at once.
 const minAckPending = 1000
 
-// declare creates the durable, or adopts the one that exists. created reports that this call
-// may have created it, also together with an error. Open calls it.
-func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, created bool, err error) {
+// change is what a call of declare has done to the durable.
+type change struct {
+	created bool                      // it may have created it
+	before  *jetstream.ConsumerConfig // what it was, if it was changed
+}
+
+// declare creates the durable, or adopts the one that exists. It returns what it has done also
+// together with an error. Open calls it.
+func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, did change, err error) {
 	want := wanted(c)
 	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		created = true
 		con, err = create(ctx, c, want)
-		if errors.Is(err, jetstream.ErrConsumerExists) { // another process was faster
-			created = false
+		if !errors.Is(err, jetstream.ErrConsumerExists) {
+			did.created = true
+		} else { // another process was faster
 			con, err = c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
 		}
 	}
 	if err != nil {
-		return nil, created, jserr.Wrap(c.Stream.Name, "consume", err)
+		return nil, did, jserr.Wrap(c.Stream.Name, "consume", err)
 	}
-	if created {
-		return con.CachedInfo(), true, nil
+	have := con.CachedInfo()
+	if did.created {
+		return have, did, nil
 	}
-	info, err = adopt(ctx, c, con.CachedInfo(), want)
-	return info, false, err
+	info, err = adopt(ctx, c, have, want)
+	if info != nil && info != have {
+		did.before = &have.Config
+	}
+	return info, did, err
 }
 
 // create creates the durable. It waits for the answer a little longer than ctx lasts, so that
