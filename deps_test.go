@@ -96,6 +96,7 @@ var house = map[string]room{
 	}},
 	"internal/intake": {floor: 4, imports: map[string]string{
 		"internal/plural":    "counts in texts",
+		"internal/deadline":  "records outlast the end of a drain a little",
 		"internal/dispatch":  "runs what it takes in",
 		"internal/link":      "the connection it takes from",
 		"internal/settle":    "decides what becomes of a message",
@@ -129,6 +130,7 @@ var house = map[string]room{
 	"internal/core": {floor: 5, imports: map[string]string{
 		"event":                         "what it reports",
 		"internal/deadline":             "deadlines of short calls",
+		"internal/jserr":                "the server's refusal of a stream",
 		"internal/link":                 "the connection",
 		"internal/outlet":               "the way out",
 		"internal/telemetry":            "counters, spans and metrics",
@@ -197,6 +199,7 @@ var house = map[string]room{
 	"internal/sidestream": {floor: 6, imports: map[string]string{
 		"internal/serverversion": "whether the server keeps messages until a time",
 		"internal/core":          "the JetStream client, the way out and timeouts",
+		"internal/deadline":      "the creation of a consumer outlasts its call, to be undone",
 		"internal/intake":        "it is a source of messages that come back",
 		"internal/jserr":         "the server's refusals, and its own errors",
 		"internal/outlet":        "stores copies",
@@ -209,6 +212,7 @@ var house = map[string]room{
 		"internal/outlet":         "looks up stored messages that a durable has passed",
 		"event":                   "what it reports",
 		"internal/core":           "the connection, the JetStream client, timeouts and telemetry",
+		"internal/deadline":       "the creation of a durable outlasts its call, to be undone",
 		"internal/dispatch":       "the handler calls that run, and which goroutine drains",
 		"internal/intake":         "takes messages",
 		"internal/jserr":          "its own errors",
