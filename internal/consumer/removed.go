@@ -2,11 +2,14 @@ package consumer
 
 import (
 	"context"
+	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/outlet"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -32,8 +35,18 @@ func (c *Consumer) isRemoved(ctx context.Context, d *wire.Delivery) bool {
 // in S-retry, if it keeps no acknowledged messages.
 func (c *Consumer) shouldHave(ctx context.Context, d *wire.Delivery) bool {
 	st, err := c.cfg.Core.JetStream.Stream(ctx, d.Stored.Stream)
-	if err != nil || st.CachedInfo().Created.After(d.Stored.Time) {
+	if err != nil || createdAt(st.CachedInfo()).After(d.Stored.Time) {
 		return false
 	}
 	return d.Stored.Source == 0 || st.CachedInfo().Config.Retention == jetstream.LimitsPolicy
+}
+
+// createdAt returns when a stream was created. A stream that was moved to another server was
+// created there later; its incarnation is the first time.
+func createdAt(info *jetstream.StreamInfo) time.Time {
+	nanoseconds, err := strconv.ParseInt(sidestream.IncarnationOf(info), 36, 64)
+	if err != nil {
+		return info.Created
+	}
+	return time.Unix(0, nanoseconds)
 }
