@@ -41,12 +41,13 @@ func TestRestartAfterKill(t *testing.T) {
 				held++
 				return held < 5
 			})
-			restartAndHandleAll(t, dir, opts)
+			restartAndHandleAll(t, dir, opts, true)
 		})
 	}
 }
 
-func restartAndHandleAll(t *testing.T, dir string, opts []bus.ConsumeOption) {
+// restartAndHandleAll consumes what a killed process left. With held it had messages.
+func restartAndHandleAll(t *testing.T, dir string, opts []bus.ConsumeOption, held bool) {
 	b := openOn(t, dir)
 	st, err := b.LookupStream(t.Context(), "S")
 	must(t, err)
@@ -76,7 +77,7 @@ func restartAndHandleAll(t *testing.T, dir string, opts []bus.ConsumeOption) {
 	must(t, b.Close())
 	mu.Lock()
 	defer mu.Unlock()
-	if again == 0 || first > time.Duration(underRace(5, 1))*time.Second || took > 30*time.Second {
+	if held && again == 0 || first > time.Duration(underRace(5, 1))*time.Second || took > 30*time.Second {
 		t.Errorf("%d messages were redelivered, the first message came after %v, all were handled after %v", again, first, took)
 	}
 	t.Logf("%d messages, %d redelivered, the first after %v, all after %v", stored, again, first, took)

@@ -98,12 +98,13 @@ func (f *followers) put(del wire.Delivery) error {
 	return nil
 }
 
-// putBack keeps a message that could not be stored.
+// putBack keeps a message that could not be stored, as far as is known.
 func (f *followers) putBack(del wire.Delivery) {
 	d := f.k.d
 	d.mu.Lock()
 	stopped := f.stopped
 	if !stopped {
+		f.unsureLocked(f.store.Token(del.Stored.Key), del.Stored.Sequence)
 		f.queue = slices.Insert(f.queue, 0, del)
 	}
 	d.mu.Unlock()
@@ -134,18 +135,18 @@ func (f *followers) putDead(token string, del wire.Delivery) error {
 	return nil
 }
 
-// returnReady returns followers of a key, one after another, as long as some can be returned. It
-// also checks those that have not come back for long. A worker calls it.
+// returnReady returns followers of a key, as long as some can be returned. It also checks those
+// that have not come back for long. A worker calls it.
 func (f *followers) returnReady(token string) error {
 	err := f.checkLate(token)
 	for err == nil {
-		sequence, ok := f.beginReturn(token)
-		if !ok {
+		next := f.beginReturn(token)
+		if len(next) == 0 {
 			break
 		}
-		var found bool
-		found, err = f.store.Return(f.k.d.ctx, token, sequence)
-		f.endReturn(token, sequence, found, err)
+		var found []bool
+		found, err = f.store.Return(f.k.d.ctx, token, next)
+		f.endReturn(token, next, found)
 	}
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
@@ -158,34 +159,38 @@ func (f *followers) returnReady(token string) error {
 	return err
 }
 
-// beginReturn chooses the next follower of a key.
-func (f *followers) beginReturn(token string) (sequence uint64, ok bool) {
+// beginReturn chooses the next followers of a key.
+func (f *followers) beginReturn(token string) (chosen []Follower) {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	kf := f.keys[token]
 	if kf == nil {
-		return 0, false
+		return nil
 	}
-	i := f.nextLocked(kf)
-	if i < 0 {
-		return 0, false
+	next := f.nextLocked(kf)
+	for i := range next {
+		next[i].state = returning
+		chosen = append(chosen, Follower{Sequence: next[i].sequence, Unsure: next[i].unsure})
 	}
-	kf.all[i].state = returning
-	kf.returning++
-	kf.moved = time.Now()
-	return kf.all[i].sequence, true
+	if len(next) > 0 {
+		kf.returning += len(next)
+		kf.moved = time.Now()
+	}
+	return chosen
 }
 
-// endReturn acts on the result of a Return. After an error the message may come back all the
+// endReturn acts on the result of a Return. After an error a message may come back all the
 // same: then it is stored once more.
-func (f *followers) endReturn(token string, sequence uint64, found bool, err error) {
+func (f *followers) endReturn(token string, all []Follower, found []bool) {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
-	switch {
-	case err != nil:
-		f.notReturnedLocked(token, sequence)
-	case !found: // somebody has removed it
-		f.forgetLocked(token, sequence, returning)
+	for i := range all {
+		switch {
+		case i >= len(found):
+			f.notReturnedLocked(token, all[i].Sequence)
+		case !found[i]: // somebody has removed it
+			f.forgetLocked(token, all[i].Sequence, returning)
+		}
 	}
 }
 
@@ -202,11 +207,20 @@ func (f *followers) storedLocked(token string, sequence uint64) {
 	f.readyLocked(token)
 }
 
+// unsureLocked records that a follower may be stored twice.
+func (f *followers) unsureLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found {
+			kf.all[i].unsure = true
+		}
+	}
+}
+
 // notReturnedLocked records that a follower could not be returned.
 func (f *followers) notReturnedLocked(token string, sequence uint64) {
 	if kf := f.keys[token]; kf != nil {
 		if i, found := kf.find(sequence); found && kf.all[i].state == returning {
-			kf.all[i].state = stored
+			kf.all[i].state, kf.all[i].unsure = stored, true
 			kf.returning--
 		}
 	}

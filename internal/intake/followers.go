@@ -13,22 +13,31 @@ import (
 // Waiting, Token and MayWait. See package sidestream.
 type Followers interface {
 	// Waiting returns those that were stored before, ascending, by the token of their key.
-	Waiting() map[string][]uint64
+	Waiting() map[string][]Follower
 	Token(key string) string
 	// MayWait reports whether a message can be stored.
 	MayWait(d *wire.Delivery) bool
-	// Put stores a message. To store it twice is as to store it once.
+	// Put stores a message. After an error it may be stored. To store it twice is as to store it
+	// once, but makes it an unsure one.
 	Put(ctx context.Context, d *wire.Delivery) error
-	// Return has a message come back. found is false if it is not stored.
-	Return(ctx context.Context, token string, sequence uint64) (found bool, err error)
+	// Return has messages of a key come back, in this order. found has an element for each of
+	// the first messages: whether it comes back, or is not stored. After an error some of the
+	// others may come back too.
+	Return(ctx context.Context, token string, all []Follower) (found []bool, err error)
 	// IsReturning reports whether a message that was returned has not been settled yet.
 	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)
 }
 
+// Follower is a message that is stored.
+type Follower struct {
+	Sequence uint64
+	Unsure   bool // it may be stored more than once, or be coming back already
+}
+
 // followers is what keyed knows of the followers of each key. As long as a key has some,
 // every message of the key with a higher sequence than the first of them is stored too, so
-// that none overtakes. They are returned one after another while few messages of the key wait
-// here. A follower belongs to its key until it has come back.
+// that none overtakes. Some are returned whenever few messages of the key wait here.
+// A follower belongs to its key until it has come back.
 //
 // States of a follower: storing → stored → returning → gone (it came back). A failed
 // call leads back to the state before.
@@ -64,6 +73,7 @@ type keyFollowers struct {
 type follower struct {
 	sequence uint64
 	state    followerState
+	unsure   bool   // see Follower
 	puts     uint16 // deliveries of it that are being stored; the state is storing as long as there are any
 }
 
@@ -78,7 +88,7 @@ const (
 
 const (
 	maxFollowerWorkers = 16
-	maxBack            = 32               // messages of one key that are here, or on their way, before more of its followers are returned
+	maxBack            = 64               // messages of one key that are here, or on their way
 	checkReturning     = 10 * time.Second // after that it is checked that what was returned still exists
 )
 
@@ -87,13 +97,13 @@ func newFollowers(k *keyed, store Followers) *followers {
 	if store == nil {
 		return f
 	}
-	for token, sequences := range store.Waiting() {
-		kf := &keyFollowers{all: make([]follower, len(sequences))}
-		for i, sequence := range sequences {
-			kf.all[i] = follower{sequence: sequence, state: stored}
+	for token, waiting := range store.Waiting() {
+		kf := &keyFollowers{all: make([]follower, len(waiting))}
+		for i, w := range waiting {
+			kf.all[i] = follower{sequence: w.Sequence, state: stored, unsure: w.Unsure}
 		}
 		f.keys[token] = kf
-		f.count += len(sequences)
+		f.count += len(waiting)
 	}
 	return f
 }
@@ -114,6 +124,7 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	case del.Stored.Sequence < first.sequence:
 		return false
 	case del.Stored.Sequence == first.sequence && del.Stored.Source != 0 && first.state == returning:
+		del.Stored.Unbegun = !first.unsure
 		f.removeLocked(token, kf, 0)
 		f.readyLocked(token)
 		return false
@@ -157,6 +168,9 @@ func (f *followers) putLocked(kf *keyFollowers, del wire.Delivery) {
 		f.count++
 	case kf.all[i].state == returning:
 		kf.returning--
+		fallthrough
+	default:
+		kf.all[i].unsure = true
 	}
 	kf.all[i].state = storing
 	kf.all[i].puts++
@@ -195,7 +209,7 @@ func (f *followers) removeLocked(token string, kf *keyFollowers, i int) {
 
 // readyLocked has a worker return followers of a key, if some can be returned.
 func (f *followers) readyLocked(token string) {
-	if kf := f.keys[token]; kf != nil && !kf.busy && f.nextLocked(kf) >= 0 {
+	if kf := f.keys[token]; kf != nil && !kf.busy && len(f.nextLocked(kf)) > 0 {
 		kf.busy = true
 		f.ready = append(f.ready, token)
 	}
@@ -228,29 +242,32 @@ func (f *followers) targetLocked() int {
 	return min(max(back/(2*max(len(f.keys), 1)), 1), maxBack)
 }
 
-// nextLocked returns which follower of a key is to be returned now, or -1. Before the start
+// nextLocked returns the followers of a key that are to be returned now. They are none as long
+// as half of the target is here, since it costs less to return many at once. Before the start
 // barrier is open earlier messages may still come, and among them those whose copies were
 // stored when the process died.
-func (f *followers) nextLocked(kf *keyFollowers) int {
+func (f *followers) nextLocked(kf *keyFollowers) []follower {
 	if f.stopped || !f.k.openLocked() {
-		return -1
+		return nil
 	}
 	here := kf.returning
 	if kf.key != "" {
 		here += f.k.lanes.Behind(kf.key)
 	}
-	if here >= f.targetLocked() {
-		return -1
+	target := f.targetLocked()
+	if here > target/2 {
+		return nil
 	}
-	for i := range kf.all {
-		switch kf.all[i].state {
-		case stored:
-			return i
-		case storing:
-			return -1
-		}
+	from := slices.IndexFunc(kf.all, func(one follower) bool { return one.state != returning })
+	if from < 0 {
+		return nil
 	}
-	return -1
+	next := kf.all[from:]
+	next = next[:min(len(next), max(target-here, 1))]
+	if to := slices.IndexFunc(next, func(one follower) bool { return one.state != stored }); to >= 0 {
+		next = next[:to]
+	}
+	return next
 }
 
 // dueLocked is when the maintainer must look again, zero for never.

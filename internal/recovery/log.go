@@ -112,7 +112,7 @@ func (l *Log) Restore(d wire.Delivery) {
 	case l.cfg.MaxCrashes == 0:
 	case d.Stored.Crashes > 0, isSuspect(d.Stored, h, recorded):
 		d.Stored.Isolation = wire.Alone
-	case d.Stored.Source != 0: // their consumer counts deliveries anew when its server starts
+	case d.Stored.Source != 0 && !d.Stored.Unbegun: // their consumer counts deliveries anew when its server starts
 		d.Stored.Isolation = wire.Marked
 	}
 }

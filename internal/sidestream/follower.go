@@ -8,7 +8,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -20,7 +22,7 @@ import (
 type Followers struct {
 	s       *Store
 	fence   uint64 // sequence of the owner's mark in S-retry; 0 without
-	waiting map[string][]uint64
+	waiting map[string][]intake.Follower
 	strays  []Address
 }
 
@@ -30,35 +32,71 @@ type Followers struct {
 // With fenced several processes share the durable, and this one owns it now. From now on the
 // server refuses what an earlier owner stores: it has not the latest mark.
 func (s *Store) OpenFollowers(ctx context.Context, keyed, fenced bool) (*Followers, error) {
-	f := &Followers{s: s, waiting: make(map[string][]uint64)}
+	f := &Followers{s: s, waiting: make(map[string][]intake.Follower)}
 	if fenced {
 		if err := f.mark(ctx); err != nil {
 			return nil, jserr.Wrap(RetryStream(s.stream.Name), "write", err)
 		}
 	}
-	info, err := s.Retries.Info(ctx, jetstream.WithSubjectFilter(DurablePattern(Later, s.stream.Name, s.durable)))
-	if err != nil {
-		return nil, jserr.Wrap(RetryStream(s.stream.Name), "read", err)
-	}
-	now := s.Address(0).Incarnation
-	for subject := range info.State.Subjects {
-		switch _, a, ok := ParseSubject(subject); {
-		case !ok || a.Key == "": // it has a time, and no key
-		case keyed && a.Incarnation == now:
-			f.waiting[a.Key] = append(f.waiting[a.Key], a.Sequence)
-		default:
-			f.strays = append(f.strays, a)
+	for _, read := range []func(context.Context, bool) error{f.readWaiting, f.readReturning} {
+		if err := read(ctx, keyed); err != nil {
+			return nil, jserr.Wrap(RetryStream(s.stream.Name), "read", err)
 		}
-	}
-	for _, sequences := range f.waiting {
-		slices.Sort(sequences)
 	}
 	return f, nil
 }
 
-// Waiting returns the sequences of the followers that waited at the start, ascending, by the
-// token of their key.
-func (f *Followers) Waiting() map[string][]uint64 { return f.waiting }
+// readWaiting reads which followers wait.
+func (f *Followers) readWaiting(ctx context.Context, keyed bool) error {
+	copies, err := f.copies(ctx, Later)
+	if err != nil {
+		return err
+	}
+	now := f.s.Address(0).Incarnation
+	for subject, count := range copies {
+		switch _, a, ok := ParseSubject(subject); {
+		case !ok || a.Key == "": // it has a time, and no key
+		case keyed && a.Incarnation == now:
+			f.waiting[a.Key] = append(f.waiting[a.Key], intake.Follower{Sequence: a.Sequence, Unsure: count > 1})
+		default:
+			f.strays = append(f.strays, a)
+		}
+	}
+	for _, all := range f.waiting {
+		slices.SortFunc(all, func(a, b intake.Follower) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	}
+	return nil
+}
+
+// readReturning reads which of the followers that wait are coming back, too: a process ended
+// while it returned them.
+func (f *Followers) readReturning(ctx context.Context, keyed bool) error {
+	if len(f.waiting) == 0 {
+		return nil
+	}
+	copies, err := f.copies(ctx, Retry)
+	for subject := range copies {
+		_, a, _ := ParseSubject(subject)
+		all := f.waiting[a.Key]
+		i, found := slices.BinarySearchFunc(all, a.Sequence, func(one intake.Follower, s uint64) int { return cmp.Compare(one.Sequence, s) })
+		if found {
+			all[i].Unsure = true
+		}
+	}
+	return err
+}
+
+// copies returns the number of copies of a kind on each subject of the durable.
+func (f *Followers) copies(ctx context.Context, kind Kind) (map[string]uint64, error) {
+	info, err := f.s.Retries.Info(ctx, jetstream.WithSubjectFilter(DurablePattern(kind, f.s.stream.Name, f.s.durable)))
+	if err != nil {
+		return nil, err
+	}
+	return info.State.Subjects, nil
+}
+
+// Waiting returns the followers that waited at the start, ascending, by the token of their key.
+func (f *Followers) Waiting() map[string][]intake.Follower { return f.waiting }
 
 // Strays reports whether there are messages for ReturnStrays.
 func (f *Followers) Strays() bool { return len(f.strays) > 0 }
@@ -68,7 +106,7 @@ func (f *Followers) Strays() bool { return len(f.strays) > 0 }
 func (f *Followers) ReturnStrays(ctx context.Context) {
 	slices.SortFunc(f.strays, func(a, b Address) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	for _, a := range f.strays {
-		if _, err := f.returnCopy(ctx, a); ctx.Err() != nil || err != nil {
+		if _, err := f.returnCopies(ctx, []returning{{Address: a, unsure: true}}); ctx.Err() != nil || err != nil {
 			return
 		}
 	}
@@ -113,12 +151,21 @@ func (f *Followers) guard(out *wire.Out) {
 	}
 }
 
-// Put stores a copy of d. The caller acknowledges d afterwards.
+// Put stores a copy of d. The caller acknowledges d afterwards. After an error the copy may be
+// stored.
 func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
 	a := f.address(KeyToken(d.Stored.Key), d.Stored.Sequence)
-	out := CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later))
+	return f.store(inTraceOf(ctx, d), Later, CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later)))
+}
+
+// store stores out, of Copy.Message. It does not repeat that where the answer is lost: what is
+// stored twice must be known as such.
+func (f *Followers) store(ctx context.Context, kind Kind, out wire.Out) error {
 	f.guard(&out)
-	return StoreCopy(inTraceOf(ctx, d), f.s.core, Later, out)
+	ctx, done := f.s.core.Bound(ctx)
+	defer done()
+	_, err := f.s.core.Outlet.Store(ctx, &outlet.Message{Out: out, Copy: Prefix(kind)})
+	return err
 }
 
 func (f *Followers) address(token string, sequence uint64) Address {
@@ -127,52 +174,19 @@ func (f *Followers) address(token string, sequence uint64) Address {
 	return a
 }
 
-// Return moves a follower to the messages that come back. found is false if it is not there.
-// It may be called again after an error.
-func (f *Followers) Return(ctx context.Context, token string, sequence uint64) (found bool, err error) {
-	return f.returnCopy(ctx, f.address(token, sequence))
-}
-
-// returnCopy stores the copy with the subject of a Retry, then removes it. After a crash in
-// between it finds the Retry, and only removes.
-func (f *Followers) returnCopy(ctx context.Context, a Address) (found bool, err error) {
-	ctx, cancel := f.s.core.WithTimeout(ctx)
-	defer cancel()
-	m, err := f.s.Retries.GetLastMsgForSubject(ctx, a.Subject(Later))
-	if errors.Is(err, jetstream.ErrMsgNotFound) { // an earlier owner may have removed it at this moment
-		return f.hasRetry(ctx, a, 0)
+// Return moves followers of a key to the messages that come back, in this order. found has an
+// element for each that was moved: whether it was there. It may be called again after an error,
+// with the others as unsure ones.
+func (f *Followers) Return(ctx context.Context, token string, all []intake.Follower) (found []bool, err error) {
+	copies := make([]returning, len(all))
+	for i, one := range all {
+		copies[i] = returning{Address: f.address(token, one.Sequence), unsure: one.Unsure}
 	}
-	if err != nil {
-		return false, err
+	moved, err := f.returnCopies(ctx, copies)
+	for i := range copies[:moved] {
+		found = append(found, copies[i].found)
 	}
-	if c, err := ParseCopy(wire.Header(m.Header), m.Data); err == nil { // else somebody else has put it there
-		if err := f.storeRetry(ctx, a, c, m.Sequence); err != nil {
-			return false, err
-		}
-		found = true
-	}
-	return found, f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(a.Subject(Later)), jetstream.WithPurgeSequence(m.Sequence+1))
-}
-
-// storeRetry stores c, which waits at a position in S-retry, as a Retry. An earlier Retry was
-// acknowledged when c was stored, and is about to be removed. A later one is what an earlier
-// call stored.
-func (f *Followers) storeRetry(ctx context.Context, a Address, c *Copy, position uint64) error {
-	if stored, err := f.hasRetry(ctx, a, position); err != nil || stored {
-		return err
-	}
-	out := c.Message(a.Subject(Retry))
-	f.guard(&out)
-	return StoreCopy(ctx, f.s.core, Retry, out)
-}
-
-// hasRetry reports whether the last Retry at an address was stored after a position.
-func (f *Followers) hasRetry(ctx context.Context, a Address, position uint64) (bool, error) {
-	m, err := f.s.Retries.GetLastMsgForSubject(ctx, a.Subject(Retry))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
-	}
-	return err == nil && m.Sequence > position, err
+	return found, err
 }
 
 // IsReturning reports whether a follower that Return moved has not been handled yet.

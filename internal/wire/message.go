@@ -57,6 +57,7 @@ type Stored struct {
 	Isolation        Isolation // how its handler is called, because of earlier crashes
 	Crashes          int       // the known number of crashes while it ran alone
 	Restored         bool      // Isolation and Crashes are set
+	Unbegun          bool      // no earlier process can have begun its handler, whatever its source
 	MayRun           bool      // no earlier message of its key blocks it
 	Waited           bool      // it has waited for its next attempt, and its stream may have removed it meanwhile
 	Postponed        bool      // its handler has postponed it

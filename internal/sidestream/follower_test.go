@@ -1,0 +1,241 @@
+package sidestream
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/core"
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// follower returns a message of S with a key that has not failed.
+func follower(key string, sequence uint64) *wire.Delivery {
+	d := failedDelivery(sequence)
+	d.Stored.Key, d.Stored.Attempt, d.Stored.Dead = key, 1, nil
+	return d
+}
+
+// openFollowers opens the followers of s as a new process would.
+func openFollowers(t *testing.T, s *Store, keyed, fenced bool) *Followers {
+	t.Helper()
+	f, err := s.OpenFollowers(t.Context(), keyed, fenced)
+	must(t, err)
+	return f
+}
+
+// put stores followers of a key.
+func put(t *testing.T, f *Followers, key string, sequences ...uint64) {
+	t.Helper()
+	for _, sequence := range sequences {
+		must(t, f.Put(t.Context(), follower(key, sequence)))
+	}
+}
+
+// mustReturn returns followers of a key, and fails the test unless found is the result.
+func mustReturn(t *testing.T, f *Followers, key string, all []intake.Follower, found ...bool) {
+	t.Helper()
+	got, err := f.Return(t.Context(), f.Token(key), all)
+	must(t, err)
+	if !slices.Equal(got, found) {
+		t.Errorf("Return found %v, want %v", got, found)
+	}
+}
+
+// subjectsOf returns the subjects of the copies of a kind with these sequences.
+func subjectsOf(s *Store, kind Kind, key string, sequences ...uint64) (all []string) {
+	for _, sequence := range sequences {
+		a := s.Address(sequence)
+		a.Key = KeyToken(key)
+		all = append(all, a.Subject(kind))
+	}
+	return all
+}
+
+func sure(sequences ...uint64) (all []intake.Follower) {
+	for _, sequence := range sequences {
+		all = append(all, intake.Follower{Sequence: sequence})
+	}
+	return all
+}
+
+// Followers come back in the order in which they are returned, with what they were.
+func TestFollowersReturn(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	var sequences []uint64
+	for sequence := uint64(1); sequence <= 40; sequence++ {
+		sequences = append(sequences, sequence)
+	}
+	put(t, f, "a", sequences...)
+	put(t, f, "b", 41)
+	if got := openFollowers(t, s, true, false).Waiting(); len(got) != 2 || !slices.Equal(got[KeyToken("a")], sure(sequences...)) || !slices.Equal(got[KeyToken("b")], sure(41)) {
+		t.Errorf("the next process finds %v", got)
+	}
+	mustReturn(t, f, "a", sure(sequences...), slices.Repeat([]bool{true}, 40)...)
+	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", sequences...), subjectsOf(s, Later, "b", 41)...)...)
+	var order []uint64
+	for position := uint64(1); len(order) < 40; {
+		m, err := s.Retries.GetMsg(t.Context(), position, jetstream.WithGetMsgSubject(Pattern(Retry, "S")))
+		must(t, err)
+		d := &wire.Delivery{In: wire.In{Subject: m.Subject, Header: wire.Header(m.Header), Data: m.Data}, Stored: new(wire.Stored)}
+		must(t, restore(d))
+		if d.Subject != "s.a" || string(d.Data) != "x" || d.Stored.Attempt != 1 {
+			t.Errorf("got %+v, %+v", d, d.Stored)
+		}
+		order, position = append(order, d.Stored.Sequence), m.Sequence+1
+	}
+	if !slices.Equal(order, sequences) {
+		t.Errorf("they come back as %v", order)
+	}
+	for sequence, want := range map[uint64]bool{1: true, 41: false} {
+		if got, err := f.IsReturning(t.Context(), KeyToken("a"), sequence); err != nil || got != want {
+			t.Errorf("%d is returning: %v, %v", sequence, got, err)
+		}
+	}
+}
+
+// A process dies at each step of storing and returning a follower. The next one finds the
+// follower, returns it once, and leaves nothing behind.
+func TestFollowersAfterACrash(t *testing.T) {
+	t.Parallel()
+	retry := func(t *testing.T, s *Store, c *core.Core) {
+		out := CopyOf(follower("a", 1), 0).Message(subjectsOf(s, Retry, "a", 1)[0])
+		must(t, StoreCopy(t.Context(), c, Retry, out))
+	}
+	for name, until := range map[string]func(t *testing.T, s *Store, f *Followers, c *core.Core) (unsure bool){
+		"stored": func(t *testing.T, _ *Store, f *Followers, _ *core.Core) bool {
+			put(t, f, "a", 1)
+			return false
+		},
+		"stored again": func(t *testing.T, _ *Store, f *Followers, _ *core.Core) bool {
+			put(t, f, "a", 1, 1)
+			return true
+		},
+		"returned, not removed": func(t *testing.T, s *Store, f *Followers, c *core.Core) bool {
+			put(t, f, "a", 1)
+			retry(t, s, c)
+			return true
+		},
+		"returned, and stored again": func(t *testing.T, s *Store, f *Followers, c *core.Core) bool {
+			put(t, f, "a", 1, 1)
+			retry(t, s, c)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, c := open(t)
+			unsure := until(t, s, openFollowers(t, s, true, false), c)
+			f := openFollowers(t, s, true, false)
+			all := f.Waiting()[KeyToken("a")]
+			if !slices.Equal(all, []intake.Follower{{Sequence: 1, Unsure: unsure}}) {
+				t.Errorf("the next process finds %v", all)
+			}
+			mustReturn(t, f, "a", all, true)
+			mustHave(t, c, "S-retry", subjectsOf(s, Retry, "a", 1)...)
+			mustReturn(t, f, "a", []intake.Follower{{Sequence: 1, Unsure: true}}, true) // as after a lost answer
+			mustHave(t, c, "S-retry", subjectsOf(s, Retry, "a", 1)...)
+		})
+	}
+}
+
+// What came back, and is stored again before its settlement arrived, returns behind that.
+func TestFollowersStoredAgain(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	put(t, f, "a", 1)
+	mustReturn(t, f, "a", sure(1), true)
+	put(t, f, "a", 1)
+	mustReturn(t, f, "a", []intake.Follower{{Sequence: 1, Unsure: true}}, true)
+	info, err := c.JetStream.Stream(t.Context(), "S-retry")
+	must(t, err)
+	if got := info.CachedInfo().State; got.Msgs != 2 || got.NumSubjects != 1 {
+		t.Errorf("S-retry has %d messages on %d subjects, want the old one and the new one", got.Msgs, got.NumSubjects)
+	}
+}
+
+// What somebody has removed is not found. What is no copy is removed.
+func TestFollowersThatAreGone(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	put(t, f, "a", 1, 3)
+	_, err := c.JetStream.Publish(t.Context(), subjectsOf(s, Later, "a", 2)[0], []byte("no copy"))
+	must(t, err)
+	must(t, s.Retries.Purge(t.Context(), jetstream.WithPurgeSubject(subjectsOf(s, Later, "a", 1)[0])))
+	mustReturn(t, f, "a", sure(1, 2, 3), false, false, true)
+	mustHave(t, c, "S-retry", subjectsOf(s, Retry, "a", 3)...)
+}
+
+// Followers of a durable without keys, and of an earlier stream, wait for nothing.
+func TestFollowersThatAreStrays(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	put(t, openFollowers(t, s, true, false), "a", 1, 2, 3)
+	if openFollowers(t, s, true, false).Strays() {
+		t.Error("there are strays")
+	}
+	f := openFollowers(t, s, false, false)
+	if !f.Strays() || len(f.Waiting()) > 0 {
+		t.Errorf("strays: %v, waiting: %v", f.Strays(), f.Waiting())
+	}
+	f.ReturnStrays(t.Context())
+	mustHave(t, c, "S-retry", subjectsOf(s, Retry, "a", 1, 2, 3)...)
+}
+
+// An owner that another process has replaced stores and returns nothing.
+func TestFollowersOfAnEarlierOwner(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	_, err := c.JetStream.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d"})
+	must(t, err)
+	before := openFollowers(t, s, true, true)
+	put(t, before, "a", 1)
+	now := openFollowers(t, s, true, true)
+	if err := before.Put(t.Context(), follower("a", 2)); !jserr.IsWrongLastSequence(err) {
+		t.Errorf("Put: %v", err)
+	}
+	if found, err := before.Return(t.Context(), KeyToken("a"), sure(1)); len(found) > 0 || !jserr.IsWrongLastSequence(err) {
+		t.Errorf("Return: %v, %v", found, err)
+	}
+	mustHave(t, c, "S-retry", append(subjectsOf(s, Later, "a", 1), s.Address(0).OwnerMark())...)
+	mustReturn(t, now, "a", now.Waiting()[KeyToken("a")], true)
+	put(t, now, "a", 2)
+	mustHave(t, c, "S-retry", append(append(subjectsOf(s, Later, "a", 2), subjectsOf(s, Retry, "a", 1)...), s.Address(0).OwnerMark())...)
+}
+
+// The mark of an owner whose durable is gone does not stay.
+func TestFollowersOfADurableThatIsGone(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	if _, err := s.OpenFollowers(t.Context(), true, true); !jserr.IsAbsent(err) {
+		t.Errorf("got %v", err)
+	}
+	mustHave(t, c, "S-retry")
+}
+
+// A part of what is returned fails. The result says which.
+func TestFollowersReturnInPart(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	put(t, f, "a", 1, 3)
+	large := follower("a", 2)
+	large.Data = make([]byte, 2000)
+	must(t, f.Put(t.Context(), large))
+	limited := s.Retries.CachedInfo().Config
+	limited.MaxMsgSize = 1000
+	_, err := c.JetStream.UpdateStream(t.Context(), limited)
+	must(t, err)
+	found, err := f.Return(t.Context(), KeyToken("a"), sure(1, 2, 3))
+	if err == nil || !slices.Equal(found, []bool{true}) {
+		t.Errorf("got %v, %v", found, err)
+	}
+	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", 1), subjectsOf(s, Later, "a", 2, 3)...)...)
+}
