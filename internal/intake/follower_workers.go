@@ -140,12 +140,12 @@ func (f *followers) putDead(token string, del wire.Delivery) error {
 func (f *followers) returnReady(token string) error {
 	err := f.checkLate(token)
 	for err == nil {
-		next := f.beginReturn(token)
+		next, last := f.beginReturn(token)
 		if len(next) == 0 {
 			break
 		}
 		var found []bool
-		found, err = f.store.Return(f.k.d.ctx, token, next)
+		found, err = f.store.Return(f.k.d.ctx, token, next, last)
 		f.endReturn(token, next, found)
 	}
 	f.k.d.mu.Lock()
@@ -159,13 +159,13 @@ func (f *followers) returnReady(token string) error {
 	return err
 }
 
-// beginReturn chooses the next followers of a key.
-func (f *followers) beginReturn(token string) (chosen []Follower) {
+// beginReturn chooses the next followers of a key. last is whether no others wait.
+func (f *followers) beginReturn(token string) (chosen []Follower, last bool) {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	kf := f.keys[token]
 	if kf == nil {
-		return nil
+		return nil, false
 	}
 	next := f.nextLocked(kf)
 	for i := range next {
@@ -176,7 +176,7 @@ func (f *followers) beginReturn(token string) (chosen []Follower) {
 		kf.returning += len(next)
 		kf.moved = time.Now()
 	}
-	return chosen
+	return chosen, f.allReturningLocked()
 }
 
 // endReturn acts on the result of a Return. After an error a message may come back all the

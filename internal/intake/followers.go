@@ -20,10 +20,10 @@ type Followers interface {
 	// Put stores a message. After an error it may be stored. To store it twice is as to store it
 	// once, but makes it an unsure one.
 	Put(ctx context.Context, d *wire.Delivery) error
-	// Return has messages of a key come back, in this order. found has an element for each of
-	// the first messages: whether it comes back, or is not stored. After an error some of the
-	// others may come back too.
-	Return(ctx context.Context, token string, all []Follower) (found []bool, err error)
+	// Return has messages of a key come back, in this order. With last no others are stored.
+	// found has an element for each of the first messages: whether it comes back, or is not
+	// stored. After an error some of the others may come back too.
+	Return(ctx context.Context, token string, all []Follower, last bool) (found []bool, err error)
 	// IsReturning reports whether a message that was returned has not been settled yet.
 	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)
 }
@@ -268,6 +268,16 @@ func (f *followers) nextLocked(kf *keyFollowers) []follower {
 		next = next[:to]
 	}
 	return next
+}
+
+// allReturningLocked reports whether all followers are returning.
+func (f *followers) allReturningLocked() bool {
+	for _, kf := range f.keys {
+		if kf.returning < len(kf.all) {
+			return false
+		}
+	}
+	return true
 }
 
 // dueLocked is when the maintainer must look again, zero for never.

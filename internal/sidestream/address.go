@@ -92,6 +92,15 @@ func (a Address) HandbackRecords() string { return a.join(Note, "back", "") }
 // Followers.
 func (a Address) OwnerMark() string { return a.join(Note, "owner", "") }
 
+// Anchor returns the subject of the message that keeps the last block of S-retry from being
+// empty while followers return. See Followers.
+func (a Address) Anchor() string { return a.join(Later, anchorToken, "") }
+
+const anchorToken = "anchor"
+
+// isAnchor reports whether a subject of a Later is that of an anchor, of any incarnation.
+func isAnchor(subject string) bool { return strings.HasSuffix(subject, "."+anchorToken) }
+
 // RecoveryPattern returns the pattern of all marks and records of the durable.
 func (a Address) RecoveryPattern() string { return a.join(Note, ">", "") }
 

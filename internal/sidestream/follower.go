@@ -24,6 +24,7 @@ type Followers struct {
 	fence   uint64 // sequence of the owner's mark in S-retry; 0 without
 	waiting map[string][]intake.Follower
 	strays  []Address
+	anchor  anchor
 }
 
 // OpenFollowers asks the server which followers of the durable wait. Without keyed, and in an
@@ -55,6 +56,10 @@ func (f *Followers) readWaiting(ctx context.Context, keyed bool) error {
 	now := f.s.Address(0).Incarnation
 	for subject, count := range copies {
 		switch _, a, ok := ParseSubject(subject); {
+		case isAnchor(subject):
+			if err := f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+				return err
+			}
 		case !ok || a.Key == "": // it has a time, and no key
 		case keyed && a.Incarnation == now:
 			f.waiting[a.Key] = append(f.waiting[a.Key], intake.Follower{Sequence: a.Sequence, Unsure: count > 1})
@@ -174,15 +179,21 @@ func (f *Followers) address(token string, sequence uint64) Address {
 	return a
 }
 
-// Return moves followers of a key to the messages that come back, in this order. found has an
-// element for each that was moved: whether it was there. It may be called again after an error,
-// with the others as unsure ones.
-func (f *Followers) Return(ctx context.Context, token string, all []intake.Follower) (found []bool, err error) {
+// Return moves followers of a key to the messages that come back, in this order. With last no
+// others wait. found has an element for each that was moved: whether it was there. It may be
+// called again after an error, with the others as unsure ones.
+func (f *Followers) Return(ctx context.Context, token string, all []intake.Follower, last bool) (found []bool, err error) {
 	copies := make([]returning, len(all))
 	for i, one := range all {
 		copies[i] = returning{Address: f.address(token, one.Sequence), unsure: one.Unsure}
 	}
+	if err := f.anchor.renew(ctx, f, len(all)); err != nil {
+		return nil, err
+	}
 	moved, err := f.returnCopies(ctx, copies)
+	if err == nil && last {
+		err = f.anchor.remove(ctx, f)
+	}
 	for i := range copies[:moved] {
 		found = append(found, copies[i].found)
 	}

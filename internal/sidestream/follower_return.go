@@ -119,6 +119,64 @@ func (f *Followers) remove(ctx context.Context, r *returning) error {
 	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(r.Subject(Later)), jetstream.WithPurgeSequence(r.position+1))
 }
 
+// anchor is a message near the end of S-retry while many followers return. Without it the last
+// block of a stream on disk would be empty again and again, when all that has returned is
+// settled. Each time the server makes a new block, with a buffer of megabytes that stays for
+// seconds. It has no meaning, and is removed with the last follower, or at the next start.
+type anchor struct {
+	mu       sync.Mutex
+	sequence uint64 // in S-retry; 0 for none
+	since    int    // messages stored after it
+}
+
+// renewAnchor is how many followers return before the anchor is renewed, since a block is full
+// some time.
+const renewAnchor = 16
+
+// renew stores an anchor and removes the one before, if it is time: so many followers are about
+// to be returned.
+func (a *anchor) renew(ctx context.Context, f *Followers, followers int) error {
+	if f.s.stream.Storage == jetstream.MemoryStorage {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.since += followers; a.since < renewAnchor {
+		return nil
+	}
+	ctx, cancel := f.s.core.WithTimeout(ctx)
+	defer cancel()
+	ack, err := f.s.core.JetStream.Publish(ctx, f.s.Address(0).Anchor(), nil)
+	if err != nil {
+		return err
+	}
+	before := a.sequence
+	a.sequence, a.since = ack.Sequence, 0
+	return f.removeAnchor(ctx, before)
+}
+
+// remove removes the anchor.
+func (a *anchor) remove(ctx context.Context, f *Followers) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ctx, cancel := f.s.core.WithTimeout(ctx)
+	defer cancel()
+	before := a.sequence
+	a.sequence = 0
+	return f.removeAnchor(ctx, before)
+}
+
+// removeAnchor removes the anchor with a sequence, if any. It may be gone.
+func (f *Followers) removeAnchor(ctx context.Context, sequence uint64) error {
+	if sequence == 0 {
+		return nil
+	}
+	if err := f.s.Retries.DeleteMsg(ctx, sequence); !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		return err
+	}
+	return nil
+}
+
 // hasRetry reports whether the last Retry at an address was stored after a position.
 func (f *Followers) hasRetry(ctx context.Context, a Address, position uint64) (bool, error) {
 	m, err := f.s.Retries.GetLastMsgForSubject(ctx, a.Subject(Retry))

@@ -1,6 +1,7 @@
 package sidestream
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -38,7 +39,7 @@ func put(t *testing.T, f *Followers, key string, sequences ...uint64) {
 // mustReturn returns followers of a key, and fails the test unless found is the result.
 func mustReturn(t *testing.T, f *Followers, key string, all []intake.Follower, found ...bool) {
 	t.Helper()
-	got, err := f.Return(t.Context(), f.Token(key), all)
+	got, err := f.Return(t.Context(), f.Token(key), all, false)
 	must(t, err)
 	if !slices.Equal(got, found) {
 		t.Errorf("Return found %v, want %v", got, found)
@@ -201,7 +202,7 @@ func TestFollowersOfAnEarlierOwner(t *testing.T) {
 	if err := before.Put(t.Context(), follower("a", 2)); !jserr.IsWrongLastSequence(err) {
 		t.Errorf("Put: %v", err)
 	}
-	if found, err := before.Return(t.Context(), KeyToken("a"), sure(1)); len(found) > 0 || !jserr.IsWrongLastSequence(err) {
+	if found, err := before.Return(t.Context(), KeyToken("a"), sure(1), false); len(found) > 0 || !jserr.IsWrongLastSequence(err) {
 		t.Errorf("Return: %v, %v", found, err)
 	}
 	mustHave(t, c, "S-retry", append(subjectsOf(s, Later, "a", 1), s.Address(0).OwnerMark())...)
@@ -233,9 +234,51 @@ func TestFollowersReturnInPart(t *testing.T) {
 	limited.MaxMsgSize = 1000
 	_, err := c.JetStream.UpdateStream(t.Context(), limited)
 	must(t, err)
-	found, err := f.Return(t.Context(), KeyToken("a"), sure(1, 2, 3))
+	found, err := f.Return(t.Context(), KeyToken("a"), sure(1, 2, 3), false)
 	if err == nil || !slices.Equal(found, []bool{true}) {
 		t.Errorf("got %v, %v", found, err)
 	}
 	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", 1), subjectsOf(s, Later, "a", 2, 3)...)...)
+}
+
+// On disk an anchor keeps the last block of S-retry from being empty. It goes with the last
+// follower, or at the next start.
+func TestFollowersAnchor(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	s.stream.Storage = jetstream.FileStorage
+	f := openFollowers(t, s, true, false)
+	for sequence := uint64(1); sequence <= 64; sequence++ {
+		put(t, f, "a", sequence)
+	}
+	back := func(from, to uint64, last bool) {
+		for from <= to {
+			n := min(to-from+1, 16)
+			var all []intake.Follower
+			for range n {
+				all = append(all, intake.Follower{Sequence: from})
+				from++
+			}
+			_, err := f.Return(t.Context(), KeyToken("a"), all, last && from > to)
+			must(t, err)
+		}
+		must(t, s.Retries.Purge(t.Context(), jetstream.WithPurgeSubject(Pattern(Retry, "S")))) // they are handled
+	}
+	back(1, 8, false)
+	m, err := s.Retries.GetLastMsgForSubject(t.Context(), s.Address(0).Anchor())
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("few followers have an anchor: %v, %v", m, err)
+	}
+	back(9, 40, false)
+	m, err = s.Retries.GetLastMsgForSubject(t.Context(), s.Address(0).Anchor())
+	must(t, err)
+	info, err := s.Retries.Info(t.Context())
+	must(t, err)
+	if got := info.State; got.Msgs != 24+1 || m.Sequence+16 < got.LastSeq {
+		t.Errorf("of %d messages up to %d the anchor is %d", got.Msgs, got.LastSeq, m.Sequence)
+	}
+	openFollowers(t, s, true, false)
+	mustHave(t, c, "S-retry", subjectsOf(s, Later, "a", 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64)...)
+	back(41, 64, true)
+	mustHave(t, c, "S-retry")
 }
