@@ -136,7 +136,7 @@ const renewAnchor = 16
 // renew stores an anchor and removes the one before, if it is time: so many followers are about
 // to be returned.
 func (a *anchor) renew(ctx context.Context, f *Followers, followers int) error {
-	if f.s.stream.Storage == jetstream.MemoryStorage {
+	if f.s.Retries.CachedInfo().Config.Storage == jetstream.MemoryStorage {
 		return nil
 	}
 	a.mu.Lock()

@@ -78,13 +78,13 @@ func TestFollowersReturn(t *testing.T) {
 		t.Errorf("the next process finds %v", got)
 	}
 	mustReturn(t, f, "a", sure(sequences...), slices.Repeat([]bool{true}, 40)...)
-	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", sequences...), subjectsOf(s, Later, "b", 41)...)...)
+	mustHave(t, c, "S-retry", slices.Concat(subjectsOf(s, Retry, "a", sequences...), subjectsOf(s, Later, "b", 41), []string{s.Address(0).Anchor()})...)
 	var order []uint64
 	for position := uint64(1); len(order) < 40; {
 		m, err := s.Retries.GetMsg(t.Context(), position, jetstream.WithGetMsgSubject(Pattern(Retry, "S")))
 		must(t, err)
 		d := &wire.Delivery{In: wire.In{Subject: m.Subject, Header: wire.Header(m.Header), Data: m.Data}, Stored: new(wire.Stored)}
-		must(t, restore(d))
+		must(t, s.Source().Restore(d))
 		if d.Subject != "s.a" || string(d.Data) != "x" || d.Stored.Attempt != 1 {
 			t.Errorf("got %+v, %+v", d, d.Stored)
 		}
@@ -246,7 +246,6 @@ func TestFollowersReturnInPart(t *testing.T) {
 func TestFollowersAnchor(t *testing.T) {
 	t.Parallel()
 	s, c := open(t)
-	s.stream.Storage = jetstream.FileStorage
 	f := openFollowers(t, s, true, false)
 	for sequence := uint64(1); sequence <= 64; sequence++ {
 		put(t, f, "a", sequence)
