@@ -1,0 +1,188 @@
+package intake
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// noFollowers is a store of followers whose calls a test plays itself. Sequences above 100 are
+// those of another stream.
+type noFollowers struct{ waiting map[string][]Follower }
+
+func (s noFollowers) Waiting() map[string][]Follower            { return s.waiting }
+func (s noFollowers) Token(key string) string                   { return "token of " + key }
+func (s noFollowers) MayWait(d *wire.Delivery) bool             { return d.Stored.Sequence <= 100 }
+func (s noFollowers) Put(context.Context, *wire.Delivery) error { return errors.New("not called") }
+func (s noFollowers) Return(context.Context, string, []Follower, bool) ([]bool, error) {
+	return nil, errors.New("not called")
+}
+func (s noFollowers) IsReturning(context.Context, string, uint64) (bool, error) {
+	return false, errors.New("not called")
+}
+
+// newTestFollowers returns followers that start no worker, behind an open barrier.
+func newTestFollowers(waiting map[string][]Follower) *followers {
+	d := &Durable{cfg: DurableConfig{More: []Source{{}}, Followers: noFollowers{waiting}}, wake: make(chan struct{}, 1)}
+	d.pullers = []*puller{{Source: Source{MaxHeld: 1000}}, {Source: Source{MaxHeld: 1000}, index: 1}}
+	k := newKeyed(d)
+	for i := range k.sources {
+		k.sources[i].barrier.open = true
+	}
+	k.followers.pause = time.Now().Add(time.Hour)
+	return k.followers
+}
+
+// fromSource is a message of key k from a source.
+func fromSource(source int, sequence uint64) *wire.Delivery {
+	return &wire.Delivery{Stored: &wire.Stored{Source: source, Sequence: sequence, Key: "k"}}
+}
+
+const tokenOfK = "token of k"
+
+// have returns the followers of key k: their sequences, and their states as letters: p storing,
+// s stored, r returning, and with an exclamation mark where they are unsure.
+func (f *followers) have() (all []uint64, states string) {
+	if kf := f.keys[tokenOfK]; kf != nil {
+		for _, one := range kf.all {
+			all, states = append(all, one.sequence), states+string("psr"[one.state])
+			if one.unsure {
+				states += "!"
+			}
+		}
+	}
+	return all, states
+}
+
+func (f *followers) mustHave(t *testing.T, states string, sequences ...uint64) {
+	t.Helper()
+	if all, got := f.have(); got != states || !slices.Equal(all, sequences) || f.count != len(sequences) {
+		t.Errorf("the followers are %v %q (%d), want %v %q", all, got, f.count, sequences, states)
+	}
+}
+
+// mustAdmit fails the test unless a message that comes is a follower, or is none.
+func (f *followers) mustAdmit(t *testing.T, d *wire.Delivery, want bool) {
+	t.Helper()
+	if got := f.admitLocked(d); got != want {
+		t.Errorf("message %d of source %d is a follower: %t", d.Stored.Sequence, d.Stored.Source, got)
+	}
+}
+
+// A follower is stored, returns, and comes back.
+func TestFollowerStates(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(nil)
+	f.mustAdmit(t, fromSource(0, 3), false) // the key has no followers
+	kf := new(keyFollowers)
+	f.keys[tokenOfK] = kf
+	f.putLocked(kf, *fromSource(0, 5))
+	f.mustAdmit(t, fromSource(0, 4), false) // before them
+	f.mustAdmit(t, fromSource(0, 7), true)
+	f.mustAdmit(t, fromSource(0, 6), true)
+	f.mustAdmit(t, fromSource(0, 101), false) // it cannot be stored
+	f.mustHave(t, "ppp", 5, 6, 7)
+	if len(f.queue) != 3 || f.storedCountLocked() != 0 {
+		t.Errorf("%d are to be stored, %d are", len(f.queue), f.storedCountLocked())
+	}
+	f.storedLocked(tokenOfK, 5)
+	f.storedLocked(tokenOfK, 7)
+	if next, last := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 5}}) || last {
+		t.Errorf("%v return, the last: %t; 6 is not stored yet", next, last)
+	}
+	f.storedLocked(tokenOfK, 6)
+	if next, last := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 6}, {Sequence: 7}}) || !last {
+		t.Errorf("%v return, the last: %t", next, last)
+	}
+	f.mustHave(t, "rrr", 5, 6, 7)
+	for sequence := uint64(5); sequence <= 7; sequence++ {
+		d := fromSource(1, sequence)
+		f.mustAdmit(t, d, false)
+		if !d.Stored.Unbegun {
+			t.Errorf("%d needs a crash mark", sequence)
+		}
+	}
+	f.mustHave(t, "")
+	f.mustAdmit(t, fromSource(0, 8), false)
+}
+
+// What may be stored twice, or may be coming back, is an unsure one.
+func TestUnsureFollowers(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6, Unsure: true}, {Sequence: 7}, {Sequence: 8}}})
+	f.mustHave(t, "ss!ss", 5, 6, 7, 8)
+	f.mustAdmit(t, fromSource(0, 5), true) // its acknowledgement did not arrive
+	f.mustAdmit(t, fromSource(0, 5), true)
+	f.storedLocked(tokenOfK, 5)
+	f.mustHave(t, "p!s!ss", 5, 6, 7, 8)
+	f.storedLocked(tokenOfK, 5)
+	next, _ := f.beginReturn(tokenOfK)
+	if len(next) != 4 || !next[0].Unsure || !next[1].Unsure || next[2].Unsure {
+		t.Errorf("%v return", next)
+	}
+	f.endReturn(tokenOfK, next, []bool{true, false}) // 6 was removed, then the server failed
+	f.mustHave(t, "r!s!s!", 5, 7, 8)
+	f.mustAdmit(t, fromSource(1, 7), true) // it comes back all the same, before 5
+	f.mustHave(t, "r!p!s!", 5, 7, 8)
+	d := fromSource(1, 5)
+	f.mustAdmit(t, d, false)
+	if d.Stored.Unbegun {
+		t.Error("an unsure one needs no crash mark")
+	}
+	f.mustHave(t, "p!s!", 7, 8)
+}
+
+// A follower that is stored again while it returns is one follower.
+func TestFollowerStoredAgainWhileItReturns(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}}})
+	next, _ := f.beginReturn(tokenOfK)
+	f.mustAdmit(t, fromSource(1, 6), true) // 5 has not come
+	f.endReturn(tokenOfK, next, []bool{true, true})
+	f.mustHave(t, "rp!", 5, 6)
+	if kf := f.keys[tokenOfK]; kf.returning != 1 {
+		t.Errorf("%d are returning", kf.returning)
+	}
+	f.storedLocked(tokenOfK, 6)
+	f.mustAdmit(t, fromSource(1, 5), false)
+	if next, _ := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 6, Unsure: true}}) {
+		t.Errorf("%v return", next)
+	}
+}
+
+// Many return at once, as soon as half of them are done, and none before the barrier is open or
+// after the stop.
+func TestHowManyFollowersReturn(t *testing.T) {
+	t.Parallel()
+	var waiting []Follower
+	for sequence := uint64(1); sequence <= 100; sequence++ {
+		waiting = append(waiting, Follower{Sequence: sequence})
+	}
+	f := newTestFollowers(map[string][]Follower{tokenOfK: waiting})
+	f.k.sources[1].barrier.open = false
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("behind a closed barrier %v return", next)
+	}
+	f.k.sources[1].barrier.open = true
+	if next, last := f.beginReturn(tokenOfK); len(next) != maxBack || last {
+		t.Errorf("%d return, the last: %t", len(next), last)
+	}
+	for sequence := uint64(1); sequence <= maxBack; sequence++ {
+		f.mustAdmit(t, fromSource(1, sequence), false)
+		next, last := f.beginReturn(tokenOfK)
+		switch want := int(min(maxBack/2, 100-maxBack)); {
+		case sequence < maxBack/2 && len(next) > 0:
+			t.Errorf("after %d %v return", sequence, next)
+		case sequence == maxBack/2 && (len(next) != want || last):
+			t.Errorf("after %d %d return, want %d", sequence, len(next), want)
+		}
+	}
+	f.stop()
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("after the stop %v return", next)
+	}
+}
