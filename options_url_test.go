@@ -13,7 +13,7 @@ func FuzzURL(f *testing.F) {
 	for _, s := range []string{"", ":", "@", ",", "/", "?", "#", "a@b", "://", ",b,c", ",http://x@", "@h,", "%zz", "\n"} {
 		f.Add(s, s)
 	}
-	f.Add("", strings.Repeat(",nats://h", 100_000))
+	f.Add("", strings.Repeat(",nats://h", 2_000))
 	f.Fuzz(func(t *testing.T, before, after string) {
 		const secret = "s3cret~x"
 		u := "nats://ann:" + before + secret + after + "@127.0.0.1:1"

@@ -57,13 +57,15 @@ func Redact(list string) string {
 // joinPassword takes from urls what may be the beginning of a password with commas that
 // ends in part: all after the latest scheme. It returns it with part.
 func joinPassword(urls *[]string, part string) string {
-	for n := len(*urls); n > 0; n-- {
-		last := (*urls)[n-1]
-		part, *urls = last+","+part, (*urls)[:n-1]
-		if begins.MatchString(last) {
+	first := len(*urls)
+	for first > 0 {
+		first--
+		if begins.MatchString((*urls)[first]) {
 			break
 		}
 	}
+	part = strings.Join(append((*urls)[first:], part), ",")
+	*urls = (*urls)[:first]
 	return part
 }
 
