@@ -2,45 +2,426 @@ package bus_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
 
+// newTarget starts a server to switch to.
+func newTarget(t *testing.T, opts ...testserver.Option) *testserver.Server {
+	t.Helper()
+	return testserver.New(t, append([]testserver.Option{testserver.WithJetStream, testserver.WithPort}, opts...)...)
+}
+
+// switchTo switches a bus and returns the report.
+func switchTo(t *testing.T, b *bus.Bus, url string, opts ...switchover.Option) switchover.Report {
+	t.Helper()
+	report, err := b.SwitchTo(t.Context(), url, append([]switchover.Option{switchover.MaxWait(time.Minute)}, opts...)...)
+	must(t, err)
+	return report
+}
+
+// storeNumbers stores the numbers from first to last, and returns nothing before all are
+// acknowledged.
+func storeNumbers(t *testing.T, st *bus.Stream, first, last int) {
+	t.Helper()
+	for n := first; n <= last; n++ {
+		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", n%3)), n)
+		must(t, err)
+	}
+}
+
+// storedNumbers returns what a stream has.
+func storedNumbers(t *testing.T, st *bus.Stream) (all []int) {
+	t.Helper()
+	for _, m := range replayed[int](t, st, "s.*") {
+		all = append(all, m.Data)
+	}
+	return all
+}
+
+// oneTo returns the numbers from 1 to n.
+func oneTo(n int) (all []int) {
+	for i := range n {
+		all = append(all, i+1)
+	}
+	return all
+}
+
+// A bus in memory and one on disk switch. The report says what was done, and a bus on the
+// store directory is on the new server from then on, and never on the old streams.
 func TestSwitchTo(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	target := testserver.New(t, testserver.WithJetStream, testserver.WithPort)
-	b, err := bus.New(bus.WithStoreDir(t.TempDir()))
-	must(t, err)
-	t.Cleanup(func() { must(t, b.Close()) })
-	st, err := b.Stream(ctx, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
-	must(t, err)
-	for i := range 100 {
-		_, err := bus.PublishTo(ctx, st, bus.Subject[int]("s.a"), i)
-		must(t, err)
-	}
-	got := make(chan int, 1000)
-	_, err = bus.Consume(ctx, st, "c", bus.Subject[int]("s.a"), func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject())
-	must(t, err)
-	r, err := b.SwitchTo(ctx, target.ClientURL(), switchover.OnProgress(func(p switchover.Progress) { t.Log(p) }))
-	t.Log(r, err)
-	must(t, err)
-	for i := range 100 {
-		_, err := bus.PublishTo(ctx, st, bus.Subject[int]("s.a"), 100+i)
-		must(t, err)
-	}
-	for i := range 200 {
-		select {
-		case n := <-got:
-			if n != i {
-				t.Fatalf("got %d, want %d", n, i)
+	for name, opts := range map[string][]bus.Option{"memory": nil, "disk": {bus.WithStoreDir("")}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			if opts != nil {
+				opts = []bus.Option{bus.WithStoreDir(dir)}
 			}
-		case <-time.After(10 * time.Second):
-			t.Fatal(i)
+			b := ownBus(t, opts...)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			storeNumbers(t, st, 1, 50)
+			var phases []switchover.Phase
+			report := switchTo(t, b, target.ClientURL(), switchover.OnProgress(func(p switchover.Progress) {
+				if len(phases) == 0 || phases[len(phases)-1] != p.Phase {
+					phases = append(phases, p.Phase)
+				}
+			}))
+			if report.Messages != 50 || !slices.Equal(report.Streams, []string{"S"}) || report.Replicas != 1 || report.Bytes == 0 || report.Waited == 0 ||
+				report.Target != target.ClientURL() || len(report.Phases) != 9 || len(phases) != 9 {
+				t.Errorf("report = %+v, phases %v", report, phases)
+			}
+			storeNumbers(t, st, 51, 60)
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(60)) {
+				t.Errorf("the stream has %v", got)
+			}
+			if r := healthy(t, b); r.Embedded || b.ClientURL() != target.ClientURL() {
+				t.Errorf("health = %+v, ClientURL = %s", r, b.ClientURL())
+			}
+			_, err := b.SwitchTo(t.Context(), target.ClientURL())
+			asError[*bus.UnsupportedError](t, err, "no embedded server")
+			must(t, b.Close())
+			if opts != nil {
+				reopenMoved(t, dir, target)
+			}
+		})
+	}
+}
+
+// reopenMoved opens a bus on a directory whose streams were moved.
+func reopenMoved(t *testing.T, dir string, target *testserver.Server) {
+	t.Helper()
+	for name, opts := range map[string][]bus.Option{"directory alone": nil, "the same URL": {bus.WithURL(target.ClientURL())}} {
+		b := openOn(t, dir, opts...)
+		st, err := b.LookupStream(t.Context(), "S")
+		must(t, err)
+		if got := storedNumbers(t, st); !slices.Equal(got, oneTo(60)) {
+			t.Errorf("%s: the stream has %v", name, got)
 		}
+		must(t, b.Close())
+	}
+	other := newTarget(t)
+	_, err := quietBus(bus.WithStoreDir(dir), bus.WithURL(other.ClientURL()))
+	asError[*switchover.MovedError](t, err, target.ClientURL(), other.ClientURL(), "has none of them")
+	target.Stop()
+	_, err = quietBus(bus.WithStoreDir(dir), bus.WithTimeout(time.Second))
+	asError[*switchover.MovedError](t, err, target.ClientURL(), dir)
+	asError[*bus.ConnectError](t, err)
+}
+
+// What a bus knows of its messages is found after a switch: dead letters, blocked keys, and
+// retries. A consumer with keys becomes shareable: another process takes part, and each key
+// stays in order.
+func TestSwitchToKeepsTheOrderOfKeys(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := openOn(t, t.TempDir())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	var order keyOrder
+	var fails atomic.Bool
+	fails.Store(true)
+	handle := func(who string) bus.Handler[int] {
+		h := order.handler(t, who)
+		return func(ctx context.Context, m *bus.Msg[int]) error {
+			if fails.Load() && m.Data == 4 {
+				return bus.Permanent(errNo)
+			}
+			return h(ctx, m)
+		}
+	}
+	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows), bus.Concurrency(1)}
+	consume(t, st, "c", "s.*", handle("first"), opts...)
+	storeNumbers(t, st, 1, 30) // key s.1: 1, 4 and what is behind it
+	eventually(t, "4 and those behind it are dead letters", func() bool { return len(deadLetters(t, st, bus.DeadFilter{})) == 9 })
+	switchTo(t, b, target.ClientURL())
+	other, err := bus.Connect(t.Context(), target.ClientURL(), bus.WithLogger(silent()))
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	there, err := other.LookupStream(t.Context(), "S")
+	must(t, err)
+	consume(t, there, "c", "s.*", handle("second"), opts...)
+	next := 31
+	eventually(t, "both processes handle messages", func() bool {
+		storeNumbers(t, st, next, next+29)
+		next += 30
+		return order.count("second") > 0 && next > 300
+	})
+	eventually(t, "the key is still blocked", func() bool { return len(deadLetters(t, st, bus.DeadFilter{})) == 9+(next-31)/3 })
+	fails.Store(false)
+	if n, err := st.Redrive(t.Context(), bus.DeadFilter{}); err != nil || n != 9+(next-31)/3 {
+		t.Fatalf("Redrive = %d, %v", n, err)
+	}
+	eventually(t, "all are handled", func() bool { return order.count("first")+order.count("second") == next-1 })
+}
+
+// Follow goes on across a switch without a gap.
+func TestSwitchToWhileFollowing(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got, done := make(chan int, 100), make(chan struct{})
+	go func() {
+		defer close(done)
+		for m, err := range bus.Replay(ctx, st, bus.Subject[int]("s.*"), bus.Follow()) {
+			if err != nil {
+				if ctx.Err() == nil {
+					t.Errorf("Replay: %v", err)
+				}
+				return
+			}
+			got <- m.Data
+		}
+	}()
+	receive(t, got)
+	switchTo(t, b, target.ClientURL())
+	storeNumbers(t, st, 11, 20)
+	for want := 2; want <= 20; want++ {
+		if n := receive(t, got); n != want {
+			t.Fatalf("got %d, want %d", n, want)
+		}
+	}
+	cancel()
+	<-done
+}
+
+// The bus identifies itself to the new server by the options of SwitchTo, also if its own
+// server knows it by a key, and again after the connection was lost. An attempt in vain leads
+// back.
+func TestSwitchToWithAccess(t *testing.T) {
+	t.Parallel()
+	serverTLS, clientTLS := newTLS(t)
+	target := newTarget(t, func(o *server.Options) {
+		o.Username, o.Password = "ann", "secret"
+		o.TLSConfig, o.TLS, o.TLSTimeout = serverTLS, true, 5
+	})
+	b := openOn(t, t.TempDir(), anyPort(), bus.WithServerOptions(func(o *server.Options) {
+		o.Users = []*server.User{{Username: "local", Password: "x"}}
+	}))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	for name, opts := range map[string][]switchover.Option{
+		"wrong password": {bus.WithUser("ann", "wrong"), bus.WithTLS(clientTLS)},
+		"no authority":   {bus.WithUser("ann", "secret"), bus.WithTLS(&tls.Config{MinVersion: tls.VersionTLS13})},
+		"nobody":         {bus.WithTLS(clientTLS)},
+	} {
+		_, err := b.SwitchTo(t.Context(), target.ClientURL(), opts...)
+		if _, ok := errors.AsType[*bus.ConnectError](err); !ok {
+			t.Errorf("%s: SwitchTo = %v", name, err)
+		}
+	}
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), bus.WithUser("ann", "secret"), bus.WithToken("t"), switchover.MaxWait(0), nil)
+	asError[*bus.OptionError](t, err, "WithToken", "MaxWait", "option 4")
+	storeNumbers(t, st, 11, 20)
+	switchTo(t, b, target.ClientURL(), bus.WithUser("ann", "secret"), bus.WithTLS(clientTLS))
+	storeNumbers(t, st, 21, 30)
+	target.Restart()
+	eventually(t, "the bus is connected again", b.Conn().IsConnected)
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(30)) {
+		t.Errorf("the stream has %v", got)
+	}
+}
+
+// Each thing in the way is named, with what to do, all at once, and nothing is changed.
+func TestSwitchToObstacles(t *testing.T) {
+	t.Parallel()
+	single := func(t *testing.T) (*testserver.Server, jetstream.JetStream) {
+		target := newTarget(t)
+		return target, clientOf(t, target.ClientURL())
+	}
+	for name, c := range map[string]struct {
+		here   []bus.Option
+		target func(t *testing.T, b *bus.Bus) (url string)
+		want   []string
+	}{
+		"names": {nil, func(t *testing.T, _ *bus.Bus) string {
+			target, js := single(t)
+			for _, sc := range []jetstream.StreamConfig{{Name: "S"}, {Name: "OTHER", Subjects: []string{"s.a"}}} {
+				_, err := js.CreateStream(t.Context(), sc)
+				must(t, err)
+			}
+			return target.ClientURL()
+		}, []string{`stream "S": the target has a stream with this name: delete or rename`, `stream "S": stream "OTHER" of the target stores`}},
+		"unfinished copy": {nil, func(t *testing.T, _ *bus.Bus) string {
+			target, js := single(t)
+			_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Metadata: map[string]string{"_omnibus.moving": "x"}})
+			must(t, err)
+			return target.ClientURL()
+		}, []string{"an unfinished copy with this name, of another switch: wait for that switch, or delete the copy"}},
+		"other clients": {[]bus.Option{anyPort()}, func(t *testing.T, b *bus.Bus) string {
+			rawClient(t, b)
+			target, _ := single(t)
+			return target.ClientURL()
+		}, []string{"1 other clients are connected to the port of this bus", "disconnect them"}},
+		"no JetStream": {nil, func(t *testing.T, _ *bus.Bus) string { return testserver.New(t, testserver.WithPort).ClientURL() },
+			[]string{"JetStream is off at the target: turn it on"}},
+		"max payload": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) { o.MaxPayload = 100_000 }).ClientURL()
+		}, []string{"the target accepts messages of 100000 bytes", "set its max_payload to 1048576"}},
+		"permissions": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) {
+				o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{
+					Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.RESTORE.>", "$JS.SNAPSHOT.>", "$JS.ACK.>"}}}}}
+			}).ClientURL()
+		}, []string{"may not restore streams", "may not send the chunks", "may not acknowledge messages"}},
+		"limits": {nil, func(t *testing.T, _ *bus.Bus) string {
+			target, _ := single(t)
+			must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+				MaxMemory: 10, MaxStore: 10, MaxStreams: 1, MaxConsumers: 1, MaxAckPending: -1}}))
+			return target.ClientURL()
+		}, []string{"may have 10 bytes in memory", "may have 1 streams", "may have 1 consumers", "raise that limit"}},
+		"two targets": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t).ClientURL() + "," + newTarget(t).ClientURL()
+		}, []string{"leads to other streams than the first URL", "servers of one cluster"}},
+		"streams": {nil, func(t *testing.T, b *bus.Bus) string {
+			for _, sc := range []jetstream.StreamConfig{
+				{Name: "TAGS", Storage: jetstream.MemoryStorage, Placement: &jetstream.Placement{Tags: []string{"fast"}}},
+				{Name: "DOMAIN", Storage: jetstream.MemoryStorage, Sources: []*jetstream.StreamSource{{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "$JS." + domainOf(t, b) + ".API"}}}},
+			} {
+				_, err := b.JetStream().CreateStream(t.Context(), sc)
+				must(t, err)
+			}
+			target, _ := single(t)
+			return target.ClientURL()
+		}, []string{`stream "TAGS": it is placed by tags`, `stream "DOMAIN": it copies stream "S" of this server by the name of its JetStream domain`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t, c.here...)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			consume(t, st, "c", "s.*", ignore[int])
+			consume(t, st, "d", "s.*", ignore[int])
+			storeNumbers(t, st, 1, 10)
+			url := c.target(t, b)
+			opts := []switchover.Option{}
+			if name == "permissions" {
+				opts = append(opts, bus.WithUser("ann", "x"))
+			}
+			before := streamNames(t, b.JetStream())
+			report, err := b.SwitchTo(t.Context(), url, opts...)
+			asError[*switchover.ObstacleError](t, err, append(c.want, "nothing was changed")...)
+			if report.Waited != 0 || !slices.Equal(streamNames(t, b.JetStream()), before) {
+				t.Errorf("report = %v; the streams are %v", report, streamNames(t, b.JetStream()))
+			}
+			storeNumbers(t, st, 11, 20)
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+				t.Errorf("the stream has %v", got)
+			}
+		})
+	}
+}
+
+// domainOf returns the JetStream domain of a bus.
+func domainOf(t *testing.T, b *bus.Bus) string {
+	t.Helper()
+	info, err := b.JetStream().AccountInfo(t.Context())
+	must(t, err)
+	return info.Domain
+}
+
+// streamNames returns the names of all streams, sorted.
+func streamNames(t *testing.T, js jetstream.JetStream) (all []string) {
+	t.Helper()
+	l := js.StreamNames(t.Context())
+	for name := range l.Name() {
+		all = append(all, name)
+	}
+	must(t, l.Err())
+	slices.Sort(all)
+	return all
+}
+
+// A dry run changes nothing, here and there. A switch that takes longer than MaxWait, or
+// whose ctx ends, leads back, and leaves nothing at the target. Then it can be tried again.
+func TestSwitchToGivesUp(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	there := clientOf(t, target.ClientURL())
+	b := openOn(t, t.TempDir())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	got := make(chan int, 200)
+	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject())
+	storeNumbers(t, st, 1, 10)
+	report, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.DryRun())
+	if err != nil || !report.DryRun || len(report.Streams) != 3 || report.Waited != 0 {
+		t.Errorf("a dry run: %+v, %v", report, err)
+	}
+	_, err = b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(time.Millisecond))
+	asError[*switchover.Error](t, err, "MaxWait", "the bus is where it was")
+	storeNumbers(t, st, 11, 20)
+	for _, phase := range []switchover.Phase{switchover.Hold, switchover.Cut, switchover.Copy, switchover.Verify, switchover.Commit} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		_, err = b.SwitchTo(ctx, target.ClientURL(), switchover.OnProgress(func(p switchover.Progress) {
+			if p.Phase == phase {
+				cancel(errNo)
+			}
+		}))
+		if e := asError[*switchover.Error](t, err, errNo.Error()); e.Committed || len(e.LeftBehind) > 0 {
+			t.Errorf("%s: %+v", phase, e)
+		}
+		if names := streamNames(t, there); len(names) > 0 {
+			t.Errorf("%s: the target has %v", phase, names)
+		}
+	}
+	storeNumbers(t, st, 21, 30)
+	switchTo(t, b, target.ClientURL())
+	storeNumbers(t, st, 31, 40)
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(40)) {
+		t.Errorf("the stream has %v", got)
+	}
+	handled := make(map[int]int)
+	for range 40 {
+		handled[receive(t, got)]++
+	}
+	if len(handled) != 40 {
+		t.Errorf("handled %v", handled)
+	}
+	nothing(t, got)
+}
+
+// A bus that is closed while it switches goes back or ends the switch, and closes.
+func TestCloseWhileSwitching(t *testing.T) {
+	t.Parallel()
+	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Hold, switchover.Copy, switchover.Release} {
+		t.Run(string(phase), func(t *testing.T) {
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			b := openOn(t, dir)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			storeNumbers(t, st, 1, 10)
+			closed := make(chan error, 1)
+			var once sync.Once
+			_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.OnProgress(func(p switchover.Progress) {
+				if p.Phase == phase {
+					once.Do(func() { go func() { closed <- b.Close() }() })
+				}
+			}))
+			must(t, receive(t, closed))
+			if failed, ok := errors.AsType[*switchover.Error](err); err != nil && (!ok && !errors.Is(err, bus.ErrClosed) || ok && failed.Committed) {
+				t.Errorf("SwitchTo = %v", err)
+			}
+			again := openOn(t, dir)
+			st, err = again.LookupStream(t.Context(), "S")
+			must(t, err)
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(10)) {
+				t.Errorf("the stream has %v", got)
+			}
+		})
 	}
 }

@@ -60,7 +60,8 @@ type Config struct {
 
 const (
 	preflightLimit = 20 * time.Second       // all checks together
-	returnLimit    = 10 * time.Second       // the way back, and then the deletion of copies
+	returnLimit    = 5 * time.Second        // the way back
+	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
 	unmarkLimit    = time.Second            // within the time that publishers wait
 	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo

@@ -49,7 +49,10 @@ func Run(ctx context.Context, c Config) (switchover.Report, error) {
 		return s.report, err
 	}
 	if len(s.stale) > 0 {
-		if left := removeCopies(ctx, s.targetJS, s.stale, s.Stale); len(left) > 0 {
+		limited, cancel := context.WithTimeout(ctx, returnLimit)
+		left := removeCopies(limited, s.targetJS, s.stale, s.Stale)
+		cancel()
+		if len(left) > 0 {
 			return s.report, s.failed(switchover.Preflight, fmt.Errorf("the copies that an earlier switch left cannot be deleted: %v", left))
 		}
 	}
@@ -82,6 +85,9 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 		{switchover.Commit, s.commit},
 	} {
 		if err := s.phase(p.name, func() error { return p.do(ctx) }); err != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+				err = fmt.Errorf("%w (%w)", cause, err)
+			}
 			return p.name, err
 		}
 	}
@@ -176,7 +182,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	cancel()
 	s.report.Waited = time.Since(s.held)
 	failed := s.failed(phase, errors.Join(why, err))
-	ctx, cancel = context.WithTimeout(context.Background(), returnLimit)
+	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
 	defer cancel()
 	if failed.LeftBehind = removeCopies(ctx, s.targetJS, s.made, s.ID); len(failed.LeftBehind) == 0 {
 		failed.Err = errors.Join(failed.Err, s.Bus.Abort())

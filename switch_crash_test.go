@@ -1,0 +1,241 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/testserver"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// switchPhases are where a process or a target can die, in their order. "chunk" is in the
+// middle of a copy. From Connect on the switch is committed.
+var switchPhases = []switchover.Phase{switchover.Hold, switchover.Cut, switchover.Copy, "chunk", switchover.Verify,
+	switchover.Commit, switchover.Connect, switchover.Release, switchover.Settle}
+
+func isCommitted(p switchover.Phase) bool {
+	return slices.Index(switchPhases, p) >= slices.Index(switchPhases, switchover.Connect)
+}
+
+// reached reports whether a switch has come to a phase.
+func reached(p switchover.Progress, phase switchover.Phase) bool {
+	return p.Phase == phase || phase == "chunk" && p.Phase == switchover.Copy && p.Bytes > 0
+}
+
+const (
+	envPhase  = "BUS_TEST_PHASE"
+	envTarget = "BUS_TEST_TARGET"
+)
+
+// A process that is killed in a phase of a switch has lost nothing: the next start finds all
+// messages, before the commit here and after it at the target. Each is handled. Before the
+// commit the next switch deletes what the first one left.
+func TestKilledWhileSwitching(t *testing.T) {
+	t.Parallel()
+	for _, phase := range switchPhases {
+		t.Run(string(phase), func(t *testing.T) {
+			if dir := victimDir(t); dir != "" {
+				switchAndDie(t, dir)
+				return
+			}
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			acked, handled := make(map[int]bool), make(map[int]bool)
+			startVictim(t, dir, envPhase+"="+string(phase), envTarget+"="+target.ClientURL()).kill(t, func(line string) bool {
+				var n int
+				switch {
+				case scanned(line, "acked %d", &n):
+					acked[n] = true
+				case scanned(line, "handled %d", &n):
+					handled[n] = true
+				}
+				return true
+			})
+			if len(acked) < 100 {
+				t.Fatalf("only %d messages were acknowledged", len(acked))
+			}
+			afterKill(t, dir, target, isCommitted(phase), acked, handled)
+		})
+	}
+}
+
+// switchAndDie is the child: it stores and handles messages, and kills itself in a phase of
+// its switch.
+func switchAndDie(t *testing.T, dir string) {
+	b := openOn(t, dir)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	var mu sync.Mutex
+	handle := func(_ context.Context, m *bus.Msg[int]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		say("handled %d", m.Data)
+		return nil
+	}
+	consume(t, st, "c", "s.*", handle, bus.KeyBySubject(), bus.AckWait(2*time.Second))
+	var publishers sync.WaitGroup
+	begun := make(chan struct{})
+	for p := range 4 {
+		publishers.Go(func() {
+			for n := p; ; n += 4 {
+				if _, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", p)), n); err != nil {
+					return
+				}
+				mu.Lock()
+				say("acked %d", n)
+				mu.Unlock()
+				if n == 120 {
+					close(begun)
+				}
+			}
+		})
+	}
+	receive(t, begun)
+	phase := switchover.Phase(os.Getenv(envPhase))
+	_, err := b.SwitchTo(t.Context(), os.Getenv(envTarget), switchover.MaxWait(time.Minute), switchover.OnProgress(func(p switchover.Progress) {
+		if reached(p, phase) {
+			self, err := os.FindProcess(os.Getpid())
+			if err == nil {
+				_ = self.Kill()
+			}
+			select {} // until the kill arrives
+		}
+	}))
+	t.Fatalf("the process lives: %v", err)
+}
+
+// afterKill opens the directory of a killed process and looks for its messages.
+func afterKill(t *testing.T, dir string, target *testserver.Server, committed bool, acked, handled map[int]bool) {
+	t.Helper()
+	b := openOn(t, dir)
+	if r := healthy(t, b); r.Embedded == committed {
+		t.Errorf("Embedded = %v", r.Embedded)
+	}
+	st, err := b.LookupStream(t.Context(), "S")
+	must(t, err)
+	got := make(chan int, 100_000)
+	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject(), bus.AckWait(2*time.Second))
+	mustHaveAll(t, st, acked)
+	if !committed {
+		switchTo(t, b, target.ClientURL())
+		mustHaveAll(t, st, acked)
+	}
+	for n := range acked {
+		for !handled[n] {
+			select {
+			case m := <-got:
+				handled[m] = true
+			case <-time.After(stuck + 40*time.Second): // more than AckWait: what the child held comes after that
+				t.Fatalf("%d was not handled", n)
+			}
+		}
+	}
+	if config := streamInfo(t, b, "S").Config; config.Metadata["_omnibus.moving"] != "" {
+		t.Errorf("the stream still has the mark: %v", config.Metadata)
+	}
+	storeNumbers(t, st, -10, -1)
+}
+
+// mustHaveAll checks that a stream has all acknowledged messages, each once.
+func mustHaveAll(t *testing.T, st *bus.Stream, acked map[int]bool) {
+	t.Helper()
+	have := make(map[int]int)
+	for _, n := range storedNumbers(t, st) {
+		have[n]++
+	}
+	for n := range acked {
+		if have[n] != 1 {
+			t.Fatalf("%d is %d times in the stream", n, have[n])
+		}
+	}
+}
+
+// A target that dies in a phase of the switch loses nothing. Before the commit the bus goes on
+// where it was, and switches when the target is back. After the commit it goes on at the
+// target when that is back.
+func TestTargetKilledWhileSwitching(t *testing.T) {
+	t.Parallel()
+	for _, phase := range switchPhases {
+		t.Run(string(phase), func(t *testing.T) {
+			t.Parallel()
+			all, urls := servers(t, 1)
+			target := all[0]
+			b := openOn(t, t.TempDir())
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			storeNumbers(t, st, 1, 100)
+			var once sync.Once
+			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.OnProgress(func(p switchover.Progress) {
+				if reached(p, phase) {
+					once.Do(target.kill)
+				}
+			}))
+			failed, ok := errors.AsType[*switchover.Error](err)
+			committed := err == nil || ok && failed.Committed
+			if phase != switchover.Settle && phase != switchover.Release && !ok || committed != (isCommitted(phase) || phase == switchover.Commit) {
+				t.Fatalf("SwitchTo = %v", err) // the target is not asked any more when it dies in Commit
+			}
+			if !committed {
+				storeNumbers(t, st, 101, 110)
+			}
+			target.start()
+			if !committed {
+				switchTo(t, b, urls)
+			}
+			eventually(t, "the bus is at the target", b.Conn().IsConnected)
+			first := 111
+			if committed {
+				first = 101
+			}
+			storeNumbers(t, st, first, 120)
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(120)) {
+				t.Errorf("the stream has %v", got)
+			}
+			if strings.Contains(b.ClientURL(), "embedded") || healthy(t, b).Embedded {
+				t.Errorf("the bus is at %s", b.ClientURL())
+			}
+		})
+	}
+}
+
+// A server of a cluster that dies in the middle of a switch does no harm: the switch
+// goes on, or leads back and can be tried again.
+func TestClusterLosesAServerWhileSwitching(t *testing.T) {
+	t.Parallel()
+	for _, phase := range []switchover.Phase{"chunk", switchover.Verify, switchover.Connect} {
+		t.Run(string(phase), func(t *testing.T) {
+			t.Parallel()
+			all, urls := servers(t, 3)
+			b := openOn(t, t.TempDir())
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			storeNumbers(t, st, 1, 100)
+			var once sync.Once
+			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second), switchover.OnProgress(func(p switchover.Progress) {
+				if reached(p, phase) {
+					once.Do(all[0].kill)
+				}
+			}))
+			failed, ok := errors.AsType[*switchover.Error](err)
+			if err != nil && !ok {
+				t.Fatal(err)
+			}
+			t.Logf("SwitchTo = %v", err)
+			all[0].start()
+			if ok && !failed.Committed {
+				awaitServers(t, urls, 3)
+				switchTo(t, b, urls)
+			}
+			eventually(t, "the bus is connected", b.Conn().IsConnected)
+			storeNumbers(t, st, 101, 110)
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(110)) {
+				t.Errorf("the stream has %v", got)
+			}
+		})
+	}
+}
