@@ -66,6 +66,7 @@ type localServer struct {
 
 	checkStore func(maxAge time.Duration) error // nil: the store directory is there, as it was found at most maxAge ago
 	alone      bool                             // no client outside this process can reach the server
+	single     bool                             // the server is connected to no other server
 	clients    func() (now int, ever uint64)    // that are connected, and that ever were
 	access     []nats.Option                    // how the bus identifies itself
 	domain     string                           // the JetStream domain

@@ -56,7 +56,7 @@ func newEmbedded(c *config) (*Bus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
 	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
-		clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir()})
+		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir()})
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}

@@ -31,7 +31,8 @@ import (
 // streams and consumers are copied with their sequences and compared. Then the move is
 // committed, and everything goes on at the new server. Handlers that run meanwhile are not
 // waited for; what they settle counts on the new server. Publishers wait for as long as it
-// takes to copy all streams, at most for switchover.MaxWait (5 s).
+// takes to copy all streams, at most for switchover.MaxWait. Unless that is given, it is less
+// than the timeout of the bus, so that a call without a deadline does not fail.
 //
 // If something fails before the commit, or ctx ends, the bus goes on where it was, and the
 // error is a *switchover.Error. After the commit nothing leads back: the store directory says
@@ -95,7 +96,7 @@ type joining struct {
 
 // newBusSwitch reads the options of a switch.
 func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, error) {
-	s := &busSwitch{b: b, settings: switchover.Settings{MaxWait: switchover.DefaultMaxWait}}
+	s := &busSwitch{b: b, settings: switchover.Settings{MaxWait: min(switchover.DefaultMaxWait, b.core.Timeout*4/5)}}
 	c := &config{}
 	for i, o := range opts {
 		if o == nil {
@@ -158,7 +159,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	}
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
-		Report: report, ID: s.move.ID, Stale: stale, Domain: s.local.domain,
+		Report: report, ID: s.move.ID, Stale: stale, Domain: s.local.domain, Linked: !s.local.single,
 		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.settings.Progress,
 	})
 	s.log(report, err)

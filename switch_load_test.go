@@ -230,7 +230,7 @@ func TestSwitchToUnderLoad(t *testing.T) {
 			t.Parallel()
 			_, urls := servers(t, n)
 			dir := t.TempDir()
-			b := openOn(t, dir)
+			b := openOn(t, dir, bus.WithTimeout(time.Minute)) // MaxWait is as long
 			l := newSwitchLoad(t, b)
 			l.run()
 			l.await(switchMessages(t))

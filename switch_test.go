@@ -269,6 +269,10 @@ func TestSwitchToObstacles(t *testing.T) {
 			target, _ := single(t)
 			return target.ClientURL()
 		}, []string{"1 other clients are connected to the port of this bus", "disconnect them"}},
+		"leaf link": {[]bus.Option{bus.WithServerOptions(func(o *server.Options) {
+			o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.Username, o.LeafNode.Password = "127.0.0.1", -1, "leaf", "x"
+		})}, func(t *testing.T, _ *bus.Bus) string { return newTarget(t).ClientURL() },
+			[]string{"connected to other servers", "start the bus without a cluster and without a leaf link"}},
 		"no JetStream": {nil, func(t *testing.T, _ *bus.Bus) string { return testserver.New(t, testserver.WithPort).ClientURL() },
 			[]string{"JetStream is off at the target: turn it on"}},
 		"max payload": {nil, func(t *testing.T, _ *bus.Bus) string {

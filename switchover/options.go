@@ -17,7 +17,8 @@ type Settings struct {
 	Access   []any          // options of package bus that identify the bus to the target
 }
 
-// DefaultMaxWait is how long publishers wait at most, unless MaxWait says something else.
+// DefaultMaxWait is how long publishers wait at most, unless MaxWait says something else, or
+// four fifths of the timeout of the bus are less.
 const DefaultMaxWait = 5 * time.Second
 
 type option func(*Settings)
@@ -30,7 +31,8 @@ func DryRun() Option { return option(func(s *Settings) { s.DryRun = true }) }
 
 // MaxWait bounds how long publishers wait, from the beginning of the hold until the commit. If
 // the switch is not committed by then, the bus goes on where it was and SwitchTo returns an
-// *Error. It must be more than zero. The default is DefaultMaxWait. All streams are copied
+// *Error. It must be more than zero. The default is DefaultMaxWait. Calls whose own
+// deadline, or the timeout of the bus, comes earlier fail: raise bus.WithTimeout, too. All streams are copied
 // within this time: allow about a second for each 100,000 messages of 1 KiB.
 func MaxWait(d time.Duration) Option {
 	return option(func(s *Settings) {

@@ -21,6 +21,8 @@ type Server struct {
 	Access []nats.Option
 	// Alone says that no client outside this process can reach the server.
 	Alone bool
+	// Single says that the server is connected to no other server.
+	Single bool
 
 	config  *Config
 	store   *store
@@ -87,7 +89,7 @@ func (c *Config) run(dir *store) (*Server, error) {
 		dropDomainNames(ns, opts.JetStreamDomain)
 	}
 	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
-	s := &Server{Access: access, Alone: alone, config: c, store: dir, server: ns, watch: watch{start: time.Now()}}
+	s := &Server{Access: access, Alone: alone, Single: isSingle(opts), config: c, store: dir, server: ns, watch: watch{start: time.Now()}}
 	s.backlog = s.watchBacklog(opts)
 	return s, nil
 }

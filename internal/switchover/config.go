@@ -53,6 +53,7 @@ type Config struct {
 	ID       string        // marks the copies of this switch
 	Stale    string        // marks those of an earlier one, which do not count; empty for none
 	Domain   string        // the JetStream domain of the old server
+	Linked   bool          // the old server is connected to other servers
 	DryRun   bool          // only look for obstacles
 	MaxWait  time.Duration // from Hold to Commit
 	Progress func(switchover.Progress)

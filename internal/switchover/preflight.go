@@ -59,6 +59,10 @@ func (s *run) describe() {
 
 // checkClients looks for clients that would stay behind.
 func (s *run) checkClients() {
+	if s.Linked {
+		s.found("", "the embedded server is connected to other servers, as a node of a cluster or by a leaf link; their clients would go on to write to the old streams",
+			"start the bus without a cluster and without a leaf link, and switch then")
+	}
 	if n, _ := s.Bus.OtherClients(); n > 0 {
 		s.found("", fmt.Sprintf("%d other clients are connected to the port of this bus, and would go on to write to the old streams", n),
 			"disconnect them, or connect them to the target when the switch is done")
