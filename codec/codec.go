@@ -45,7 +45,7 @@ func Builtin() []Codec {
 
 // ForType returns the codec that a Go type implies. It returns [JSON] for [json.RawMessage],
 // [Raw] for []byte and named types based on it, and [Protobuf] for pointers to generated
-// protobuf messages. It returns nil for every other type and for a nil t; then the bus chooses
+// protobuf messages and interfaces that only those satisfy. It returns nil for every other type and for a nil t; then the bus chooses
 // the codec.
 //
 // A struct that embeds a message is not a message: protobuf would drop its other fields.
@@ -57,7 +57,7 @@ func ForType(t reflect.Type) Codec {
 		return JSON
 	case isBytes(t):
 		return Raw
-	case isMessage(t):
+	case isMessage(t), t.Kind() == reflect.Interface && t.Implements(messageType):
 		return Protobuf
 	}
 	return nil

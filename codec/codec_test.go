@@ -145,7 +145,7 @@ func TestForType(t *testing.T) {
 		"message":                  {reflect.TypeFor[*durationpb.Duration](), codec.Protobuf},
 		"message value":            {reflect.TypeFor[durationpb.Duration](), nil},
 		"pointer to pointer":       {reflect.TypeFor[**durationpb.Duration](), nil},
-		"message interface":        {reflect.TypeFor[proto.Message](), nil},
+		"message interface":        {reflect.TypeFor[proto.Message](), codec.Protobuf},
 		"struct embedding message": {reflect.TypeFor[*wrapsPointer](), nil},
 		"struct embedding iface":   {reflect.TypeFor[*wrapsInterface](), nil},
 		"struct":                   {reflect.TypeFor[order](), nil},

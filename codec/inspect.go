@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"unicode/utf8"
 )
@@ -88,8 +89,14 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 		return w.inspectValue(reflect.ValueOf(v), false, depth, hops)
 	}
 	switch x := v.(type) {
-	case nil, string, bool, float64, int, int64, uint64, []byte:
+	case nil, string, bool, float64, []byte:
 		return nil
+	case int:
+		return w.inspectInteger(v, isExact(int64(x)))
+	case int64:
+		return w.inspectInteger(v, isExact(x))
+	case uint64:
+		return w.inspectInteger(v, isExactUnsigned(x))
 	case json.Number:
 		w.number = true
 		return nil
@@ -108,7 +115,27 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 		}
 		return nil
 	}
-	return w.inspectValue(reflect.ValueOf(v), false, depth, hops+1)
+	switch rv := reflect.ValueOf(v); {
+	case rv.CanInt() && !isExact(rv.Int()) && !w.format.methods(rv.Type()).opaque,
+		rv.CanUint() && !isExactUnsigned(rv.Uint()) && !w.format.methods(rv.Type()).opaque:
+		return w.inspectInteger(v, false)
+	default:
+		return w.inspectValue(rv, false, depth, hops+1)
+	}
+}
+
+// isExact reports whether a float64 can hold n.
+func isExact(n int64) bool { return n != math.MaxInt64 && int64(float64(n)) == n }
+
+func isExactUnsigned(n uint64) bool { return n != math.MaxUint64 && uint64(float64(n)) == n }
+
+// inspectInteger returns an error if JSON would lose digits of an integer in an interface:
+// its reader makes a float64 of each number that has no other type to go to.
+func (w *inspection) inspectInteger(x any, exact bool) error {
+	if exact || w.format != jsonFormat {
+		return nil
+	}
+	return fmt.Errorf("the integer %d in an interface would be read as a float64, which has fewer digits; use a field of type %T, a string, or codec.CBOR", x, x)
 }
 
 func (w *inspection) inspectFields(v reflect.Value, info *typeInfo, addressable bool, depth int) error {

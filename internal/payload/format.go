@@ -72,6 +72,7 @@ type Type struct {
 
 	name      string
 	raw       bool // a byte slice: takes any payload as it is
+	open      bool // an interface: the reader may know the type of the value that it holds
 	validates bool // it or a pointer to it has a Validate method
 }
 
@@ -95,6 +96,7 @@ func (f *Format) addType(t reflect.Type) *Type {
 		Implied:   implied,
 		name:      t.String(),
 		raw:       implied == codec.Raw,
+		open:      t.Kind() == reflect.Interface,
 		validates: t.Implements(validatorType) || reflect.PointerTo(t).Implements(validatorType),
 	}
 	f.types.Store(t, info)
@@ -205,12 +207,15 @@ func marshalValue[T any](f *Format, m *outlet.Message, about string, v T, call c
 // marshalAs encodes v and names the codec in the header if a reader needs that.
 func (f *Format) marshalAs(m *outlet.Message, t *Type, about string, v any, call codec.Codec) error {
 	cd := f.CodecFor(about, t, call)
+	if t.open && cd == codec.JSON {
+		v = inInterface(v)
+	}
 	data, err := cd.Marshal(v)
 	if err != nil {
 		return &CodecError{Subject: about, ContentType: cd.ContentType(), Op: "encode", Err: short(err)}
 	}
 	m.Data = data
-	if f.mustName(cd, about, t, call != nil) {
+	if f.mustName(cd, about, t, call != nil) || t.open && f.impliesOther(cd, v) {
 		m.SetHeader(wire.HeaderContentType, cd.ContentType())
 	}
 	return nil
@@ -222,6 +227,22 @@ func (f *Format) mustName(cd codec.Codec, about string, t *Type, chosen bool) bo
 	name := cd.ContentType()
 	return name != t.assumed().ContentType() ||
 		chosen && name != f.CodecFor(about, t, nil).ContentType()
+}
+
+// inInterface returns a pointer to an interface that holds v if v is an integer. JSON then
+// refuses one that its reader, who has only the interface, would round.
+func inInterface(v any) any {
+	if rv := reflect.ValueOf(v); rv.CanInt() || rv.CanUint() {
+		return &v
+	}
+	return v
+}
+
+// impliesOther reports whether the type of v implies another codec than cd: who reads that
+// type would assume it.
+func (f *Format) impliesOther(cd codec.Codec, v any) bool {
+	implied := codec.ForType(reflect.TypeOf(v))
+	return implied != nil && implied.ContentType() != cd.ContentType()
 }
 
 // compress compresses the payload of m if that makes it smaller. A payload that a receiver

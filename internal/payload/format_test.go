@@ -3,9 +3,14 @@ package payload_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/omnibus-go/bus/codec"
 	"github.com/omnibus-go/bus/internal/outlet"
@@ -116,6 +121,47 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v", header, err)
 		}
 	}
+}
+
+// An interface may hold a protobuf message. Who reads the message knows its type, and must
+// find the codec.
+func TestMessageInAnInterface(t *testing.T) {
+	t.Parallel()
+	f := newFormat("")
+	sent := durationpb.New(time.Hour)
+	for name, m := range map[string]*outlet.Message{
+		"as proto.Message": encode[proto.Message](t, f, "a", sent),
+		"as any":           encode[any](t, f, "a", sent),
+		"as itself":        encode(t, f, "a", sent),
+	} {
+		got, err := decode[*durationpb.Duration](f, m)
+		if err != nil || !proto.Equal(got, sent) {
+			t.Errorf("%s: got %v, %v from %q", name, got, err, m.Data)
+		}
+	}
+	if named := wire.Get(encode[any](t, f, "a", 1).Header, wire.HeaderContentType); named != "" {
+		t.Errorf("a number has the content type %q", named)
+	}
+}
+
+// JSON reads a number in an interface as a float64. It refuses an integer that this rounds.
+func TestIntegerInAnInterface(t *testing.T) {
+	t.Parallel()
+	f := newFormat("")
+	type named uint64
+	for _, v := range []any{int64(1<<53 + 1), 1<<53 + 1, uint64(math.MaxUint64), named(1<<53 + 1), math.MinInt64 + 1,
+		map[string]any{"a": []any{int64(1<<53 + 1)}}, struct{ A any }{int64(math.MaxInt64)}, map[int]any{1: named(1<<53 + 1)}} {
+		err := payload.Encode(f, &outlet.Message{Out: wire.Out{Subject: "a"}}, v, nil)
+		if e, ok := errors.AsType[*payload.CodecError](err); !ok || !strings.Contains(e.Error(), "float64") {
+			t.Errorf("%T %v: %v", v, v, err)
+		}
+		encode(t, f, "cbor.a", v) // which has integers
+	}
+	for _, v := range []any{1 << 53, -1 << 53, uint64(1 << 60), map[string]any{"a": math.MinInt64}, 1.5} {
+		encode(t, f, "a", v)
+	}
+	encode(t, f, "a", int64(math.MaxInt64)) // the reader knows the type
+	encode(t, f, "a", struct{ A int64 }{math.MaxInt64})
 }
 
 func TestBytesAreNotCopied(t *testing.T) {
