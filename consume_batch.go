@@ -43,9 +43,9 @@ type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 //
 // With KeyBySubject, KeyByToken, KeyByHeader or KeyBy, a batch may have several messages of a key,
 // in order, and batches that are handled at the same time have no key in common. The messages of a
-// key are settled as if they had been handled one after another. So when one of them fails, those
-// of its key behind it in the batch come again after it, whatever the handler says of them, and
-// this is no attempt. The handler should skip them:
+// key succeed in that order. So when one of them fails, those of its key behind it in the batch come
+// again after it, whatever the handler says of them, and this is no attempt. This is so too when
+// the failed one becomes a dead letter. The handler should skip them:
 //
 //	var failed bus.BatchError
 //	stop := make(map[string]bool)

@@ -144,28 +144,15 @@ func (d *Durable) isAlone(del wire.Delivery) bool {
 }
 
 // concludeLine does what is decided of messages that wait for each other and were handled at once.
-// It is as if they had been handled one after another: those behind one that is not settled
-// go back without an attempt, whatever their outcomes are. A worker calls it.
+// Those behind one that failed go back without an attempt, whatever their outcomes are: the
+// handler may have skipped them. A worker calls it.
 func (d *Durable) concludeLine(line []wire.Delivery, outcomes []settle.Outcome) {
-	last := len(line) - 1
-	for i := range last {
-		action, after := d.decideOnce(line[i], outcomes[i])
-		switch {
-		case action == settle.Ack:
-			d.authority.settle(line[i], telemetry.OpAck, ackBody)
-			continue
-		case action == settle.DeadLetter && d.settleDead(line[i], outcomes[i].Err):
-			if line[i+1].Stored.MayRun = false; d.mayRunNow(line[i+1]) {
-				continue
-			}
-			d.putBack(line[i+1:])
-			d.order.finished(line[i])
-		default:
-			d.putBack(line[i+1:])
-			d.tryAgain(line[i], action, after)
-		}
-		return
+	last := 0
+	for last < len(line)-1 && outcomes[last].Err == nil && !outcomes[last].Returned {
+		d.authority.settle(line[last], telemetry.OpAck, ackBody)
+		last++
 	}
+	d.putBack(line[last+1:])
 	d.conclude(line[last], outcomes[last])
 }
 

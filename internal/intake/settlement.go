@@ -148,46 +148,30 @@ func (d *Durable) decide(del wire.Delivery, outcome settle.Outcome) settle.Decis
 	return settle.Decision{Action: action, After: after}
 }
 
-// conclude does what is decided of del after an attempt. A worker calls it.
+// conclude does what is decided of del after an attempt. It reports a retry, unless that
+// was decided before: then whoever ran the handler reports it. A worker calls it.
 func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
-	switch action, after := d.decideOnce(del, outcome); action {
-	case settle.Ack:
-		d.finish(del, telemetry.OpAck, ackBody)
-	case settle.DeadLetter:
-		del.Stored.Dead = outcome.Err
-		d.writeDeadLetter(del)
-	default:
-		d.tryAgain(del, action, after)
-	}
-}
-
-// decideOnce decides what becomes of del after an attempt, unless that was decided before. It
-// reports a retry that it decides: otherwise whoever ran the handler reports it.
-func (d *Durable) decideOnce(del wire.Delivery, outcome settle.Outcome) (settle.Action, time.Duration) {
+	var decided settle.Decision
 	if outcome.Decided != nil {
-		return outcome.Decided.Action, outcome.Decided.After
-	}
-	decided := d.decide(del, outcome)
-	if decided.Action == settle.Retry && d.cfg.Retrying != nil {
+		decided = *outcome.Decided
+	} else if decided = d.decide(del, outcome); decided.Action == settle.Retry && d.cfg.Retrying != nil {
 		d.cfg.Retrying(del, outcome.Err)
 	}
-	return decided.Action, decided.After
-}
-
-// tryAgain keeps del, which is not settled, for another handler call.
-func (d *Durable) tryAgain(del wire.Delivery, action settle.Action, after time.Duration) {
-	switch action {
+	switch decided.Action {
+	case settle.Ack:
+		d.finish(del, telemetry.OpAck, ackBody)
 	case settle.Retry:
 		del.Stored.Attempt++
 		del.Stored.Waited = true
-		d.retry(del, after)
+		d.retry(del, decided.After)
 	case settle.Postpone:
 		del.Stored.Waited, del.Stored.Postponed = true, true
-		d.repeatAttempt(del, after)
+		d.repeatAttempt(del, decided.After)
+	case settle.DeadLetter:
+		del.Stored.Dead = outcome.Err
+		d.writeDeadLetter(del)
 	case settle.Return:
 		d.repeatAttempt(del, recheckAfter) // should this process go on, it is not at once the same again
-	default: // a dead letter that could not be written
-		d.again(del, deadLetterRetry)
 	}
 }
 
@@ -215,28 +199,16 @@ func (d *Durable) isRemoved(del wire.Delivery) bool {
 // deadLetterRetry is when a dead letter that could not be written is tried again.
 const deadLetterRetry = time.Second
 
-// writeDeadLetter makes del a dead letter, and lets the next one of its key run. A worker calls
-// it.
+// writeDeadLetter makes del a dead letter and terminates it. While that fails, or too many
+// others wait for it, the message stays where it is. A worker calls it.
 func (d *Durable) writeDeadLetter(del wire.Delivery) {
-	if d.settleDead(del, del.Stored.Dead) {
-		d.order.finished(del)
-	} else {
-		d.again(del, deadLetterRetry)
-	}
-}
-
-// settleDead makes del a dead letter and terminates it. It returns false while that fails, or
-// too many others wait for it; then the message is to stay where it is.
-func (d *Durable) settleDead(del wire.Delivery, why error) bool {
-	del.Stored.Dead = why
 	recorded, full := d.authority.markDead(del)
 	switch {
 	case full, recorded && d.cfg.WriteDeadLetter(del) != nil:
-		return false
+		d.again(del, deadLetterRetry)
 	case recorded:
-		d.authority.settle(del, telemetry.OpTerm, termBody)
+		d.finish(del, telemetry.OpTerm, termBody)
 	}
-	return true
 }
 
 // finish settles del for good, and lets the next one of its key run.
