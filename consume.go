@@ -49,6 +49,10 @@ type Consumer struct {
 // handled again: event.Removed, SubscriptionStats.Removed. Messages that were redriven, and those
 // in S-retry of a stream that keeps no acknowledged messages, are not looked up.
 //
+// When a process is killed, the server redelivers what it had after AckWait. On an embedded
+// server without a port the next process takes it back at once: nobody else can have it. With
+// WithListen others can, and nothing tells their messages from those of the dead process.
+//
 // All attempts at a message get the same payload and header. A handler that changes the
 // bytes of Data, or the Header, must copy them first.
 //

@@ -53,8 +53,9 @@ func (c *Consumer) Drain(ctx context.Context) error {
 // With keys, if several processes can keep the order together, running handlers cannot settle
 // their messages: the next owner does that. Their outcomes are refused
 // (event.SettlementRefused) and their messages are redelivered. Messages that another process
-// assigned to this one are assigned again at once. If Drain is waiting already, Stop does
-// nothing.
+// assigned to this one are assigned again at once. If handlers run when the owner stops, the next
+// owner comes after a third of AckWait, and begins when their messages are redelivered, which is
+// after AckWait; Drain hands over at once. If Drain is waiting already, Stop does nothing.
 func (c *Consumer) Stop() {
 	if !c.isZero() {
 		c.engine.Stop()

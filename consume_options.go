@@ -39,8 +39,14 @@ func (f consumeOption) onConsume(o *consumeOptions) { f(o) }
 // message before it redelivers the message. The default is 30 s, the minimum 1 s, the maximum
 // 100 years. The bus sends in-progress signals while a message waits or its handler runs. So
 // AckWait only sets how soon the messages of a crashed process are redelivered. On an embedded
-// server without a port that is at once when the process starts again. It is a setting of the
-// durable: all processes should give the same value, because the last one to start sets it.
+// server without a port that is at once when the process starts again; with a port it is after
+// AckWait, because another process may have the messages.
+//
+// It is a setting of the durable: all processes should give the same value, because the last one
+// to start sets it. All of them follow it. A longer AckWait counts at once. A shorter one counts
+// half a minute later if other processes take part: until then they learn of it and signal more
+// often, so that the server redelivers nothing that they handle. A client that is not this
+// library does not learn of it.
 func AckWait(d time.Duration) ConsumeOption {
 	return consumeOption(func(o *consumeOptions) {
 		if d < time.Second || d > farthest {

@@ -40,6 +40,8 @@ type Consumer struct {
 	life     context.Context      // ends when the end begins
 	end      context.CancelCauseFunc
 	stopOnce *lifecycle.StopOnce
+
+	lowered chan struct{} // closed when lowerAckWait has ended; nil without one
 }
 
 // taker takes the messages of a durable: an intake of this process alone, or its part in one
@@ -98,7 +100,11 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.side, err = sidestream.Open(ctx, c.cfg.Core, c.cfg.Stream, c.cfg.Durable, info.Config.AckWait); err != nil {
+	if c.side, err = sidestream.Open(ctx, c.cfg.Core, c.cfg.Stream, c.cfg.Durable, max(info.Config.AckWait, c.cfg.AckWait)); err != nil {
+		return err
+	}
+	config, lower, err := c.setAckWait(ctx, info)
+	if err != nil {
 		return err
 	}
 	if c.shared.Load() {
@@ -109,7 +115,14 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err := c.takeBack(ctx); err != nil {
 		return err
 	}
-	return c.openTaker(ctx, info.Config)
+	if err := c.openTaker(ctx, config); err != nil {
+		return err
+	}
+	if lower {
+		c.lowered = make(chan struct{})
+		go c.lowerAckWait()
+	}
+	return nil
 }
 
 func (c *Consumer) openTaker(ctx context.Context, config jetstream.ConsumerConfig) (err error) {
@@ -136,8 +149,16 @@ func (c *Consumer) Abort(ctx context.Context) {
 	c.end(ErrEnded)
 	t, _ := c.current()
 	_ = t.Drain(ctx)
+	c.awaitLowered()
 	c.cfg.Holders.release(c)
 	_ = c.undo() // the bus is closed: the caller says so
+}
+
+// awaitLowered waits for lowerAckWait, which ends with c.life.
+func (c *Consumer) awaitLowered() {
+	if c.lowered != nil {
+		<-c.lowered
+	}
 }
 
 // Quiescer quiesces the consumer.
@@ -167,6 +188,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 		if why := c.drainAll(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
+		c.awaitLowered()
 		c.cfg.Holders.release(c)
 		c.cfg.Ended()
 		return err

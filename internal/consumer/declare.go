@@ -91,8 +91,7 @@ func wanted(c *Config) jetstream.ConsumerConfig {
 	return want
 }
 
-// adopt uses the durable that exists. It sets the AckWait and the key that are asked for, and
-// adds filters.
+// adopt uses the durable that exists. It sets the key that is asked for, and adds filters.
 func adopt(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	have := info.Config
 	if c.Start == (Start{}) {
@@ -102,13 +101,7 @@ func adopt(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want je
 	if err != nil {
 		return nil, err
 	}
-	info, err = changeKey(ctx, c, info, want)
-	if err != nil || c.AckWait == 0 || have.AckWait == want.AckWait {
-		return info, err
-	}
-	have = info.Config
-	have.AckWait = want.AckWait
-	return update(ctx, c, have)
+	return changeKey(ctx, c, info, want)
 }
 
 // changeKey sets the key of a durable, if it is new. While other processes ask for messages

@@ -32,7 +32,7 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		More:        []intake.Source{c.retries()},
 		Concurrency: c.cfg.Concurrency,
 		Window:      8,
-		AckWait:     config.AckWait,
+		AckWait:     intake.EffectiveAckWait(config.AckWait, config.Metadata),
 		Key:         c.cfg.Key.Of,
 		Policy:      c.cfg.Policy,
 		Timeout:     c.cfg.Core.Timeout,

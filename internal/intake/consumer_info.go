@@ -43,6 +43,11 @@ type consumerInfo struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"ack_floor"`
 
+	Config struct {
+		AckWait  time.Duration     `json:"ack_wait"`
+		Metadata map[string]string `json:"metadata"`
+	} `json:"config"`
+
 	Message struct { // of the reply to a request for one
 		Time time.Time `json:"time"`
 	} `json:"message"`
@@ -74,6 +79,7 @@ func (p *puller) onReply(m *nats.Msg) {
 		next = p.recordLagLocked(&i)
 		if i.Type == infoType {
 			p.foundLocked()
+			p.followAckWaitLocked(&i)
 			begin = d.order.answeredLocked(p, time.Now(), &i)
 		}
 	}

@@ -20,7 +20,7 @@ type DurableConfig struct {
 	More        []Source // of messages that were deferred and come back, if any
 	Concurrency int
 	Window      int           // messages of a source to begin with; it follows what the handlers do
-	AckWait     time.Duration // the consumers', to keep messages alive within it
+	AckWait     time.Duration // the consumers' at the start, to keep messages alive within it
 	Policy      settle.Policy
 	Timeout     time.Duration
 
@@ -104,7 +104,8 @@ type Durable struct {
 
 	mu             sync.Mutex
 	held           map[position]hold
-	holds          uint64 // numbers them
+	ackWait        time.Duration // see EffectiveAckWait
+	holds          uint64        // numbers them
 	waiting        retryWait
 	unfinished     []wire.Delivery // failed while draining; to be returned at its end
 	unfinishedGone bool            // they have been returned
@@ -130,7 +131,7 @@ type Durable struct {
 // OpenDurable subscribes to inboxes of its own. Nothing comes before Start. The error is a
 // *link.RefusedError if the permission to ask for messages, or to acknowledge them, is missing.
 func OpenDurable(l *link.Link, c DurableConfig) (*Durable, error) {
-	d := &Durable{cfg: c, link: l, held: make(map[position]hold),
+	d := &Durable{cfg: c, link: l, held: make(map[position]hold), ackWait: c.AckWait,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), maintained: make(chan struct{}), done: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.queue = d.newQueue()

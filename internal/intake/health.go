@@ -78,7 +78,7 @@ func (d *Durable) Stalled() error {
 			return p.stalled
 		}
 	}
-	if d.deniedAck.err != nil && time.Since(d.deniedAck.at) < d.cfg.AckWait+deniedAckMemory {
+	if d.deniedAck.err != nil && time.Since(d.deniedAck.at) < d.ackWait+deniedAckMemory {
 		return d.deniedAck.err
 	}
 	return d.order.stalledLocked()

@@ -47,7 +47,7 @@ func (d *Durable) wakeMaintainer() {
 func (d *Durable) nextLook(now time.Time) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next := now.Add(min(d.progressInterval(), heartbeat))
+	next := now.Add(min(d.progressIntervalLocked(), heartbeat))
 	if at, ok := d.waiting.next(); ok && at.Before(next) {
 		next = at
 	}
@@ -62,9 +62,9 @@ func (d *Durable) nextLook(now time.Time) time.Time {
 	return next
 }
 
-// progressInterval is how often held messages are looked at, and how old the last signal
+// progressIntervalLocked is how often held messages are looked at, and how old the last signal
 // of one may then be. So two lie at most half of AckWait apart, and one may be lost.
-func (d *Durable) progressInterval() time.Duration { return d.cfg.AckWait / 4 }
+func (d *Durable) progressIntervalLocked() time.Duration { return d.ackWait / 4 }
 
 // signalProgress sends in-progress signals for the held messages, so that the server
 // redelivers none. The maintainer calls it.
@@ -75,7 +75,7 @@ func (d *Durable) signalProgress(now time.Time) {
 	var replies []string
 	d.mu.Lock()
 	for at, h := range d.held {
-		if now.Sub(h.alive) >= d.progressInterval() {
+		if now.Sub(h.alive) >= d.progressIntervalLocked() {
 			h.alive = now
 			d.held[at] = h
 			replies = append(replies, h.reply)

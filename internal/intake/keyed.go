@@ -280,7 +280,7 @@ func (k *keyed) watchBarrier(p *puller, now time.Time) {
 	b := &k.sources[p.index].barrier
 	k.d.mu.Lock()
 	ask := b.mustAsk(now)
-	if err := b.overdue(now, k.d.cfg.AckWait); err != nil && !k.d.draining {
+	if err := b.overdue(now, k.d.ackWait); err != nil && !k.d.draining {
 		k.d.reportLocked(err)
 	}
 	k.d.mu.Unlock()

@@ -23,7 +23,7 @@ type lag struct {
 	asked   time.Time
 	pending uint64 // not sent yet, as far as the server last said
 	others  int    // with other processes, at the latest reply
-	moved   bool   // messages came since it was asked
+	moved   bool   // messages came since it was asked, of any source
 
 	floor  uint64    // the stream's sequence up to which all were done at the latest reply
 	known  bool      // oldest belongs to floor
@@ -37,7 +37,7 @@ func (p *puller) askLag(now time.Time) {
 	}
 	p.d.mu.Lock()
 	interval := lagInterval
-	if p.lag.pending == 0 && p.lag.others == 0 && p.held == 0 && !p.lag.moved && !p.lag.asked.IsZero() {
+	if p.lag.pending == 0 && p.lag.others == 0 && len(p.d.held) == 0 && !p.lag.moved && !p.lag.asked.IsZero() {
 		interval = lagIntervalIdle
 	}
 	due := !p.d.draining && now.Sub(p.lag.asked) >= interval

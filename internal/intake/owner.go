@@ -96,7 +96,7 @@ func (o *owned) markDead(del wire.Delivery) (recorded, full bool) {
 
 // pullExpiry is at most AckWait: what the server gives to an owner that stands still is
 // lost for AckWait, so it must not do that for longer.
-func (o *owned) pullExpiry() time.Duration { return min(pullExpiry, o.d.cfg.AckWait) }
+func (o *owned) pullExpiry() time.Duration { return min(pullExpiry, o.d.AckWait()) }
 
 func (o *owned) allHereLocked() {
 	o.owner.Forget(func(source int, sequence uint64) bool {

@@ -198,7 +198,11 @@ func (p *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p.arrivedLocked(now)
-	p.lag.pending, p.lag.moved = del.Stored.NumPending, true
+	p.lag.pending = del.Stored.NumPending
+	if main := &d.pullers[0].lag; !main.moved {
+		main.moved = true
+		d.wakeMaintainer() // askLag may be due
+	}
 	old, there := d.held[at]
 	again := there && old.stored.Equal(h.stored)
 	d.order.deliveredLocked(p, del, now, again)

@@ -15,7 +15,7 @@ type Config struct {
 	Link            *link.Link
 	Stream, Durable string
 	ID              string        // of this member, unique for each start; one token of a subject
-	TTL             time.Duration // see TTLOf
+	TTL             time.Duration // see TTLOf; at the start, it gets shorter with AckWait
 	Workers         int           // messages, or batches, that this process handles at once
 	RequestTimeout  time.Duration // for the reply to one request
 
@@ -60,11 +60,9 @@ type Intake interface {
 	Confirm(context.Context) error   // waits until the server has processed the acknowledgements sent before
 	RunsCaller(context.Context) bool // reports whether the caller is one of its handlers
 	Wait(context.Context) error      // after Abandon: waits until no handler runs
+	AckWait() time.Duration          // of the durable, as far as known; it may change
 
 	// Decide decides what becomes of a message whose handler another process has called. It
 	// returns the outcome with the decision, and does not block.
 	Decide(wire.Delivery, settle.Outcome) settle.Outcome
 }
-
-// requestTimeout bounds one request to the server or to the owner.
-func (c *Config) requestTimeout() time.Duration { return min(c.RequestTimeout, c.TTL) }

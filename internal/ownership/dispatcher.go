@@ -30,8 +30,9 @@ type dispatcher struct {
 	members     map[string]*memberState
 	assignments map[uint64]*assignment // by number: those that other processes have
 	lastNumber  uint64
-	queue       []*waiter // messages that wait for a free worker, in order
-	leaseEnd    time.Time // until then no other process can be the owner
+	queue       []*waiter     // messages that wait for a free worker, in order
+	ttl         time.Duration // of this process, as the members know it
+	leaseEnd    time.Time     // until then no other process can be the owner
 	halted      bool
 	quiesced    bool          // nothing is assigned
 	idle        chan struct{} // closed when a worker was released; nil while nobody waits for that
@@ -48,6 +49,7 @@ type waiter struct {
 func newDispatcher(cfg *Config, s subjects, w *workers, epoch uint64, leaseEnd time.Time) *dispatcher {
 	d := &dispatcher{cfg: cfg, subjects: s, workers: w, epoch: epoch, leaseEnd: leaseEnd, inbox: cfg.Link.Conn().NewInbox(),
 		members: make(map[string]*memberState), assignments: make(map[uint64]*assignment)}
+	d.ttl = w.member.currentTTL()
 	d.members[cfg.ID] = &memberState{id: cfg.ID, workers: cfg.Workers, heardAt: time.Now()}
 	return d
 }
@@ -224,7 +226,7 @@ func (d *dispatcher) onRequest(msg *nats.Msg) {
 	a := reply{OK: true}
 	if r.Outcome != nil {
 		a = d.takeOutcome(r.Outcome)
-	} else if !d.takeHeartbeat(r.Heartbeat) {
+	} else if a.TTL = d.takeHeartbeat(r.Heartbeat); a.TTL == 0 {
 		return
 	}
 	_ = d.cfg.Link.Publish(&wire.Out{Subject: msg.Reply, Data: encode(a)}) // if it is lost, the member asks again

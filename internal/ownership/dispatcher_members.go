@@ -80,12 +80,26 @@ func (d *dispatcher) checkMember(h *heartbeat) error {
 	return nil
 }
 
-// takeHeartbeat returns false while another process may have become the owner.
-func (d *dispatcher) takeHeartbeat(h *heartbeat) bool {
+// lowerTTL lowers the TTL that members know, with the end of the period in which this process
+// is surely the owner. Member.renewLease calls it.
+func (d *dispatcher) lowerTTL(ttl time.Duration, leaseEnd time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if ttl < d.ttl {
+		d.ttl = ttl
+		if leaseEnd.Before(d.leaseEnd) {
+			d.leaseEnd = leaseEnd
+		}
+	}
+}
+
+// takeHeartbeat returns the TTL of this process, or 0 while another one may have become the
+// owner.
+func (d *dispatcher) takeHeartbeat(h *heartbeat) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !time.Now().Before(d.leaseEnd) {
-		return false
+		return 0
 	}
 	m := d.members[h.Member]
 	if h.Left {
@@ -93,15 +107,15 @@ func (d *dispatcher) takeHeartbeat(h *heartbeat) bool {
 			d.dropLocked(m)
 			delete(d.members, m.id)
 		}
-		return true
+		return d.ttl
 	}
 	if m == nil {
 		m = &memberState{id: h.Member, taken: make(map[uint64]reply)}
 		d.members[h.Member] = m
 	}
-	m.heardAt, m.workers, m.dropped, m.ttl = time.Now(), h.Workers, false, max(h.TTL, d.cfg.TTL)
+	m.heardAt, m.workers, m.dropped, m.ttl = time.Now(), h.Workers, false, max(h.TTL, d.ttl)
 	d.compareLocked(m, h.Running)
-	return true
+	return d.ttl
 }
 
 // compareLocked compares what a member runs with what it should run. It finds what runs

@@ -128,7 +128,7 @@ func (f *fakeIntake) Start() {
 	w := f.p.w
 	w.mu.Lock()
 	barrier := time.Until(w.startsAt)
-	w.startsAt = time.Now().Add(ackWait) // unless it drains
+	w.startsAt = time.Now().Add(w.ackWait) // unless it drains
 	w.mu.Unlock()
 	for _, key := range w.keys() {
 		f.wg.Go(func() {
@@ -227,6 +227,8 @@ func (f *fakeIntake) Wait(context.Context) error {
 	f.wg.Wait()
 	return nil
 }
+
+func (f *fakeIntake) AckWait() time.Duration { return f.p.w.currentAckWait() }
 
 func (f *fakeIntake) RunsCaller(context.Context) bool { return false }
 

@@ -49,6 +49,7 @@ type world struct {
 	mayFail  bool           // those are expected
 	fails    error          // what handlers return
 	failures []error        // of handlers, as the owners see them
+	ackWait  time.Duration  // of the durable
 	startsAt time.Time      // when the server redelivers what an owner had that did not drain
 }
 
@@ -64,7 +65,7 @@ func inWorldWith(t *testing.T, maxPayload int32, f func(t *testing.T, w *world))
 	t.Parallel()
 	testserver.Bubble(t, func(t *testing.T) {
 		s := testserver.New(t, testserver.WithJetStream, func(o *server.Options) { o.MaxPayload = maxPayload })
-		w := &world{t: t, server: s, messages: make(map[string][]*wire.Delivery), acked: make(map[uint64]bool),
+		w := &world{t: t, server: s, ackWait: ackWait, messages: make(map[string][]*wire.Delivery), acked: make(map[uint64]bool),
 			settled: make(map[uint64]string), order: make(map[string][]uint64), handled: make(map[uint64]int),
 			running: make(map[string][]string), refused: make(map[string]int), lost: make(map[string]int)}
 		l := w.dial(nil)
@@ -176,6 +177,12 @@ func (w *world) report(err error) {
 	if !w.mayFail {
 		w.t.Error(err)
 	}
+}
+
+func (w *world) currentAckWait() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ackWait
 }
 
 func (w *world) count(what map[string]int, name string) {

@@ -22,9 +22,18 @@ type lease struct {
 // knownLease is what a member has last read of the lease. Only Member.run uses it.
 type knownLease struct {
 	lease
-	epoch       uint64    // 0: none
-	silentSince time.Time // since when the owner has not replied while the server did; zero while it replies
-	uncertain   bool      // an acquireLease had no reply: the lease may be this member's
+	epoch       uint64        // 0: none
+	told        time.Duration // the TTL of the owner, as it last replied; 0 if it has not
+	silentSince time.Time     // since when the owner has not replied while the server did; zero while it replies
+	uncertain   bool          // an acquireLease had no reply: the lease may be this member's
+}
+
+// silence is how long the owner may be silent.
+func (k *knownLease) silence() time.Duration {
+	if k.told > 0 {
+		return k.told
+	}
+	return k.lease.silence()
 }
 
 // held reports whether some process has the lease, as far as known.
@@ -40,29 +49,51 @@ func TTLOf(ackWait time.Duration) time.Duration { return min(ackWait/3, maxTTL) 
 
 // heartbeatInterval is how often a member sends a heartbeat, and how often an owner
 // renews its lease.
-func (c *Config) heartbeatInterval() time.Duration { return c.TTL / 4 }
+func (m *Member) heartbeatInterval() time.Duration { return m.currentTTL() / 4 }
 
 // ownerPeriod is how long an owner may assign messages after it has read its lease.
-func (c *Config) ownerPeriod() time.Duration { return c.TTL / 2 }
+func (m *Member) ownerPeriod() time.Duration { return m.currentTTL() / 2 }
 
 // memberPeriod is how long a member may begin messages after a heartbeat that the owner
 // has answered.
-func (c *Config) memberPeriod() time.Duration { return c.TTL * 3 / 4 }
+func (m *Member) memberPeriod() time.Duration { return m.currentTTL() * 3 / 4 }
+
+// requestTimeout bounds one request to the server or to the owner.
+func (m *Member) requestTimeout() time.Duration { return min(m.cfg.RequestTimeout, m.currentTTL()) }
+
+// Somebody may lower the AckWait of the durable while members take part. The owner reads that
+// and lowers its TTL; the others learn it from its replies. Each process waits less long from
+// then on, before it tells the others that they may do so. A TTL never gets longer: the others
+// would have to know that first.
+
+// minTTL is the shortest TTL that counts of what an owner replies.
+const minTTL = time.Second / 3
+
+func (m *Member) currentTTL() time.Duration { return time.Duration(m.ttl.Load()) }
+
+// lowerTTL lowers the TTL of m. Only the goroutine of m calls it.
+func (m *Member) lowerTTL(to time.Duration) {
+	if to = max(to, minTTL); to < m.currentTTL() {
+		m.ttl.Store(int64(to))
+	}
+}
 
 // renewLease reads the lease. If it is still the owner's, the owner may assign messages
 // for another ownerPeriod. Else the owner is abandoned. If the lease cannot be read, the
 // owner stops assigning when the period ends. It runs on the goroutine of m.
 func (m *Member) renewLease(owner *Owner) {
+	m.lowerTTL(TTLOf(owner.intake.AckWait()))
+	owner.dispatcher.lowerTTL(m.currentTTL(), time.Now().Add(m.ownerPeriod()))
 	asked := time.Now()
 	l, epoch, err := m.readLease()
 	switch {
 	case err != nil:
 		return
 	case epoch == owner.epoch && l.Member == m.cfg.ID: // both: a stream that was made anew repeats its epochs
-		owner.dispatcher.renew(time.Now(), asked.Add(m.cfg.ownerPeriod()))
+		owner.dispatcher.renew(time.Now(), asked.Add(m.ownerPeriod()))
 		return
 	}
-	m.known.lease, m.known.epoch = l, epoch
+	m.known.lease, m.known.epoch, m.known.told = l, epoch, 0
 	m.mu.Lock()
 	m.owner = nil
 	m.abandoned = append(m.abandoned, owner.intake)
@@ -81,7 +112,7 @@ func (m *Member) acquireLease() (again bool) {
 	ctx, cancel := m.withRequestTimeout(m.acquiring)
 	defer cancel()
 	asked := time.Now()
-	mine := lease{Member: m.cfg.ID, TTL: m.cfg.TTL}
+	mine := lease{Member: m.cfg.ID, TTL: m.currentTTL()}
 	epoch, err := m.store.acquireLease(ctx, mine, m.known.epoch)
 	if err != nil {
 		m.known.uncertain = !errors.Is(err, ErrLost)
@@ -107,7 +138,7 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 		m.recordLeaseError(err)
 		return
 	}
-	owner, err := m.openOwner(epoch, last, asked.Add(m.cfg.ownerPeriod()))
+	owner, err := m.openOwner(epoch, last, asked.Add(m.ownerPeriod()))
 	if err != nil {
 		m.cfg.Failed(err)
 		return

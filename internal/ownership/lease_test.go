@@ -116,3 +116,41 @@ func TestMembersWithDifferentTTLs(t *testing.T) {
 		w.mustNotOverlap()
 	})
 }
+
+// When the AckWait of the durable gets shorter, so do the TTLs of all members: if the owner dies
+// then, the next one comes soon, and meets the others before the server redelivers.
+func TestTTLFollowsAckWait(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.ackWait = 30 * time.Second
+		w.publish(10, 200)
+		a := w.joinWith("a", 2, TTLOf(w.ackWait))
+		synctest.Wait()
+		b, c := w.joinWith("b", 2, TTLOf(w.ackWait)), w.joinWith("c", 2, TTLOf(w.ackWait))
+		time.Sleep(10 * time.Second)
+		w.mu.Lock()
+		w.ackWait = 3 * time.Second
+		w.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		for _, p := range []*process{a, b, c} {
+			if p.currentTTL() != time.Second {
+				t.Errorf("the TTL of %s is %v", p.name, p.currentTTL())
+			}
+		}
+		a.kill()
+		time.Sleep(2 * time.Second)
+		if ownerOf(b, c) == nil {
+			t.Error("nobody has taken over")
+		}
+		w.await()
+		w.mu.Lock()
+		w.ackWait = time.Hour
+		w.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if b.currentTTL() != time.Second {
+			t.Errorf("the TTL got longer: %v", b.currentTTL())
+		}
+		b.drain()
+		c.drain()
+		w.mustNotOverlap()
+	})
+}

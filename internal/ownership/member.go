@@ -37,6 +37,7 @@ type Member struct {
 	transition sync.Mutex // taken before mu: the owner learns of quiesced in the order of its changes
 
 	started atomic.Bool
+	ttl     atomic.Int64 // see lowerTTL
 
 	wake  wakeup          // of run
 	ctx   context.Context // of run and of most of its requests
@@ -52,6 +53,7 @@ type Member struct {
 // NewMember subscribes to the messages for this member. Nothing happens before Start.
 func NewMember(c Config) (*Member, error) {
 	m := &Member{cfg: c, store: &store{subjects{c.Stream, c.Durable}, c.Link}, wake: newWakeup(), ended: make(chan struct{})}
+	m.ttl.Store(int64(c.TTL))
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.acquiring, m.giveUp = context.WithCancel(context.Background())
 	m.workers = newWorkers(m)
@@ -83,7 +85,7 @@ func unsubscribe(subs []*nats.Subscription) {
 
 // withRequestTimeout bounds one request.
 func (m *Member) withRequestTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, m.cfg.requestTimeout())
+	return context.WithTimeout(ctx, m.requestTimeout())
 }
 
 // run is the goroutine of m. Once per heartbeat interval, and when it is woken, it renews
@@ -97,7 +99,7 @@ func (m *Member) run() {
 			continue
 		}
 		select {
-		case <-time.After(m.cfg.heartbeatInterval()):
+		case <-time.After(m.heartbeatInterval()):
 		case <-m.wake:
 		case <-m.ctx.Done():
 		}
@@ -122,7 +124,7 @@ func (m *Member) takesPart() bool {
 // acquires it if the owner has been silent for a TTL. It returns true if m should look
 // again at once. It runs on the goroutine of m.
 func (m *Member) follow() (again bool) {
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.heartbeatInterval())
+	ctx, cancel := context.WithTimeout(m.ctx, m.heartbeatInterval())
 	defer cancel()
 	asked := time.Now()
 	held := m.known.held()
@@ -144,7 +146,7 @@ func (m *Member) follow() (again bool) {
 	case held && m.known.silentSince.IsZero():
 		m.known.silentSince = asked
 		return false
-	case held && time.Since(m.known.silentSince) < max(m.cfg.TTL, m.known.silence()):
+	case held && time.Since(m.known.silentSince) < max(m.currentTTL(), m.known.silence()):
 		return false
 	}
 	return m.acquireLease()
@@ -152,11 +154,16 @@ func (m *Member) follow() (again bool) {
 
 // sendHeartbeat returns whether the owner has replied.
 func (m *Member) sendHeartbeat(ctx context.Context, asked time.Time) bool {
-	h := &heartbeat{Member: m.cfg.ID, TTL: m.cfg.TTL, Workers: m.workersToOffer(), Running: m.workers.assignments()}
-	if _, err := m.askOwner(ctx, m.known.epoch, request{Heartbeat: h}); err != nil {
+	h := &heartbeat{Member: m.cfg.ID, TTL: m.currentTTL(), Workers: m.workersToOffer(), Running: m.workers.assignments()}
+	a, err := m.askOwner(ctx, m.known.epoch, request{Heartbeat: h})
+	if err != nil {
 		return false
 	}
-	m.workers.follow(m.known.epoch, asked.Add(m.cfg.memberPeriod()))
+	if a.TTL > 0 { // else the owner has an older version
+		m.known.told = min(max(a.TTL, minTTL), maxTTL)
+		m.lowerTTL(m.known.told)
+	}
+	m.workers.follow(m.known.epoch, asked.Add(m.memberPeriod()))
 	return true
 }
 
@@ -184,7 +191,7 @@ func (m *Member) askOwner(ctx context.Context, epoch uint64, r request) (reply, 
 func (m *Member) reportOutcome(id assignmentID, o outcome) reply {
 	for {
 		epoch := max(m.workers.ownerEpoch(), id.Epoch) // the owner may know this member before its reply arrives here
-		ctx, cancel := withTolerantTimeout(m.ctx, m.cfg.heartbeatInterval())
+		ctx, cancel := withTolerantTimeout(m.ctx, m.heartbeatInterval())
 		a, err := m.askOwner(ctx, epoch, request{Outcome: &outcomeReport{Member: m.cfg.ID, Assignment: id, Outcome: o}})
 		cancel()
 		switch {
@@ -197,7 +204,7 @@ func (m *Member) reportOutcome(id assignmentID, o outcome) reply {
 			return reply{}
 		}
 		select {
-		case <-time.After(m.cfg.heartbeatInterval() / 4):
+		case <-time.After(m.heartbeatInterval() / 4):
 		case <-m.ctx.Done():
 		}
 	}

@@ -32,7 +32,7 @@ func (m *Member) openOwner(epoch uint64, last settleRecord, leaseEnd time.Time) 
 		return nil, err
 	}
 	confirm := func(ctx context.Context) error { return o.intake.Confirm(ctx) }
-	o.fence = newFence(m.store, epoch, last, m.cfg.requestTimeout(), confirm, m.wake.signal)
+	o.fence = newFence(m.store, epoch, last, m.requestTimeout(), confirm, m.wake.signal)
 	in, err := m.cfg.Open(o)
 	if err != nil {
 		o.close()

@@ -42,8 +42,9 @@ type outcomeReport struct {
 // reply is an owner's reply: whether the outcome counts, and whether the message will be
 // tried again. A heartbeat always counts.
 type reply struct {
-	OK       bool `json:"ok"`
-	Retrying bool `json:"retrying,omitempty"`
+	OK       bool          `json:"ok"`
+	Retrying bool          `json:"retrying,omitempty"`
+	TTL      time.Duration `json:"ttl,omitempty"` // to a heartbeat: the owner's, nanoseconds
 }
 
 // assignmentID identifies an assignment: one message that an owner gave to a worker.

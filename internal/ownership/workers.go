@@ -142,7 +142,7 @@ func (w *workers) ownerEpoch() uint64 {
 func (w *workers) takenForDead() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return time.Since(w.until) > w.member.cfg.TTL-w.member.cfg.memberPeriod()
+	return time.Since(w.until) > w.member.currentTTL()-w.member.memberPeriod()
 }
 
 // assignments returns those that run or are queued here.

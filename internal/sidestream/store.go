@@ -32,7 +32,7 @@ type Store struct {
 	core    *core.Core
 	stream  Stream
 	durable string
-	ackWait time.Duration
+	ackWait atomic.Int64 // of the consumer of the messages that come back
 
 	DeadLetters jetstream.Stream // S-dead
 	Retries     jetstream.Stream // S-retry
@@ -47,7 +47,8 @@ type Store struct {
 // back to durable. It adds subjects that an older version did not use, and changes nothing
 // else that exists. Errors are *jserr.Error and *ForeignStreamError.
 func Open(ctx context.Context, c *core.Core, stream Stream, durable string, ackWait time.Duration) (*Store, error) {
-	s := &Store{core: c, stream: stream, durable: durable, ackWait: ackWait}
+	s := &Store{core: c, stream: stream, durable: durable}
+	s.ackWait.Store(int64(ackWait))
 	if err := s.readIncarnation(ctx); err != nil {
 		return nil, err
 	}
@@ -80,11 +81,21 @@ func (s *Store) Undo(ctx context.Context) error {
 func (s *Store) Recreate(ctx context.Context) error {
 	ctx, cancel := s.core.WithTimeout(ctx)
 	defer cancel()
-	fresh, err := Open(ctx, s.core, s.stream, s.durable, s.ackWait)
+	fresh, err := Open(ctx, s.core, s.stream, s.durable, time.Duration(s.ackWait.Load()))
 	if err != nil {
 		return err
 	}
 	s.incarnation.Store(fresh.incarnation.Load())
+	return nil
+}
+
+// SetAckWait sets the AckWait of the consumer of the messages that come back. Errors are
+// *jserr.Error.
+func (s *Store) SetAckWait(ctx context.Context, ackWait time.Duration) error {
+	if _, _, err := declareRetryConsumer(ctx, s.core, s.stream, s.durable, ackWait); err != nil {
+		return err
+	}
+	s.ackWait.Store(int64(ackWait))
 	return nil
 }
 
