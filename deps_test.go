@@ -56,6 +56,7 @@ var house = map[string]room{
 		"golang.org/x/sys": "the size of the memory and of the file system",
 	}},
 	"internal/storedir": {floor: 1, imports: map[string]string{
+		"golang.org/x/sys":             "locks the directory itself",
 		"github.com/gofrs/flock":       "the lock of the directory on every system",
 		"github.com/minio/highwayhash": "the checksums in the server's files, to tell which a crash left half written",
 	}},

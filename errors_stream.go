@@ -2,9 +2,11 @@ package bus
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/omnibus-go/bus/internal/plural"
+	"github.com/omnibus-go/bus/internal/streamdef"
 )
 
 // StreamError reports that an operation on a stream, or on one of its consumers, failed.
@@ -63,6 +65,9 @@ func (e *StreamConflictError) Error() string {
 	text := fmt.Sprintf("bus: stream %q exists with another configuration, nothing was changed: %s", e.Stream, joinChanges(e.Fields))
 	if e.WouldRemove != (Removal{}) {
 		text += fmt.Sprintf("; it would remove %v", e.WouldRemove)
+	}
+	if slices.ContainsFunc(e.Fields, func(c FieldChange) bool { return c.Needs == streamdef.NeedsAllowShrink }) {
+		text += "; if a newer version of the program made the stream, give each version a Revision instead: then an older one leaves the stream as it is"
 	}
 	return text
 }

@@ -105,7 +105,7 @@ func ExampleBus_Stream() {
 	// Output:
 	// <nil>
 	// <nil>
-	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10 (needs AllowShrink)
+	// bus: stream "ORDERS" exists with another configuration, nothing was changed: MaxMsgs: have 2000, want 10 (needs AllowShrink); if a newer version of the program made the stream, give each version a Revision instead: then an older one leaves the stream as it is
 }
 
 // Plan says what a change would remove; AllowShrink makes it. Of two versions of a
