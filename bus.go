@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/internal/capacity"
 	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/core"
@@ -53,6 +54,7 @@ type Bus struct {
 	switching  lifecycle.Mutex        // held by SwitchTo
 	leftBehind atomic.Pointer[string] // the ID of a move that left copies at its target, of a bus in memory
 	state      busState
+	capacity   *capacity.Watch
 	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there
 }
 
@@ -71,6 +73,17 @@ type localServer struct {
 	access     []nats.Option                    // how the bus identifies itself
 	domain     string                           // the JetStream domain
 	dir        *storedir.Dir                    // nil in memory
+
+	// inReserve is core.Core.InReserve.
+	inReserve func(size int, fn func() error) error
+	// usage is how much of the limits of memory and disk is in use.
+	usage func() []storageUse
+}
+
+// storageUse is how much of a limit of memory or disk is in use.
+type storageUse struct {
+	option      string // that sets the limit
+	used, limit int64  // bytes
 }
 
 // Connect returns a bus on the existing server at url: "nats://host:4222", or several URLs
@@ -122,6 +135,7 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
 	b := &Bus{cfg: c}
 	b.local.Store(local)
+	b.capacity = capacity.New(func(err error) { b.report(event.Event{Kind: event.StoreFull, Err: b.storeFullError(err)}) })
 	b.state.begin()
 	if err := b.openCore(ctx); err != nil {
 		return nil, err
@@ -158,6 +172,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	local := b.local.Load()
 	b.core.InMemory.Store(local != nil && c.server.storeDir == "")
 	b.core.Alone.Store(local != nil && local.alone)
+	b.core.InReserve = b.inReserve
 	b.core.Telemetry, err = telemetry.New(telemetry.Config{TracerProvider: c.telemetry.tracer, MeterProvider: c.telemetry.meter,
 		Propagator: c.telemetry.propagator, Version: Version, BusName: c.name})
 	if err != nil {
@@ -220,6 +235,14 @@ func (b *Bus) linkConfig() link.Config {
 		lc.URL, lc.InProcess, lc.Trusted = link.EmbeddedURL, local.dial, true
 	}
 	return lc
+}
+
+// inReserve is core.Core.InReserve, for as long as the server is in this process.
+func (b *Bus) inReserve(size int, fn func() error) error {
+	if local := b.local.Load(); local != nil {
+		return local.inReserve(size, fn)
+	}
+	return fn()
 }
 
 // logMemoryOnce logs, when the first stream is declared, that streams are in memory.

@@ -160,6 +160,14 @@ var occurrences = map[event.Kind]occurrence{
 	event.ServerError: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		must(t, second(b.Conn().Subscribe("forbidden.>", func(*nats.Msg) {}))) // Subscribe of the bus would return it
 	}, event.Event{Subject: "forbidden.>"}, func(t *testing.T, err error) { hasText(t, err, "permissions violation", "forbidden.>") }},
+	event.StoreFull: {func(t *testing.T, b *bus.Bus, s *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		must(t, s.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+			MaxMemory: 100, MaxStore: 100, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1}}))
+		for range 3 {
+			_, _ = bus.PublishTo(t.Context(), st, "s.a", "a message that takes some room")
+		}
+	}, event.Event{}, func(t *testing.T, err error) { hasText(t, err, "no room", "limits exceeded", "raise the limit") }},
 	event.ConsumerStalled: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", ignore[int])

@@ -47,6 +47,7 @@ var house = map[string]room{
 	"switchover":             {floor: 0},
 	"stats":                  {floor: 0},
 
+	"internal/capacity": {floor: 1},
 	"internal/deadline": {floor: 1},
 	"internal/jserr": {floor: 1, imports: map[string]string{
 		natsGo: "the server's answers to the JetStream client",
@@ -232,6 +233,7 @@ var house = map[string]room{
 		"github.com/nats-io/nuid": "names a process that shares a durable",
 	}},
 	"internal/streamdef": {floor: 7, imports: map[string]string{
+		"internal/subject":   "which subjects of streams overlap",
 		"internal/core":      "the server it asks",
 		"internal/jserr":     "the error of an operation that failed",
 		"internal/lifecycle": "the lock of declarations, which honours a context",
@@ -250,6 +252,7 @@ var house = map[string]room{
 		"health":                        "Bus.Health",
 		"stats":                         "Bus.Stats",
 		"internal/core":                 "what the parts of a bus share",
+		"internal/capacity":             "refusals for lack of room",
 		"internal/jsapi":                "the JetStream client",
 		"internal/jserr":                "the server's error numbers",
 		"switchover":                    "Bus.SwitchTo",

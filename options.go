@@ -190,7 +190,7 @@ func WithPropagator(p propagation.TextMapPropagator) ConnectOption {
 // keep their defaults.
 func WithHealthThresholds(t health.Thresholds) ConnectOption {
 	return forConnect(func(c *config) {
-		if min(t.SlowRTT, t.OldestAge, t.HandlerTime) < 0 || t.PendingRatio < 0 || t.PendingRatio > 1 || t.ErrorRatio < 0 || t.ErrorRatio > 1 {
+		if min(t.SlowRTT, t.OldestAge, t.HandlerTime) < 0 || min(t.PendingRatio, t.StoreRatio, t.ErrorRatio) < 0 || max(t.PendingRatio, t.StoreRatio, t.ErrorRatio) > 1 {
 			c.bad("WithHealthThresholds", fmt.Sprintf("%+v", t), "durations must not be negative, ratios lie between 0 and 1")
 			return
 		}

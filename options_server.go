@@ -104,7 +104,8 @@ func WithSync(p SyncPolicy) Option {
 }
 
 // WithMaxMemory limits the bytes of all streams in memory. The default is a quarter of the
-// least of GOMEMLIMIT, the container's limit and the machine's memory, and at most 1 GiB.
+// least of GOMEMLIMIT, the container's limit and the machine's memory, and at most 1 GiB. As
+// with WithMaxStore, the consumers of the bus have a reserve.
 func WithMaxMemory(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxMemory", bytes)
@@ -113,7 +114,11 @@ func WithMaxMemory(bytes int64) Option {
 }
 
 // WithMaxStore limits the bytes of all streams on disk. The default is a quarter of the
-// size of the file system of the store directory.
+// size of the file system of the store directory. Beyond it the consumers of this bus have a
+// reserve for dead letters, retries and their own records: an eighth of the limit, at least
+// 4 MiB and at most 1 GiB. Without it a message that fails could neither become a dead letter
+// nor leave its stream. A bus whose limit is reached reports event.StoreFull, and its Health is
+// degraded.
 func WithMaxStore(bytes int64) Option {
 	return option(func(c *config) {
 		positive(c, "WithMaxStore", bytes)

@@ -153,6 +153,12 @@ func (s *Stream) publishError(err error, id string) error {
 		}
 		err = fmt.Errorf("%w: %w", outlet.ErrUnknown, known)
 	}
+	if jserr.IsFull(err) {
+		s.bus.capacity.Refused(err)
+		if use, ok := s.bus.fullest(); ok {
+			err = fmt.Errorf("%w: %s", err, use)
+		}
+	}
 	e := streamError(s.name, "publish", err)
 	if feature := featureCodes[e.ErrorCode]; feature != "" {
 		return &UnsupportedError{Call: "PublishTo", Stream: s.name, Fields: []string{feature}, Err: e}

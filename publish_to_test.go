@@ -269,7 +269,7 @@ func TestPublishToAFullBus(t *testing.T) {
 				}
 				stored++
 			}
-			asError[*bus.StreamError](t, err, `"S"`, "publish", "insufficient resources")
+			asError[*bus.StreamError](t, err, `"S"`, "publish", "resource limits exceeded", "raise the limit")
 			for range 3 {
 				asError[*bus.StreamError](t, second(bus.PublishTo(t.Context(), st, "S", payload, bus.MsgID("x"))))
 			}

@@ -55,12 +55,20 @@ func newEmbedded(c *config) (*Bus, error) {
 	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	b, err := open(ctx, c, &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
-		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir()})
+	local := &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
+		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve}
+	local.usage = func() (all []storageUse) {
+		for _, u := range s.Usage() {
+			all = append(all, storageUse{u.Option, u.Used, u.Limit})
+		}
+		return all
+	}
+	b, err := open(ctx, c, local)
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}
 	s.Watch(b.loseStore)
+	s.OnFull(func() { b.capacity.Refused(errLimitReached) })
 	logUnfinishedSwitch(c, s.Dir())
 	return b, nil
 }

@@ -118,9 +118,38 @@ func streamError(name, op string, err error) *StreamError {
 
 // remedies says what to do about some of the server's errors, by their numbers.
 var remedies = map[int]string{
-	jserr.SubjectsOverlap:     "another stream stores one of these already: use that one, or subjects that do not overlap with its",
-	jserr.ReplicasUnsupported: "a single server keeps one copy: leave Replicas out, or use a cluster",
+	jserr.AccountLimits:         storeRemedy,
+	jserr.ServerLimits:          storeRemedy,
+	jserr.StorageReserved:       reservedRemedy,
+	jserr.MemoryReserved:        reservedRemedy,
+	jserr.NoPeers:               "use a smaller StreamConfig.Replicas, or add servers with JetStream and with room to the cluster",
+	jserr.Unavailable:           "the servers of the cluster have no leader at the moment: try again, and see that most of them run",
+	jserr.NotEnabled:            "start the server with JetStream (jetstream {} in its configuration, or -js)",
+	jserr.NotEnabledForAccount:  "switch JetStream on for the account of this connection, or connect as a user of another account",
+	jserr.TooManyConsumers:      "remove durables that nobody needs with Stream.DeleteConsumer, give several patterns to one durable with a Mux, or raise MaxConsumers of the stream (StreamConfig.Raw) or of the account",
+	jserr.TooManyStreams:        "delete streams that nobody needs with Stream.Delete, give more subjects to one stream, or raise the account's limit of streams; a stream with consumers has two or three side streams",
+	jserr.MessageTooLarge:       "raise StreamConfig.MaxMsgSize, or store a reference to the data",
+	jserr.HeaderTooLarge:        "shorten what WithHeader sets",
+	jserr.SubjectsOverlap:       "use that stream (Bus.LookupStream), or subjects that do not overlap with its",
+	jserr.ReplicasUnsupported:   "a single server keeps one copy: leave Replicas out, or use a cluster",
+	jserr.StoreFailed:           "the stream is full and refuses new messages: let its consumers handle some, delete some with Stream.Purge, raise the limit in its StreamConfig, or let it discard the oldest (Discard: DiscardOld)",
+	jserr.WorkQueueTakenWhole:   workQueueRemedy,
+	jserr.WorkQueueTaken:        workQueueRemedy,
+	jserr.WorkQueueFromFirst:    "leave the StartAt option out: a work queue holds only messages that nobody has handled",
+	jserr.StreamSealed:          "a sealed stream stores nothing any more: use another stream",
+	jserr.MaxBytesRequired:      "the account wants a limit: set StreamConfig.MaxBytes",
+	jserr.MaxBytesTooLarge:      "lower StreamConfig.MaxBytes, or raise the account's limit for one stream",
+	jserr.TooManyUnacknowledged: "lower Concurrency, or the batch size, of the consumer, or raise max_ack_pending of the server or the account",
 }
+
+const (
+	// workQueueRemedy says what to do about a second durable of a work queue.
+	workQueueRemedy = "a work queue gives each message to one durable: share that one by using its name, give the durables subjects that do not overlap, or declare the stream with LimitsRetention or InterestRetention"
+	// storeRemedy says what to do if there is no room for a message.
+	storeRemedy = "raise the limit (WithMaxStore or WithMaxMemory, or that of the account), delete what is not needed (Stream.Purge, Stream.Discard), or bound the streams with MaxAge or MaxBytes"
+	// reservedRemedy says what to do if there is no room for the MaxBytes of a stream.
+	reservedRemedy = "the MaxBytes of all streams together may not exceed WithMaxStore or WithMaxMemory, or the limits of the account: give this stream or others a smaller MaxBytes, or raise that limit"
+)
 
 // definitionError makes the public errors of what streamdef returns. Errors of an overlay
 // are public ones already.

@@ -18,7 +18,8 @@ const (
 	// DeadLetter: a consumer stored a message as a dead letter. Err is the last failure.
 	DeadLetter Kind = "dead letter"
 	// DeadLetterFailed: a dead letter could not be stored. The message stays in its
-	// stream, and the consumer tries again.
+	// stream, and the consumer tries again. It is reported at most once a minute for a
+	// message, and for all messages of a consumer for which the server has no room.
 	DeadLetterFailed Kind = "dead letter failed"
 	// Removed: a message waited for another attempt, and its stream removed it meanwhile: by a
 	// limit, its TTL, Purge, or a newer message on its subject. It is not handled again.
@@ -35,7 +36,9 @@ const (
 	// Dropped is how many so far. It is reported at the first dropped message, then at most
 	// once a minute while messages are dropped, and when the subscription ends.
 	SlowConsumer Kind = "slow consumer"
-	// PublishFailed: PublishAsync accepted a message and could not send it.
+	// PublishFailed: PublishAsync accepted a message and could not send it; or the server
+	// refused a message that no call waits for, because a permission is missing (Err is a
+	// *bus.SubjectError). The latter is reported at most once a minute for a subject.
 	PublishFailed Kind = "publish failed"
 	// Captured: Publish was called with a subject that a stream stores. Err is a
 	// *bus.CapturedError. It is reported once for each of the first 1,024 subjects.
@@ -46,6 +49,10 @@ const (
 	Reconnected Kind = "reconnected"
 	// ConnectionClosed: the connection ended for good, and not by Close.
 	ConnectionClosed Kind = "connection closed"
+	// StoreFull: the server refuses messages because a limit of memory or disk is reached:
+	// WithMaxStore or WithMaxMemory, or those of the account. It is reported at most once a
+	// minute. Err says how much is in use and what to do.
+	StoreFull Kind = "store full"
 	// ServerError: the server refused something that no call waits for, such as a
 	// subscription without permission; or the store directory of an embedded server was
 	// removed, moved or replaced.

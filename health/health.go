@@ -60,6 +60,7 @@ func (r *Report) Add(s Status, part, format string, args ...any) {
 type Thresholds struct {
 	SlowRTT      time.Duration `json:"rtt"` // a round trip takes longer; default 500 ms
 	PendingRatio float64       // a larger share of a subscription's pending limits, or of the buffer of PublishAsync, is used; default 0.8
+	StoreRatio   float64       // a larger share of WithMaxMemory or WithMaxStore is used; default 0.9
 	OldestAge    time.Duration // a consumer's oldest unfinished message is older; default: no age is too old
 	ErrorRatio   float64       // a larger share of the last 100 to 200 handler calls failed; default 0.5. Fewer than 20 calls are not judged
 	HandlerTime  time.Duration // a handler call of a consumer runs for longer; default 5 minutes
@@ -72,6 +73,9 @@ func (t Thresholds) WithDefaults() Thresholds {
 	}
 	if t.PendingRatio == 0 {
 		t.PendingRatio = 0.8
+	}
+	if t.StoreRatio == 0 {
+		t.StoreRatio = 0.9
 	}
 	if t.ErrorRatio == 0 {
 		t.ErrorRatio = 0.5

@@ -34,6 +34,7 @@ type Consumer struct {
 	shared atomic.Bool     // several processes keep the order of keys together
 
 	deadLetterFailure atomic.Pointer[error] // why the latest dead letter could not be stored; nil if it was
+	letterPace        letterPace
 
 	rewinds  lifecycle.Mutex
 	quiescer *lifecycle.Exclusive // no Rewind lies across

@@ -45,7 +45,7 @@ func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, did 
 		}
 	}
 	if err != nil {
-		return nil, did, jserr.Wrap(c.Stream.Name, "consume", err)
+		return nil, did, jserr.Wrap(c.Stream.Name, "consume as "+c.Durable, explain(ctx, c, err))
 	}
 	have := con.CachedInfo()
 	if did.created {

@@ -120,15 +120,22 @@ func (c *Consumer) retrying(d wire.Delivery, err error) { c.cfg.Report(c.event(e
 
 // writeDeadLetter stores d, which will not be handled, as a dead letter, and reports that. The
 // intake calls it on a worker, again and again until it succeeds.
+// While the server has no room it tries with one message at a time.
 func (c *Consumer) writeDeadLetter(d wire.Delivery, log *recovery.Log) error {
 	h := c.cfg.Handler
 	cause := h.Cause(d.Stored.Dead)
+	if err := c.letterPace.wait(); err != nil {
+		return err
+	}
 	if err := c.side.PutDeadLetter(h.Context, &d, cause); err != nil {
 		c.deadLetterFailure.Store(&err)
-		c.cfg.Report(c.event(event.DeadLetterFailed, &d, err))
+		if c.letterPace.failed(d.Stored.Sequence, err) {
+			c.cfg.Report(c.event(event.DeadLetterFailed, &d, err))
+		}
 		return err
 	}
 	c.deadLetterFailure.Store(nil)
+	c.letterPace.succeeded(d.Stored.Sequence)
 	log.RecordDeadLetter(&d)
 	h.Counters.DeadLetters.Add(1)
 	c.cfg.Core.Telemetry.DeadLettered(h.Pattern, c.cfg.Durable, cause)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/deadline"
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/telemetry"
@@ -32,6 +33,10 @@ type Core struct {
 
 	InMemory atomic.Bool // the embedded server keeps streams in memory
 	Alone    atomic.Bool // no other process can reach the server
+
+	// InReserve calls a function that stores a message of size bytes or declares a stream,
+	// while the embedded server takes that beyond its limits. Nil if there is none.
+	InReserve func(size int, fn func() error) error
 
 	Handlers context.Context // of all handlers; ends when a stopping bus waits no longer
 	Stopping <-chan struct{} // closed when the bus begins to stop
@@ -67,3 +72,13 @@ func (c *Core) Bound(ctx context.Context) (bounded context.Context, done func())
 
 // Connected reports whether the connection to the server is up.
 func (c *Core) Connected() bool { return c.Link.Conn().IsConnected() }
+
+// WithReserve calls fn, which stores a message of size bytes in a side stream or declares one.
+// If the server has no room, it calls fn again with the reserve of the embedded server.
+func (c *Core) WithReserve(size int, fn func() error) error {
+	err := fn()
+	if c.InReserve == nil || !jserr.IsFull(err) {
+		return err
+	}
+	return c.InReserve(size, fn)
+}

@@ -14,6 +14,7 @@ import (
 type serverLog struct {
 	logger hclog.Logger
 	failed chan struct{} // closed at the first fatal line
+	room   *room         // is told that a limit is reached
 
 	mu      sync.Mutex
 	started bool   // fatal lines are logged
@@ -21,8 +22,14 @@ type serverLog struct {
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.logger.Debug(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.logger.Warn(fmt.Sprintf(format, v...)) }
 func (l *serverLog) Errorf(format string, v ...any)  { l.logger.Error(fmt.Sprintf(format, v...)) }
+
+// Warnf logs the line, unless it becomes an event.
+func (l *serverLog) Warnf(format string, v ...any) {
+	if text := fmt.Sprintf(format, v...); !l.room.noticed(text) {
+		l.logger.Warn(text)
+	}
+}
 
 // Debugf formats only when somebody reads it: the server has much to say.
 func (l *serverLog) Debugf(format string, v ...any) {

@@ -29,6 +29,7 @@ type Server struct {
 	server  *server.Server
 	watch   watch
 	backlog *backlog
+	room    *room // nil if the library does not see to the limits
 }
 
 // Start starts a server and waits until it is ready. It is called by New.
@@ -74,14 +75,19 @@ func (c *Config) run(dir *store) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	room := takeLimits(opts)
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, err
 	}
-	log := &serverLog{logger: c.Logger.Named("nats"), failed: make(chan struct{})}
+	log := &serverLog{logger: c.Logger.Named("nats"), failed: make(chan struct{}), room: room}
 	ns.SetLoggerV2(log, true, false, false)
 	ns.Start()
-	if err := c.awaitReady(ns, log, opts); err != nil {
+	err = c.awaitReady(ns, log, opts)
+	if err == nil {
+		err = room.limit(ns)
+	}
+	if err != nil {
 		stop(ns)
 		return nil, err
 	}
@@ -89,7 +95,7 @@ func (c *Config) run(dir *store) (*Server, error) {
 		dropDomainNames(ns, opts.JetStreamDomain)
 	}
 	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
-	s := &Server{Access: access, Alone: alone, Single: isSingle(opts), config: c, store: dir, server: ns, watch: watch{start: time.Now()}}
+	s := &Server{Access: access, Alone: alone, Single: isSingle(opts), config: c, store: dir, server: ns, room: room, watch: watch{start: time.Now()}}
 	s.backlog = s.watchBacklog(opts)
 	return s, nil
 }

@@ -74,3 +74,9 @@ func IsWrongLastSequence(err error) bool {
 
 // IsAbsent reports whether the stream or the consumer does not exist.
 func IsAbsent(err error) bool { return Is(err, StreamNotFound, ConsumerNotFound) }
+
+// IsFull reports whether the server refused a message or a stream because there is no memory
+// or disk for it within the limits of the account or the server.
+func IsFull(err error) bool {
+	return Is(err, AccountLimits, ServerLimits, MemoryReserved, StorageReserved)
+}

@@ -51,8 +51,8 @@ func (m *Message) SetHeader(key, value string) {
 // isRepeatable reports whether m may be sent again when its answer was lost.
 func (m *Message) isRepeatable() bool { return m.ID != "" || m.Idempotent }
 
-// size returns the size of m as the server counts it, in bytes.
-func (m *Message) size() int {
+// Size returns the size of m as the server counts it, in bytes.
+func (m *Message) Size() int {
 	size := m.contentSize()
 	if len(m.Header) > 0 {
 		size += len("NATS/1.0\r\n\r\n")
@@ -183,7 +183,7 @@ func (o *Outlet) inject(ctx context.Context, m *Message) {
 	}
 	before := maps.Clone(m.Header)
 	m.Header = o.tel.Inject(ctx, m.Header)
-	if len(m.Header) != len(before) && m.size() > o.link.MaxPayload() {
+	if len(m.Header) != len(before) && m.Size() > o.link.MaxPayload() {
 		m.Header = before
 	}
 }
@@ -191,7 +191,7 @@ func (o *Outlet) inject(ctx context.Context, m *Message) {
 // describe adds the size of m and the limit to the error of nats.go for large messages.
 func (o *Outlet) describe(m *Message, err error) error {
 	if err != nil && errors.Is(err, nats.ErrMaxPayload) {
-		return &TooLargeError{Subject: m.Subject, Size: m.size(), Limit: o.link.MaxPayload()}
+		return &TooLargeError{Subject: m.Subject, Size: m.Size(), Limit: o.link.MaxPayload()}
 	}
 	return err
 }

@@ -19,6 +19,10 @@ type Config struct {
 	Workers         int           // messages, or batches, that this process handles at once
 	RequestTimeout  time.Duration // for the reply to one request
 
+	// WithReserve calls a function that stores a message of size bytes, and again with the
+	// reserve of the server if it has no room. Nil if there is none.
+	WithReserve func(size int, send func() error) error
+
 	// Run calls the handler for one message. It must not panic. It may end its goroutine.
 	Run func(wire.Delivery) settle.Outcome
 	// RunBatch calls the handler for several messages at once and sets as many outcomes. It must

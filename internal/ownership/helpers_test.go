@@ -211,7 +211,7 @@ func (w *world) mustNotOverlap() {
 // stores are two processes that look at one lease, without members.
 func (w *world) stores() (a, b *store, end func()) {
 	la, lb := w.dial(nil), w.dial(nil)
-	return &store{names, la}, &store{names, lb}, func() {
+	return &store{subjects: names, link: la}, &store{subjects: names, link: lb}, func() {
 		la.Close()
 		lb.Close()
 	}

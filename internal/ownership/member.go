@@ -52,7 +52,7 @@ type Member struct {
 
 // NewMember subscribes to the messages for this member. Nothing happens before Start.
 func NewMember(c Config) (*Member, error) {
-	m := &Member{cfg: c, store: &store{subjects{c.Stream, c.Durable}, c.Link}, wake: newWakeup(), ended: make(chan struct{})}
+	m := &Member{cfg: c, store: &store{subjects{c.Stream, c.Durable}, c.Link, c.WithReserve}, wake: newWakeup(), ended: make(chan struct{})}
 	m.ttl.Store(int64(c.TTL))
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.acquiring, m.giveUp = context.WithCancel(context.Background())

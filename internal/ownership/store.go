@@ -22,7 +22,17 @@ var ErrLost = errors.New("another process owns the durable now")
 // settle record. Its stream must exist. Safe for concurrent use.
 type store struct {
 	subjects
-	link *link.Link
+	link        *link.Link
+	withReserve func(size int, send func() error) error // nil: there is no reserve
+}
+
+// inReserve calls send, which stores a message of size bytes, and uses the reserve of the
+// server if it has no room.
+func (s *store) inReserve(size int, send func() error) error {
+	if s.withReserve == nil {
+		return send()
+	}
+	return s.withReserve(size, send)
 }
 
 // readLease returns the lease and its epoch. The epoch is 0 if there never was a lease.
@@ -115,7 +125,14 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 		Error    *jserr.Refusal `json:"error"`
 		Sequence uint64         `json:"seq"`
 	}
-	if err := s.request(ctx, out, &reply); err != nil {
+	send := func() error {
+		reply.Error = nil // of an earlier call
+		if err := s.request(ctx, out, &reply); err != nil || reply.Error == nil {
+			return err
+		}
+		return reply.Error
+	}
+	if err := s.inReserve(len(body), send); err != nil && reply.Error == nil {
 		return 0, err
 	}
 	switch e := reply.Error; {

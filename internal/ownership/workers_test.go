@@ -46,7 +46,7 @@ func TestAssignmentBeforeTheReply(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		l := w.dial(nil)
 		defer l.Close()
-		epoch, err := (&store{names, l}).acquireLease(t.Context(), lease{Member: "owner", TTL: ttl}, 0)
+		epoch, err := (&store{subjects: names, link: l}).acquireLease(t.Context(), lease{Member: "owner", TTL: ttl}, 0)
 		must(t, err)
 		given, refused := false, make(chan time.Time, 1)
 		owner, err := l.Conn().Subscribe("$OMNIBUS.crew.S.d.lead.1", func(m *nats.Msg) {

@@ -242,7 +242,7 @@ func (l *Log) RecordHandback(ctx context.Context, ds []wire.Delivery) {
 	subject := l.cfg.Store.Address(0).HandbackRecords()
 	bodies := encodeRecords(all, l.cfg.Core.Link.MaxPayload()-maxEnvelope)
 	for _, body := range bodies {
-		if _, err := l.cfg.Core.JetStream.Publish(ctx, subject, body); err != nil {
+		if l.publish(ctx, subject, body) != nil {
 			return
 		}
 	}
@@ -361,10 +361,18 @@ func (l *Log) countCrashes(ctx context.Context, s *wire.Stored) error {
 	return nil
 }
 
+// publish stores a record.
+func (l *Log) publish(ctx context.Context, subject string, body []byte, opts ...jetstream.PublishOpt) error {
+	return l.cfg.Core.WithReserve(len(body), func() error {
+		_, err := l.cfg.Core.JetStream.Publish(ctx, subject, body, opts...)
+		return err
+	})
+}
+
 // storeMark stores the crash mark of this run, unless it is stored already.
 func (l *Log) storeMark(ctx context.Context, s *wire.Stored) error {
 	subject := l.cfg.Store.Address(s.Sequence).StartMark(l.run)
-	_, err := l.cfg.Core.JetStream.Publish(ctx, subject, nil, jetstream.WithExpectLastSequencePerSubject(0))
+	err := l.publish(ctx, subject, nil, jetstream.WithExpectLastSequencePerSubject(0))
 	if jserr.IsWrongLastSequence(err) {
 		return nil
 	}

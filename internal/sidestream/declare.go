@@ -129,7 +129,11 @@ func create(ctx context.Context, c *core.Core, stream Stream, want jetstream.Str
 	}
 	now := st.CachedInfo().Config
 	want.Storage, want.Replicas = now.Storage, now.Replicas
-	return c.CreateStream(ctx, want)
+	err = c.WithReserve(0, func() (err error) {
+		st, err = c.CreateStream(ctx, want)
+		return err
+	})
+	return st, err
 }
 
 // missing returns the elements of want that have lacks.

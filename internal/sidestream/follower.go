@@ -130,7 +130,11 @@ func (f *Followers) MayWait(d *wire.Delivery) bool {
 // durable gone, and removes itself.
 func (f *Followers) mark(ctx context.Context) error {
 	subject := f.s.Address(0).OwnerMark()
-	ack, err := f.s.core.JetStream.Publish(ctx, subject, nil)
+	var ack *jetstream.PubAck
+	err := f.s.core.WithReserve(0, func() (err error) {
+		ack, err = f.s.core.JetStream.Publish(ctx, subject, nil)
+		return err
+	})
 	if err != nil {
 		return err
 	}

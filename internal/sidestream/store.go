@@ -142,8 +142,11 @@ func (s *Store) AddressOf(d *wire.Delivery) Address {
 func StoreCopy(ctx context.Context, c *core.Core, kind Kind, out wire.Out) error {
 	ctx, done := c.Bound(ctx)
 	defer done()
-	_, err := c.Outlet.Store(ctx, &outlet.Message{Out: out, Copy: Prefix(kind), Idempotent: true})
-	return err
+	m := outlet.Message{Out: out, Copy: Prefix(kind), Idempotent: true}
+	return c.WithReserve(m.Size(), func() error {
+		_, err := c.Outlet.Store(ctx, &m)
+		return err
+	})
 }
 
 // put stores the copy of d that message returns for an address, unless it is stored

@@ -122,7 +122,7 @@ func (d *Declarer) create(ctx context.Context, def Definition) (*jetstream.Strea
 	}
 	st, err := d.createStream(ctx, want)
 	if err != nil {
-		return nil, refusal(def.Name, "create", err)
+		return nil, refusal(def.Name, "create", d.explainOverlap(ctx, want, err))
 	}
 	return st.CachedInfo(), checkApplied(want, &st.CachedInfo().Config, fields)
 }
@@ -166,7 +166,7 @@ func (d *Declarer) update(ctx context.Context, c *comparison) (*jetstream.Stream
 	}
 	st, err := d.core.JetStream.UpdateStream(ctx, *c.want)
 	if err != nil {
-		return nil, refusal(c.want.Name, "update", err)
+		return nil, refusal(c.want.Name, "update", d.explainOverlap(ctx, c.want, err))
 	}
 	return st.CachedInfo(), checkApplied(c.want, &st.CachedInfo().Config, c.fields)
 }

@@ -1,0 +1,137 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
+)
+
+// fillStore publishes messages of 100 kB until the server refuses one, and returns how many it stored.
+func fillStore(t *testing.T, st *bus.Stream, option string) int {
+	t.Helper()
+	for n := range 1000 {
+		_, err := bus.PublishTo(t.Context(), st, "s.a", make([]byte, 100_000), bus.MsgID(fmt.Sprint(n)))
+		if err != nil {
+			e := asError[*bus.StreamError](t, err, "publish", option, "bytes", "raise the limit", "Purge")
+			if e.ErrorCode != 10002 {
+				t.Errorf("the number is %d", e.ErrorCode)
+			}
+			return n
+		}
+	}
+	t.Fatal("the limit was never reached")
+	return 0
+}
+
+// countEvents returns how many events of a kind there are.
+func countEvents(events <-chan event.Event, kind event.Kind) (n int) {
+	for len(events) > 0 {
+		if e := <-events; e.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// Without room for messages the bus says so, and dead letters still find room.
+func TestStoreFull(t *testing.T) {
+	t.Parallel()
+	for option, opts := range map[string][]bus.Option{
+		"WithMaxMemory": {bus.WithMaxMemory(2 << 20)},
+		"WithMaxStore":  {bus.WithMaxStore(2 << 20), bus.WithStoreDir(t.TempDir()), bus.WithSync(bus.SyncEvery(time.Minute))},
+	} {
+		t.Run(option, func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			b := ownBus(t, append(opts, record.(bus.Option))...)
+			st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Retention: bus.WorkQueueRetention})
+			must(t, err)
+			n := fillStore(t, st, option)
+			e := nextEvent(t, events, event.StoreFull)
+			hasText(t, e.Err, "no room", option, "raise the limit")
+			if r := b.Health(t.Context()); r.Status != health.Degraded || len(r.Problems) != 1 || r.Problems[0].Part != "store" {
+				t.Errorf("Health is %v %v", r.Status, r.Problems)
+			}
+			for range 10 {
+				if second(bus.PublishTo(t.Context(), st, "s.a", make([]byte, 100_000))) == nil {
+					t.Error("the server has taken one more message")
+				}
+			}
+			consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[[]byte]) error { return bus.Permanent(errNo) })
+			eventually(t, "dead letters", func() bool {
+				dead, err := st.DeadCount(t.Context(), bus.DeadFilter{})
+				return err == nil && dead == n
+			})
+			second(st.Discard(t.Context(), bus.DeadFilter{}))
+			must(t, second(bus.PublishTo(t.Context(), st, "s.a", make([]byte, 100_000))))
+			if more := countEvents(events, event.StoreFull); more > 0 {
+				t.Errorf("StoreFull is reported %d times more", more)
+			}
+		})
+	}
+}
+
+// A reserve that is used up too is reported once a minute, and what waits for room goes on when
+// there is some.
+func TestReserveFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		record, events := recordEvents()
+		b := bustest.New(t, bus.WithMaxMemory(1<<20), record.(bus.Option), bus.WithLogger(silent()))
+		st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		must(t, err)
+		n := fillStore(t, st, "WithMaxMemory")
+		const durables = 6 // the reserve has 4 MiB
+		for i := range durables {
+			consume(t, st, fmt.Sprint("d", i), "s.*", func(context.Context, *bus.Msg[[]byte]) error { return bus.Permanent(errNo) })
+		}
+		time.Sleep(30 * time.Second)
+		dead, err := st.DeadCount(t.Context(), bus.DeadFilter{})
+		must(t, err)
+		if dead == 0 || dead >= durables*n {
+			t.Fatalf("%d of %d dead letters are stored", dead, durables*n)
+		}
+		if failed := countEvents(events, event.DeadLetterFailed); failed == 0 || failed > durables {
+			t.Errorf("%d events say that a dead letter could not be stored", failed)
+		}
+		discarded, err := st.Discard(t.Context(), bus.DeadFilter{})
+		must(t, err)
+		time.Sleep(30 * time.Second)
+		rest, err := st.DeadCount(t.Context(), bus.DeadFilter{})
+		must(t, err)
+		if discarded+rest != durables*n {
+			t.Errorf("%d and %d of %d dead letters", discarded, rest, durables*n)
+		}
+	})
+}
+
+// Streams whose MaxBytes take the whole limit leave room for side streams, also after a restart.
+func TestMaxBytesLeavesRoomForSideStreams(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open := func() (*bus.Bus, *bus.Stream) {
+		b := openOn(t, dir, bus.WithMaxStore(1<<20), bus.WithSync(bus.SyncEvery(time.Minute)))
+		st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, MaxBytes: 1 << 20})
+		must(t, err)
+		return b, st
+	}
+	b, _ := open()
+	err := second(b.Stream(t.Context(), bus.StreamConfig{Name: "T", Subjects: []string{"t.*"}, MaxBytes: 1}))
+	asError[*bus.StreamError](t, err, `stream "T"`, "create", "MaxBytes", "WithMaxStore")
+	must(t, b.Close())
+	b, st := open()
+	defer func() { must(t, b.Close()) }()
+	must(t, second(bus.PublishTo(t.Context(), st, "s.a", 1)))
+	consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[int]) error { return bus.Permanent(errNo) })
+	eventually(t, "a dead letter", func() bool {
+		dead, err := st.DeadCount(t.Context(), bus.DeadFilter{})
+		return err == nil && dead == 1
+	})
+}
