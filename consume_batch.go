@@ -45,7 +45,8 @@ type BatchHandler[T any] func(ctx context.Context, ms []*Msg[T]) error
 // in order, and batches that are handled at the same time have no key in common. The messages of a
 // key succeed in that order. So when one of them fails, those of its key behind it in the batch come
 // again after it, whatever the handler says of them, and this is no attempt. This is so too when
-// the failed one becomes a dead letter. The handler should skip them:
+// the failed one becomes a dead letter, and if it cannot be decoded, so that the handler does not
+// see it. The handler should skip those behind a failed one:
 //
 //	var failed bus.BatchError
 //	stop := make(map[string]bool)

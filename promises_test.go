@@ -17,8 +17,8 @@ import (
 
 // The tests of this file run publishers that are cancelled, and consumers that
 // fail, panic, stall, run out of time and are stopped and started again, all by
-// chance, and check what package bus promises of streams. The seed of a failure is
-// in the test's name.
+// chance, with and without a backlog, and check what package bus promises of streams. The
+// seed of a failure is in the test's name.
 
 // fate is what is going to happen to a message.
 type fate int
@@ -43,9 +43,18 @@ type destiny struct {
 	key      string
 }
 
+// keysOf is how many keys a run has: few in half of the runs.
+func keysOf(seed uint64) int {
+	if seed%2 == 0 {
+		return 20
+	}
+	return 1 + int(seed/2%5)
+}
+
+// destinyOf chooses what happens to a message.
 func destinyOf(seed uint64, id int) destiny {
 	r := rand.New(rand.NewPCG(seed, uint64(id)))
-	d := destiny{key: "k" + strconv.Itoa(r.IntN(20))}
+	d := destiny{key: "k" + strconv.Itoa(r.IntN(keysOf(seed)))}
 	switch n := r.IntN(1000); {
 	case n < 900:
 	case n < 985:
@@ -104,6 +113,7 @@ type account struct {
 	handled map[int]int       // of those that returned nil
 	order   map[string]uint64 // the latest success of each key
 	keyed   bool
+	repeats bool // what is behind a message that cannot be decoded is handled again, as the same attempt
 }
 
 func (r *promiseRun) wrong(format string, args ...any) {
@@ -116,18 +126,21 @@ func (r *promiseRun) wrong(format string, args ...any) {
 var durables = []struct {
 	name  string
 	keyed bool
+	batch bool
 	opts  []bus.ConsumeOption
 }{
-	{"free", false, []bus.ConsumeOption{bus.Concurrency(8)}},
-	{"single", false, nil},
-	{"keyed", true, []bus.ConsumeOption{bus.Concurrency(8), bus.KeyByToken(2)}},
+	{"free", false, false, []bus.ConsumeOption{bus.Concurrency(8)}},
+	{"single", false, false, nil},
+	{"keyed", true, false, []bus.ConsumeOption{bus.Concurrency(8), bus.KeyByToken(2)}},
+	{"batches", false, true, []bus.ConsumeOption{bus.Concurrency(2), bus.BatchSize(20)}},
+	{"keyed-batches", true, true, []bus.ConsumeOption{bus.Concurrency(3), bus.BatchSize(10), bus.KeyByToken(2)}},
 }
 
 func newPromiseRun(seed uint64, n int, dir string) *promiseRun {
 	r := &promiseRun{seed: seed, n: n, onDir: dir,
 		accounts: accounts{stored: map[int]uint64{}, maybe: map[int]bool{}, seen: map[string]*account{}}}
 	for _, d := range durables {
-		r.seen[d.name] = &account{calls: map[int]int{}, handled: map[int]int{}, order: map[string]uint64{}, keyed: d.keyed}
+		r.seen[d.name] = &account{calls: map[int]int{}, handled: map[int]int{}, order: map[string]uint64{}, keyed: d.keyed, repeats: d.keyed && d.batch}
 	}
 	return r
 }
@@ -139,6 +152,9 @@ func (r *promiseRun) handle(ctx context.Context, durable string, m *bus.Msg[prom
 	l := r.seen[durable]
 	l.calls[m.Data.ID]++
 	call := l.calls[m.Data.ID]
+	if l.repeats && m.Attempt < call {
+		call = m.Attempt
+	}
 	if m.Attempt != call {
 		r.wrong("%s: message %d: attempt %d at call %d", durable, m.Data.ID, m.Attempt, call)
 	}
@@ -156,7 +172,7 @@ func (r *promiseRun) handle(ctx context.Context, durable string, m *bus.Msg[prom
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l.handled[m.Data.ID]++
-	if l.keyed {
+	if l.keyed && (!l.repeats || l.handled[m.Data.ID] == 1) {
 		if m.Sequence < l.order[d.key] {
 			r.wrong("%s: key %s: %d was handled after %d", durable, d.key, m.Sequence, l.order[d.key])
 		}
@@ -191,11 +207,42 @@ func (r *promiseRun) open(t *testing.T, first *bus.Bus) *bus.Bus {
 func (r *promiseRun) consume(t *testing.T, st *bus.Stream, i int) *bus.Consumer {
 	d := durables[i]
 	opts := append([]bus.ConsumeOption{bus.HandlerTimeout(5 * time.Minute), bus.Retry(bus.RetryPolicy{MaxAttempts: promisedAttempts, MinBackoff: 50 * time.Millisecond, MaxBackoff: 5 * time.Second})}, d.opts...)
-	c, err := bus.Consume(t.Context(), st, d.name, bus.Subject[promise]("p.>"), func(ctx context.Context, m *bus.Msg[promise]) error {
-		return r.handle(ctx, d.name, m)
-	}, opts...)
+	handle := func(ctx context.Context, m *bus.Msg[promise]) error { return r.handle(ctx, d.name, m) }
+	if d.batch {
+		c, err := bus.ConsumeBatch(t.Context(), st, d.name, "p.>", eachOfBatch(d.keyed, handle), opts...)
+		must(t, err)
+		return c
+	}
+	c, err := bus.Consume(t.Context(), st, d.name, "p.>", handle, opts...)
 	must(t, err)
 	return c
+}
+
+// eachOfBatch handles the messages of a batch one after another. With keys it skips what is behind
+// a failed one of its key.
+func eachOfBatch(keyed bool, handle bus.Handler[promise]) bus.BatchHandler[promise] {
+	return func(ctx context.Context, ms []*bus.Msg[promise]) error {
+		var failed bus.BatchError
+		behind := make(map[string]bool)
+		for i, m := range ms {
+			if keyed && behind[m.Subject] {
+				continue
+			}
+			err := panicAsError(ctx, m, handle)
+			failed.Add(i, err)
+			behind[m.Subject] = err != nil
+		}
+		return failed.Err()
+	}
+}
+
+func panicAsError(ctx context.Context, m *bus.Msg[promise], handle bus.Handler[promise]) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panicked: %v", p)
+		}
+	}()
+	return handle(ctx, m)
 }
 
 // publish stores the messages from to to, some twice, and some with a context that
@@ -249,6 +296,9 @@ func (r *promiseRun) run(t *testing.T, first *bus.Bus) {
 		from, size := phase*r.n/phases, r.n/phases
 		for p := range 4 {
 			wg.Go(func() { r.publish(t, st, from+p*size/4, from+(p+1)*size/4) })
+		}
+		if (int(r.seed)+phase)%2 == 1 {
+			wg.Wait() // the consumers find a backlog
 		}
 		consumers := make([]*bus.Consumer, len(durables))
 		for i := range consumers {
@@ -368,7 +418,7 @@ func (r *promiseRun) checkOne(name string, id int, l *account, letter *bus.DeadL
 	if d.fate == fateMalformed || d.fate == fateInvalid {
 		calls = 0 // of our handler; the library's attempt to read it counts as one
 	}
-	if l.handled[id] > 0 || l.calls[id] != calls || letter.Attempt != max(calls, 1) || cause != "" && letter.Cause != cause {
+	if l.handled[id] > 0 || l.calls[id] != calls && (!l.repeats || l.calls[id] < calls) || letter.Attempt != max(calls, 1) || cause != "" && letter.Cause != cause {
 		r.wrong("%s: message %d (%+v): handled %d times, %d calls, dead letter after %d attempts of %s", name, id, d, l.handled[id], l.calls[id], letter.Attempt, letter.Cause)
 	}
 	return 0
