@@ -22,7 +22,8 @@
 //
 // Sharing of the work: dispatcher.go (gives messages to free workers), assignment.go (a message
 // that another process has), dispatcher_members.go (what the owner knows of the members),
-// workers.go (run the handlers of one process).
+// workers.go (run the handlers of one process), batch.go (batches, which the owner's own
+// process handles).
 //
 // Both: member.go, member_drain.go, member_stats.go (one process's part).
 //
