@@ -57,7 +57,7 @@ var house = map[string]room{
 		"golang.org/x/sys": "the size of the memory and of the file system",
 	}},
 	"internal/storedir": {floor: 1, imports: map[string]string{
-		"golang.org/x/sys":             "locks the directory itself",
+		"golang.org/x/sys":             "asks whether a file can be written",
 		"github.com/gofrs/flock":       "the lock of the directory on every system",
 		"github.com/minio/highwayhash": "the checksums in the server's files, to tell which a crash left half written",
 	}},
@@ -107,8 +107,9 @@ var house = map[string]room{
 		natsGo:               "subscriptions and their messages",
 	}},
 	"internal/jsapi": {floor: 4, imports: map[string]string{
-		"internal/link": "watches for the refusal of a request",
-		natsGo:          "the JetStream client",
+		"internal/jserr": "the numbers of the server's errors",
+		"internal/link":  "watches for the refusal of a request",
+		natsGo:           "the JetStream client",
 	}},
 	"internal/outlet": {floor: 4, imports: map[string]string{
 		"internal/plural":        "counts in texts",
