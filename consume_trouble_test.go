@@ -196,7 +196,7 @@ func TestOddCopies(t *testing.T) {
 			t.Parallel()
 			record, events := recordEvents()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Retention: bus.WorkQueueRetention}) // where no original is looked up
 				var calls atomic.Int64
 				consume(t, st, "d", "s.*", func(context.Context, *bus.Msg[int]) error {
 					if calls.Add(1) > 10 {
