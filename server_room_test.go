@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"testing/synctest"
+
 	"time"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // fillStore publishes messages of 100 kB until the server refuses one, and returns how many it stored.
@@ -82,7 +83,7 @@ func TestStoreFull(t *testing.T) {
 // there is some.
 func TestReserveFull(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testserver.Bubble(t, func(t *testing.T) {
 		record, events := recordEvents()
 		b := bustest.New(t, bus.WithMaxMemory(1<<20), record.(bus.Option), bus.WithLogger(silent()))
 		st, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
