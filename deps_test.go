@@ -305,6 +305,17 @@ var house = map[string]room{
 	"examples/quickstart": {floor: 12, imports: map[string]string{
 		"": "what it shows",
 	}},
+	"examples/edge": {floor: 12, imports: map[string]string{
+		"":                              "what it shows",
+		"github.com/hashicorp/go-hclog": "a logger that logs nothing",
+		natsServer:                      "the port for leaf nodes",
+		natsGo:                          "the sources of a stream",
+	}},
+	"examples/graduate": {floor: 12, imports: map[string]string{
+		"":                              "what it shows",
+		"switchover":                    "what it shows",
+		"github.com/hashicorp/go-hclog": "a logger that logs nothing",
+	}},
 	"examples/ingest": {floor: 12, imports: map[string]string{
 		"":      "what it shows",
 		"codec": "the name of a compression",
