@@ -123,6 +123,17 @@ var occurrences = map[event.Kind]occurrence{
 		storeRange(t, st, "s.a", 0, 6)
 		storeRange(t, st, "s.b", 0, 1)
 	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7}, isSuperseded},
+	event.Removed: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		consume(t, st, "d", "s.b", func(ctx context.Context, m *bus.Msg[int]) error {
+			js, err := b.JetStream().Stream(ctx, "S")
+			must(t, err)
+			must(t, js.DeleteMsg(ctx, m.Sequence))
+			return bus.RetryAfter(time.Millisecond, errNo)
+		})
+		storeRange(t, st, "s.a", 0, 6)
+		storeRange(t, st, "s.b", 0, 1)
+	}, event.Event{Subject: "s.b", Stream: "S", Durable: "d", Sequence: 7, Attempt: 1}, func(t *testing.T, err error) { must(t, err) }},
 	event.OddRecord: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", ignore[int])

@@ -316,13 +316,13 @@ func TestReportAsJSON(t *testing.T) {
 		Server: "nats://h:1 (s)", Embedded: true, RTT: time.Millisecond}
 	got, err := json.Marshal(r)
 	must(t, err)
-	const want = `{"Status":"failed","Problems":[{"Status":"degraded","Part":"publisher","Reason":"full"}],` +
-		`"Server":"nats://h:1 (s)","Embedded":true,"RTT":1000000}`
+	const want = `{"status":"failed","problems":[{"status":"degraded","part":"publisher","reason":"full"}],` +
+		`"server":"nats://h:1 (s)","embedded":true,"rtt":1000000}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	b := bustest.New(t, slack())
-	for _, want := range []string{`"Status":"healthy"`, `"Problems":[]`} {
+	for _, want := range []string{`"status":"healthy"`, `"problems":[]`} {
 		if got, err := json.Marshal(b.Health(t.Context())); err != nil || !strings.Contains(string(got), want) {
 			t.Errorf("got %s, %v; want %s in it", got, err, want)
 		}

@@ -46,7 +46,7 @@ type Consumer struct {
 //
 // Before each attempt but the first the message is looked up in the stream. If the stream has
 // removed it while it waited (MaxAge, TTL, a newer message on its subject, Purge), it is not
-// handled again: event.Removed, SubscriptionStats.Removed. Messages that were redriven, and those
+// handled again: event.Removed, stats.Subscription.Removed. Messages that were redriven, and those
 // in S-retry of a stream that keeps no acknowledged messages, are not looked up.
 //
 // When a process is killed, the server redelivers what it had after AckWait. On an embedded

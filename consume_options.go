@@ -200,7 +200,7 @@ type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 //
 // Several processes, or buses, that consume the same durable share the work and keep the order
 // together. This needs a server that other processes can reach: an external one, or one with
-// WithListen. One process is the owner (SubscriptionStats.Owner). It takes the messages and
+// WithListen. One process is the owner (stats.Subscription.Owner). It takes the messages and
 // assigns each to a process with a free handler, preferably to itself. All processes must give
 // the same key option. Processes may start, stop, crash and hang at any time. An owner that
 // stops hands over at once. An owner that is silent for a third of AckWait (at most 10 s)

@@ -254,7 +254,7 @@ func TestKeysWithAForeignRetry(t *testing.T) {
 		}
 		healthy(t, b)
 	}, bus.WithLogger(silent()), bus.WithEvents(func(e event.Event) {
-		if e.Kind == event.ConsumerStalled {
+		if e.Kind == event.OddRecord {
 			told.Add(1)
 		}
 	}))

@@ -531,12 +531,12 @@ func TestHouseTests(t *testing.T) {
 
 // TestServerIsInOneFile guards the size of programs that only connect; see
 // TestConnectDoesNotLinkTheServer for what depends on it. Packages for tests may import
-// the server: no program imports them.
+// the server: no program imports them. An example shows WithServerOptions.
 func TestServerIsInOneFile(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
 		name, _ := inHouse(p.ImportPath)
-		if slices.Contains(forTests, name) || name == "internal/embedded" {
+		if slices.Contains(forTests, name) || name == "internal/embedded" || name == "examples/edge" {
 			continue
 		}
 		for _, file := range p.GoFiles {

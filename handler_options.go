@@ -62,7 +62,7 @@ func Use(mws ...Middleware) HandlerOption {
 // HandlerTimeout sets the deadline of each handler call's context. By default there is
 // none. A handler that ignores its context is not interrupted: the bus waits for it and
 // gives its message to nobody else. Such a handler and its message are named in the error
-// of Drain and, for a consumer, in SubscriptionStats.Longest and in Health.
+// of Drain and, for a consumer, in stats.Subscription.Longest and in Health.
 func HandlerTimeout(d time.Duration) HandlerOption {
 	return handlerOption(func(o *handlerOptions) {
 		if d <= 0 {

@@ -215,7 +215,7 @@ func isPostponedError(err error) bool {
 // wait. If the bus ends, the message is returned to its stream and may be redelivered earlier.
 //
 // Postpone wins over Permanent and RetryPolicy.Permanent. No event reports it. It is counted in
-// SubscriptionStats.Postponed, not among the handler errors, and Health ignores it. For a core
+// stats.Subscription.Postponed, not among the handler errors, and Health ignores it. For a core
 // handler (Subscribe, Respond) it is an ordinary error. A negative d is 0. A nil err stays nil.
 // The result may be wrapped.
 func Postpone(d time.Duration, err error) error {

@@ -46,7 +46,7 @@ func (c *client) stream(ctx context.Context, request string, f func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	return &stream{st, c.link}, nil
+	return &stream{st, c}, nil
 }
 
 func (c *client) AccountInfo(ctx context.Context) (*jetstream.AccountInfo, error) {

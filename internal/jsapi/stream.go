@@ -4,45 +4,43 @@ import (
 	"context"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/omnibus-go/bus/internal/link"
 )
 
 // stream is a stream whose requests notice refusals.
 type stream struct {
 	jetstream.Stream
-	link *link.Link
+	client *client
 }
 
 // name is that of the stream.
 func (s *stream) name() string { return s.CachedInfo().Config.Name }
 
 func (s *stream) Info(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
-	return call(ctx, s.link, "STREAM.INFO."+s.name(), func(ctx context.Context) (*jetstream.StreamInfo, error) {
+	return ask(ctx, s.client, "STREAM.INFO."+s.name(), func(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return s.Stream.Info(ctx, opts...)
 	})
 }
 
 func (s *stream) Purge(ctx context.Context, opts ...jetstream.StreamPurgeOpt) error {
-	return do(ctx, s.link, "STREAM.PURGE."+s.name(), func(ctx context.Context) error {
+	return do(ctx, s.client.link, "STREAM.PURGE."+s.name(), func(ctx context.Context) error {
 		return s.Stream.Purge(ctx, opts...)
 	})
 }
 
 func (s *stream) DeleteMsg(ctx context.Context, sequence uint64) error {
-	return do(ctx, s.link, "STREAM.MSG.DELETE."+s.name(), func(ctx context.Context) error {
+	return do(ctx, s.client.link, "STREAM.MSG.DELETE."+s.name(), func(ctx context.Context) error {
 		return s.Stream.DeleteMsg(ctx, sequence)
 	})
 }
 
 func (s *stream) GetMsg(ctx context.Context, sequence uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
-	return call(ctx, s.link, s.get(), func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+	return ask(ctx, s.client, s.get(), func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.Stream.GetMsg(ctx, sequence, opts...)
 	})
 }
 
 func (s *stream) GetLastMsgForSubject(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
-	return call(ctx, s.link, s.get(), func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+	return ask(ctx, s.client, s.get(), func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.Stream.GetLastMsgForSubject(ctx, subject)
 	})
 }
