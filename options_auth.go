@@ -25,7 +25,7 @@ func forAccess(f func(*config)) accessOption { return accessOption{anywhere{f}} 
 
 // WithTLS secures the connection to an existing server with t. A tls:// URL without it uses
 // the certificate authorities of the system.
-func WithTLS(t *tls.Config) accessOption {
+func WithTLS(t *tls.Config) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if t == nil {
 			c.bad("WithTLS", "nil", "give a configuration; a tls:// URL alone uses the system's authorities")
@@ -36,7 +36,7 @@ func WithTLS(t *tls.Config) accessOption {
 }
 
 // WithUser identifies the bus by a user name and a password.
-func WithUser(user, password string) accessOption {
+func WithUser(user, password string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if user == "" {
 			c.bad("WithUser", `""`, "the user is empty")
@@ -46,7 +46,7 @@ func WithUser(user, password string) accessOption {
 }
 
 // WithToken identifies the bus by a token.
-func WithToken(token string) accessOption {
+func WithToken(token string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if token == "" {
 			c.bad("WithToken", `""`, "the token is empty")
@@ -57,7 +57,7 @@ func WithToken(token string) accessOption {
 
 // WithCredentials identifies the bus by a NATS credentials file. The file is read at each
 // connect. A "~" at the beginning of the name is not replaced, and refused.
-func WithCredentials(file string) accessOption {
+func WithCredentials(file string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if c.checkSecretFile("WithCredentials", file) {
 			c.addAccess("WithCredentials", nats.UserCredentials(file))
@@ -67,7 +67,7 @@ func WithCredentials(file string) accessOption {
 
 // WithNKey identifies the bus by an NKey. seedFile is the file with its seed. A "~" at the
 // beginning of the name is not replaced, and refused.
-func WithNKey(seedFile string) accessOption {
+func WithNKey(seedFile string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if !c.checkSecretFile("WithNKey", seedFile) {
 			return

@@ -154,7 +154,7 @@ func TestDiscoveryOfManyEndpoints(t *testing.T) {
 	must(t, err)
 	must(t, nc.PublishRequest("$SRV.STATS", inbox, nil))
 	for got < n {
-		m, err := sub.NextMsg(patience)
+		m, err := sub.NextMsgWithContext(deadline(t))
 		must(t, err)
 		var stats micro.Stats
 		must(t, json.Unmarshal(m.Data, &stats))

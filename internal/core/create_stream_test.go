@@ -1,9 +1,11 @@
 package core_test
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,7 +50,9 @@ func TestCreateStreamAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := nc.Flush(); err != nil {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := nc.FlushWithContext(ctx); err != nil {
 				t.Fatal(err)
 			}
 			_, err = c.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"})

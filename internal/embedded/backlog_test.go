@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -60,7 +61,9 @@ func TestBacklogOfClientsThatDoNotRead(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := bus.FlushTimeout(20 * time.Second); err != nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := bus.FlushWithContext(ctx); err != nil {
 				t.Fatal(err)
 			}
 			b := &backlog{server: s.server, logger: hclog.NewNullLogger(), perClient: tc.perClient, total: tc.total}

@@ -174,7 +174,7 @@ func TestHowManyFollowersReturn(t *testing.T) {
 	for sequence := uint64(1); sequence <= maxBack; sequence++ {
 		f.mustAdmit(t, fromSource(1, sequence), false)
 		next, last := f.beginReturn(tokenOfK)
-		switch want := int(min(maxBack/2, 100-maxBack)); {
+		switch want := min(maxBack/2, 100-maxBack); {
 		case sequence < maxBack/2 && len(next) > 0:
 			t.Errorf("after %d %v return", sequence, next)
 		case sequence == maxBack/2 && (len(next) != want || last):

@@ -186,7 +186,7 @@ func (d *dialer) lead(to Target) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.inProcess, d.isCut = to.InProcess, false
-	d.access = func(o *nats.Options) error { return to.replaceAccess(o) }
+	d.access = to.replaceAccess
 }
 
 // arrived reports whether the latest connection was dialled since a move began, which is

@@ -64,7 +64,7 @@ func (w *Window) check() time.Duration {
 	w.nextCheck = time.Time{}
 	for f := w.outstanding.first; f != nil; {
 		next := f.next
-		connected = connected && !(f.held && w.mustAskLocked(f)) // those behind f keep their place
+		connected = connected && (!f.held || !w.mustAskLocked(f)) // those behind f keep their place
 		if err := w.checkLocked(f, now, connected); err != nil {
 			w.endLocked(f, Ack{}, err)
 		} else if due := f.nextCheck(); w.nextCheck.IsZero() || due.Before(w.nextCheck) {
