@@ -39,7 +39,8 @@ type Cluster struct {
 //
 // New does not wait for the other nodes. Until most of them run, calls that need a stream
 // wait, for at most their context or WithTimeout, and Health fails. Restart one node at a
-// time, and go on when its Health is healthy.
+// time, and go on when its Health is healthy. On 32-bit systems New refuses the option, because
+// nats-server cannot run a node there.
 //
 // A store directory that was used without a cluster and holds streams is refused with a
 // *StoreError, because a cluster deletes streams that it does not know.
@@ -59,6 +60,9 @@ func hostName() string {
 
 // checkNode records what cannot be used in n.
 func (c *config) checkNode(n *Cluster) {
+	if strconv.IntSize < 64 {
+		c.bad("WithCluster", n.Name, "nats-server cannot run a node of a cluster on a 32-bit system; use a 64-bit one, or WithURL")
+	}
 	for _, name := range []struct{ field, value string }{{"Name", n.Name}, {"Node", n.Node}} {
 		if !nameRule.MatchString(name.value) {
 			c.bad("WithCluster", strconv.Quote(name.value), name.field+` must have 1 to 128 letters, digits, "-" or "_"`)

@@ -207,6 +207,7 @@ func TestTargetKilledWhileSwitching(t *testing.T) {
 // A server of a cluster that dies in the middle of a switch does no harm: the switch
 // goes on, or leads back and can be tried again.
 func TestClusterLosesAServerWhileSwitching(t *testing.T) {
+	needsCluster(t)
 	t.Parallel()
 	for _, phase := range []switchover.Phase{"chunk", switchover.Verify, switchover.Connect} {
 		t.Run(string(phase), func(t *testing.T) {

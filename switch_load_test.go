@@ -227,6 +227,9 @@ func TestSwitchToUnderLoad(t *testing.T) {
 	t.Parallel()
 	for name, n := range map[string]int{"one server": 1, "cluster": 3} {
 		t.Run(name, func(t *testing.T) {
+			if n > 1 {
+				needsCluster(t)
+			}
 			t.Parallel()
 			_, urls := servers(t, n)
 			dir := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,9 @@ func TestMain(m *testing.M) {
 }
 
 func TestRun(t *testing.T) {
+	if strconv.IntSize < 64 {
+		t.Skip("SKIPPED: nats-server cannot run a node of a cluster on a 32-bit system")
+	}
 	t.Parallel()
 	program, err := os.Executable()
 	if err != nil {

@@ -149,7 +149,7 @@ func TestIntegerInAnInterface(t *testing.T) {
 	t.Parallel()
 	f := newFormat("")
 	type named uint64
-	for _, v := range []any{int64(1<<53 + 1), 1<<53 + 1, uint64(math.MaxUint64), named(1<<53 + 1), math.MinInt64 + 1,
+	for _, v := range []any{int64(1<<53 + 1), int64(math.MinInt64 + 3), uint64(math.MaxUint64), named(1<<53 + 1), int64(math.MinInt64 + 1),
 		map[string]any{"a": []any{int64(1<<53 + 1)}}, struct{ A any }{int64(math.MaxInt64)}, map[int]any{1: named(1<<53 + 1)}} {
 		err := payload.Encode(f, &outlet.Message{Out: wire.Out{Subject: "a"}}, v, nil)
 		if e, ok := errors.AsType[*payload.CodecError](err); !ok || !strings.Contains(e.Error(), "float64") {
@@ -157,7 +157,7 @@ func TestIntegerInAnInterface(t *testing.T) {
 		}
 		encode(t, f, "cbor.a", v) // which has integers
 	}
-	for _, v := range []any{1 << 53, -1 << 53, uint64(1 << 60), map[string]any{"a": math.MinInt64}, 1.5} {
+	for _, v := range []any{int64(1 << 53), int64(-1 << 53), uint64(1 << 60), map[string]any{"a": int64(math.MinInt64)}, 1.5} {
 		encode(t, f, "a", v)
 	}
 	encode(t, f, "a", int64(math.MaxInt64)) // the reader knows the type
