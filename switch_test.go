@@ -367,7 +367,7 @@ func TestSwitchToGivesUp(t *testing.T) {
 		t.Errorf("a dry run: %+v, %v", report, err)
 	}
 	_, err = b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(time.Millisecond))
-	asError[*switchover.Error](t, err, "the bus is where it was")
+	asError[*switchover.Error](t, err, "MaxWait", "the bus is where it was")
 	storeNumbers(t, st, 11, 20)
 	for _, phase := range []switchover.Phase{switchover.Hold, switchover.Cut, switchover.Copy, switchover.Verify, switchover.Commit} {
 		ctx, cancel := context.WithCancelCause(t.Context())

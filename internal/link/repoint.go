@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -111,15 +112,27 @@ func (l *Link) pointTo(ctx context.Context, to Target) error {
 // first it cuts the connection: nats.go holds its lock during a handshake, also with a
 // server that says nothing.
 func (l *Link) awaitMove(ctx context.Context, move int) error {
-	stop := context.AfterFunc(ctx, func() { l.dialer.abandon(move) })
-	defer stop()
+	abandoned := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(abandoned)
+		l.dialer.abandon(move)
+	})
+	// An abandon that runs after the next lead would have the link dial nobody for ever.
+	intact := sync.OnceValue(func() bool {
+		if stop() {
+			return true
+		}
+		<-abandoned
+		return false
+	})
+	defer intact()
 	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
 		switch {
 		case l.nc.IsClosed():
 			return nats.ErrConnectionClosed
 		case l.nc.IsConnected() && l.dialer.arrived(move) && l.Flush(ctx, l.dialer.timeout) == nil:
 			l.register(l.nc)
-			if !stop() {
+			if !intact() {
 				return context.Cause(ctx)
 			}
 			return nil

@@ -85,13 +85,22 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 		{switchover.Commit, s.commit},
 	} {
 		if err := s.phase(p.name, func() error { return p.do(ctx) }); err != nil {
-			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			if cause := ended(ctx); cause != nil && !errors.Is(err, cause) {
 				err = fmt.Errorf("%w (%w)", cause, err)
 			}
 			return p.name, err
 		}
 	}
 	return "", nil
+}
+
+// ended returns why ctx has ended, nil if it has not. A call with a timer of its own for the
+// deadline of ctx may fail just before ctx ends.
+func ended(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return context.Cause(ctx)
 }
 
 func (s *run) hold(ctx context.Context) error {
