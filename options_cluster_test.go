@@ -330,10 +330,8 @@ func runNode(t *testing.T, dir string) {
 			if ok {
 				continue
 			}
-			// While the cluster elects, Close may reach its limit though nothing is left. What was
-			// acknowledged must be there all the same.
 			if err := b.Close(); err != nil {
-				say("state closed with: %v", err)
+				say("error %v", err)
 			}
 			return
 		case <-storing.C:
