@@ -103,10 +103,8 @@ type oldServer struct {
 func connectToOld(t *testing.T, s *oldServer) *bus.Bus {
 	t.Helper()
 	plain := external(t, func(o *server.Options) { o.JetStream = false })
-	nc, err := nats.Connect(plain.ClientURL())
-	must(t, err)
-	t.Cleanup(nc.Close)
-	_, err = nc.Subscribe("$JS.API.>", func(m *nats.Msg) { _ = m.Respond(s.answer(m)) })
+	nc := dialRaw(t, plain.ClientURL())
+	_, err := nc.Subscribe("$JS.API.>", func(m *nats.Msg) { _ = m.Respond(s.answer(m)) })
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

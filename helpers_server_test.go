@@ -161,10 +161,7 @@ func awaitServers(t *testing.T, urls string, replicas int) {
 // clientOf returns a JetStream client of servers.
 func clientOf(t *testing.T, urls string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(urls)
-	must(t, err)
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(dialRaw(t, urls))
 	must(t, err)
 	return js
 }

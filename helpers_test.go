@@ -242,7 +242,17 @@ func connectTo(t testing.TB, b *bus.Bus, opts ...bus.ConnectOption) *bus.Bus {
 // rawClient returns a plain nats.go connection to b's server.
 func rawClient(t testing.TB, b *bus.Bus) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(b.ClientURL())
+	return dialRaw(t, b.ClientURL())
+}
+
+// dialRaw returns a plain nats.go connection. nats.go takes no URL for its default
+// port, where the server of somebody else may answer.
+func dialRaw(t testing.TB, url string) *nats.Conn {
+	t.Helper()
+	if url == "" {
+		t.Fatal("the bus has no port; give it anyPort()")
+	}
+	nc, err := nats.Connect(url)
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc

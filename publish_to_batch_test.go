@@ -111,7 +111,7 @@ func TestPublishToBatchIsNotMixed(t *testing.T) {
 // What is wrong with any item is found before anything is sent.
 func TestPublishToBatchRefuses(t *testing.T) {
 	t.Parallel()
-	b := bustest.New(t, bus.WithMaxPayload(64<<10))
+	b := bustest.New(t, anyPort(), bus.WithMaxPayload(64<<10))
 	st := batchStream(t, b)
 	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other"}})
 	sent := sentOn(t, b, "s.*")
