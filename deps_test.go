@@ -49,6 +49,7 @@ var house = map[string]room{
 
 	"internal/capacity": {floor: 1},
 	"internal/deadline": {floor: 1},
+	"internal/dedup":    {floor: 1},
 	"internal/jserr": {floor: 1, imports: map[string]string{
 		natsGo: "the server's answers to the JetStream client",
 	}},
@@ -113,6 +114,7 @@ var house = map[string]room{
 	}},
 	"internal/outlet": {floor: 4, imports: map[string]string{
 		"internal/plural":        "counts in texts",
+		"internal/dedup":         "the message IDs of streams that moved",
 		"internal/serverversion": "whether the server stores batches as a whole",
 		"internal/jserr":         "the server's refusals",
 		"internal/dispatch":      "notes which goroutine tells what could not be sent: it may close the bus",
@@ -148,10 +150,13 @@ var house = map[string]room{
 	}},
 
 	"internal/switchover": {floor: 8, imports: map[string]string{
-		"switchover":       "what it reports and returns",
-		"internal/subject": "subjects that two streams would store",
-		"internal/wire":    "the incarnation that a copy carries",
-		natsGo:             "its connections to both servers",
+		"switchover":                    "what it reports and returns",
+		"internal/subject":              "subjects that two streams would store",
+		"internal/wire":                 "the incarnation that a copy carries",
+		"internal/dedup":                "gathers the message IDs of the streams",
+		natsGo:                          "its connections to both servers",
+		natsServer + "/archive":         "the entries of a snapshot; it is small, and imports nothing of the server",
+		"github.com/klauspost/compress": "snapshots are compressed with s2",
 	}},
 	"internal/embedded": {floor: 8, imports: map[string]string{
 		"internal/limits":               "defaults for memory and disk",
@@ -257,6 +262,7 @@ var house = map[string]room{
 		"internal/jsapi":                "the JetStream client",
 		"internal/jserr":                "the server's error numbers",
 		"switchover":                    "Bus.SwitchTo",
+		"internal/dedup":                "the message IDs of streams that moved",
 		"internal/switchover":           "moves the streams to another server",
 		"internal/access":               "what the other public packages need of it and users do not",
 		"codec":                         "WithCodec and As take one",

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/storedir"
 	engine "github.com/omnibus-go/bus/internal/switchover"
@@ -84,8 +85,9 @@ type busSwitch struct {
 	conns   int         // of this switch to the old server
 	former  link.Target // where the connection led before
 	cut     bool
-	ever    uint64    // clients of the old server until the cut
-	joining []joining // consumers that share their durable after the switch
+	ever    uint64     // clients of the old server until the cut
+	joining []joining  // consumers that share their durable after the switch
+	ids     *dedup.IDs // that the streams knew
 }
 
 // joining is a consumer with keys, and what makes it a member of those that share its durable.

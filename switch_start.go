@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/storedir"
 	engine "github.com/omnibus-go/bus/internal/switchover"
@@ -45,12 +46,34 @@ func connectMoved(c *config, asked string) (*Bus, error) {
 		}
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
+	b.answerForMoved(m)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if left := engine.RemoveMarks(ctx, b.core.JetStream, m.Streams, m.ID); len(left) > 0 {
 		c.logger.Warn("the mark of the switch is still on streams; the next start removes it", "streams", left)
 	}
 	return b, nil
+}
+
+// answerForMoved has the bus know the message IDs that the streams knew before they moved,
+// while their windows last.
+func (b *Bus) answerForMoved(m *storedir.Move) {
+	data, err := storedir.KeptIDs(b.cfg.server.storeDir, dedup.MaxFile)
+	if err != nil {
+		b.cfg.logger.Warn("the message IDs of before the switch cannot be read: those that are published again are stored again", "error", err)
+		return
+	}
+	if data == nil {
+		return
+	}
+	ids, err := dedup.Decode(data, m.ID)
+	switch {
+	case errors.Is(err, dedup.ErrOtherMove): // of a switch that went back
+	case err != nil:
+		b.cfg.logger.Warn("the message IDs of before the switch cannot be read: those that are published again are stored again", "error", err)
+	default:
+		b.core.Outlet.AnswerFor(ids)
+	}
 }
 
 // errNoneThere is why a server is not the one that streams were moved to.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 )
@@ -122,13 +123,19 @@ func (s *busSwitch) Cut(ctx context.Context) error {
 }
 
 // Commit implements engine.Bus.
-func (s *busSwitch) Commit() error {
+func (s *busSwitch) Commit(ids *dedup.IDs) error {
 	if _, ever := s.OtherClients(); ever != s.ever {
 		return errors.New("another client has connected to the port of this bus since the cut; keep clients away while it switches")
 	}
+	s.ids = ids
 	dir := s.local.dir
 	if dir == nil {
 		return nil
+	}
+	if ids.Len() > 0 {
+		if err := dir.KeepIDs(ids.Encode(s.move.ID)); err != nil {
+			return err
+		}
 	}
 	err := dir.CommitMove(s.move)
 	if err == nil {
@@ -170,6 +177,7 @@ func (s *busSwitch) Release(ctx context.Context) {
 			s.joining = append(s.joining, joining{c, start})
 		}
 	}
+	s.b.core.Outlet.AnswerFor(s.ids)
 	s.b.registry.Resume()
 }
 

@@ -128,7 +128,7 @@ func (r *batchRefusal) find(ctx context.Context, i int) (ack Ack, known *ItemErr
 	if m.ID == "" {
 		return Ack{}, nil, nil
 	}
-	ack, found, err := r.outlet.Find(ctx, m.Subject, m.ID)
+	ack, found, err := r.outlet.Find(ctx, r.Stream, m.Subject, m.ID)
 	if err != nil || !found {
 		return Ack{}, nil, err
 	}

@@ -61,7 +61,7 @@ func (o *Outlet) ResolveConflict(ctx context.Context, stream string, m *Message,
 	}
 	unknown := errors.Is(err, ErrUnknown)
 	if m.ID != "" {
-		ack, found, findErr := o.Find(ctx, m.Subject, m.ID)
+		ack, found, findErr := o.Find(ctx, stream, m.Subject, m.ID)
 		if !found && findErr == nil && unknown {
 			ack, found, findErr = o.findAfterExpected(ctx, stream, m, expect)
 		}

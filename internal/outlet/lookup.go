@@ -13,14 +13,17 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// Find asks the stream of subject for a message with the ID. found is false if the stream
-// does not know the ID, or has forgotten it.
+// Find asks the stream, which stores subject, for a message with the ID. found is false if the
+// stream does not know the ID, or has forgotten it.
 //
 // The server has no request for that. So Find sends a message with the ID and with a
 // rollup of an unknown kind. The server looks for the ID first and then refuses the
 // rollup. So the message is a duplicate, or it is not stored. The server would check an
 // expected sequence before the ID, so that would not work.
-func (o *Outlet) Find(ctx context.Context, subject, id string) (ack Ack, found bool, err error) {
+func (o *Outlet) Find(ctx context.Context, stream, subject, id string) (ack Ack, found bool, err error) {
+	if ack, found, err = o.duplicate(ctx, stream, id); found || err != nil {
+		return ack, found, err
+	}
 	m := &Message{Out: wire.Out{Subject: subject}, ID: id}
 	m.SetHeader(wire.HeaderNatsMsgID, id)
 	m.SetHeader(wire.HeaderNatsRollup, "none")

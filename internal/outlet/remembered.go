@@ -59,7 +59,7 @@ func (o *Outlet) checkRemembered(ctx context.Context, m *Message, a *attempts) e
 
 // checkFound returns ErrForgotten if the stream does not know the ID of m.
 func (o *Outlet) checkFound(ctx context.Context, m *Message) error {
-	_, found, err := o.Find(ctx, m.Subject, m.ID)
+	_, found, err := o.Find(ctx, m.Stream, m.Subject, m.ID)
 	if err == nil && !found {
 		return ErrForgotten
 	}

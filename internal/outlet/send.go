@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/subject"
@@ -21,7 +23,8 @@ type Outlet struct {
 	asking   link.Gate            // requests under way are inside; AwaitReplies holds it
 	tel      *telemetry.Telemetry // nil if telemetry is off
 	counters *telemetry.Bus
-	batches  chan struct{} // holds one element for each batch that is being sent
+	batches  chan struct{}             // holds one element for each batch that is being sent
+	moved    atomic.Pointer[dedup.IDs] // of streams that moved to another server; nil for none
 
 	attemptTimeout time.Duration // the constant attemptTimeout; tests set another
 }

@@ -43,6 +43,9 @@ func (o *Outlet) Store(ctx context.Context, m *Message) (Ack, error) {
 
 // store sends m until it has an outcome or ctx ends.
 func (o *Outlet) store(ctx context.Context, m *Message) (Ack, error) {
+	if ack, known, err := o.duplicate(ctx, m.Stream, m.ID); known || err != nil {
+		return ack, err
+	}
 	var tried attempts
 	for {
 		tried.begin(o.link.Conn(), m)

@@ -64,6 +64,9 @@ func (o *Outlet) countBatch(ms []Message, spans []telemetry.Span, err error) err
 // storeBatch waits for a free place among maxBatches and sends the batch until it has an
 // outcome or ctx ends.
 func (o *Outlet) storeBatch(ctx context.Context, name string, ms []Message) (Ack, error) {
+	if err := o.checkBatchIsNew(ctx, ms); err != nil {
+		return Ack{}, err
+	}
 	select {
 	case o.batches <- struct{}{}:
 		defer func() { <-o.batches }()

@@ -87,7 +87,7 @@ func (w *Window) Add(ctx context.Context, f *Future) error {
 	if err == nil {
 		ctx, f.span = w.out.tel.Send(ctx, w.out.operation(telemetry.OpStore, m))
 		w.out.inject(ctx, m)
-		err = w.add(f)
+		err = w.addNew(ctx, f)
 	}
 	if err != nil {
 		f.span.End(err)
@@ -95,6 +95,36 @@ func (w *Window) Add(ctx context.Context, f *Future) error {
 		return w.out.count(m, err)
 	}
 	return nil
+}
+
+// addNew is add, unless the message is known as a duplicate. Then f has its outcome at once.
+func (w *Window) addNew(ctx context.Context, f *Future) error {
+	if w.out.moved.Load() == nil || f.Message.ID == "" {
+		return w.add(f)
+	}
+	ask, cancel := context.WithDeadline(ctx, f.Deadline)
+	defer cancel()
+	ack, known, err := w.out.duplicate(ask, f.Message.Stream, f.Message.ID)
+	if err != nil {
+		<-w.slots
+		return err
+	}
+	if known {
+		w.endDuplicate(f, ack)
+		return nil
+	}
+	return w.add(f)
+}
+
+// endDuplicate sets the outcome of f, which has a slot and was not sent.
+func (w *Window) endDuplicate(f *Future, ack Ack) {
+	_ = w.out.count(&f.Message, nil)
+	f.Message.Data, f.Message.Header = nil, nil
+	f.end(ack, nil)
+	<-w.slots
+	f.span.End(nil)
+	f.span = telemetry.Span{}
+	w.out.link.Leave()
 }
 
 // passGate enters the gate. While that is held it waits until ctx ends or the deadline.

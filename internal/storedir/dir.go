@@ -16,6 +16,7 @@ const (
 	dataName     = "data"
 	asideName    = "set-aside"
 	journalName  = "switch.json"
+	idsName      = "switch.ids"
 )
 
 const (
@@ -147,7 +148,7 @@ func (d *Dir) prepare(node Node) error {
 // clean removes what a crash left: a half-written identity and a stale OWNER.
 func (d *Dir) clean() error {
 	d.removeOwner()
-	for _, name := range []string{identityName, journalName} {
+	for _, name := range []string{identityName, journalName, idsName} {
 		if err := remove(d.file(tempName(name))); err != nil {
 			return &AccessError{Dir: d.path, Op: "clean", Err: err}
 		}

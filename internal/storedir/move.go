@@ -47,6 +47,7 @@ func (d *Dir) BeginMove(m Move) error { return writeJSON(d.path, journalName, m)
 
 // EndMove removes the journal of a move that was given up. There need not be one.
 func (d *Dir) EndMove() error {
+	_ = remove(d.file(idsName)) // a rest does no harm: it belongs to no other move
 	err := remove(d.file(journalName))
 	if err == nil {
 		err = syncDir(d.path)
@@ -55,6 +56,28 @@ func (d *Dir) EndMove() error {
 		return &AccessError{Dir: d.path, Op: "remove " + journalName, Err: err}
 	}
 	return nil
+}
+
+// KeepIDs writes the message IDs that the streams know here, for the time after the move. It
+// comes before [Dir.CommitMove]. When it returns nil, they are on the disk.
+func (d *Dir) KeepIDs(data []byte) error {
+	if err := writeFile(d.file(idsName), data); err != nil {
+		return &AccessError{Dir: d.path, Op: "write " + idsName, Err: err}
+	}
+	return nil
+}
+
+// KeptIDs returns what [Dir.KeepIDs] has written, at most limit bytes, or nil if there is
+// nothing. It does not lock dir.
+func KeptIDs(dir string, limit int64) ([]byte, error) {
+	data, err := readSmall(filepath.Join(dir, idsName), limit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &AccessError{Dir: dir, Op: "read " + idsName, Err: err}
+	}
+	return data, nil
 }
 
 // CommitMove records that the streams are at the target now. When it returns nil, that is on

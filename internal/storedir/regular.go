@@ -33,7 +33,7 @@ func irregular(mode fs.FileMode) error {
 // checkRegular refuses special files in the place of the files of this package. Open calls it
 // before it opens one.
 func checkRegular(path string) error {
-	for _, name := range []string{lockName, ownerName, identityName, journalName} {
+	for _, name := range []string{lockName, ownerName, identityName, journalName, idsName} {
 		info, err := os.Stat(filepath.Join(path, name))
 		if err != nil {
 			continue // the open has the same error

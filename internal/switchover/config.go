@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -24,11 +25,13 @@ type Bus interface {
 	// Cut ends the connection of the bus to the old server. The server has processed all
 	// that was sent when it returns nil.
 	Cut(ctx context.Context) error
-	// Commit records that the streams are at the target. After an error they are not.
-	Commit() error
+	// Commit records that the streams are at the target, and the message IDs that they know
+	// there no more. After an error they are not there.
+	Commit(ids *dedup.IDs) error
 	// Connect leads the connection to the target. When ctx ends first, that goes on.
 	Connect(ctx context.Context) error
-	// Release ends Hold at the new server. It does not wait for anything.
+	// Release ends Hold at the new server. It does not wait for anything. From now on the bus
+	// answers for the message IDs of Commit.
 	Release(ctx context.Context)
 	// Settle does what publishers need not wait for. It stops the old server.
 	Settle(ctx context.Context)

@@ -35,6 +35,7 @@ type copier struct {
 	inbox   string         // of replies
 	deliver string         // where the new server takes chunks
 	out     int            // chunks without a reply
+	ids     *idTap
 }
 
 // copy copies a stream. It is called after the cut, so the stream does not change.
@@ -50,12 +51,16 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 		return err
 	}
 	defer func() { _ = to.Unsubscribe() }()
-	c.inbox = to.Subject
-	if err := c.begin(ctx, from.Subject, info); err != nil {
+	c.inbox, c.ids = to.Subject, s.tapIDs(info)
+	if err = c.begin(ctx, from.Subject, info); err == nil {
+		err = c.pipe(ctx)
+	}
+	forgotten := c.ids.end()
+	if err != nil {
 		return fmt.Errorf("copy of stream %s: %w", c.name, err)
 	}
-	if err := c.pipe(ctx); err != nil {
-		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+	if forgotten != nil {
+		s.warn("the message IDs of stream %s are forgotten, a message that is published again is stored again: %v", c.name, forgotten)
 	}
 	return nil
 }
@@ -110,6 +115,7 @@ func (c *copier) pipe(ctx context.Context) error {
 		if err := c.send(ctx, chunk.Data, first); err != nil {
 			return err
 		}
+		c.ids.write(chunk.Data)
 		c.s.sent(len(chunk.Data))
 		if chunk.Reply != "" {
 			if err := c.s.Source.Publish(chunk.Reply, nil); err != nil {

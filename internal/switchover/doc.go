@@ -26,7 +26,8 @@
 // # Goroutines
 //
 // Run works on the goroutine of its caller. It starts one for each stream that is copied,
-// compared or watched, at most maxParallel at a time, and waits for them.
+// compared or watched, at most maxParallel at a time, and one more that reads the message IDs of
+// each stream that is copied. It waits for them.
 //
 // # After a crash
 //

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -25,6 +26,7 @@ type run struct {
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
 	stale     []string // copies of an earlier switch
+	ids       *dedup.Collector
 
 	mu       sync.Mutex
 	report   switchover.Report
@@ -36,7 +38,7 @@ type run struct {
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now()}
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max)}
 	s.report.DryRun, s.report.Protocol = c.DryRun, "snapshot"
 	var err error
 	if s.sourceJS, err = jetstream.New(c.Source); err != nil {
@@ -153,7 +155,11 @@ func (s *run) commit(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return s.Bus.Commit()
+	ids, dropped := s.ids.Finish()
+	if !dropped.IsZero() {
+		s.warn("there are more message IDs than the %d that are kept: one that was stored before %v is stored again if it is published again", dedup.Max, dropped.UTC())
+	}
+	return s.Bus.Commit(ids)
 }
 
 // each calls do for every stream, some at the same time, and returns the first errors. After
