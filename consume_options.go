@@ -206,7 +206,8 @@ type keyMaker func(f *payload.Format, o *handlerOptions) keyFunc
 // stops hands over at once. An owner that is silent for a third of AckWait (at most 10 s)
 // is replaced, and its messages are redelivered after AckWait. If it was only hanging, its
 // handlers may still run for messages that others handle too. Their outcomes are refused and
-// reported as event.SettlementRefused. On an embedded server without a port, only one consumer
+// reported as event.SettlementRefused, with ErrUnknownOutcome if a reply was lost and the outcome
+// may count. On an embedded server without a port, only one consumer
 // at a time may take a durable with keys. A second one is an *OptionError.
 //
 // The key option is stored with the durable. While processes with another key, or without one,

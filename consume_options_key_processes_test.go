@@ -5,6 +5,7 @@ package bus_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,9 +31,12 @@ func consumeByKey(t *testing.T, url string) {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
 	b, err := bus.Connect(t.Context(), url, bus.WithEvents(func(e event.Event) {
-		if e.Kind == event.SettlementRefused || e.Kind == event.OwnershipLost {
+		switch {
+		case e.Kind == event.SettlementRefused && errors.Is(e.Err, bus.ErrUnknownOutcome):
+			say("event %d settlement-unknown", e.Sequence)
+		case e.Kind == event.SettlementRefused, e.Kind == event.OwnershipLost:
 			say("event %d %s", e.Sequence, strings.ReplaceAll(string(e.Kind), " ", "-"))
-		} else {
+		default:
 			say("%v: %v", e.Kind, e.Err)
 		}
 	}))
@@ -57,7 +61,7 @@ type handling struct {
 	by         string
 	sequence   uint64
 	begin, end int64 // nanoseconds; end is 0 if it never did
-	refused    bool
+	refused    bool  // surely; an outcome that is unknown may count
 }
 
 // keyTrace is what the children said.
@@ -105,8 +109,8 @@ func (tr *keyTrace) note(by, line string) {
 		delete(tr.open[by], seq)
 	case scanned(line, "event %d %s", &seq, &kind):
 		tr.events[by+" "+kind]++
-		if h := tr.latest[seq][by]; h != nil && kind == "settlement-refused" {
-			h.refused = true
+		if kind == "settlement-refused" {
+			tr.refuse(by, seq)
 		}
 	default:
 		tr.said[by+" "+line]++
@@ -114,6 +118,17 @@ func (tr *keyTrace) note(by, line string) {
 	select {
 	case tr.changed <- struct{}{}:
 	default:
+	}
+}
+
+// refuse notes that an outcome of a child does not count: that of its first call for the message
+// that has ended. The child may have begun the message again before it says so.
+func (tr *keyTrace) refuse(by string, seq uint64) {
+	for _, h := range tr.calls {
+		if h.by == by && h.sequence == seq && h.end > 0 && !h.refused {
+			h.refused = true
+			return
+		}
 	}
 }
 
@@ -260,7 +275,9 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	took := tr.stall(t, cs[stalled])
 	cs[stalled].signal(t, syscall.SIGCONT)
 	t.Logf("what the stalled one had was taken over after %v", took)
-	tr.await(t, "it hears that its outcomes do not count", func() bool { return tr.events[cs[stalled].name+" settlement-refused"] > 0 })
+	tr.await(t, "it hears that its outcomes do not count", func() bool {
+		return tr.events[cs[stalled].name+" settlement-refused"]+tr.events[cs[stalled].name+" settlement-unknown"] > 0
+	})
 	before, _ := tr.count(cs[stalled].name)
 	tr.await(t, "it takes part again", func() bool { return tr.begun[cs[stalled].name] > before+20 })
 
@@ -333,7 +350,7 @@ func (tr *keyTrace) judge(t *testing.T, last uint64, stalled string) {
 	for seq := uint64(1); seq <= last; seq++ {
 		h := settled[seq]
 		if h == nil {
-			t.Errorf("message %d was never settled", seq)
+			t.Errorf("message %d was never settled: %s", seq, tr.callsOf(seq))
 			continue
 		}
 		if before := latest[seq%keysOfTest]; before != nil && before.end > h.begin {
@@ -349,6 +366,17 @@ func (tr *keyTrace) judge(t *testing.T, last uint64, stalled string) {
 	}
 	t.Logf("%d messages, %d calls, %d again without a refusal, %d refused, %d overlaps, events %v",
 		last, len(tr.calls), again, refused, len(overlaps), tr.events)
+}
+
+// callsOf says what happened to one message.
+func (tr *keyTrace) callsOf(seq uint64) string {
+	var b strings.Builder
+	for _, h := range tr.calls {
+		if h.sequence == seq {
+			fmt.Fprintf(&b, "%s began at %d, ended after %v, refused: %t; ", h.by, h.begin, time.Duration(h.end-h.begin), h.refused)
+		}
+	}
+	return b.String()
 }
 
 // overlaps are the calls with the same key at the same time.

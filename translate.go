@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
@@ -56,7 +57,8 @@ func translate(err error) error {
 		return refusedError(refused, errors.Is(err, outlet.ErrUnknown))
 	}
 	switch large, isLarge := errors.AsType[*outlet.TooLargeError](err); {
-	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected):
+	case errors.Is(err, outlet.ErrUnknown), errors.Is(err, outlet.ErrUnanswered), errors.Is(err, nats.ErrDisconnected),
+		errors.Is(err, consumer.ErrOutcomeUnknown):
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // even if the connection is closed now
 	case isLarge:
 		return &PayloadError{Subject: large.Subject, Size: large.Size, Limit: large.Limit}

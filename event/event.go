@@ -67,7 +67,8 @@ const (
 	// SettlementRefused: a handler of a durable with keys returned, and its outcome does
 	// not count, because this process lost the ownership, or the owner that gave it the
 	// message died, or the consumer had stopped. The message comes again; another process
-	// may handle it at the same time.
+	// may handle it at the same time. If Err is bus.ErrUnknownOutcome, the outcome may count:
+	// the reply was lost before the owner changed. Then the message may come again.
 	SettlementRefused Kind = "settlement refused"
 	// OddRecord: a record or message that the library keeps for itself, in S-retry, in S-keys
 	// or between the processes that share a durable with keys, was not written by the library,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/ownership"
 )
 
 // ConflictError is returned by Open if the durable exists and cannot be used. Nothing was
@@ -49,6 +50,10 @@ var ErrKeysHeld = errors.New("another consumer of this bus uses the durable with
 
 // ErrEnded is returned by calls on a consumer that has ended.
 var ErrEnded = errors.New("the consumer has ended")
+
+// ErrOutcomeUnknown is the error of event.SettlementRefused if nobody can say whether the outcome
+// of the handler counts.
+var ErrOutcomeUnknown = ownership.ErrUnknown
 
 // RewindError is returned by Rewind. The durable is where it was.
 type RewindError struct {

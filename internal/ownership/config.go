@@ -39,7 +39,7 @@ type Config struct {
 	Open func(*Owner) (Intake, error)
 
 	// OutcomeRefused reports an outcome that does not count: another process handles the
-	// message too. The error says why.
+	// message too. The error says why. It is ErrUnknown if the outcome may count.
 	OutcomeRefused func(*wire.Delivery, error)
 	// Lost reports that another process has become the owner instead of this one.
 	Lost func(error)

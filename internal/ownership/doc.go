@@ -12,6 +12,8 @@
 //   - Two messages of one key never run at once, except while a process was suspended
 //     or cut off for a TTL: then its handlers that still run may overlap with those of
 //     another process. The outcomes of the first are refused and reported.
+//   - An outcome is reported as refused only if it does not count. If a reply was lost and
+//     what is stored does not tell, it is reported as unknown.
 //   - A message that a lost process had is handled again.
 //
 // # Files
@@ -74,6 +76,8 @@
 //	                                     them after AckWait
 //	the owner, after the record and      the next owner reads the record, and acknowledges
 //	before the acknowledgement           the message when it is redelivered, without a handler
+//	the owner, before a member has the   the member reports that the outcome is unknown
+//	reply to its report
 //	the owner, after the record of a     the next owner reads the reason and
 //	dead letter and before it is stored  writes it
 //	the owner, while it is suspended     its records are refused, so it acknowledges nothing

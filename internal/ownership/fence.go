@@ -13,6 +13,10 @@ import (
 // owner's epoch before it is acknowledged. The server stores a record only while the
 // lease has that epoch, so an owner that was superseded settles nothing.
 //
+// If the reply to a record is lost, its messages are in doubt: they are settled if the server
+// stored the record. The next record has them too. If the fence is lost before that, the
+// fence reads what is stored.
+//
 // States: open → lost, or open → closed. Its one goroutine, writeRecords, writes the
 // records; each holds all that was settled while the one before was written. close waits
 // for it. Safe for concurrent use; mu guards the state.
@@ -25,7 +29,8 @@ type fence struct {
 
 	mu          sync.Mutex
 	entries     map[messageID]*fenceEntry // all that belongs in the record
-	unrecorded  []*fenceEntry             // those of entries that no record has yet
+	unrecorded  []*fenceEntry             // those of entries that no record has yet, as far as known
+	last        uint64                    // the sequence of the last record that is known to be stored; only writeRecords uses it
 	unconfirmed int                       // how many of entries were acknowledged and not confirmed
 	writing     bool                      // writeRecords is in a round
 	lost        bool
@@ -43,16 +48,17 @@ type fence struct {
 type fenceEntry struct {
 	settledMessage
 	maxSize      int
-	then         func(ok bool) // called once a record has it, or cannot have it any more
-	recorded     bool          // a record has it, or may have it
-	acknowledged bool          // its acknowledgement was sent
+	then         func(error) // called once a record has it, or cannot have it any more, or nobody can say
+	recorded     bool        // a record has it, or may have it
+	inDoubt      bool        // a record was sent that has it, and the reply was lost
+	acknowledged bool        // its acknowledgement was sent
 }
 
 // newFence returns the fence of an epoch, with the entries of the last record. confirm
 // waits until the server has processed the acknowledgements sent before the call. onLost
 // is called when the server says that the epoch is over. timeout bounds each request.
 func newFence(s *store, epoch uint64, last settleRecord, timeout time.Duration, confirm func(context.Context) error, onLost func()) *fence {
-	f := &fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, onLost: onLost, entries: make(map[messageID]*fenceEntry),
+	f := &fence{store: s, epoch: epoch, timeout: timeout, confirm: confirm, onLost: onLost, last: last.sequence, entries: make(map[messageID]*fenceEntry),
 		changed: make(chan struct{}), wake: newWakeup(), stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, m := range last.Entries {
 		f.entries[m.messageID] = &fenceEntry{settledMessage: m, maxSize: m.maxSize(), recorded: true}
@@ -73,20 +79,20 @@ func (f *fence) settled(id messageID) (dead *settle.DeadReason, settled bool) {
 	return e.Dead, true
 }
 
-// settle calls then, on another goroutine, once a record has the message; with false if
-// this process is not the owner any more. then must not block. A message that is settled
-// already is written once more.
-func (f *fence) settle(id messageID, then func(ok bool)) { f.add(settledMessage{messageID: id}, then) }
+// settle calls then, on another goroutine, once a record has the message; with ErrLost if
+// this process is not the owner any more, and with ErrUnknown if nobody can say whether a
+// record has it. then must not block. A message that is settled already is written once more.
+func (f *fence) settle(id messageID, then func(error)) { f.add(settledMessage{messageID: id}, then) }
 
 // recordDeadLetter is settle for a message whose dead letter is not written yet. It
 // returns false, and does not call then, while the record has no space for the reason.
 // The caller tries again after other dead letters were written.
-func (f *fence) recordDeadLetter(id messageID, reason *settle.DeadReason, then func(ok bool)) (fits bool) {
+func (f *fence) recordDeadLetter(id messageID, reason *settle.DeadReason, then func(error)) (fits bool) {
 	return f.add(settledMessage{messageID: id, Dead: reason}, then)
 }
 
 // add puts m into the next record. It returns false if m does not fit.
-func (f *fence) add(m settledMessage, then func(ok bool)) (fits bool) {
+func (f *fence) add(m settledMessage, then func(error)) (fits bool) {
 	f.mu.Lock()
 	e := f.entries[m.messageID]
 	if e == nil {
@@ -101,7 +107,7 @@ func (f *fence) add(m settledMessage, then func(ok bool)) (fits bool) {
 	f.mu.Unlock()
 	switch {
 	case lost:
-		then(false)
+		then(ErrLost)
 	case fits:
 		f.wake.signal()
 	}
@@ -147,16 +153,24 @@ func (f *fence) forgetMissing(redelivered func(messageID) bool) {
 }
 
 // lose ends the fence because another process has the lease. What no record has is
-// refused. It may be called again.
+// refused. The goroutine decides what is in doubt. lose may be called again.
 func (f *fence) lose() {
 	f.mu.Lock()
-	refused := f.unrecorded
-	f.lost, f.unrecorded = true, nil
+	var refused, inDoubt []*fenceEntry
+	for _, e := range f.unrecorded {
+		if e.inDoubt {
+			inDoubt = append(inDoubt, e)
+		} else {
+			refused = append(refused, e)
+		}
+	}
+	f.lost, f.unrecorded = true, inDoubt
 	f.broadcastLocked()
 	f.mu.Unlock()
 	f.end()
+	f.wake.signal()
 	for _, e := range refused {
-		e.then(false)
+		e.then(ErrLost)
 	}
 }
 
@@ -181,8 +195,7 @@ func (f *fence) flush(ctx context.Context) error {
 	}
 }
 
-// close ends the fence and waits for its goroutine. What no record has is refused. It may
-// be called once.
+// close is lose, and waits for the goroutine. It may be called once.
 func (f *fence) close() {
 	f.lose()
 	close(f.stop)

@@ -36,9 +36,9 @@ func TestRecordKeepsWhatIsNotConfirmed(t *testing.T) {
 		f, confirm := fenced(t, a, epoch, settleRecord{})
 		one, two, three := messageID{Position: 1}, messageID{Position: 2}, messageID{Position: 3, Source: 1}
 		reason := &settle.DeadReason{Cause: "error", Error: "no", Attempts: 3}
-		sent := func(id messageID) func(bool) { return func(bool) { f.acknowledged(id) } }
+		sent := func(id messageID) func(error) { return func(error) { f.acknowledged(id) } }
 		f.settle(one, sent(one))
-		f.recordDeadLetter(two, reason, func(bool) {}) // its dead letter is not written yet
+		f.recordDeadLetter(two, reason, func(error) {}) // its dead letter is not written yet
 		synctest.Wait()
 		mustRecord(t, b, one, two)
 		confirm <- errors.New("no connection")
@@ -97,15 +97,15 @@ func TestFenceOfOldOwner(t *testing.T) {
 		f := newFence(a, epoch, settleRecord{}, time.Second, func(context.Context) error { return nil }, func() { told <- struct{}{} })
 		_, err = b.acquireLease(t.Context(), lease{Member: "b"}, epoch)
 		must(t, err)
-		results := make(chan bool, 2)
-		f.settle(messageID{Position: 1}, func(ok bool) { results <- ok })
-		if <-results {
-			t.Error("the settlement of an old owner is recorded")
+		results := make(chan error, 2)
+		f.settle(messageID{Position: 1}, func(err error) { results <- err })
+		if err := <-results; !errors.Is(err, ErrLost) {
+			t.Errorf("the settlement of an old owner: %v", err)
 		}
 		<-told
-		f.settle(messageID{Position: 2}, func(ok bool) { results <- ok })
-		if <-results {
-			t.Error("one after it is")
+		f.settle(messageID{Position: 2}, func(err error) { results <- err })
+		if err := <-results; !errors.Is(err, ErrLost) {
+			t.Errorf("one after it: %v", err)
 		}
 		if err := f.flush(t.Context()); !errors.Is(err, ErrLost) {
 			t.Errorf("Flush returns %v", err)
@@ -146,7 +146,7 @@ func leavesSpace(t *testing.T, w *world, text string, most int) {
 	}
 	for i := range uint64(1000) {
 		id := messageID{Position: 10_000 + i}
-		f.settle(id, func(bool) { f.acknowledged(id) })
+		f.settle(id, func(error) { f.acknowledged(id) })
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -154,7 +154,7 @@ func leavesSpace(t *testing.T, w *world, text string, most int) {
 	if again := recordAll(t, f, 1, 600, reason); !slices.Equal(again, recorded) {
 		t.Errorf("%d reasons are taken again, want the %d before", len(again), len(recorded))
 	}
-	f.settle(recorded[0], func(bool) { f.acknowledged(recorded[0]) })
+	f.settle(recorded[0], func(error) { f.acknowledged(recorded[0]) })
 	must(t, f.flush(ctx))
 	if others := recordAll(t, f, 2, 600, reason); len(others) != len(recorded) || slices.Equal(others, recorded) {
 		t.Errorf("%d reasons after a dead letter was written, want %d with another one", len(others), len(recorded))
@@ -172,9 +172,9 @@ func recordAll(t *testing.T, f *fence, first, last uint64, v *settle.DeadReason)
 	t.Helper()
 	for position := first; position <= last; position++ {
 		id := messageID{Position: position}
-		if f.recordDeadLetter(id, v, func(ok bool) {
-			if !ok {
-				t.Errorf("the reason on %d is refused", id.Position)
+		if f.recordDeadLetter(id, v, func(err error) {
+			if err != nil {
+				t.Errorf("the reason on %d: %v", id.Position, err)
 			}
 		}) {
 			recorded = append(recorded, id)

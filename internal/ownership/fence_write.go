@@ -13,6 +13,7 @@ const retryInterval = 250 * time.Millisecond
 // confirmations until close.
 func (f *fence) writeRecords() {
 	defer close(f.ended)
+	defer f.decideDoubts()
 	for {
 		select {
 		case <-f.wake:
@@ -30,6 +31,7 @@ func (f *fence) writeRecords() {
 				break
 			}
 		}
+		f.decideDoubts()
 	}
 }
 
@@ -64,12 +66,12 @@ func (f *fence) round() error {
 	batch, r := f.nextRecord()
 	if len(batch) > 0 {
 		if err := f.writeRecord(r); err != nil {
-			f.putBack(batch)
+			f.putBack(batch, !errors.Is(err, ErrLost))
 			return err
 		}
 	}
 	for _, e := range batch {
-		e.then(true)
+		e.then(nil)
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, f.timeout)
 	defer cancel()
@@ -89,7 +91,11 @@ func (f *fence) round() error {
 func (f *fence) writeRecord(r settleRecord) error {
 	ctx, cancel := withTolerantTimeout(context.Background(), f.timeout)
 	defer cancel()
-	return f.store.writeSettleRecord(ctx, r, f.epoch)
+	sequence, err := f.store.writeSettleRecord(ctx, r, f.epoch)
+	if err == nil {
+		f.last = sequence
+	}
+	return err
 }
 
 // nextRecord returns the next record, and those of its entries that are new in it.
@@ -132,15 +138,52 @@ func (f *fence) batchSizeLocked() (n int) {
 	return n
 }
 
-// putBack takes back a batch that could not be recorded. After a loss it is refused.
-func (f *fence) putBack(batch []*fenceEntry) {
+// putBack takes back a batch whose record is not known to be stored. inDoubt says that it may
+// be. After a loss the batch is refused, or decided later.
+func (f *fence) putBack(batch []*fenceEntry, inDoubt bool) {
 	f.mu.Lock()
+	for _, e := range batch {
+		e.inDoubt = e.inDoubt || inDoubt
+	}
 	f.unrecorded = append(batch, f.unrecorded...)
 	lost := f.lost
 	f.mu.Unlock()
 	if lost {
 		f.lose()
 	}
+}
+
+// decideDoubts decides, once the fence is lost, what is in doubt. What is stored tells, unless
+// a later owner has written a record without the message: it may have dropped it.
+func (f *fence) decideDoubts() {
+	inDoubt := f.takeDoubts()
+	if len(inDoubt) == 0 {
+		return
+	}
+	ctx, cancel := withTolerantTimeout(context.Background(), f.timeout)
+	defer cancel()
+	stored, epoch, err := f.store.readSettled(ctx)
+	unchanged := epoch != f.epoch && stored.sequence == f.last // and the server refuses what it reads later
+	for _, e := range inDoubt {
+		switch {
+		case err == nil && stored.has(e.messageID):
+			e.then(nil)
+		case err == nil && unchanged:
+			e.then(ErrLost)
+		default:
+			e.then(ErrUnknown)
+		}
+	}
+}
+
+// takeDoubts returns what is in doubt after a loss, once.
+func (f *fence) takeDoubts() (inDoubt []*fenceEntry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost {
+		inDoubt, f.unrecorded = f.unrecorded, nil
+	}
+	return inDoubt
 }
 
 func (f *fence) acknowledgedEntries() (all []*fenceEntry) {

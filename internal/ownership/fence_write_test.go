@@ -24,7 +24,7 @@ func TestRecordsFitAMessage(t *testing.T) {
 		}, func() {})
 		for i := range uint64(1000) {
 			id := messageID{Position: i + 1}
-			f.settle(id, func(bool) { f.acknowledged(id) })
+			f.settle(id, func(error) { f.acknowledged(id) })
 		}
 		time.Sleep(time.Minute)
 		up.Store(true)

@@ -35,7 +35,7 @@ func (w *world) joinWith(name string, workers int, ttl time.Duration) *process {
 		Open: func(o *Owner) (Intake, error) {
 			return &fakeIntake{p: p, owner: o, stop: make(chan struct{})}, nil
 		},
-		OutcomeRefused: func(*wire.Delivery, error) { w.count(w.refused, name) },
+		OutcomeRefused: func(_ *wire.Delivery, why error) { w.refuse(name, why) },
 		Lost:           func(error) { w.count(w.lost, name) },
 		Failed:         w.report,
 		Odd:            func(err error) { w.report(err) },
@@ -237,6 +237,7 @@ func (f *fakeIntake) RunsCaller(context.Context) bool { return false }
 type suspension struct {
 	mu      sync.Mutex
 	resumed chan struct{} // nil while it is not suspended
+	sends   bool          // what it sends does not wait
 	conn    net.Conn
 	unsent  []byte
 }
@@ -247,12 +248,27 @@ func (s *suspension) suspend() {
 	s.resumed = make(chan struct{})
 }
 
+// deafen suspends only what is sent to the process.
+func (s *suspension) deafen() {
+	s.suspend()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sends = true
+}
+
+// forget drops what the suspended process has sent.
+func (s *suspension) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsent = nil
+}
+
 func (s *suspension) resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, _ = s.conn.Write(s.unsent)
 	close(s.resumed)
-	s.resumed, s.unsent = nil, nil
+	s.resumed, s.unsent, s.sends = nil, nil, false
 }
 
 func (s *suspension) wrap(c net.Conn) net.Conn {
@@ -280,7 +296,7 @@ func (c *suspendedConn) Read(p []byte) (int, error) {
 func (c *suspendedConn) Write(p []byte) (int, error) {
 	c.suspension.mu.Lock()
 	defer c.suspension.mu.Unlock()
-	if c.suspension.resumed == nil {
+	if c.suspension.resumed == nil || c.suspension.sends {
 		return c.Conn.Write(p)
 	}
 	c.suspension.unsent = append(c.suspension.unsent, p...)

@@ -44,6 +44,7 @@ type world struct {
 	running  map[string][]string // who runs a key
 	overlaps []string
 	refused  map[string]int // outcomes, by member
+	reasons  []error        // of those
 	lost     map[string]int // leases, by member
 	reported []error        // by Config.Failed
 	mayFail  bool           // those are expected
@@ -189,6 +190,13 @@ func (w *world) count(what map[string]int, name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	what[name]++
+}
+
+func (w *world) refuse(name string, why error) {
+	w.count(w.refused, name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reasons = append(w.reasons, why)
 }
 
 func (w *world) fail(err error) {

@@ -206,11 +206,12 @@ func (m *Member) readSettleRecord(ctx context.Context, epoch uint64) (settleReco
 	if !ok {
 		return last, err
 	}
-	if err := m.store.writeSettleRecord(ctx, settleRecord{}, epoch); err != nil {
+	sequence, err := m.store.writeSettleRecord(ctx, settleRecord{}, epoch)
+	if err != nil {
 		return last, errors.Join(bad, err)
 	}
 	m.reportOdd("the settle record "+m.store.settleRecord(), fmt.Errorf("%w; it was removed. Messages that it had may be handled again", bad))
-	return settleRecord{}, nil
+	return settleRecord{sequence: sequence}, nil
 }
 
 // recordOddLease keeps what is wrong with the lease for Stalled, and reports it if there was

@@ -187,27 +187,43 @@ func (m *Member) askOwner(ctx context.Context, epoch uint64, r request) (reply, 
 
 // reportOutcome reports to the owner how an assignment ended. It repeats that until the
 // owner replies, or has changed, or must have taken this member for dead. It returns
-// the reply; without one the outcome does not count. The worker of the assignment calls it.
-func (m *Member) reportOutcome(id assignmentID, o outcome) reply {
-	for {
+// ErrLost if the outcome does not count, and ErrUnknown if it may: the owner may have taken
+// an earlier report whose reply was lost. The worker of the assignment calls it.
+func (m *Member) reportOutcome(id assignmentID, o outcome) (reply, error) {
+	refused := ErrLost
+	for m.ctx.Err() == nil {
 		epoch := max(m.workers.ownerEpoch(), id.Epoch) // the owner may know this member before its reply arrives here
-		ctx, cancel := withTolerantTimeout(m.ctx, m.heartbeatInterval())
-		a, err := m.askOwner(ctx, epoch, request{Outcome: &outcomeReport{Member: m.cfg.ID, Assignment: id, Outcome: o}})
-		cancel()
+		a, err := m.sendOutcome(epoch, id, o)
 		switch {
-		case err == nil:
-			return a
-		case errors.Is(err, nats.ErrMaxPayload) && o.Failed && o.Error != textTooLong:
-			o.Error = textTooLong
-			continue
-		case errors.Is(err, nats.ErrMaxPayload), m.ctx.Err() != nil, m.workers.takenForDead(), epoch != id.Epoch: // the owner learns the end from the next heartbeats
-			return reply{}
+		case err == nil && a.OK:
+			return a, nil
+		case err == nil, errors.Is(err, nats.ErrMaxPayload):
+			return reply{}, refused
+		case epoch == id.Epoch && !errors.Is(err, nats.ErrNoResponders):
+			refused = ErrUnknown
+		}
+		if m.workers.takenForDead() || epoch != id.Epoch { // the owner learns the end from the next heartbeats
+			break
 		}
 		select {
 		case <-time.After(m.heartbeatInterval() / 4):
 		case <-m.ctx.Done():
 		}
 	}
+	return reply{}, refused
+}
+
+// sendOutcome reports once how an assignment ended. It shortens what is too long.
+func (m *Member) sendOutcome(epoch uint64, id assignmentID, o outcome) (reply, error) {
+	ctx, cancel := withTolerantTimeout(m.ctx, m.heartbeatInterval())
+	defer cancel()
+	report := &outcomeReport{Member: m.cfg.ID, Assignment: id, Outcome: o}
+	a, err := m.askOwner(ctx, epoch, request{Outcome: report})
+	if errors.Is(err, nats.ErrMaxPayload) && o.Failed {
+		report.Outcome.Error = textTooLong
+		return m.askOwner(ctx, epoch, request{Outcome: report})
+	}
+	return a, err
 }
 
 // onWorkerFree has the owner, if it is this process, assign what waits.
@@ -217,11 +233,10 @@ func (m *Member) onWorkerFree() {
 	}
 }
 
-// refuse reports an outcome that does not count.
-func (m *Member) refuse(d *wire.Delivery) {
-	reason := ErrLost
-	if m.ctx.Err() != nil {
-		reason = ErrEnded
+// refuse reports an outcome that does not count, or, if why is ErrUnknown, may not.
+func (m *Member) refuse(d *wire.Delivery, why error) {
+	if m.ctx.Err() != nil && !errors.Is(why, ErrUnknown) {
+		why = ErrEnded
 	}
-	m.cfg.OutcomeRefused(d, reason)
+	m.cfg.OutcomeRefused(d, why)
 }

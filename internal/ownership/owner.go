@@ -76,12 +76,12 @@ func (o *Owner) MarkDead(d *wire.Delivery, then func(ok bool)) (fits bool) {
 }
 
 // orRefused is then, and reports an outcome that does not count.
-func (o *Owner) orRefused(d *wire.Delivery, then func(ok bool)) func(ok bool) {
-	return func(ok bool) {
-		if !ok {
-			o.member.refuse(d)
+func (o *Owner) orRefused(d *wire.Delivery, then func(ok bool)) func(error) {
+	return func(err error) {
+		if err != nil {
+			o.member.refuse(d, err)
 		}
-		then(ok)
+		then(err == nil)
 	}
 }
 

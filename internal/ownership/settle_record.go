@@ -2,6 +2,7 @@ package ownership
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/omnibus-go/bus/internal/settle"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -29,6 +30,12 @@ type settledMessage struct {
 // whose acknowledgement the server has not confirmed.
 type settleRecord struct {
 	Entries []settledMessage `json:"entries"`
+
+	sequence uint64 // of the stored message; 0 if there is none
+}
+
+func (r *settleRecord) has(id messageID) bool {
+	return slices.ContainsFunc(r.Entries, func(m settledMessage) bool { return m.messageID == id })
 }
 
 // encode returns v as JSON. It panics if v has no JSON form, which none of our types lacks.

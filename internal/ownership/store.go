@@ -18,6 +18,10 @@ import (
 // ErrLost says that the lease of an epoch is over.
 var ErrLost = errors.New("another process owns the durable now")
 
+// ErrUnknown says that nobody can say whether an outcome counts: a reply was lost, and then
+// the lease.
+var ErrUnknown = errors.New("the outcome may count or not: a reply was lost before another process became the owner of the durable")
+
 // store reads and writes the two stored messages of one durable: the lease and the
 // settle record. Its stream must exist. Safe for concurrent use.
 type store struct {
@@ -96,20 +100,36 @@ func (s *store) readSettleRecord(ctx context.Context) (settleRecord, error) {
 	if err != nil || sequence == 0 {
 		return settleRecord{}, err
 	}
-	return parseSettleRecord(data)
+	r, err := parseSettleRecord(data)
+	r.sequence = sequence
+	return r, err
 }
 
-// writeSettleRecord stores r if the lease still has the epoch. Else it returns ErrLost.
-func (s *store) writeSettleRecord(ctx context.Context, r settleRecord, epoch uint64) error {
-	_, err := s.write(ctx, s.settleRecord(), encode(r), epoch)
+// readSettled returns the latest settle record, and the epoch that the lease had before.
+func (s *store) readSettled(ctx context.Context) (settleRecord, uint64, error) {
+	if !s.link.Conn().IsConnected() {
+		return settleRecord{}, 0, nats.ErrDisconnected
+	}
+	_, epoch, err := s.readLease(ctx)
+	if err != nil {
+		return settleRecord{}, 0, err
+	}
+	r, err := s.readSettleRecord(ctx)
+	return r, epoch, err
+}
+
+// writeSettleRecord stores r if the lease still has the epoch, and returns its sequence. Else
+// it returns ErrLost.
+func (s *store) writeSettleRecord(ctx context.Context, r settleRecord, epoch uint64) (sequence uint64, err error) {
+	sequence, err = s.write(ctx, s.settleRecord(), encode(r), epoch)
 	if !errors.Is(err, ErrLost) {
-		return err
+		return sequence, err
 	}
 	// A cluster also refuses while another process tries to acquire the lease.
 	if _, now, readErr := s.readLease(ctx); readErr != nil || now == epoch {
-		return errors.Join(errLeaseBusy, readErr)
+		return 0, errors.Join(errLeaseBusy, readErr)
 	}
-	return err
+	return 0, err
 }
 
 var errLeaseBusy = errors.New("another process is writing the lease")

@@ -43,16 +43,18 @@ func TestRecordOfOldOwnerIsRefused(t *testing.T) {
 		first, err := a.acquireLease(ctx, lease{Member: "a"}, 0)
 		must(t, err)
 		one := settleRecord{Entries: []settledMessage{{messageID: messageID{Position: 1, Time: 5}}}}
-		must(t, a.writeSettleRecord(ctx, one, first))
+		_, err = a.writeSettleRecord(ctx, one, first)
+		must(t, err)
 		second, err := b.acquireLease(ctx, lease{Member: "b"}, first)
 		must(t, err)
-		if err := a.writeSettleRecord(ctx, settleRecord{}, first); !errors.Is(err, ErrLost) {
+		if _, err := a.writeSettleRecord(ctx, settleRecord{}, first); !errors.Is(err, ErrLost) {
 			t.Errorf("the old owner's record: %v", err)
 		}
 		r, err := b.readSettleRecord(ctx)
 		if err != nil || !slices.Equal(r.Entries, one.Entries) {
 			t.Errorf("the record is %v, %v", r, err)
 		}
-		must(t, b.writeSettleRecord(ctx, settleRecord{}, second))
+		_, err = b.writeSettleRecord(ctx, settleRecord{}, second)
+		must(t, err)
 	})
 }

@@ -84,13 +84,13 @@ func (w *workers) handleRemote(d wire.Delivery) {
 // handler was not called: then the owner assigns no more before a heartbeat.
 func (w *workers) finishRemote(d wire.Delivery, id assignmentID, o settle.Outcome, begun bool) {
 	m := w.member
-	a := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
+	a, err := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
 	w.forget(d.Stored, id, true)
 	switch {
 	case !begun:
 		m.wake.signal()
-	case !a.OK:
-		m.refuse(&d)
+	case err != nil:
+		m.refuse(&d, err)
 	case a.Retrying:
 		m.cfg.Retrying(d, o.Err)
 	}
