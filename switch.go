@@ -210,7 +210,7 @@ func (s *busSwitch) dial(u string) (*nats.Conn, error) {
 	opts := []nats.Option{nats.Name(s.b.cfg.name + " (switch)"), nats.Timeout(targetTimeout), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
 		nats.CustomInboxPrefix(cmp.Or(s.b.cfg.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // whoever waits for a reply finds out
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // else it would print
 	return nats.Connect(u, append(opts, s.target.Access...)...)
 }
 

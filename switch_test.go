@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -279,10 +280,7 @@ func TestSwitchToObstacles(t *testing.T) {
 			return newTarget(t, func(o *server.Options) { o.MaxPayload = 100_000 }).ClientURL()
 		}, []string{"the target accepts messages of 100000 bytes", "set its max_payload to 1048576"}},
 		"permissions": {nil, func(t *testing.T, _ *bus.Bus) string {
-			return newTarget(t, func(o *server.Options) {
-				o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{
-					Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.RESTORE.>", "$JS.SNAPSHOT.>", "$JS.ACK.>"}}}}}
-			}).ClientURL()
+			return annDenied(t, "$JS.API.STREAM.RESTORE.>", "$JS.SNAPSHOT.>", "$JS.ACK.>")
 		}, []string{"may not restore streams", "may not send the chunks", "may not acknowledge messages"}},
 		"limits": {nil, func(t *testing.T, _ *bus.Bus) string {
 			target, _ := single(t)
@@ -290,6 +288,32 @@ func TestSwitchToObstacles(t *testing.T) {
 				MaxMemory: 10, MaxStore: 10, MaxStreams: 1, MaxConsumers: 1, MaxAckPending: -1}}))
 			return target.ClientURL()
 		}, []string{"may have 10 bytes in memory", "may have 1 streams", "may have 1 consumers", "raise that limit"}},
+		"limits on disk": {[]bus.Option{bus.WithStoreDir(t.TempDir())}, func(t *testing.T, _ *bus.Bus) string {
+			target, _ := single(t)
+			must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+				MaxMemory: -1, MaxStore: 10, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1}}))
+			return target.ClientURL()
+		}, []string{"may have 10 bytes on disk and has 0", "raise that limit at the target"}},
+		"room in memory": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) { o.JetStreamMaxMemory = 100 }).ClientURL()
+		}, []string{"does not reserve the", "bytes in memory that the streams need: nats: API error: code=500 err_code=10028", "make room there, or raise its max_memory_store"}},
+		"room on disk": {[]bus.Option{bus.WithStoreDir(t.TempDir())}, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) { o.JetStreamMaxStore = 100 }).ClientURL()
+		}, []string{"does not reserve the", "bytes on disk that the streams need: nats: API error: code=500 err_code=10047", "make room there, or raise its max_file_store"}},
+		"limits of a stream": {nil, func(t *testing.T, b *bus.Bus) string {
+			target, _ := single(t)
+			must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+				MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: 5, MemoryMaxStreamBytes: 1000, MaxBytesRequired: true}}))
+			_, err := b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "BIG", Storage: jetstream.MemoryStorage, MaxBytes: 2000})
+			must(t, err)
+			return target.ClientURL()
+		}, []string{`stream "S": the account requires MaxBytes, which it does not have: set its MaxBytes`, `stream "S": consumer "c" may have`, "unacknowledged messages, and the account allows 5: raise that limit",
+			`stream "BIG": its MaxBytes are 2000, and the account allows 1000 for a stream: raise that limit`}},
+		"no permissions at all": {nil, func(t *testing.T, _ *bus.Bus) string { return annDenied(t, "$JS.>") },
+			[]string{"its streams cannot be listed", "its limits cannot be asked for", "does not create a stream with 1 replicas", "let its user create streams",
+				"let its user publish to $JS.> and subscribe to the inboxes", "Permissions Violation for Publish"}},
+		"no deletion": {nil, func(t *testing.T, _ *bus.Bus) string { return annDenied(t, "$JS.API.STREAM.DELETE.>") },
+			[]string{"does not delete the probe stream omnibus-probe-", "let its user delete streams, and delete that one"}},
 		"two targets": {nil, func(t *testing.T, _ *bus.Bus) string {
 			return newTarget(t).ClientURL() + "," + newTarget(t).ClientURL()
 		}, []string{"leads to other streams than the first URL", "servers of one cluster"}},
@@ -313,12 +337,8 @@ func TestSwitchToObstacles(t *testing.T) {
 			consume(t, st, "d", "s.*", ignore[int])
 			storeNumbers(t, st, 1, 10)
 			url := c.target(t, b)
-			opts := []switchover.Option{}
-			if name == "permissions" {
-				opts = append(opts, bus.WithUser("ann", "x"))
-			}
 			before := streamNames(t, b.JetStream())
-			report, err := b.SwitchTo(t.Context(), url, opts...)
+			report, err := b.SwitchTo(t.Context(), url, bus.WithUser("ann", "x")) // servers without users let everybody in
 			asError[*switchover.ObstacleError](t, err, append(c.want, "nothing was changed")...)
 			if report.Waited != 0 || !slices.Equal(streamNames(t, b.JetStream()), before) {
 				t.Errorf("report = %v; the streams are %v", report, streamNames(t, b.JetStream()))
@@ -328,6 +348,51 @@ func TestSwitchToObstacles(t *testing.T) {
 				t.Errorf("the stream has %v", got)
 			}
 		})
+	}
+}
+
+// annDenied starts a target whose user ann, with the password x, may not publish to subjects.
+func annDenied(t *testing.T, subjects ...string) (url string) {
+	t.Helper()
+	return newTarget(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: subjects}}}}
+	}).ClientURL()
+}
+
+// A cluster that cannot make three replicas, and a stream that cannot have any, are obstacles.
+func TestSwitchToClusterObstacles(t *testing.T) {
+	needsCluster(t)
+	t.Parallel()
+	t.Run("two servers", func(t *testing.T) {
+		t.Parallel()
+		_, urls := servers(t, 2)
+		b := ownBus(t)
+		declare(t, b, bus.StreamConfig{Name: "S"})
+		_, err := b.SwitchTo(t.Context(), urls)
+		asError[*switchover.ObstacleError](t, err, "does not create a stream with 3 replicas", "wait until all servers of the cluster are up", "it needs three with JetStream")
+	})
+	t.Run("asynchronous", func(t *testing.T) {
+		t.Parallel()
+		_, urls := servers(t, 3)
+		b := openOn(t, t.TempDir())
+		_, err := b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", PersistMode: jetstream.AsyncPersistMode})
+		must(t, err)
+		_, err = b.SwitchTo(t.Context(), urls)
+		asError[*switchover.ObstacleError](t, err, `stream "S": it is persisted asynchronously, which no stream with replicas can be: create it without PersistMode`)
+	})
+}
+
+// A URL that leads nowhere is no obstacle as long as another one leads to the target. The report
+// says so.
+func TestSwitchToNamesDeadURLs(t *testing.T) {
+	t.Parallel()
+	dead := fmt.Sprintf("nats://127.0.0.1:%d", freePorts(t, 1)[0])
+	b := ownBus(t)
+	declare(t, b, bus.StreamConfig{Name: "S"})
+	report, err := b.SwitchTo(t.Context(), newTarget(t).ClientURL()+","+dead, switchover.DryRun())
+	must(t, err)
+	if len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], dead+" cannot be reached") {
+		t.Errorf("the warnings are %v", report.Warnings)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/serverversion"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // serversVariable names the environment variable with a directory of servers:
@@ -218,6 +219,7 @@ func TestServerVersions(t *testing.T) {
 			for call, needs := range table {
 				t.Run(strings.ReplaceAll(call, "`", ""), func(t *testing.T) { tryCall(t, b, call, version.AtLeast(needs), name[1:]) })
 			}
+			t.Run("switch", func(t *testing.T) { trySwitch(t, url, version) })
 			for name, try := range map[string]func(*testing.T, *bus.Bus, serverversion.Version){
 				"core": versionCore, "streams": versionStreams, "raw": versionRaw, "conditions": versionConditions, "consume": versionConsume,
 				"dead letters": versionDeadLetters, "keys": versionKeys, "replay": versionReplay, "pause": versionPause, "batch": versionBatch,
@@ -250,6 +252,20 @@ func tryCall(t *testing.T, b *bus.Bus, call string, works bool, version string) 
 	if got := replayed[int](t, st, "v.>"); len(got) > 0 {
 		t.Errorf("%d messages were stored", len(got))
 	}
+}
+
+// trySwitch switches a bus to a server, which must be new enough.
+func trySwitch(t *testing.T, url string, version serverversion.Version) {
+	t.Parallel()
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "SWITCHED", Subjects: []string{"switched.*"}})
+	second(bus.PublishTo(t.Context(), st, bus.Subject[int]("switched.a"), 1))
+	_, err := b.SwitchTo(t.Context(), url)
+	if version.AtLeast(serverversion.Version{Major: 2, Minor: 15}) {
+		must(t, err)
+		return
+	}
+	asError[*switchover.ObstacleError](t, err, "the target is nats-server "+version.String(), "cannot restore everything that is in a snapshot", "update its servers to 2.15 or newer")
 }
 
 // serverProcess is a server with JetStream in a process of its own, on one port and directory.

@@ -26,7 +26,7 @@ type option func(*Settings)
 func (o option) OnSwitch(s *Settings) { o(s) }
 
 // DryRun has SwitchTo connect to the target, look for obstacles and return. Nothing changes,
-// here or at the target, except that a probe stream is created there and deleted.
+// here or at the target, except that probe streams are created there and deleted.
 func DryRun() Option { return option(func(s *Settings) { s.DryRun = true }) }
 
 // MaxWait bounds how long publishers wait, from the beginning of the hold until the commit. If

@@ -63,7 +63,8 @@ type Config struct {
 }
 
 const (
-	preflightLimit = 20 * time.Second       // all checks together
+	preflightLimit = 30 * time.Second       // all checks together
+	questionLimit  = 4 * time.Second        // one of them
 	returnLimit    = 5 * time.Second        // the way back
 	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target

@@ -14,7 +14,7 @@ import (
 	"github.com/omnibus-go/bus/switchover"
 )
 
-// preflight looks for everything that is in the way. It changes nothing but a probe stream,
+// preflight looks for everything that is in the way. It changes nothing but probe streams,
 // which it deletes. Errors are those of the old server, and a *switchover.ObstacleError.
 func (s *run) preflight(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
@@ -40,7 +40,31 @@ func (s *run) preflight(ctx context.Context) error {
 	return nil
 }
 
-var errPreflight = fmt.Errorf("the target did not answer all questions within %v", preflightLimit)
+var (
+	errPreflight = fmt.Errorf("the target did not answer all questions within %v", preflightLimit)
+	errQuestion  = fmt.Errorf("no answer came within %v", questionLimit)
+)
+
+// question returns the context of one question to the target. It ends early if the server
+// refuses it: whoever waits for a reply gets none then.
+func (s *run) question(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithTimeoutCause(ctx, questionLimit, errQuestion)
+	ctx, refuse := context.WithCancelCause(ctx)
+	s.refuse.Store(&refuse)
+	return ctx, func() {
+		s.refuse.Store(nil)
+		refuse(nil)
+		cancel()
+	}
+}
+
+// onTargetError ends the question of now if the server refuses it. It is the error handler of
+// the connection to the target.
+func (s *run) onTargetError(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if refuse := s.refuse.Load(); refuse != nil && errors.Is(err, nats.ErrPermissionViolation) {
+		(*refuse)(err)
+	}
+}
 
 // found records an obstacle.
 func (s *run) found(stream, reason, remedy string) {
@@ -93,6 +117,8 @@ func (s *run) checkServer() bool {
 
 // checkNames looks for streams at the target that have a name or a subject of ours.
 func (s *run) checkNames(ctx context.Context) {
+	ctx, end := s.question(ctx)
+	defer end()
 	there, err := streams(ctx, s.targetJS)
 	if err != nil {
 		s.unanswered("its streams cannot be listed", err)
@@ -139,23 +165,33 @@ func (s *run) checkReplicas(ctx context.Context) {
 		s.report.Replicas = 3
 	}
 	probe := jetstream.StreamConfig{Name: "omnibus-probe-" + s.ID, Subjects: []string{"$OMNIBUS.probe." + s.ID},
-		Storage: jetstream.MemoryStorage, Replicas: s.report.Replicas}
-	_, err := s.targetJS.CreateStream(ctx, probe)
-	if err != nil {
+		Storage: jetstream.MemoryStorage, Replicas: s.report.Replicas, MaxBytes: 1} // some accounts require MaxBytes
+	if err := s.createProbe(ctx, probe); err != nil {
 		remedy := "let its user create streams, and raise the limits of its account"
 		if s.report.Replicas > 1 {
-			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream"
+			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream, and a user who may create streams"
 		}
-		s.found("", fmt.Sprintf("the target does not create a stream with %d replicas: %v", s.report.Replicas, because(ctx, err)), remedy)
+		s.found("", fmt.Sprintf("the target does not create a stream with %d replicas: %v", s.report.Replicas, err), remedy)
 		return
 	}
-	defer func() {
-		if err := s.targetJS.DeleteStream(ctx, probe.Name); err != nil {
-			s.found("", fmt.Sprintf("the target does not delete the probe stream %s: %v", probe.Name, err), "let its user delete streams, and delete that one")
-		}
-	}()
+	defer s.deleteProbe(ctx, probe.Name)
 	for _, u := range s.URLs {
 		s.checkURL(ctx, u, probe.Name)
+	}
+}
+
+func (s *run) createProbe(ctx context.Context, probe jetstream.StreamConfig) error {
+	ctx, end := s.question(ctx)
+	defer end()
+	_, err := s.targetJS.CreateStream(ctx, probe)
+	return because(ctx, err)
+}
+
+func (s *run) deleteProbe(ctx context.Context, name string) {
+	ctx, end := s.question(ctx)
+	defer end()
+	if err := because(ctx, s.targetJS.DeleteStream(ctx, name)); err != nil {
+		s.found("", fmt.Sprintf("the target does not delete the probe stream %s: %v", name, err), "let its user delete streams, and delete that one")
 	}
 }
 
@@ -167,6 +203,8 @@ func (s *run) checkURL(ctx context.Context, u, probe string) {
 		return
 	}
 	defer nc.Close()
+	ctx, end := s.question(ctx)
+	defer end()
 	js, err := jetstream.New(nc)
 	if err == nil {
 		_, err = js.Stream(ctx, probe)
@@ -175,21 +213,21 @@ func (s *run) checkURL(ctx context.Context, u, probe string) {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.found("", fmt.Sprintf("%s leads to other streams than the first URL that was reached", s.Redact(u)), "give URLs of the servers of one cluster, with one account")
 	case err != nil:
-		s.warn("%s does not answer: %v", s.Redact(u), err)
+		s.warn("%s does not answer: %v", s.Redact(u), because(ctx, err))
 	}
 }
 
-// checkRestore finds out whether the user may restore streams and acknowledge messages. A
-// server that forbids a publish says nothing to whoever waits for a reply.
+// checkRestore finds out whether the user may restore streams and acknowledge messages.
 func (s *run) checkRestore(ctx context.Context) {
 	for _, c := range []struct{ subject, what string }{
 		{"$JS.API.STREAM.RESTORE.omnibus-probe-" + s.ID, "restore streams ($JS.API.STREAM.RESTORE.>)"},
 		{"$JS.SNAPSHOT.RESTORE.omnibus-probe-" + s.ID, "send the chunks of a restore ($JS.SNAPSHOT.RESTORE.>)"},
 		{"$JS.ACK.omnibus-probe-" + s.ID + ".c.1.1.1.0.0", "acknowledge messages ($JS.ACK.>)"},
 	} {
-		ctx, cancel := context.WithTimeout(ctx, chunkTimeout/5)
+		ctx, end := s.question(ctx)
 		_, err := s.Target.RequestWithContext(ctx, c.subject, []byte("{}"))
-		cancel()
+		err = because(ctx, err)
+		end()
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 			s.unanswered("its user may not "+c.what, err)
 		}
@@ -219,45 +257,5 @@ func (s *run) checkStream(info *jetstream.StreamInfo) {
 		if source.External != nil && strings.Contains(source.External.APIPrefix, "."+s.Domain+".") {
 			s.found(c.Name, fmt.Sprintf("it copies stream %q of this server by the name of its JetStream domain", source.Name), "leave External out of that source")
 		}
-	}
-}
-
-// checkLimits compares what the streams need with the limits of the account.
-func (s *run) checkLimits(ctx context.Context) {
-	account, err := s.targetJS.AccountInfo(ctx)
-	if err != nil {
-		s.unanswered("its limits cannot be asked for", err)
-		return
-	}
-	replicas := int64(1)
-	if s.Target.ConnectedClusterName() != "" {
-		replicas = 3
-	}
-	tier := account.Tier
-	if t, ok := account.Tiers[fmt.Sprintf("R%d", replicas)]; ok {
-		tier, replicas = t, 1 // the limits of a tier are those of one replica
-	}
-	var store, memory int64
-	count := 0
-	for _, info := range s.infos {
-		count += info.State.Consumers
-		need := max(int64(info.State.Bytes), info.Config.MaxBytes) * replicas // MaxBytes is reserved
-		if info.Config.Storage == jetstream.MemoryStorage {
-			memory += need
-		} else {
-			store += need
-		}
-	}
-	s.checkLimit("bytes on disk", store, tier.Limits.MaxStore, int64(tier.Store))
-	s.checkLimit("bytes in memory", memory, tier.Limits.MaxMemory, int64(tier.Memory))
-	s.checkLimit("streams", int64(len(s.infos)), int64(tier.Limits.MaxStreams), int64(tier.Streams))
-	s.checkLimit("consumers", int64(count), int64(tier.Limits.MaxConsumers), int64(tier.Consumers))
-}
-
-// checkLimit compares a need with a limit of the account, of which some is used. A negative
-// limit means none.
-func (s *run) checkLimit(what string, need, limit, used int64) {
-	if limit >= 0 && need > limit-used {
-		s.found("", fmt.Sprintf("the account may have %d %s and has %d; the streams need %d more", limit, what, used, need), "raise that limit at the target")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,6 +28,7 @@ type run struct {
 	obstacles []switchover.Obstacle
 	stale     []string // copies of an earlier switch
 	ids       *dedup.Collector
+	refuse    atomic.Pointer[context.CancelCauseFunc] // ends the question of now
 
 	mu       sync.Mutex
 	report   switchover.Report
@@ -40,6 +42,7 @@ type run struct {
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
 	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max)}
 	s.report.DryRun, s.report.Protocol = c.DryRun, "snapshot"
+	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
 	if s.sourceJS, err = jetstream.New(c.Source); err != nil {
 		return s.report, err
