@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/big"
 	"reflect"
-	"time"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -20,8 +19,8 @@ import (
 // Marshal writes the core deterministic encoding: equal values give equal bytes. It writes a
 // time.Time as tag 0 with RFC 3339 text, to the nanosecond and with the offset to the minute, as
 // JSON does. It writes the zero time as null, so a pointer to a zero time comes back as nil. It
-// cannot write a year outside of 0 to 9999. Unmarshal can read such a time as a number of
-// seconds.
+// cannot write a year outside of 0 to 9999, or an offset with seconds. Unmarshal can read such a
+// time as a number of seconds.
 //
 // A type that encodes itself is written in the first of these forms that it has: MarshalCBOR;
 // [encoding.TextMarshaler] as text; [json.Marshaler] as the CBOR of the same value;
@@ -31,17 +30,21 @@ import (
 // written as such a number. In another place it gives a *[TypeError], because the library would
 // write it as text.
 //
-// Into an any, Unmarshal reads a map as map[string]any, an integer as int64 or uint64, and a
-// time as time.Time. A map with other keys gives a *[SyntaxError]; read it into a map of that
-// type. A string may be invalid UTF-8.
+// Into an any, Unmarshal reads a map as map[string]any, an integer as int64 or uint64, bytes as
+// []byte, and a time as time.Time. A map with other keys gives a *[SyntaxError]; read it into a map
+// of that type. A string may be invalid UTF-8.
+//
+// Marshal refuses keys that contain pointers or interfaces, because they would be other keys when
+// they are read. A key that is itself an interface may hold a string, a number or a bool.
 //
 // To protect against hostile data, Unmarshal accepts at most 256 levels of nesting, 1 Mi elements
 // in an array, 128 Ki pairs in a map, and each map key once. It allocates no memory for elements
 // that the data does not contain. The decoded value takes at most about 256 MiB, or six times the
 // size of the data if that is more. Marshal has the same limits, so it also refuses cycles.
 //
-// An unsupported type gives a *[TypeError]. The list at [JSON] applies to CBOR too. Protobuf
-// messages are not supported, except those with MarshalJSON and UnmarshalJSON.
+// An unsupported type gives a *[TypeError]. Both lists at [JSON] apply to CBOR too, except that a
+// string may be invalid UTF-8, and that numbers, bytes and times in an interface keep what they
+// are. Protobuf messages are not supported, except those with MarshalJSON and UnmarshalJSON.
 var CBOR Codec = cborCodec{}
 
 // cborCodec is CBOR. It has no state.
@@ -132,7 +135,9 @@ func cborMethods(t reflect.Type) methods {
 	p := reflect.PointerTo(t)
 	fromJSON := p.Implements(jsonUnmarshalerType)
 	switch {
-	case t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[big.Int](), t.PkgPath() == cborMarshalerType.PkgPath():
+	case t == timeType:
+		return methods{opaque: true, decodes: true, inspect: true}
+	case t == reflect.TypeFor[big.Int](), t.PkgPath() == cborMarshalerType.PkgPath():
 		return methods{opaque: true, decodes: true}
 	case t == numberType:
 		return methods{opaque: true, decodes: true, flags: hasNumberInText}

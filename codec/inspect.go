@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
+	"time"
 	"unicode/utf8"
 )
 
@@ -37,6 +37,12 @@ func (w *inspection) inspectValue(v reflect.Value, addressable bool, depth, hops
 		return info.refused
 	case !info.inspect && (!info.nests || w.format != cborFormat):
 		return nil
+	}
+	switch v.Type() {
+	case timeType:
+		return w.checkTime(v)
+	case numberType:
+		return checkNumber(json.Number(v.String()))
 	}
 	switch v.Kind() {
 	case reflect.Interface:
@@ -89,17 +95,11 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 		return w.inspectValue(reflect.ValueOf(v), false, depth, hops)
 	}
 	switch x := v.(type) {
-	case nil, string, bool, float64, []byte:
+	case nil, string, bool, float64, int, int64, uint64:
 		return nil
-	case int:
-		return w.inspectInteger(v, isExact(int64(x)))
-	case int64:
-		return w.inspectInteger(v, isExact(x))
-	case uint64:
-		return w.inspectInteger(v, isExactUnsigned(x))
 	case json.Number:
 		w.number = true
-		return nil
+		return checkNumber(x)
 	case map[string]any:
 		for _, item := range x {
 			if err := w.inspectAny(item, depth+1, 0); err != nil {
@@ -115,27 +115,37 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 		}
 		return nil
 	}
-	switch rv := reflect.ValueOf(v); {
-	case rv.CanInt() && !isExact(rv.Int()) && !w.format.methods(rv.Type()).opaque,
-		rv.CanUint() && !isExactUnsigned(rv.Uint()) && !w.format.methods(rv.Type()).opaque:
-		return w.inspectInteger(v, false)
-	default:
-		return w.inspectValue(rv, false, depth, hops+1)
+	rv := reflect.ValueOf(v)
+	if w.format == jsonFormat && isBytes(rv.Type()) && !jsonMethods(rv.Type()).opaque {
+		return errHeldBytes
 	}
+	return w.inspectValue(rv, false, depth, hops+1)
 }
 
-// isExact reports whether a float64 can hold n.
-func isExact(n int64) bool { return n != math.MaxInt64 && int64(float64(n)) == n }
+var errHeldBytes = errors.New("bytes in an interface would be read as a string in base64; use a field of type []byte, a string, or codec.CBOR")
 
-func isExactUnsigned(n uint64) bool { return n != math.MaxUint64 && uint64(float64(n)) == n }
+// checkNumber returns an error for an empty number, which the libraries write as 0.
+func checkNumber(n json.Number) error {
+	if n == "" {
+		return errors.New("an empty json.Number would be read as 0; set it, or give its field the option omitempty")
+	}
+	return nil
+}
 
-// inspectInteger returns an error if JSON would lose digits of an integer in an interface:
-// its reader makes a float64 of each number that has no other type to go to.
-func (w *inspection) inspectInteger(x any, exact bool) error {
-	if exact || w.format != jsonFormat {
+// checkTime returns an error if v is a time of which the instant would change. RFC 3339 has
+// offsets of whole minutes, below a day. The library for CBOR writes a zero time as null.
+func (w *inspection) checkTime(v reflect.Value) error {
+	if !v.CanInterface() {
 		return nil
 	}
-	return fmt.Errorf("the integer %d in an interface would be read as a float64, which has fewer digits; use a field of type %T, a string, or codec.CBOR", x, x)
+	t, ok := reflect.TypeAssert[time.Time](v)
+	if !ok || w.format == cborFormat && t.IsZero() {
+		return nil
+	}
+	if _, offset := t.Zone(); offset%60 != 0 || offset <= -24*60*60 || offset >= 24*60*60 {
+		return fmt.Errorf("the time %v is %d s from UTC; RFC 3339 has whole minutes below a day, so another instant would be read; use UTC()", t, offset)
+	}
+	return nil
 }
 
 func (w *inspection) inspectFields(v reflect.Value, info *typeInfo, addressable bool, depth int) error {
@@ -149,14 +159,14 @@ func (w *inspection) inspectFields(v reflect.Value, info *typeInfo, addressable 
 
 func (w *inspection) inspectMap(v reflect.Value, depth int) error {
 	for entries := v.MapRange(); entries.Next(); { // Seq2 would move w to the heap
-		if err := w.inspectValue(entries.Key(), false, depth, 0); err != nil {
+		if err := w.inspectKey(entries.Key(), depth); err != nil {
 			return err
 		}
 		if err := w.inspectValue(entries.Value(), false, depth, 0); err != nil {
 			return err
 		}
 	}
-	return nil
+	return checkHeldKeys(v)
 }
 
 func (w *inspection) inspectList(v reflect.Value, addressable bool, depth int) error {

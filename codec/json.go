@@ -33,14 +33,31 @@ import (
 //   - a type with MarshalText but no UnmarshalText, unless it is a string;
 //   - a value in an interface that has methods;
 //   - a type with a MarshalJSON on its pointer, as a value in a map or an interface;
+//   - two fields with the same name, of which neither would be written;
+//   - a key with only one of the methods MarshalText and UnmarshalText, or a string that its
+//     UnmarshalText would change;
 //   - a string that is not valid UTF-8;
+//   - a time whose offset has seconds, as many zones had before 1900. RFC 3339 has whole minutes,
+//     and the instant would change. Use UTC;
+//   - an empty [json.Number], which would become 0, unless its field has the option omitempty;
+//   - a number in an interface without methods that has more digits than a float64, wherever it
+//     comes from: an integer, a big.Int, a json.Number, or a field of a struct in the interface;
+//   - bytes in an interface, which would become a string in base64;
 //   - more than 10,000 levels of nesting, and a value that takes more than about 256 MiB of
 //     memory when it is decoded, or more than six times its JSON if that is more. Unmarshal
 //     refuses these too.
 //
-// Some values change, as always in JSON. An interface without methods comes back with float64
-// (integers are exact to 2^53), string, bool, map[string]any and []any. The offset of a time has no
-// seconds. An empty json.Number becomes 0. Unexported fields next to exported ones are left out.
+// Some values change, because JSON has nothing to tell them apart, and to refuse them would
+// forbid what every program does:
+//   - an interface without methods comes back with float64, string, bool, nil, map[string]any and
+//     []any. So a struct becomes a map, an integer a float64 of the same value, a time a string
+//     with the same instant, and bytes inside of such a struct a string in base64;
+//   - a pointer to a nil pointer, map or slice comes back as nil, because null is nil;
+//   - a json.RawMessage in another type keeps its value, but not its blanks and escapes. A nil one
+//     comes back as null;
+//   - unexported fields next to exported ones are left out, and so are fields that a field with the
+//     same name hides in the struct that embeds theirs;
+//   - a time loses its monotonic clock and the name of its zone.
 var JSON Codec = jsonCodec{}
 
 // jsonCodec is JSON. It has no state.
@@ -63,8 +80,8 @@ func jsonTag(f reflect.StructField) string { return f.Tag.Get("json") }
 func jsonMethods(t reflect.Type) methods {
 	p := reflect.PointerTo(t)
 	switch {
-	case t == numberType:
-		return methods{opaque: true, decodes: true}
+	case t == numberType, t == timeType:
+		return methods{opaque: true, decodes: true, inspect: true}
 	case p.Implements(jsonMarshalerType):
 		return methods{
 			opaque: true, decodes: p.Implements(jsonUnmarshalerType), needs: "UnmarshalJSON",
@@ -94,7 +111,7 @@ func (jsonCodec) Marshal(v any) ([]byte, error) {
 	if isMessage(reflect.TypeOf(v)) {
 		return writeJSONMessage(v)
 	}
-	info, _, err := jsonFormat.prepare(v)
+	info, number, err := jsonFormat.prepare(v)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +119,7 @@ func (jsonCodec) Marshal(v any) ([]byte, error) {
 	if err != nil {
 		return nil, jsonMarshalError(v, err)
 	}
-	if err := checkReadableJSON(data, v, info); err != nil {
+	if err := checkReadableJSON(data, v, info, number); err != nil {
 		return nil, marshalError(jsonName, v, err)
 	}
 	return data, nil
@@ -125,9 +142,15 @@ func addressable(v any, info *typeInfo) any {
 var replaced = []byte(`\ufffd`)
 
 // checkReadableJSON returns an error if data, which v was written as, cannot be read back.
-func checkReadableJSON(data []byte, v any, info *typeInfo) error {
+// number says whether an interface holds a json.Number.
+func checkReadableJSON(data []byte, v any, info *typeInfo, number bool) error {
 	if bytes.Contains(data, replaced) && jsonFormat.hasInvalidText(reflect.ValueOf(v)) {
 		return errTextNotUTF8
+	}
+	if number || info.holds && hasLongNumber(data) {
+		if err := checkDigits(reflect.ValueOf(v), false); err != nil {
+			return err
+		}
 	}
 	return weighJSON(data, info.cost)
 }

@@ -10,12 +10,9 @@ import (
 )
 
 // numberValue returns the number that n is: an int64, uint64, *big.Int or float64. A
-// fraction with more digits than a float64 has is an error. An empty n is 0, as in JSON.
+// fraction with more digits than a float64 has is an error.
 func numberValue(n json.Number) (any, error) {
 	text := string(n)
-	if text == "" {
-		return int64(0), nil
-	}
 	if !strings.ContainsAny(text, ".eE") && text != "-0" {
 		return integerValue(text)
 	}

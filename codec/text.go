@@ -14,7 +14,8 @@ import (
 // *[TypeError]. So does a type with only one of the methods, and a struct that has them from one
 // of several fields. If the methods have pointer receivers, use a pointer, for example *big.Int.
 //
-// Marshal and Unmarshal return a *[SyntaxError] for text that is not valid UTF-8. Unmarshal also
+// Marshal refuses a time whose offset has seconds, as [JSON] does. Marshal and Unmarshal return
+// a *[SyntaxError] for text that is not valid UTF-8. Unmarshal also
 // returns one if UnmarshalText fails. Empty data gives an empty string.
 var Text Codec = textCodec{}
 
@@ -51,8 +52,14 @@ func textOf(v any) ([]byte, error) {
 	case string:
 		return []byte(x), nil
 	case encoding.TextMarshaler:
-		if isNilPointer(v) || !readsText(reflect.TypeOf(v)) {
+		form := textFormOf(reflect.TypeOf(v))
+		if isNilPointer(v) || !form.reads {
 			break
+		}
+		if form.time {
+			if err := checkTextTime(v); err != nil {
+				return nil, marshalError(textName, v, err)
+			}
 		}
 		text, err := x.MarshalText()
 		if err != nil {
@@ -67,22 +74,38 @@ func textOf(v any) ([]byte, error) {
 	return nil, &TypeError{Codec: textName, Type: reflect.TypeOf(v), Want: textWant}
 }
 
-var textTypes sync.Map // reflect.Type → bool, results of readsText
+// textForm is what Text knows of a type that writes itself.
+type textForm struct {
+	reads bool // it can be read from the text that its method writes
+	time  bool // the method is that of time.Time
+}
 
-// readsText reports whether a t can be read from the text that its method writes: t has a method
-// to read it, and both are not those of one field of several.
-func readsText(t reflect.Type) bool {
-	if known, ok := textTypes.Load(t); ok {
-		return known.(bool)
+var textForms sync.Map // reflect.Type → textForm
+
+// textFormOf returns what is known of t. It can be read if it has a method for that, and if both
+// methods are not those of one field of several.
+func textFormOf(t reflect.Type) textForm {
+	if known, ok := textForms.Load(t); ok {
+		return known.(textForm)
 	}
 	own := behindPointers(t)
-	reads := t.Kind() == reflect.String || t.Kind() == reflect.Pointer && t.Implements(textUnmarshalerType) ||
-		reflect.PointerTo(t).Implements(textUnmarshalerType)
-	if own.Kind() == reflect.Struct && own.NumField() > 1 && isPromoted(own, findMarshalText) {
-		reads = false
+	promoted := isPromoted(own, findMarshalText)
+	form := textForm{
+		reads: t.Kind() == reflect.String || t.Kind() == reflect.Pointer && t.Implements(textUnmarshalerType) ||
+			reflect.PointerTo(t).Implements(textUnmarshalerType),
+		time: own == timeType || promoted && len(jsonFormat.promotedTimes(own)) > 0,
 	}
-	textTypes.Store(t, reads)
-	return reads
+	if promoted && own.NumField() > 1 {
+		form.reads = false
+	}
+	textForms.Store(t, form)
+	return form
+}
+
+// checkTextTime returns an error for a time of which the instant would change.
+func checkTextTime(v any) error {
+	w := inspection{format: jsonFormat}
+	return w.inspectTop(v)
 }
 
 // Unmarshal sets a string, or calls UnmarshalText. See Codec.

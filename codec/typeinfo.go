@@ -6,7 +6,9 @@ import (
 	"errors"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
+	"time"
 )
 
 // A format is what the JSON and the CBOR codec know of Go types: which ones they cannot
@@ -28,6 +30,7 @@ type methods struct {
 	decodes  bool   // a method reads what opaque's wrote
 	pointer  bool   // the writing method has a pointer receiver and is ignored without one
 	promoted bool   // the writing method is that of an embedded field
+	inspect  bool   // some values are refused, although a method writes them
 	needs    string // the names of the missing reading method, for errors
 	flags    formFlags
 }
@@ -49,6 +52,7 @@ type typeInfo struct {
 	// would be read in a form that is not theirs.
 	unreadable bool
 	inspect    bool // values have to be inspected before they are encoded
+	holds      bool // an interface may hold values of other types
 	nests      bool // values can nest without bound
 	pointer    bool // a method with a pointer receiver is ignored unless the value is addressable
 	flags      formFlags
@@ -79,6 +83,7 @@ var (
 	jsonUnmarshalerType = reflect.TypeFor[json.Unmarshaler]()
 	textMarshalerType   = reflect.TypeFor[encoding.TextMarshaler]()
 	numberType          = reflect.TypeFor[json.Number]()
+	timeType            = reflect.TypeFor[time.Time]()
 )
 
 // lookup returns what the format knows of t.
@@ -151,7 +156,9 @@ func behindPointers(t reflect.Type) reflect.Type {
 
 // inspected returns the fields of the struct t that can hold what has to be inspected.
 func (f *format) inspected(t reflect.Type) (fields []int) {
-	if f.methods(t).opaque {
+	if m := f.methods(t); m.promoted {
+		return f.promotedTimes(t)
+	} else if m.opaque {
 		return nil
 	}
 	for i := range t.NumField() {
@@ -188,7 +195,7 @@ func (s *search) visit(t reflect.Type, addressable bool) {
 	}
 	s.seen[key] = true
 	if t.Kind() == reflect.Interface {
-		s.info.inspect, s.info.nests = true, true
+		s.info.inspect, s.info.nests, s.info.holds = true, true, true
 		s.info.cost.ofAny()
 		return
 	}
@@ -224,8 +231,9 @@ func (s *search) visitMethods(t reflect.Type, addressable bool) (done bool) {
 	case !m.opaque:
 		return false
 	}
-	if m.promoted && s.countFields(t) > 1 {
-		s.refuse(t, wantOwnMethods)
+	s.info.inspect = s.info.inspect || m.inspect
+	if m.promoted {
+		s.visitPromoted(t)
 	}
 	if !m.decodes {
 		s.checkWriteOnly(t, m.needs)
@@ -235,6 +243,26 @@ func (s *search) visitMethods(t reflect.Type, addressable bool) (done bool) {
 	}
 	s.info.pointer = s.info.pointer || m.pointer
 	return true
+}
+
+// visitPromoted looks at a type that an embedded field writes. A time in it is inspected.
+func (s *search) visitPromoted(t reflect.Type) {
+	if s.countFields(t) > 1 {
+		s.refuse(t, wantOwnMethods)
+	}
+	for _, i := range s.format.promotedTimes(t) {
+		s.visit(t.Field(i).Type, true)
+	}
+}
+
+// promotedTimes returns the embedded fields of t that are times.
+func (f *format) promotedTimes(t reflect.Type) (fields []int) {
+	for i := range t.NumField() {
+		if field := t.Field(i); field.Anonymous && indirectType(field.Type) == timeType {
+			fields = append(fields, i)
+		}
+	}
+	return fields
 }
 
 // checkWriteOnly refuses a type that has a method to write its values and none to read
@@ -259,12 +287,17 @@ func (s *search) visitParts(t reflect.Type, addressable bool) {
 		s.visitBehind(t.Elem(), true)
 	case reflect.Map:
 		s.info.cost.ofMap(t)
+		s.visitKey(t.Key())
 		s.visitBehind(t.Elem(), false)
 	case reflect.Array:
 		s.visit(t.Elem(), addressable)
 	case reflect.Struct:
 		if s.isHidden(t) {
 			s.refuse(t, wantFields)
+			return
+		}
+		if s.format.hidesFields(t) {
+			s.refuse(t, wantNames)
 			return
 		}
 		for field := range t.Fields() {
@@ -285,7 +318,7 @@ func (s *search) visitBehind(t reflect.Type, addressable bool) {
 
 func (s *search) visitField(field reflect.StructField, addressable bool) {
 	switch {
-	case !s.format.isEncoded(field):
+	case !s.format.isEncoded(field), s.format.omits(field):
 	case !isFlattened(field, s.format):
 		s.visit(field.Type, addressable)
 	case field.Type.Kind() == reflect.Pointer && !field.IsExported():
@@ -357,6 +390,13 @@ func (f *format) isEncoded(field reflect.StructField) bool {
 		return false
 	}
 	return field.IsExported() || field.Anonymous && indirectType(field.Type).Kind() == reflect.Struct
+}
+
+// omits reports whether field is a number that is left out where encoding/json would write 0
+// for an empty one.
+func (f *format) omits(field reflect.StructField) bool {
+	_, options, _ := strings.Cut(f.fieldTag(field), ",")
+	return f == jsonFormat && field.Type == numberType && strings.Contains(options, "omit")
 }
 
 // isFlattened reports whether field is an embedded struct whose fields are written as

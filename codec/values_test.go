@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -138,6 +139,26 @@ func (d decimal) MarshalBinary() ([]byte, error)     { return []byte("b" + d.tex
 func (d *decimal) UnmarshalBinary(data []byte) error { d.text = string(data[1:]); return nil }
 func (d decimal) MarshalJSON() ([]byte, error)       { return json.Marshal(d.text) }
 func (d *decimal) UnmarshalJSON(data []byte) error   { return json.Unmarshal(data, &d.text) }
+
+// reversed is written backwards, except as a key in JSON.
+type reversed string
+
+func (r reversed) MarshalText() ([]byte, error) {
+	text := []byte(r)
+	slices.Reverse(text)
+	return text, nil
+}
+
+func (r *reversed) UnmarshalText(data []byte) error {
+	text, err := reversed(data).MarshalText()
+	*r = reversed(text)
+	return err
+}
+
+// readOnlyKey is written as a number and read as text.
+type readOnlyKey int
+
+func (k *readOnlyKey) UnmarshalText(data []byte) error { *k = readOnlyKey(len(data)); return nil }
 
 // Shapes of Kubernetes: a type that is a number or a text, a quantity, and a time.
 
@@ -386,6 +407,26 @@ type (
 		mu sync.Mutex //nolint:unused // its type counts
 		A  int
 	}
+	// The names of two fields are the same.
+	sameNames struct {
+		plain
+		other
+	}
+	other    struct{ A int }
+	oneNamed struct { // the field with a tag is written
+		plain
+		named
+	}
+	named struct {
+		X int `json:"A"`
+	}
+	hiding struct { // the outer one is written
+		plain
+		A string
+	}
+	numbered struct {
+		N json.Number `json:"n,omitempty"`
+	}
 	withExcluded struct {
 		F func()   `json:"-"`
 		C chan int `json:"-"`
@@ -400,6 +441,20 @@ func at(offset int) time.Time {
 	}
 	return time.Date(2026, 2, 3, 4, 5, 6, 789, zone)
 }
+
+// sameTags returns a struct of which two fields have the same tag. The compiler's checks would
+// find it in the source.
+func sameTags() any {
+	number := reflect.TypeFor[int]()
+	return reflect.New(reflect.StructOf([]reflect.StructField{
+		{Name: "A", Type: number, Tag: `json:"x"`}, {Name: "B", Type: number, Tag: `json:"x"`},
+	})).Elem().Interface()
+}
+
+// meanTime is the zone of Berlin before 1893, 53 minutes and 28 seconds from UTC.
+var meanTime = time.FixedZone("LMT", 3208)
+
+func atMeanTime() time.Time { return time.Date(1890, 1, 2, 3, 4, 5, 6, meanTime) }
 
 func parsed[T any](v T, err error) T {
 	if err != nil {
@@ -450,6 +505,14 @@ func kinds() []kind {
 		{name: "time with offset", value: at(3600), in: inBoth},
 		{name: "zero time", value: time.Time{}, in: inBoth},
 		{name: "year 10000", value: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), in: nowhere},
+		{name: "offset with seconds", value: atMeanTime(), in: nowhere},
+		{name: "offset of a day", value: at(24 * 3600), in: nowhere},
+		{name: "offset of minus a day", value: at(-24 * 3600), in: nowhere},
+		{name: "null time, offset with seconds", value: sql.NullTime{Time: atMeanTime(), Valid: true}, in: nowhere},
+		{name: "a type with that time", value: githubTime{atMeanTime()}, in: nowhere},
+		{name: "a type with a time", value: githubTime{at(0)}, in: inBoth},
+		{name: "that time in an any", value: map[string]any{"t": atMeanTime()}, in: nowhere},
+		{name: "that time as a key", value: map[time.Time]int{atMeanTime(): 1}, in: nowhere},
 		{name: "duration", value: 90 * time.Minute, in: inBoth},
 		{name: "weekday", value: time.Friday, in: inBoth},
 		{name: "text form", value: status("up"), in: inBoth},
@@ -467,6 +530,11 @@ func kinds() []kind {
 		{name: "big.Rat", value: *big.NewRat(1, 3), in: inBoth},
 		{name: "big.Float", value: *big.NewFloat(1.5), in: inBoth},
 		{name: "json.Number", value: json.Number("9007199254740993"), in: inJSON},
+		{name: "empty json.Number", value: json.Number(""), in: nowhere},
+		{name: "empty number in a field", value: withNumber{}, in: nowhere},
+		{name: "omitted number in a field", value: numbered{}, in: inJSON},
+		{name: "empty number in an any", value: []any{json.Number("")}, in: nowhere},
+		{name: "RawMessage with blanks", value: json.RawMessage(` { "a" : "<" } `), in: inBoth},
 		{name: "RawMessage", value: json.RawMessage(`{"a":[1,-2.5e-7,null,true,"x"],"b":123456789012345678901234567890}`), in: inBoth},
 		{name: "only JSON", value: onlyJSON{"s"}, in: inBoth},
 		{name: "JSON by pointer", value: pointerJSON{7}, in: inBoth},
@@ -498,6 +566,14 @@ func kinds() []kind {
 		{name: "map of arrays", value: map[[2]int]int{{1, 2}: 1}, in: inCBOR},
 		{name: "map of bools", value: map[bool]int{true: 1}, in: inCBOR},
 		{name: "any values", value: map[string]any{"a": "b", "c": 1.5, "d": nil, "e": true, "f": []any{map[string]any{}}}, in: inBoth},
+		{name: "bytes in an any", value: map[string]any{"a": []byte("x")}, in: inCBOR},
+		{name: "large numbers in an any", value: map[string]any{"a": 1e300, "b": 1152921504606847000.0, "c": 0.30000000000000004, "d": "9007199254740993"}, in: inBoth},
+		{name: "integer in an any", value: []any{int64(-1<<53 - 1)}, in: inCBOR},
+		{name: "map of numbers", value: map[json.Number]int{"1.5": 1, "": 2}, in: inBoth},
+		{name: "map of reversed, the same", value: map[reversed]int{"aba": 1}, in: inBoth},
+		{name: "map of anys", value: map[any]int{"a": 1, uint64(1): 2, 1.5: 3, true: 4, int64(-1): 5}, in: inCBOR},
+		{name: "one of two has a tag", value: oneNamed{plain{0, 2}, named{1}}, in: inBoth},
+		{name: "one is embedded deeper", value: hiding{plain{0, 2}, "x"}, in: inBoth},
 		{name: "excluded", value: withExcluded{A: 1}, in: inBoth},
 		{name: "embeds a mutex", value: &embedsHidden{A: 1}, in: inBoth},
 		{name: "has a mutex", value: &withLock{A: 1}, in: inBoth},
@@ -518,6 +594,16 @@ func kinds() []kind {
 		{name: "stringer", value: withStringer{at(0)}, in: nowhere},
 		{name: "no stringer", value: withStringer{}, in: inBoth},
 		{name: "error", value: withError{errors.New("x")}, in: nowhere},
+		{name: "two fields with a tag", value: sameTags(), in: nowhere},
+		{name: "two embedded fields", value: sameNames{plain{1, 2}, other{3}}, in: nowhere},
+		{name: "map of reversed", value: map[reversed]int{"ab": 1}, in: inCBOR},
+		{name: "map of keys that are read as text", value: map[readOnlyKey]int{7: 1}, in: inCBOR},
+		{name: "map of keys that are written as text", value: map[writeOnlyText]int{7: 1}, in: nowhere},
+		{name: "map of hidden", value: map[hiddenOnly]int{{1, 2}: 1}, in: nowhere},
+		{name: "map of pointers", value: map[*int]int{&seven: 1}, in: nowhere},
+		{name: "map of arrays of anys", value: map[[1]any]int{{1}: 1}, in: nowhere},
+		{name: "map of anys, a struct", value: map[any]int{plain{1, 2}: 1}, in: nowhere},
+		{name: "map of anys, the same", value: map[any]int{int8(1): 1, uint(1): 2}, in: nowhere},
 		{name: "channel", value: make(chan int), in: nowhere},
 		{name: "func in struct", value: struct{ F func() }{}, in: nowhere},
 	}
@@ -614,13 +700,16 @@ func equal(a, b reflect.Value) bool {
 	if !a.IsValid() || !b.IsValid() || a.Type() != b.Type() {
 		return a.IsValid() == b.IsValid() && !a.IsValid()
 	}
+	if a.Kind() == reflect.Interface { // before a type is compared by its meaning
+		return a.IsNil() == b.IsNil() && equal(a.Elem(), b.Elem())
+	}
 	if a.CanInterface() {
 		if is, known := equalMeaning(a.Interface(), b.Interface()); known {
 			return is
 		}
 	}
 	switch a.Kind() {
-	case reflect.Pointer, reflect.Interface:
+	case reflect.Pointer:
 		return a.IsNil() == b.IsNil() && equal(a.Elem(), b.Elem())
 	case reflect.Slice, reflect.Array:
 		if a.Len() != b.Len() || a.Kind() == reflect.Slice && a.IsNil() != b.IsNil() {
@@ -752,6 +841,61 @@ func TestMessagesInJSON(t *testing.T) {
 	}
 }
 
+// The zero time is null in CBOR, whatever its zone. In JSON its zone counts, and a year before
+// 1900 has seconds in many zones.
+func TestZeroTimeOfOldZone(t *testing.T) {
+	t.Parallel()
+	zero := time.Time{}.In(meanTime)
+	var got time.Time
+	data, err := codec.CBOR.Marshal(zero)
+	if err == nil {
+		err = codec.CBOR.Unmarshal(data, &got)
+	}
+	if err != nil || !got.IsZero() {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, c := range []codec.Codec{codec.JSON, codec.Text} {
+		if data, err := c.Marshal(zero); err == nil || !strings.Contains(err.Error(), "UTC()") {
+			t.Errorf("%s: %s, %v", c.ContentType(), data, err)
+		}
+	}
+}
+
+// A number in an interface becomes a float64, so it may not have more digits, wherever it
+// comes from. The same value in a type of its own is carried.
+func TestDigitsInInterfacesOfJSON(t *testing.T) {
+	t.Parallel()
+	const odd = 1<<53 + 1
+	long := json.Number("9007199254740993")
+	for name, v := range map[string]any{
+		"int": odd, "int64": int64(odd), "uint64": uint64(math.MaxUint64), "duration": time.Duration(odd), "pointer": new(int64(odd)),
+		"number": long, "fraction": json.Number("0.12345678901234567891"), "big.Int": big.NewInt(odd), "raw": json.RawMessage(`{"a":[9007199254740993]}`),
+		"list": []int64{odd}, "map": map[string]uint64{"a": odd}, "struct": small{ID: odd}, "embedded": githubUser{ID: new(int64(odd))},
+		"struct in struct": struct{ R []small }{[]small{{}, {ID: odd}}},
+	} {
+		for where, outer := range map[string]any{
+			"map": map[string]any{"k": v}, "list": []any{"9", v}, "field": struct{ V any }{v}, "pointer": &struct{ V any }{v}, "any": new(v),
+		} {
+			if data, err := codec.JSON.Marshal(outer); err == nil || !strings.Contains(err.Error(), "float64") {
+				t.Errorf("%s in a %s: %s, %v", name, where, data, err)
+			}
+		}
+		if _, err := codec.JSON.Marshal(v); err != nil {
+			t.Errorf("%s alone: %v", name, err)
+		}
+	}
+	for name, v := range map[string]any{
+		"exact": 1 << 60, "float": 1152921504606847000.0, "fraction": 0.30000000000000004, "zeros": json.Number("1.500"), "negative": -(1 << 53),
+		"text": "9007199254740993", "escaped": `\"9007199254740993`, "as text": struct {
+			ID int64 `json:",string"`
+		}{odd}, "exponent": json.Number("1e20"), "big.Rat": big.NewRat(1, odd),
+	} {
+		if _, err := codec.JSON.Marshal(map[string]any{"k": v, "l": int64(1 << 62)}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func isTypeError(err error) bool {
 	_, ok := errors.AsType[*codec.TypeError](err)
 	return ok
@@ -764,7 +908,7 @@ func TestNumbersStayNumbersInCBOR(t *testing.T) {
 	in := map[string]any{
 		"int": json.Number("-5"), "big": json.Number("123456789012345678901234567890"),
 		"uint": json.Number("18446744073709551615"), "list": []any{json.Number("1.50"), box{json.Number("1e3")}, &box{map[string]any{"n": json.Number("0")}}},
-		"maps": map[int]any{1: json.Number("2")}, "empty": json.Number(""),
+		"maps": map[int]any{1: json.Number("2")},
 	}
 	data, err := codec.CBOR.Marshal(in)
 	if err != nil {
@@ -774,22 +918,21 @@ func TestNumbersStayNumbersInCBOR(t *testing.T) {
 		t.Errorf("the value was changed: %v", in)
 	}
 	var got struct {
-		Int   int64
-		Big   *big.Int
-		Uint  uint64
-		List  []any
-		Maps  map[int]int
-		Empty int
+		Int  int64
+		Big  *big.Int
+		Uint uint64
+		List []any
+		Maps map[int]int
 	}
 	if err := codec.CBOR.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
 	want := fmt.Sprint(int64(-5), bigInt("123456789012345678901234567890"), uint64(math.MaxUint64),
-		[]any{1.5, map[string]any{"V": 1000.0}, map[string]any{"V": map[string]any{"n": int64(0)}}}, map[int]int{1: 2}, 0)
-	if text := fmt.Sprint(got.Int, got.Big, got.Uint, got.List, got.Maps, got.Empty); text != want {
+		[]any{1.5, map[string]any{"V": 1000.0}, map[string]any{"V": map[string]any{"n": int64(0)}}}, map[int]int{1: 2})
+	if text := fmt.Sprint(got.Int, got.Big, got.Uint, got.List, got.Maps); text != want {
 		t.Errorf("got %s, want %s", text, want)
 	}
-	for _, bad := range []json.Number{"1e400", "0.12345678901234567890123", "x", "1.x", "0x1", "1_0"} {
+	for _, bad := range []json.Number{"", "1e400", "0.12345678901234567890123", "x", "1.x", "0x1", "1_0"} {
 		if data, err := codec.CBOR.Marshal([]any{bad}); err == nil {
 			t.Errorf("%s: %x", bad, data)
 		}

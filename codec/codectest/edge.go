@@ -21,23 +21,25 @@ const maxErrorText = 4 << 10
 // EdgeValues returns values that many codecs change or drop without an error. A codec must carry or
 // refuse them. Every call returns new values.
 func EdgeValues() []any {
-	type inner struct{ A, B int }
 	type list struct{ Next *list }
 	var long *list
 	for range 12_000 {
 		long = &list{long}
 	}
 	huge, _ := new(big.Int).SetString("-123456789012345678901234567890", 10)
+	meanTime := time.Date(1890, 1, 1, 0, 0, 0, 0, time.FixedZone("LMT", 3208)) // as in Berlin before 1893
 	at := time.Date(2026, 2, 3, 4, 5, 6, 789, time.FixedZone("", 3600))
 	return []any{
 		int64(math.MinInt64), int64(1<<53 + 1), uint64(math.MaxUint64), math.SmallestNonzeroFloat64, math.Inf(-1),
 		"a\xffb", "\xed\xa0\x80", "a\x00b", "\ufffd", "", []byte{0, 255}, []byte{}, [2]byte{1, 2},
+		meanTime, []time.Time{meanTime}, map[string]any{"a": meanTime}, map[string]any{"a": []byte("bytes")},
 		at, time.Time{}, struct{ T *time.Time }{&at}, 90 * time.Minute,
 		[]string(nil), []string{}, map[string]int(nil), map[string]int{}, (*int)(nil),
 		map[int]string{-1: "a"}, map[float64]int{1.5: 1}, map[bool]int{true: 1}, map[inner]int{{1, 2}: 1}, map[[2]int]int{{1, 2}: 1},
 		netip.MustParseAddr("fe80::1%eth0"), map[netip.Addr]int{netip.IPv6Loopback(): 1}, *huge, []*big.Int{huge}, map[string]big.Int{"a": *huge},
 		url.URL{Scheme: "https", Host: "example.org", Path: "/a b", User: url.UserPassword("u", "p")},
-		json.Number("9007199254740993"), []json.Number{"1.5"}, json.RawMessage(`{"a":1}`), struct{ R json.RawMessage }{json.RawMessage(`[1]`)},
+		map[hidden]int{{1}: 1}, map[noReader]int{1: 1}, map[readerOnly]int{7: 1}, map[any]int{inner{1, 2}: 1}, sameNames{inner{1, 2}, twin{3}},
+		json.Number(""), json.Number("9007199254740993"), []json.Number{"1.5"}, json.RawMessage(`{"a":1}`), struct{ R json.RawMessage }{json.RawMessage(`[1]`)},
 		inner{1, 2}, &inner{1, 2}, []*inner{nil, {1, 2}}, struct{ inner }{inner{1, 2}}, struct{ *inner }{&inner{1, 2}},
 		hidden{1}, struct{ H hidden }{hidden{1}}, []hidden{{1}}, map[string]*hidden{"a": {1}},
 		jsonForm{1}, struct{ J jsonForm }{jsonForm{1}}, map[string]jsonForm{"a": {1}}, textForm{1}, struct{ T textForm }{textForm{1}},
@@ -81,6 +83,21 @@ func (b *bothForms) UnmarshalBinary(data []byte) error { b.n = int(data[0]); ret
 type noReader int
 
 func (noReader) MarshalText() ([]byte, error) { return []byte("some text"), nil }
+
+// readerOnly can be read from text but is not written as text.
+type readerOnly int
+
+func (r *readerOnly) UnmarshalText(text []byte) error { *r = readerOnly(len(text)); return nil }
+
+// sameNames has two fields A. Most encoders write neither.
+type (
+	inner     struct{ A, B int }
+	twin      struct{ A int }
+	sameNames struct {
+		inner
+		twin
+	}
+)
 
 // embedsTime has the methods of time.Time, which do not know its name.
 type embedsTime struct {
