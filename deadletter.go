@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"time"
 
@@ -67,11 +66,14 @@ func (f *DeadFilter) check() error {
 	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
 		m.addError(&OptionError{Option: "DeadFilter To", Value: f.To.Format(time.RFC3339Nano), Reason: "is before From, " + f.From.Format(time.RFC3339Nano) + ": no dead letter matches"})
 	}
-	if !(f.Rate >= 0) || math.IsInf(f.Rate, 0) || f.Rate > 0 && f.pause() <= 0 {
-		m.addError(&OptionError{Option: "DeadFilter Rate", Value: fmt.Sprint(f.Rate), Reason: "must be at least zero, and at most 1e9"})
+	if f.Rate != 0 && !(f.Rate >= minRate && f.Rate <= maxRate) {
+		m.addError(&OptionError{Option: "DeadFilter Rate", Value: fmt.Sprint(f.Rate), Reason: fmt.Sprintf("must be 0 for no limit, or from %g to %g dead letters a second", minRate, maxRate)})
 	}
 	return m.joined()
 }
+
+// The time between two dead letters is a time.Duration: 1 ns at least, and 292 years at most.
+const minRate, maxRate = 1.1e-10, 1e9
 
 // pause returns the time between two dead letters of Redrive.
 func (f *DeadFilter) pause() time.Duration {

@@ -451,8 +451,11 @@ func TestRedriveMistakes(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
-		for _, rate := range []float64{-1, math.NaN(), math.Inf(1), math.Inf(-1), 1e10} {
-			asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Rate: rate})), "DeadFilter Rate")
+		for _, rate := range []float64{-1, math.NaN(), math.Inf(1), math.Inf(-1), 1e10, 1e-10, math.SmallestNonzeroFloat64} {
+			asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Rate: rate})), "DeadFilter Rate", "must be 0 for no limit, or from 1.1e-10 to 1e+09")
+		}
+		for _, rate := range []float64{0, 1.1e-10, 1, 1e9} {
+			must(t, second(st.Redrive(t.Context(), bus.DeadFilter{Rate: rate})))
 		}
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Durable: "a b"})))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{Cause: "nope"})), "DeadFilter Cause", `"nope"`, `"error"`, `"crash loop"`)

@@ -2,7 +2,11 @@
 // bus.WithEvents: what happened and no call could return.
 package event
 
-import "time"
+import (
+	"encoding/json"
+	"errors"
+	"time"
+)
 
 // Kind says what an Event is about. Its text is what the log shows.
 type Kind string
@@ -78,15 +82,47 @@ const (
 )
 
 // Event is something that happened on a bus and that no call could return. Fields that
-// do not apply are zero.
+// do not apply are zero. An Event can be written as JSON and read again: Err is its text under
+// the name "error".
 type Event struct {
-	Kind     Kind
-	Time     time.Time // when it was reported
-	Subject  string    // of the message or subscription
-	Stream   string    // of the consumer
-	Durable  string    // of the consumer
-	Sequence uint64    // of the message in its stream
-	Attempt  int       // of Retry, DeadLetter and DeadLetterFailed: how many handler calls failed
-	Dropped  int       // of SlowConsumer: how many messages the subscription has dropped since it began
-	Err      error     // why; may be nil
+	Kind     Kind      `json:"kind"`
+	Time     time.Time `json:"time"`     // when it was reported
+	Subject  string    `json:"subject"`  // of the message or subscription
+	Stream   string    `json:"stream"`   // of the consumer
+	Durable  string    `json:"durable"`  // of the consumer
+	Sequence uint64    `json:"sequence"` // of the message in its stream
+	Attempt  int       `json:"attempt"`  // of Retry, DeadLetter and DeadLetterFailed: how many handler calls failed
+	Dropped  int       `json:"dropped"`  // of SlowConsumer: how many messages the subscription has dropped since it began
+	Err      error     `json:"-"`        // why; may be nil
+}
+
+// written is an Event without methods, with the text of its error.
+type written struct {
+	fields
+	Error string `json:"error"` // empty without an error
+}
+
+// fields are those of an Event, without its methods.
+type fields Event
+
+// MarshalJSON returns the event as JSON.
+func (e Event) MarshalJSON() ([]byte, error) {
+	w := written{fields: fields(e)}
+	if e.Err != nil {
+		w.Error = e.Err.Error()
+	}
+	return json.Marshal(w)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote. Err has the same text and is of no particular type.
+func (e *Event) UnmarshalJSON(data []byte) error {
+	var w written
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*e = Event(w.fields)
+	if w.Error != "" {
+		e.Err = errors.New(w.Error)
+	}
+	return nil
 }
