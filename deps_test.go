@@ -154,6 +154,7 @@ var house = map[string]room{
 		"internal/subject":              "subjects that two streams would store",
 		"internal/wire":                 "the incarnation that a copy carries",
 		"internal/dedup":                "gathers the message IDs of the streams",
+		"internal/jserr":                "the server's error numbers",
 		natsGo:                          "its connections to both servers",
 		natsServer + "/archive":         "the entries of a snapshot; it is small, and imports nothing of the server",
 		"github.com/klauspost/compress": "snapshots are compressed with s2",

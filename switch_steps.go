@@ -11,6 +11,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/storedir"
 )
 
 // OtherClients implements engine.Bus.
@@ -138,12 +139,8 @@ func (s *busSwitch) Commit(ids *dedup.IDs) error {
 		}
 	}
 	err := dir.CommitMove(s.move)
-	if err == nil {
-		return nil
-	}
-	if worse := dir.RevertMove(); worse != nil { // a crash now might lead to the target
-		s.b.loseStore(fmt.Errorf("it is not known where a restart would look for the streams: %w", worse))
-		return errors.Join(err, worse)
+	if errors.Is(err, storedir.ErrUndecided) {
+		s.b.loseStore(err)
 	}
 	return err
 }

@@ -14,7 +14,7 @@ import (
 func tempName(name string) string { return name + ".tmp" }
 
 // writeFile replaces a file. After a crash or a power cut there is either the old file or the
-// complete new one.
+// complete new one. After an error there is the old one, unless the error is an *undecidedError.
 func writeFile(path string, data []byte) error {
 	temp := tempName(path)
 	if err := remove(temp); err != nil {
@@ -24,10 +24,19 @@ func writeFile(path string, data []byte) error {
 		return errors.Join(err, remove(temp))
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return errors.Join(err, remove(temp))
+		return &undecidedError{errors.Join(err, remove(temp))}
 	}
-	return syncDir(filepath.Dir(path))
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return &undecidedError{err}
+	}
+	return nil
 }
+
+// undecidedError is the error of a replacement of which nobody knows whether it is on the disk.
+type undecidedError struct{ err error }
+
+func (e *undecidedError) Error() string { return e.err.Error() }
+func (e *undecidedError) Unwrap() error { return e.err }
 
 // writeSynced creates a file and syncs it to the disk.
 func writeSynced(path string, data []byte) error {

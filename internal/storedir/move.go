@@ -80,21 +80,29 @@ func KeptIDs(dir string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// ErrUndecided is returned by [Dir.CommitMove] together with other errors if nobody knows
+// whether a crash would leave the streams here or at the target.
+var ErrUndecided = errors.New("it is not known where a restart would look for the streams")
+
 // CommitMove records that the streams are at the target now. When it returns nil, that is on
-// the disk, and Open refuses the directory from now on. After an error nobody knows which
-// state a crash would leave; [Dir.RevertMove] makes sure that it is the old one.
+// the disk, and Open refuses the directory from now on. After an error the streams are in the
+// directory, also after a crash, unless the error is ErrUndecided.
 func (d *Dir) CommitMove(m Move) error {
 	id := d.identity
 	id.Format, id.Moved = FormatMoved, &m
-	if err := writeJSON(d.path, identityName, id); err != nil {
+	err := writeJSON(d.path, identityName, id)
+	if err == nil {
+		_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
+		return nil
+	}
+	if _, undecided := errors.AsType[*undecidedError](err); !undecided {
 		return err
 	}
-	_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
-	return nil
+	if worse := writeJSON(d.path, identityName, d.identity); worse != nil {
+		return errors.Join(ErrUndecided, err, worse)
+	}
+	return err
 }
-
-// RevertMove writes the identity as it was before CommitMove, which has failed.
-func (d *Dir) RevertMove() error { return writeJSON(d.path, identityName, d.identity) }
 
 // Begun returns the move that had begun and was not finished when the last process ended.
 // ok is false if there is none.

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -56,6 +57,9 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 		err = c.pipe(ctx)
 	}
 	forgotten := c.ids.end()
+	if jserr.IsFull(err) {
+		err = fmt.Errorf("%w; make room there, or raise its max_file_store or max_memory_store", err)
+	}
 	if err != nil {
 		return fmt.Errorf("copy of stream %s: %w", c.name, err)
 	}

@@ -1,0 +1,138 @@
+package bus_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// envDisk is set in a child that has a name space of its own for mounts. It names a directory.
+const envDisk = "BUS_TEST_DISK"
+
+// Disks that are full, here or at the target. A child mounts small ones.
+func TestSwitchToWithFullDisks(t *testing.T) {
+	if dir := os.Getenv(envDisk); dir != "" {
+		withFullDisks(t, dir)
+		return
+	}
+	t.Parallel()
+	program, err := os.Executable()
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), program, "-test.count=1", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), envDisk+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if id := os.Getuid(); id != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	switch {
+	case errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || strings.Contains(string(out), "SKIPPED"):
+		t.Skipf("SKIPPED: this user cannot mount: %v\n%s", err, out)
+	case err != nil:
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// disk mounts a small file system.
+func disk(t *testing.T, dir string) string {
+	t.Helper()
+	must(t, os.MkdirAll(dir, 0o700))
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=48m"); err != nil {
+		t.Skip("SKIPPED: ", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// fillDisk uses up the room of a disk. The result frees it.
+func fillDisk(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	name := filepath.Join(dir, "filler")
+	f, err := os.Create(name)
+	must(t, err)
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	must(t, f.Close())
+	return func() { must(t, os.Remove(name)) }
+}
+
+func withFullDisks(t *testing.T, dir string) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Skip("SKIPPED: ", err)
+	}
+	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Commit, switchover.Connect} {
+		t.Run("here, "+string(phase), func(t *testing.T) { fullHere(t, disk(t, filepath.Join(dir, string(phase))), phase) })
+	}
+	t.Run("at the target", func(t *testing.T) { fullThere(t, disk(t, filepath.Join(dir, "target"))) })
+}
+
+// fullHere fills the disk of the store directory in a phase.
+func fullHere(t *testing.T, disk string, phase switchover.Phase) {
+	target, dir := newTarget(t), filepath.Join(disk, "store")
+	b := openOn(t, dir)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 100)
+	var free func()
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), at(phase, func() { free = fillDisk(t, disk) }))
+	free()
+	stored := 100
+	if phase == switchover.Connect {
+		must(t, err)
+	} else {
+		mustGoOn(t, b, st, err, 100, "the disk is full: make room")
+		stored = 110
+		must(t, b.Close())
+		if b = openOn(t, dir); !healthy(t, b).Embedded {
+			t.Error("after a restart the bus is not embedded")
+		}
+		switchTo(t, b, target.ClientURL())
+	}
+	must(t, b.Close())
+	b = openOn(t, dir)
+	if healthy(t, b).Embedded {
+		t.Error("after the commit a restart leads back")
+	}
+	if got := storedNumbers(t, lookUp(t, b, "S")); !slices.Equal(got, oneTo(stored)) {
+		t.Errorf("the stream has %v", got)
+	}
+	must(t, b.Close())
+}
+
+// fullThere fills the disk of the target in the middle of the copy. Its server gives JetStream up
+// then, so it is another one that takes the streams in the end.
+func fullThere(t *testing.T, disk string) {
+	target := newTarget(t, func(o *server.Options) { o.StoreDir = disk })
+	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	large := declare(t, b, bus.StreamConfig{Name: "LARGE", Subjects: []string{"large"}})
+	for range 80 {
+		must(t, second(bus.PublishTo(t.Context(), large, bus.Subject[[]byte]("large"), incompressible(100_000))))
+	}
+	var free func()
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at("chunk", func() { free = fillDisk(t, disk) }))
+	mustGoOn(t, b, st, err, 10)
+	t.Log(err)
+	free()
+	switchTo(t, b, newTarget(t).ClientURL())
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+		t.Errorf("the stream has %v", got)
+	}
+	must(t, b.Close())
+}
