@@ -15,11 +15,14 @@ import (
 // ctx has no deadline, the timeout of the bus applies.
 //
 // Errors: ErrNoResponders; ErrTimeout; *RemoteError, which is what the responder returned;
-// ErrUnknownOutcome if the connection was lost before the reply came; *CodecError or
-// *ValidationError about the request or the reply; *CapturedError if a stream stores the
-// subject, because the stream would answer first; *SubjectError, *PayloadError, *OptionError,
-// ErrClosed. If the stream is known, the request is not sent. Otherwise the stream has stored
-// it and responders may have handled it (CapturedError.Sent).
+// ErrUnknownOutcome if the bus was closed, or the program forced a reconnect, before the reply
+// came; *CodecError or *ValidationError about the request or the reply; *CapturedError if a
+// stream stores the subject, because the stream would answer first; *SubjectError,
+// *PayloadError, *OptionError, ErrClosed. If the stream is known, the request is not sent.
+// Otherwise the stream has stored it and responders may have handled it (CapturedError.Sent).
+//
+// A lost connection and a SwitchTo do not end a request that is under way: the reply comes if
+// it is sent when the connection is back.
 func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], r Req, opts ...RequestOption) (Resp, error) {
 	var none Resp
 	if err := b.callable(ctx, "Request"); err != nil {

@@ -85,15 +85,9 @@ type busSwitch struct {
 	conns   int         // of this switch to the old server
 	former  link.Target // where the connection led before
 	cut     bool
-	ever    uint64     // clients of the old server until the cut
-	joining []joining  // consumers that share their durable after the switch
-	ids     *dedup.IDs // that the streams knew
-}
-
-// joining is a consumer with keys, and what makes it a member of those that share its durable.
-type joining struct {
-	c     *Consumer
-	start func(context.Context) error
+	ever    uint64      // clients of the old server until the cut
+	joining []*Consumer // share their durables after the switch
+	ids     *dedup.IDs  // that the streams knew
 }
 
 // newBusSwitch reads the options of a switch.

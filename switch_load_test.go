@@ -248,3 +248,49 @@ func TestSwitchToUnderLoad(t *testing.T) {
 		})
 	}
 }
+
+// Requests that are under way when the bus switches get their replies: slow ones whose handler
+// runs across the switch, those that no handler has begun, and those whose reply is sent just
+// when the connection is cut.
+func TestSwitchToWithRequestsUnderWay(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	storeNumbers(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 100)
+	for name, wait := range map[string]func() time.Duration{
+		"slow":  func() time.Duration { return 2 * time.Second },
+		"quick": func() time.Duration { return rand.N(200 * time.Millisecond) },
+	} {
+		_, err := bus.Respond(b, bus.Endpoint[int, int](name), func(_ context.Context, m *bus.Msg[int]) (int, error) {
+			time.Sleep(wait())
+			return m.Data * 2, nil
+		}, bus.Concurrency(256))
+		must(t, err)
+	}
+	var under, done atomic.Int64
+	var requesters sync.WaitGroup
+	ctx, end := context.WithCancel(t.Context())
+	ask := func(name bus.Endpoint[int, int], n int) {
+		under.Add(1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if got, err := bus.Request(ctx, b, name, n); err != nil || got != 2*n {
+			t.Errorf("Request to %q = %d, %v", name, got, err)
+		}
+		done.Add(1)
+	}
+	for n := range 300 {
+		requesters.Go(func() { ask("slow", n) })
+		requesters.Go(func() {
+			for n := n; ctx.Err() == nil; n++ {
+				ask("quick", n)
+			}
+		})
+	}
+	eventually(t, "they are under way", func() bool { return under.Load() > 1000 })
+	report := switchTo(t, b, target.ClientURL())
+	late := under.Load() - done.Load()
+	end()
+	requesters.Wait()
+	t.Logf("waited %v; %d requests, of which %d were under way at the end of the switch", report.Waited, done.Load(), late)
+}

@@ -33,38 +33,32 @@ func (s *busSwitch) Journal(streams []string) error {
 	return s.local.dir.BeginMove(s.move)
 }
 
-const (
-	// replyGrace is how long a switch waits for replies to requests that are under way. Later
-	// ones are lost with the connection.
-	replyGrace = 500 * time.Millisecond
-	// handlerGrace is how long a switch waits for handlers, so that most of them settle
-	// before the cut. What the others settle waits in the buffer of the connection.
-	handlerGrace = 50 * time.Millisecond
-)
+// handlerGrace is how long a switch waits for handlers, so that most of them settle or reply
+// before the cut. What the others send waits in the buffer of the connection, and requests
+// under way wait for those replies.
+const handlerGrace = 50 * time.Millisecond
 
 // Hold implements engine.Bus. Requests come first, as long as the responders answer.
-func (s *busSwitch) Hold(ctx context.Context) (warnings []string, err error) {
+func (s *busSwitch) Hold(ctx context.Context) error {
 	b := s.b
 	s.former = b.core.Link.Target()
 	for _, sender := range []lifecycle.Quiescer{b.async, b.core.Outlet} {
 		if err := sender.Quiesce(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	brief, cancel := context.WithTimeout(ctx, replyGrace)
+	brief, cancel := context.WithTimeout(ctx, handlerGrace)
 	defer cancel()
-	if err := b.core.Outlet.AwaitReplies(brief); err != nil {
-		warnings = append(warnings, fmt.Sprintf("requests have got no reply within %v and end with ErrUnknownOutcome: %v", replyGrace, err))
-	}
+	_ = b.core.Outlet.AwaitReplies(brief) // the others come after the switch
 	if err := s.quiesce(ctx); err != nil {
-		return warnings, err
+		return err
 	}
 	for _, c := range s.consumers() {
 		if err := c.engine.Detach(ctx); err != nil {
-			return warnings, fmt.Errorf("consumer %s: %w", c.durable, err)
+			return fmt.Errorf("consumer %s: %w", c.durable, err)
 		}
 	}
-	return warnings, b.core.Link.Flush(ctx, b.core.Timeout)
+	return nil
 }
 
 // quiesce has no handler call begin. It does not wait for handlers that run long, but for
@@ -105,7 +99,7 @@ func (s *busSwitch) consumers() (all []*Consumer) {
 
 // Cut implements engine.Bus.
 func (s *busSwitch) Cut(ctx context.Context) error {
-	if err := s.b.core.Link.Cut(ctx); err != nil {
+	if err := s.disconnect(ctx); err != nil {
 		return err
 	}
 	s.cut = true
@@ -121,6 +115,21 @@ func (s *busSwitch) Cut(ctx context.Context) error {
 			return fmt.Errorf("%d other clients are connected to the port of this bus: %w", others, context.Cause(ctx))
 		}
 	}
+}
+
+// disconnect cuts the connection when everything that was sent has arrived, in the server and
+// here. No reply is sent between the flush and the cut: the server could not give it to its
+// requester, which is here, too.
+func (s *busSwitch) disconnect(ctx context.Context) error {
+	release, err := s.b.core.Outlet.HoldReplies(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.b.core.Link.Flush(ctx, s.b.core.Timeout); err != nil {
+		return err
+	}
+	return s.b.core.Link.Cut(ctx)
 }
 
 // Commit implements engine.Bus.
@@ -164,14 +173,12 @@ func (s *busSwitch) stopLocal() {
 }
 
 // Release implements engine.Bus.
-func (s *busSwitch) Release(ctx context.Context) {
+func (s *busSwitch) Release(context.Context) {
 	for _, c := range s.consumers() {
-		start, err := c.engine.Share(ctx)
-		if err != nil && !errors.Is(err, consumer.ErrEnded) {
-			s.reportShare(c, err)
-		}
-		if start != nil {
-			s.joining = append(s.joining, joining{c, start})
+		join, err := c.engine.Share()
+		s.reportShare(c, err)
+		if join {
+			s.joining = append(s.joining, c)
 		}
 	}
 	s.b.core.Outlet.AnswerFor(s.ids)
@@ -180,41 +187,20 @@ func (s *busSwitch) Release(ctx context.Context) {
 
 // Settle implements engine.Bus. Consumers with keys share their durables from now on.
 func (s *busSwitch) Settle(ctx context.Context) {
-	for _, j := range s.joining {
-		if err := s.start(ctx, j.c, j.start); err != nil {
-			s.reportShare(j.c, err)
-			go func() { _ = s.start(context.Background(), j.c, j.start) }() // ends with the consumer or the bus
-		}
+	for _, c := range s.joining {
+		s.reportShare(c, c.engine.Join(ctx))
 	}
 	if s.local.alone {
 		s.stopLocal()
 	}
 }
 
-// start calls start, of a consumer, until it succeeds, or until ctx, the consumer or the bus
-// ends.
-func (s *busSwitch) start(ctx context.Context, c *Consumer, start func(context.Context) error) error {
-	for {
-		attempt, cancel := s.b.core.WithTimeout(ctx)
-		err := start(attempt)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-s.b.state.stopping:
-			return err
-		case <-c.Done():
-			return err
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-// reportShare reports that a consumer with keys takes no messages after a switch.
+// reportShare reports that a consumer with keys takes no messages after a switch, unless err is
+// nil or the consumer has ended.
 func (s *busSwitch) reportShare(c *Consumer, err error) {
+	if err == nil || errors.Is(err, consumer.ErrEnded) {
+		return
+	}
 	c.report(event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable,
 		Err: fmt.Errorf("after the switch it cannot share the durable with other processes yet, and takes no messages; it is tried again: %w", c.publicError(err))})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
@@ -491,6 +492,40 @@ func TestCloseWhileSwitching(t *testing.T) {
 			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(10)) {
 				t.Errorf("the stream has %v", got)
 			}
+		})
+	}
+}
+
+// A consumer with keys that cannot share its durable at the new server is reported, and takes
+// messages as soon as it can. Close ends its attempts.
+func TestSwitchToWithKeysThatCannotBeShared(t *testing.T) {
+	t.Parallel()
+	for _, closes := range []bool{false, true} {
+		t.Run(fmt.Sprintf("closes=%t", closes), func(t *testing.T) {
+			t.Parallel()
+			target := newTarget(t)
+			there := clientOf(t, target.ClientURL())
+			_, err := there.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"$OMNIBUS.keys.S.>"}})
+			must(t, err)
+			events, all := recordEvents()
+			b := ownBus(t, events)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			got := make(chan int, 10)
+			con := consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject())
+			switchTo(t, b, target.ClientURL())
+			e := nextEvent(t, all, event.ConsumerStalled)
+			if e.Durable != "c" || !strings.Contains(e.Err.Error(), "OTHER") && !strings.Contains(e.Err.Error(), "overlap") {
+				t.Errorf("the event is %v", e)
+			}
+			storeNumbers(t, st, 1, 1)
+			nothing(t, got)
+			if closes {
+				must(t, b.Close())
+				receive(t, con.Done())
+				return
+			}
+			must(t, there.DeleteStream(t.Context(), "OTHER"))
+			receive(t, got)
 		})
 	}
 }

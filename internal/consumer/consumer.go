@@ -30,8 +30,9 @@ type Consumer struct {
 	past  callCounts // of those before
 	ended bool       // there will be no other
 
-	former []*formerIntake // what took the messages before Share; it may still run handlers
-	shared atomic.Bool     // several processes keep the order of keys together
+	former  []*formerIntake // what took the messages before Share; it may still run handlers
+	joining *joining        // of Join; nil before
+	shared  atomic.Bool     // several processes keep the order of keys together
 
 	deadLetterFailure atomic.Pointer[error] // why the latest dead letter could not be stored; nil if it was
 	letterPace        letterPace
@@ -198,7 +199,9 @@ func (c *Consumer) Drain(ctx context.Context) error {
 
 // drainAll drains the last taker, and waits for those before it.
 func (c *Consumer) drainAll(ctx context.Context) error {
-	err := c.last(ctx).Drain(ctx)
+	last := c.last(ctx)
+	c.awaitJoining() // it may start last
+	err := last.Drain(ctx)
 	for _, f := range c.formerIntakes() { // there are no others any more
 		err = errors.Join(err, f.end(ctx))
 	}

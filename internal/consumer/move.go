@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"time"
 
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/sidestream"
@@ -55,22 +56,21 @@ func (f *formerIntake) end(ctx context.Context) error {
 
 // Share prepares a consumer with keys that has its durable for itself for sharing it with
 // other processes, which can reach the server from now on. It is called while the consumer is
-// quiesced and detached, with the connection at the new server. The function that it returns
-// makes the consumer a member; it must be called when the consumer is not quiesced any more,
-// and again while it fails. Nil means that there is nothing to do.
+// quiesced and detached, with the connection at the new server. It returns true if Join must be
+// called when the consumer is not quiesced any more; false means that there is nothing to do.
 //
 // The former intake returns what it has not begun. What its handlers still run is with nobody
 // else: the start barrier of the owner waits for it.
-func (c *Consumer) Share(context.Context) (start func(context.Context) error, err error) {
+func (c *Consumer) Share() (join bool, err error) {
 	old, alone := c.own()
 	if !alone || c.cfg.Key.Of == nil {
-		return nil, nil
+		return false, nil
 	}
 	c.shared.Store(true)
 	fresh, err := c.share()
 	if err != nil {
 		c.shared.Store(false)
-		return nil, err
+		return false, err
 	}
 	f := &formerIntake{Durable: old, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,7 +83,7 @@ func (c *Consumer) Share(context.Context) (start func(context.Context) error, er
 	c.mu.Unlock()
 	if ended {
 		cancel()
-		return nil, ErrEnded
+		return false, ErrEnded
 	}
 	c.cfg.Holders.release(c)
 	go func() { // ends with the handlers that run, or when Drain ends it
@@ -91,11 +91,80 @@ func (c *Consumer) Share(context.Context) (start func(context.Context) error, er
 		defer cancel()
 		f.err = old.Drain(ctx)
 	}()
-	return func(ctx context.Context) error {
-		if err := sidestream.DeclareKeys(ctx, c.cfg.Core, c.cfg.Stream); err != nil {
-			return err
+	return true, nil
+}
+
+// joinPause is the pause after an attempt to join that failed.
+const joinPause = 100 * time.Millisecond
+
+// joining is how a consumer that Share has prepared becomes a member. Its goroutine tries until
+// that succeeds or the consumer ends, and Drain waits for it.
+type joining struct {
+	done chan struct{} // closed when the goroutine has ended
+	err  error         // of the latest attempt; mu of the consumer guards it
+}
+
+// Join makes a consumer a member of those that share its durable, after Share. When ctx ends
+// first, it returns why the latest attempt failed, and the consumer goes on to try until it
+// ends.
+func (c *Consumer) Join(ctx context.Context) error {
+	j := &joining{done: make(chan struct{})}
+	c.mu.Lock()
+	fresh, prepared := c.taker.(*sharedTaker)
+	if c.ended || !prepared {
+		c.mu.Unlock()
+		return ErrEnded
+	}
+	c.joining = j
+	c.mu.Unlock()
+	go c.join(j, fresh)
+	var late error
+	select {
+	case <-j.done:
+	case <-ctx.Done():
+		late = context.Cause(ctx)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if j.err != nil {
+		return j.err
+	}
+	return late
+}
+
+// join is the goroutine of j.
+func (c *Consumer) join(j *joining, fresh *sharedTaker) {
+	defer close(j.done)
+	for {
+		err := c.tryJoin(fresh)
+		if c.life.Err() != nil {
+			err = context.Cause(c.life)
 		}
-		fresh.Start()
-		return nil
-	}, nil
+		c.mu.Lock()
+		j.err = err
+		c.mu.Unlock()
+		if err == nil || sleep(c.life, joinPause) != nil {
+			return
+		}
+	}
+}
+
+func (c *Consumer) tryJoin(fresh *sharedTaker) error {
+	ctx, done := c.cfg.Core.WithTimeout(c.life)
+	defer done()
+	if err := sidestream.DeclareKeys(ctx, c.cfg.Core, c.cfg.Stream); err != nil {
+		return err
+	}
+	fresh.Start()
+	return nil
+}
+
+// awaitJoining waits until nothing joins any more. The consumer is ending.
+func (c *Consumer) awaitJoining() {
+	c.mu.Lock()
+	j := c.joining
+	c.mu.Unlock()
+	if j != nil {
+		<-j.done
+	}
 }

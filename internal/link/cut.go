@@ -10,9 +10,9 @@ import (
 
 // Cut ends the connection and dials nobody until Lead, which must follow. What was published
 // before has left for the server. What is published meanwhile waits in nats.go's buffer.
-// Requests under way fail. A cut is not reported as a lost connection. Cut waits for a
-// Repoint that is under way, until ctx ends. On a closed link it returns
-// nats.ErrConnectionClosed.
+// Requests to the server itself fail, others wait on. A cut is not reported as a lost
+// connection. Cut waits for a Repoint that is under way, until ctx ends. On a closed link it
+// returns nats.ErrConnectionClosed.
 func (l *Link) Cut(ctx context.Context) error {
 	select {
 	case l.repointing <- struct{}{}:
@@ -23,10 +23,21 @@ func (l *Link) Cut(ctx context.Context) error {
 	if l.nc.IsConnected() {
 		l.quiet.Store(true)
 	}
-	err := l.nc.ForceReconnect()
-	l.dialer.drop()
+	err := l.disconnect()
 	if err != nil {
 		<-l.repointing
+	}
+	return err
+}
+
+// disconnect ends the connection, or the attempt to connect. The dialer is cut, so nothing
+// comes back until it is led.
+func (l *Link) disconnect() error {
+	connected := l.nc.IsConnected()
+	err := l.nc.ForceReconnect()
+	l.dialer.drop()
+	if connected { // else they wait in the buffer, and are sent
+		l.requests.lose(false)
 	}
 	return err
 }

@@ -45,6 +45,7 @@ type Link struct {
 	dialer     *dialer
 	refusals   refusals
 	denials    denials
+	requests   requests
 	maxPayload atomic.Int64
 	server     atomic.Pointer[serverversion.Server]
 	watchers   sync.Map // *nats.Subscription → func(error)
@@ -110,7 +111,10 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(50*time.Millisecond, 250*time.Millisecond),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil || !l.quiet.Load() { // a cut has no error
+			if cut := err == nil && l.quiet.Load(); !cut {
+				if err == nil {
+					l.requests.lose(true) // ForceReconnect of the program, or Repoint
+				}
 				c.Disconnected(err)
 			}
 			l.losses.run()
@@ -123,7 +127,10 @@ func (l *Link) options(c Config) []nats.Option {
 			}
 			l.reconnects.run()
 		}),
-		nats.ClosedHandler(func(*nats.Conn) { c.Closed() }),
+		nats.ClosedHandler(func(*nats.Conn) {
+			l.requests.end()
+			c.Closed()
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { l.asyncError(c, s, err) }),
 	}
 }
@@ -198,17 +205,6 @@ func (l *Link) Publish(o *wire.Out) error {
 	return l.nc.PublishMsg(&nats.Msg{Subject: o.Subject, Reply: o.Reply, Header: nats.Header(o.Header), Data: o.Data})
 }
 
-// Request sends o and waits for one reply until ctx ends. If the server refuses o, or the
-// replies, the error is a *RefusedError, at once.
-func (l *Link) Request(ctx context.Context, o *wire.Out) (*nats.Msg, error) {
-	return WhileAllowed(ctx, l, o.Subject, func(ctx context.Context) (*nats.Msg, error) {
-		if len(o.Header) == 0 {
-			return l.nc.RequestWithContext(ctx, o.Subject, o.Data)
-		}
-		return l.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: o.Subject, Header: nats.Header(o.Header), Data: o.Data})
-	})
-}
-
 // Watch has fn called with the asynchronous errors of s (a slow consumer,
 // missing permission). The function it returns ends that.
 func (l *Link) Watch(s *nats.Subscription, fn func(error)) (stop func()) {
@@ -258,4 +254,7 @@ func (l *Link) Aborted() bool { return l.dialer.broken() }
 
 // Close closes the connection. What is still in its buffer and was not flushed
 // is lost.
-func (l *Link) Close() { l.nc.Close() }
+func (l *Link) Close() {
+	l.nc.Close()
+	l.requests.end()
+}

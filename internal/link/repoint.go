@@ -40,7 +40,7 @@ func (e *RepointError) Unwrap() error { return e.Err }
 // Repoint moves the connection to another server. It returns nil when that has answered a
 // ping. Subscriptions, pulls and windows live on: nats.go subscribes again, and what is
 // published meanwhile waits in its buffer. To all users of the link it is a lost connection
-// that comes back. Requests under way fail, as they do then. Whether something is lost is up
+// that comes back. Requests under way fail. Whether something is lost is up
 // to the caller, who quiesces the bus, sees to the same streams on both sides, and is alone:
 // a second call waits for the first one.
 //
@@ -93,8 +93,7 @@ func (l *Link) rollBack(ctx context.Context) error {
 // ends first it returns why it did not. Repoint calls it.
 func (l *Link) pointTo(ctx context.Context, to Target) error {
 	move := l.dialer.cut()
-	err := l.nc.ForceReconnect() // first: while connected, the former server may announce addresses of its own
-	l.dialer.drop()
+	err := l.disconnect() // first: while connected, the former server may announce addresses of its own
 	if err == nil {
 		err = l.nc.SetServerPool(strings.Split(to.URL, ","))
 	}

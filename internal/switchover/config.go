@@ -19,9 +19,8 @@ type Bus interface {
 	// Journal records that copies of these streams may be at the target from now on.
 	Journal(streams []string) error
 	// Hold has publishers, new requests and consumers wait, until everything that was
-	// published has its outcome and the server sends nothing more. It returns what was not
-	// waited for.
-	Hold(ctx context.Context) (warnings []string, err error)
+	// published has its outcome and the server sends nothing more to consumers.
+	Hold(ctx context.Context) error
 	// Cut ends the connection of the bus to the old server. The server has processed all
 	// that was sent when it returns nil.
 	Cut(ctx context.Context) error

@@ -83,7 +83,7 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 		name switchover.Phase
 		do   func(context.Context) error
 	}{
-		{switchover.Hold, s.hold},
+		{switchover.Hold, s.Bus.Hold},
 		{switchover.Cut, s.cutOff},
 		{switchover.Copy, s.copyAll},
 		{switchover.Verify, s.verifyAll},
@@ -106,14 +106,6 @@ func ended(ctx context.Context) error {
 		<-ctx.Done()
 	}
 	return context.Cause(ctx)
-}
-
-func (s *run) hold(ctx context.Context) error {
-	warnings, err := s.Bus.Hold(ctx)
-	for _, w := range warnings {
-		s.warn("%s", w)
-	}
-	return err
 }
 
 // cutOff cuts the bus off and waits until the old server has processed everything. Then it
