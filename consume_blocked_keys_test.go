@@ -219,7 +219,7 @@ func TestKeysUnderABacklog(t *testing.T) {
 				start := func() *bus.Consumer {
 					return consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
 						got.begin(t, m.Subject)
-						failed := m.Sequence%20 == 0 && m.Attempt <= 1+int(m.Sequence/20%3)
+						failed := m.Attempt <= failuresOf(m.Sequence)
 						got.end(m.Subject, m.Sequence, !failed)
 						if failed {
 							return errNo

@@ -43,11 +43,12 @@ func (f *followers) work() {
 	}
 }
 
-// takeLocked returns what a worker does next, or nil. The two kinds of work take turns.
+// takeLocked returns what a worker does next, or nil. The two kinds of work take turns. Most
+// workers store: what is to be stored takes the room of other keys, and to return is the longer work.
 func (f *followers) takeLocked() func() error {
 	f.turn = !f.turn
 	switch {
-	case len(f.queue) > 0 && (f.turn || len(f.ready) == 0):
+	case len(f.queue) > 0 && (f.turn || len(f.ready) == 0 || f.returns >= maxReturnWorkers):
 		del := f.queue[0]
 		f.queue[0] = wire.Delivery{}
 		f.queue = f.queue[1:]
@@ -55,6 +56,7 @@ func (f *followers) takeLocked() func() error {
 	case len(f.ready) > 0:
 		token := f.ready[0]
 		f.ready = f.ready[1:]
+		f.returns++
 		return func() error { return f.returnReady(token) }
 	}
 	return nil
@@ -150,6 +152,7 @@ func (f *followers) returnReady(token string) error {
 	}
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
+	f.returns--
 	if kf := f.keys[token]; kf != nil {
 		kf.busy = false
 		if err == nil {

@@ -53,6 +53,7 @@ type followers struct {
 	ready   []string        // tokens of keys of which some can be returned
 	turn    bool            // of the workers: which of these is next
 	workers int
+	returns int       // workers that return followers
 	pause   time.Time // no calls before: the last one failed
 	failed  bool      // that was reported
 	stopped bool
@@ -88,6 +89,7 @@ const (
 
 const (
 	maxFollowerWorkers = 16
+	maxReturnWorkers   = 4                // as long as some are to be stored
 	maxBack            = 64               // messages of one key that are here, or on their way
 	checkReturning     = 10 * time.Second // after that it is checked that what was returned still exists
 )
@@ -133,21 +135,22 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	return true
 }
 
-// spillLocked stores what waits in the lane of a key, except for so many.
-func (f *followers) spillLocked(key string, keep int) {
+// spillLocked stores what waits in the lane of a key, except for so many. It returns false if
+// there is none.
+func (f *followers) spillLocked(key string, keep int) bool {
 	if f.store == nil || f.stopped {
-		return
+		return false
 	}
 	token := f.store.Token(key)
 	kf := f.keys[token]
 	if kf != nil { // what was returned lately is not to be stored again
 		if keep = f.targetLocked(); f.k.lanes.Behind(key) <= 2*keep {
-			return
+			return false
 		}
 	}
 	tail := f.k.lanes.TakeTail(key, keep)
 	if len(tail) == 0 {
-		return
+		return false
 	}
 	if kf == nil {
 		kf = new(keyFollowers)
@@ -157,6 +160,7 @@ func (f *followers) spillLocked(key string, keep int) {
 	for i := range tail {
 		f.putLocked(kf, tail[i])
 	}
+	return true
 }
 
 // putLocked has a worker store del.

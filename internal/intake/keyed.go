@@ -24,6 +24,8 @@ type keyed struct {
 	sources   []keyedSource // by the index of their puller
 	recent    recentSettlements
 	stuck     map[string]*stuckKey // by key
+	done      int                  // messages that were finished, with a key or without
+	room      room
 	followers *followers
 }
 
@@ -152,12 +154,13 @@ func (k *keyed) putBack(ds []wire.Delivery) {
 
 // finished lets the next message of the lane of del run.
 func (k *keyed) finished(del wire.Delivery) {
+	k.d.mu.Lock()
+	k.done++
+	delete(k.stuck, del.Stored.Key)
+	k.d.mu.Unlock()
 	if !hasKey(del.Stored) {
 		return
 	}
-	k.d.mu.Lock()
-	delete(k.stuck, del.Stored.Key)
-	k.d.mu.Unlock()
 	if next, ok := k.lanes.Next(del.Stored.Key); ok {
 		k.d.push(next)
 	}
@@ -266,6 +269,7 @@ func (k *keyed) hereBy(p *puller, number uint64) (n int) {
 // maintain looks at stuck keys, at the followers and at the barriers.
 func (k *keyed) maintain(now time.Time) {
 	k.d.mu.Lock()
+	k.makeRoomLocked(now)
 	k.lookAtStuckLocked(now)
 	k.followers.maintainLocked(now)
 	k.d.mu.Unlock()
@@ -295,7 +299,7 @@ func (k *keyed) nextLocked() (next time.Time) {
 			next = b.ask
 		}
 	}
-	for _, at := range []time.Time{k.stuckDueLocked(), k.followers.dueLocked()} {
+	for _, at := range []time.Time{k.room.look, k.stuckDueLocked(), k.followers.dueLocked()} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}

@@ -8,15 +8,8 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
-const (
-	// storeFollowersAfter is how long a message fails before the messages behind it are stored if
-	// nothing more fits.
-	storeFollowersAfter = time.Second
-	// spillInterval is between two looks at the stuck keys while nothing more fits.
-	spillInterval = 100 * time.Millisecond
-	// reportStuckAfter is how long a message fails before its key is reported as stuck.
-	reportStuckAfter = 30 * time.Second
-)
+// reportStuckAfter is how long a message fails before its key is reported as stuck.
+const reportStuckAfter = 30 * time.Second
 
 // stuckKey is a key whose first message has failed and is to be tried again. It is in
 // keyed.stuck, and guarded by Durable.mu.
@@ -24,6 +17,7 @@ type stuckKey struct {
 	head     wire.Delivery // the message that failed
 	err      error         // of its last attempt
 	since    time.Time     // its first failure here
+	finished int           // keyed.done at that time
 	reported bool
 }
 
@@ -36,7 +30,7 @@ func (k *keyed) failed(del wire.Delivery, err error) {
 	defer k.d.mu.Unlock()
 	s := k.stuck[del.Stored.Key]
 	if s == nil || positionOf(&s.head) != positionOf(&del) {
-		s = &stuckKey{since: time.Now()}
+		s = &stuckKey{since: time.Now(), finished: k.done}
 		k.stuck[del.Stored.Key] = s
 	}
 	s.head, s.err = del, err
@@ -59,43 +53,21 @@ func (k *keyed) behindLocked(key string) int {
 	return behind
 }
 
-// lookAtStuckLocked makes room if nothing more fits, and reports keys that are stuck for long.
-// The maintainer calls it.
+// lookAtStuckLocked reports keys that are stuck for long. The maintainer calls it.
 func (k *keyed) lookAtStuckLocked(now time.Time) {
-	full := !k.fullSinceLocked().IsZero()
-	for key, s := range k.stuck {
-		if full {
-			k.makeRoomLocked(now, key, s)
-		}
+	for _, s := range k.stuck {
 		if s.reported || now.Sub(s.since) < reportStuckAfter {
 			continue
 		}
-		if behind := k.behindLocked(key); behind >= k.manyBehind(s.head.Stored.Source) {
+		if behind := k.behindLocked(s.head.Stored.Key); behind >= k.manyBehind(s.head.Stored.Source) {
 			s.reported = true
 			k.d.reportLocked(s.problem(behind))
 		}
 	}
 }
 
-// makeRoomLocked stores the messages behind a failing one if they take an eighth of the room,
-// others have the rest, and so are stopped by them; or if it has failed for long. Otherwise
-// the next attempt is soon, and it costs less to wait for it.
-func (k *keyed) makeRoomLocked(now time.Time, key string, s *stuckKey) {
-	p := k.d.pullers[s.head.Stored.Source]
-	behind := k.lanes.Behind(key)
-	switch {
-	case now.Sub(s.since) >= storeFollowersAfter:
-		k.followers.spillLocked(key, min(p.MaxHeld/(4*len(k.stuck)), p.MaxHeld/32))
-	case behind >= max(p.MaxHeld/8, 1) && p.held-behind >= p.MaxHeld/8:
-		k.followers.spillLocked(key, p.MaxHeld/32)
-	}
-}
-
-// stuckDueLocked is when the stuck keys are to be looked at again, zero for never.
+// stuckDueLocked is when a stuck key may have to be reported, zero for never.
 func (k *keyed) stuckDueLocked() (next time.Time) {
-	if len(k.stuck) > 0 && !k.fullSinceLocked().IsZero() {
-		return time.Now().Add(spillInterval)
-	}
 	for _, s := range k.stuck {
 		if at := s.since.Add(reportStuckAfter); !s.reported && at.After(time.Now()) && (next.IsZero() || at.Before(next)) {
 			next = at
