@@ -124,7 +124,7 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	defer cancel()
 	b, err := open(ctx, c, nil)
 	if err != nil {
-		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: translate(err)}
+		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: connectionError(err)}
 	}
 	c.logger.Info("connected", "server", b.core.Link.Describe(), "version", b.core.Link.Server().Text)
 	return b, nil

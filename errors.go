@@ -98,7 +98,7 @@ type PayloadError struct {
 }
 
 func (e *PayloadError) Error() string {
-	return fmt.Sprintf("bus: subject %q: the message has %d bytes, the limit is %d; send a reference to the data instead, or raise the limit with WithMaxPayload", e.Subject, e.Size, e.Limit)
+	return fmt.Sprintf("bus: subject %q: the message has %d bytes, the limit is %d; send a reference to the data instead, or raise the limit: WithMaxPayload for the embedded server, max_payload in the configuration of another one", e.Subject, e.Size, e.Limit)
 }
 
 // CodecError reports a value that could not be encoded, or a payload that could

@@ -146,7 +146,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	s.conns = 1
 	target, err := s.dial(s.target.URL)
 	if err != nil {
-		return report, &ConnectError{URL: report.Target, Err: translate(err)}
+		return report, &ConnectError{URL: report.Target, Err: connectionError(err)}
 	}
 	defer target.Close()
 	stale, err := s.staleMark()

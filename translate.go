@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -112,10 +113,33 @@ func streamError(name, op string, err error) *StreamError {
 		e.Err = fmt.Errorf("%w: declare it with Bus.Stream (%v)", ErrStreamNotFound, err)
 	case e.Code == 0:
 		e.Err = translate(err)
-	case remedies[e.ErrorCode] != "":
-		e.Err = fmt.Errorf("%w; %s", err, remedies[e.ErrorCode])
+	case remedy(e.ErrorCode, err) != "":
+		e.Err = fmt.Errorf("%w; %s", err, remedy(e.ErrorCode, err))
 	}
 	return e
+}
+
+// remedy says what to do about an error of the server with this number. Some numbers are about
+// several things, which the text of the error tells apart.
+func remedy(number int, err error) string {
+	switch text := err.Error(); {
+	case number == jserr.StoreFailed && strings.Contains(text, "per subject"):
+		return "the subject has as many messages as the stream keeps of one subject: let its consumers handle some, delete some with Stream.Purge, raise MaxMsgsPerSubject, or let the stream discard the oldest of the subject (StreamConfig.Raw: DiscardNewPerSubject)"
+	case number == jserr.InvalidConfig && strings.Contains(text, "duplicates window"):
+		return "lower StreamConfig.Duplicates, or raise duplicate_window in the limits of the server's JetStream"
+	}
+	return remedies[number]
+}
+
+// connectionError is the public form of why a connection was refused. It says what to do.
+func connectionError(err error) error {
+	switch err = translate(err); {
+	case errors.Is(err, nats.ErrMaxConnectionsExceeded):
+		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise max_connections of the server", err)
+	case errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
+		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise the account's limit of connections", err)
+	}
+	return err
 }
 
 // remedies says what to do about some of the server's errors, by their numbers.
@@ -139,9 +163,9 @@ var remedies = map[int]string{
 	jserr.WorkQueueTaken:        workQueueRemedy,
 	jserr.WorkQueueFromFirst:    "leave the StartAt option out: a work queue holds only messages that nobody has handled",
 	jserr.StreamSealed:          "a sealed stream stores nothing any more: use another stream",
-	jserr.MaxBytesRequired:      "the account wants a limit: set StreamConfig.MaxBytes",
+	jserr.MaxBytesRequired:      "the account wants a limit: set StreamConfig.MaxBytes; the side streams of a stream get the same limit",
 	jserr.MaxBytesTooLarge:      "lower StreamConfig.MaxBytes, or raise the account's limit for one stream",
-	jserr.TooManyUnacknowledged: "lower Concurrency, or the batch size, of the consumer, or raise max_ack_pending of the server or the account",
+	jserr.TooManyUnacknowledged: "raise max_ack_pending of the server or the account, or give the stream a smaller ConsumerLimits.MaxAckPending (StreamConfig.Raw), which the consumers of the library keep to",
 }
 
 const (

@@ -103,7 +103,7 @@ func (c *Consumer) open(ctx context.Context) error {
 		return err
 	}
 	if c.side, err = sidestream.Open(ctx, c.cfg.Core, c.cfg.Stream, c.cfg.Durable, max(info.Config.AckWait, c.cfg.AckWait)); err != nil {
-		return err
+		return sideError(&c.cfg, err)
 	}
 	config, lower, err := c.setAckWait(ctx, info)
 	if err != nil {
@@ -111,7 +111,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	}
 	if c.shared.Load() {
 		if err := sidestream.DeclareKeys(ctx, c.cfg.Core, c.cfg.Stream); err != nil {
-			return err
+			return sideError(&c.cfg, err)
 		}
 	}
 	if err := c.takeBack(ctx); err != nil {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -27,8 +28,19 @@ func explain(ctx context.Context, c *Config, err error) error {
 		if st, failed := c.Core.JetStream.Stream(ctx, c.Stream.Name); failed == nil {
 			return fmt.Errorf("%w: the stream has %d consumers%s", err, st.CachedInfo().State.Consumers, limitOf(st.CachedInfo().Config.MaxConsumers))
 		}
+	case jserr.Is(err, jserr.TooManyUnacknowledged):
+		return fmt.Errorf("%w: the consumer asks for %d", err, wanted(c).MaxAckPending)
 	}
 	return err
+}
+
+// sideError names the consumer of which a side stream could not be declared.
+func sideError(c *Config, err error) error {
+	failed, ok := errors.AsType[*jserr.Error](err)
+	if !ok || failed.Stream == c.Stream.Name {
+		return err
+	}
+	return jserr.Wrap(c.Stream.Name, fmt.Sprintf("consume as %s: %s %s", c.Durable, failed.Op, failed.Stream), failed.Err)
 }
 
 // limitOf says what limits the consumers of a stream with a MaxConsumers.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -64,6 +65,9 @@ const noResponders = "503"
 func refusal(status, description string) error {
 	if status == noResponders {
 		return errors.New("no server accepts requests for messages: the stream or the consumer does not exist, or has no leader")
+	}
+	if strings.HasPrefix(description, "Exceeded MaxRequestBatch") {
+		description += "; raise max_request_batch of the server, or of the durable if another program made it"
 	}
 	return fmt.Errorf("the server refuses to send messages: %s %s", status, description)
 }

@@ -34,6 +34,7 @@ type conn struct {
 	gaveUp  chan struct{} // has one element when the timer has fired
 	ended   atomic.Bool   // it was closed
 	move    int           // the number of the dialer's target when it was dialled
+	heard   hearing
 }
 
 // guarded wraps nc.
@@ -73,11 +74,24 @@ func (c *conn) Write(p []byte) (n int, err error) {
 		m, err := c.write(p[n:min(len(p), n+chunkSize)])
 		n += m
 		if err != nil {
+			refusal := c.refusal()
 			_ = c.Close()
+			if refusal != nil {
+				return n, fmt.Errorf("%w (%w)", refusal, err)
+			}
 			return n, fmt.Errorf("%w: %w", ErrDisconnected, err)
 		}
 		if n == len(p) {
 			return n, nil
 		}
 	}
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (n int, err error) {
+	n, err = c.Conn.Read(p)
+	if c.heard.on.Load() {
+		c.heard.add(p[:n])
+	}
+	return n, err
 }

@@ -77,6 +77,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	}
 	c := guarded(nc, max(d.timeout, least))
 	c.move = move
+	c.heard.on.Store(first != nil)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.alive.Err() != nil {
@@ -140,6 +141,7 @@ func (d *dialer) connected(nc *nats.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ctx, d.nc = nil, nc
+	d.latest.heard.stop()
 	intact := true
 	for _, stop := range d.stops {
 		intact = stop() && intact

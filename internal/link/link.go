@@ -84,7 +84,7 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return nil, l.dialer.why(err)
+	return nil, l.dialer.why(named(err))
 }
 
 // A peer that is gone without a word is noticed after pingEvery times one more than

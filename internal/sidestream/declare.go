@@ -131,6 +131,11 @@ func create(ctx context.Context, c *core.Core, stream Stream, want jetstream.Str
 	want.Storage, want.Replicas = now.Storage, now.Replicas
 	err = c.WithReserve(0, func() (err error) {
 		st, err = c.CreateStream(ctx, want)
+		if jserr.Is(err, jserr.MaxBytesRequired) && now.MaxBytes > 0 {
+			// The account has no streams without a limit. No copy may be dropped at the limit.
+			want.MaxBytes, want.Discard = now.MaxBytes, jetstream.DiscardNew
+			st, err = c.CreateStream(ctx, want)
+		}
 		return err
 	})
 	return st, err
