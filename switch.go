@@ -165,7 +165,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 // publicError returns the error of the engine as that of SwitchTo.
 func (s *busSwitch) publicError(err error) error {
 	if failed, ok := errors.AsType[*switchover.Error](err); ok {
-		failed.Err = translate(failed.Err)
+		failed.Err = explained(failed.Err)
 		if len(failed.LeftBehind) > 0 && s.local.dir == nil {
 			s.b.leftBehind.Store(&s.move.ID)
 		}
@@ -175,6 +175,15 @@ func (s *busSwitch) publicError(err error) error {
 		return err
 	}
 	return s.b.opError("SwitchTo", "", err)
+}
+
+// explained is translate, but never drops what err says: it may have several reasons.
+func explained(err error) error {
+	public := translate(err)
+	if strings.Contains(public.Error(), err.Error()) {
+		return public
+	}
+	return fmt.Errorf("%w (%w)", public, err)
 }
 
 func (s *busSwitch) log(report switchover.Report, err error) {

@@ -32,6 +32,8 @@
 //     are due, in-progress signals, requests that the server did not answer.
 //   - The workers of followers store messages that wait for others, and have them come back.
 //     They live while there is something to do; Drain waits for them.
+//   - One closes an inbox that another has replaced before all had arrived there. It ends
+//     within the timeout of the config, and with the Durable.
 //   - The reporter of a Durable lives while there is something to report.
 //
 // Drain waits for the workers, the maintainer and the reporter, except for the one that

@@ -43,7 +43,8 @@ type puller struct {
 	index int // of its Source
 
 	sub      *nats.Subscription // Detach and attach replace it
-	detached bool               // the server sends nothing to sub any more
+	detached bool               // the server was told to send nothing to sub any more
+	empty    bool               // of a detached one: all that was sent to sub is held
 
 	window    window
 	held      int       // of Durable.held
@@ -255,7 +256,7 @@ func (p *puller) pull() {
 	if messages == 0 {
 		return
 	}
-	err := p.ask(messages, bytes)
+	err := p.ask(messages, bytes, p.d.authority.pullExpiry())
 	if doubt && err == nil {
 		err = p.inquire()
 	}
@@ -305,12 +306,11 @@ func (p *puller) hasRoom() bool {
 	return p.window.hasRoom(p.here(), p.asked) || p.d.order.wantsMoreLocked(p)
 }
 
-// ask sends a request for messages.
-func (p *puller) ask(messages, bytes int) error {
-	expiry := p.d.authority.pullExpiry()
+// ask sends a request for messages, in any number of bytes if that is 0.
+func (p *puller) ask(messages, bytes int, expiry time.Duration) error {
 	body, err := json.Marshal(struct {
 		Batch     int           `json:"batch"`
-		Bytes     int           `json:"max_bytes"`
+		Bytes     int           `json:"max_bytes,omitempty"`
 		Expires   time.Duration `json:"expires"`
 		Heartbeat time.Duration `json:"idle_heartbeat"`
 	}{messages, bytes, expiry, min(heartbeat, expiry/2)})

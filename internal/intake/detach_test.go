@@ -1,0 +1,143 @@
+package intake_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/testserver"
+)
+
+// detachable is a member on a server, and what the server says of its consumer.
+type detachable struct {
+	*member
+	*intake.Durable
+	info func() *jetstream.ConsumerInfo
+}
+
+// eachDetachable runs f with a Durable of each concurrency.
+func eachDetachable(t *testing.T, f func(t *testing.T, d *detachable)) {
+	t.Helper()
+	for _, concurrency := range []int{1, 4} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			s := testserver.New(t, testserver.WithJetStream)
+			m := newDurableMember(t, s, concurrency)
+			js, err := jetstream.New(s.Conn(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f(t, &detachable{m, m.quiescable.(*intake.Durable), func() *jetstream.ConsumerInfo {
+				c, err := js.Consumer(t.Context(), "S", "C")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c.CachedInfo()
+			}})
+		})
+	}
+}
+
+// After Detach everything that the server counts as sent is here, and it sends nothing more. After
+// Resume everything is handled once.
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	eachDetachable(t, func(t *testing.T, d *detachable) {
+		total := 0
+		for range 5 {
+			release := d.block()
+			d.publish(50)
+			d.await("begun", func() int64 { return min(d.begun.Load(), int64(total+1)) }, int64(total+1))
+			quick, _ := ended(t)
+			_ = d.Durable.Quiesce(quick)
+			for range 2 { // twice
+				if err := d.Detach(t.Context()); err != nil {
+					t.Fatalf("Detach: %v", err)
+				}
+			}
+			for end := time.Now().Add(2 * time.Second); d.info().NumAckPending != d.Held() && time.Now().Before(end); {
+				time.Sleep(time.Millisecond) // acknowledgements are processed a little later
+			}
+			if pending := d.info().NumAckPending; pending != d.Held() {
+				t.Errorf("the server counts %d messages as sent, and %d are here", pending, d.Held())
+			}
+			before := d.info().Delivered.Consumer
+			d.publish(20)
+			time.Sleep(5 * time.Millisecond)
+			if info := d.info(); info.Delivered.Consumer != before || info.NumWaiting != 0 {
+				t.Errorf("the server sent %d messages after Detach, and %d pulls wait", info.Delivered.Consumer-before, info.NumWaiting)
+			}
+			release()
+			d.Durable.Resume()
+			d.Durable.Resume()
+			total += 70
+			d.await("handled", d.handled.Load, int64(total))
+		}
+		if err := d.Durable.Drain(t.Context()); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		if n := d.handled.Load(); n != int64(total) {
+			t.Errorf("%d handler calls for %d messages", n, total)
+		}
+	})
+}
+
+// What a handler that runs meanwhile returns is settled.
+func TestDetachWhileAHandlerRuns(t *testing.T) {
+	t.Parallel()
+	eachDetachable(t, func(t *testing.T, d *detachable) {
+		release := d.block()
+		d.publish(1)
+		d.await("begun", d.begun.Load, 1)
+		quick, _ := ended(t)
+		_ = d.Durable.Quiesce(quick)
+		if err := d.Detach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		d.await("acknowledged", func() int64 { return int64(d.info().AckFloor.Stream) }, 1)
+		d.Durable.Resume()
+		if err := d.Durable.Drain(t.Context()); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+	})
+}
+
+// When its context ends first Detach says why, and Resume goes on all the same. So does a Drain.
+func TestDetachInVain(t *testing.T) {
+	t.Parallel()
+	eachDetachable(t, func(t *testing.T, d *detachable) {
+		if err := d.Durable.Quiesce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, reason := ended(t)
+		if err := d.Detach(ctx); !errors.Is(err, reason) && !errors.Is(err, context.Canceled) {
+			t.Errorf("Detach = %v", err)
+		}
+		d.publish(20)
+		d.Durable.Resume()
+		d.await("handled", d.handled.Load, 20)
+		if err := d.Durable.Quiesce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Detach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d.publish(1)
+		if err := d.Durable.Drain(t.Context()); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		d.Durable.Resume() // after its end
+		if n := d.begun.Load(); n != 20 {
+			t.Errorf("%d handlers began after Detach", n-20)
+		}
+		if err := d.Detach(t.Context()); err != nil {
+			t.Logf("Detach after the end: %v", err)
+		}
+	})
+}
