@@ -5,6 +5,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"reflect"
@@ -29,6 +30,10 @@ import (
 // digits as a float64 has. Other fractions are an error. A [json.Number] in an interface is
 // written as such a number. In another place it gives a *[TypeError], because the library would
 // write it as text.
+//
+// A type with UnmarshalJSON and none of these methods, as Stripe's have, is written field by field
+// and reads the JSON of the same value. Marshal decodes what it wrote of such a type, and refuses a
+// value that would change, for example a number with the option "string", which JSON alone knows.
 //
 // Into an any, Unmarshal reads a map as map[string]any, an integer as int64 or uint64, bytes as
 // []byte, and a time as time.Time. A map with other keys gives a *[SyntaxError]; read it into a map
@@ -159,7 +164,7 @@ func cborMethods(t reflect.Type) methods {
 		}
 		return m
 	case fromJSON:
-		return methods{flags: hasJSONForm}
+		return methods{flags: hasJSONForm | hasJSONReader}
 	case p.Implements(binaryMarshalerType) && p.Implements(binaryUnmarshalerType):
 		return methods{opaque: true, decodes: true, promoted: isPromoted(t, findMarshalBinary), flags: hasBinaryForm}
 	}
@@ -213,17 +218,25 @@ func checkCBOR(data []byte, v any, info *typeInfo) error {
 	if err := weighCBOR(data, info); err != nil {
 		return err
 	}
-	if info.flags&(hasJSONForm|hasTextAndJSON) != hasJSONForm|hasTextAndJSON {
+	const both = hasJSONForm | hasTextAndJSON
+	if info.flags&hasJSONReader == 0 && info.flags&both != both {
 		return nil
 	}
-	// Next to a type with a JSON form alone, the library reads text by UnmarshalJSON too.
+	return checkReadCBOR(data, v, info)
+}
+
+// checkReadCBOR returns an error if data is read as another value than v. It is for types whose
+// UnmarshalJSON reads what no method of theirs wrote: it gets the JSON of the CBOR, in which
+// options such as "string" are unknown. Next to a type with a JSON form alone, the library reads
+// text by UnmarshalJSON too.
+func checkReadCBOR(data []byte, v any, info *typeInfo) error {
 	copied := reflect.New(reflect.TypeOf(v))
 	if err := cborDecoders[1].Unmarshal(data, copied.Interface()); err != nil {
-		return err
+		return fmt.Errorf("an UnmarshalJSON in it does not read what is written without a MarshalJSON; use codec.JSON: %w", err)
 	}
 	again, err := encodeCBOR(copied.Elem().Interface(), info)
 	if err == nil && !bytes.Equal(data, again) {
-		err = errors.New("its text form and its JSON form differ")
+		err = errors.New("its text form, or what is written without a MarshalJSON, and what its UnmarshalJSON reads differ; use codec.JSON")
 	}
 	return err
 }

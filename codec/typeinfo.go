@@ -43,6 +43,7 @@ const (
 	hasTextAndJSON                        // a type that is written as text and has UnmarshalJSON
 	hasBinaryForm                         // a type that has a binary form alone
 	hasNumberInText                       // a json.Number in a place that holds no other type
+	hasJSONReader                         // a type that is read by UnmarshalJSON and has no method to write it
 )
 
 // typeInfo is what follows from a type and all types that it consists of.
