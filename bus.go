@@ -50,9 +50,9 @@ type Bus struct {
 	unobserve  func() // ends the observation of consumers
 	retired    retired
 	keyHolders consumer.Holders
-	memory     sync.Once              // guards the note that streams are in memory
-	switching  lifecycle.Mutex        // held by SwitchTo
-	leftBehind atomic.Pointer[string] // the ID of a move that left copies at its target, of a bus in memory
+	memory     sync.Once                     // guards the note that streams are in memory
+	switching  lifecycle.Mutex               // held by SwitchTo
+	leftBehind atomic.Pointer[storedir.Move] // a move that left copies at its target, of a bus in memory
 	state      busState
 	capacity   *capacity.Watch
 	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there

@@ -149,13 +149,17 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 		return report, &ConnectError{URL: report.Target, Err: connectionError(err)}
 	}
 	defer target.Close()
-	stale, err := s.staleMark()
+	earlier, err := s.interrupted()
 	if err != nil {
 		return report, err
 	}
+	if earlier.ID != "" && earlier.Target != s.move.Target {
+		report.Warnings = append(report.Warnings, fmt.Sprintf("an earlier switch to %s failed or was interrupted; if that is another target, copies that do not count may be there: "+
+			"delete those of the streams %v whose metadata say %s", earlier.Target, earlier.Streams, engine.Mark(earlier.ID)))
+	}
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
-		Report: report, ID: s.move.ID, Stale: stale, Domain: s.local.domain, Linked: !s.local.single,
+		Report: report, ID: s.move.ID, Stale: earlier.ID, Domain: s.local.domain, Linked: !s.local.single,
 		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.settings.Progress,
 	})
 	s.log(report, err)
@@ -167,7 +171,8 @@ func (s *busSwitch) publicError(err error) error {
 	if failed, ok := errors.AsType[*switchover.Error](err); ok {
 		failed.Err = explained(failed.Err)
 		if len(failed.LeftBehind) > 0 && s.local.dir == nil {
-			s.b.leftBehind.Store(&s.move.ID)
+			move := s.move
+			s.b.leftBehind.Store(&move)
 		}
 		return err
 	}
@@ -217,17 +222,17 @@ func (s *busSwitch) dial(u string) (*nats.Conn, error) {
 	return nats.Connect(u, append(opts, s.target.Access...)...)
 }
 
-// staleMark returns the ID of an earlier move that may have left copies at a target.
-func (s *busSwitch) staleMark() (string, error) {
+// interrupted returns the earlier move that may have left copies at a target. It is zero if
+// there is none.
+func (s *busSwitch) interrupted() (earlier storedir.Move, err error) {
 	if s.local.dir == nil {
-		if id := s.b.leftBehind.Load(); id != nil {
-			return *id, nil
+		if left := s.b.leftBehind.Load(); left != nil {
+			earlier = *left
 		}
-		return "", nil
+		return earlier, nil
 	}
-	earlier, _, err := s.local.dir.Begun()
-	if err != nil {
-		return "", storeError(s.local.dir.Path(), err)
+	if earlier, _, err = s.local.dir.Begun(); err != nil {
+		return storedir.Move{}, storeError(s.local.dir.Path(), err)
 	}
-	return earlier.ID, nil
+	return earlier, nil
 }

@@ -105,7 +105,7 @@ func logUnfinishedSwitch(c *config, dir *storedir.Dir) {
 		c.logger.Warn("the journal of a switch cannot be read; the streams in the store directory count", "dir", dir.Path(), "error", err)
 	}
 	if begun {
-		c.logger.Warn("a switch to another server was interrupted; the streams in the store directory count, and the next SwitchTo deletes the copies at the target",
-			"dir", dir.Path(), "target", move.Target, "at", move.At)
+		c.logger.Warn("a switch to another server was interrupted; the streams in the store directory count, and the next SwitchTo to that target deletes the copies there",
+			"dir", dir.Path(), "target", move.Target, "at", move.At, "id", move.ID, "streams", move.Streams)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -527,5 +529,30 @@ func TestSwitchToWithKeysThatCannotBeShared(t *testing.T) {
 			must(t, there.DeleteStream(t.Context(), "OTHER"))
 			receive(t, got)
 		})
+	}
+}
+
+// Copies that an interrupted switch may have left at another target are named, with what to do.
+func TestSwitchToNamesWhatIsLeftElsewhere(t *testing.T) {
+	t.Parallel()
+	target, dir := newTarget(t), t.TempDir()
+	b := openOn(t, dir)
+	declare(t, b, bus.StreamConfig{Name: "S"})
+	must(t, b.Close())
+	journal := func(target string) {
+		t.Helper()
+		must(t, os.WriteFile(filepath.Join(dir, "switch.json"), fmt.Appendf(nil, `{"id":"abc","target":%q,"streams":["S"],"at":"2026-01-01T00:00:00Z"}`, target), 0o600))
+	}
+	journal("nats://elsewhere:4222")
+	b = openOn(t, dir)
+	const left = "copies that do not count may be there: delete those of the streams [S] whose metadata say _omnibus.moving=abc"
+	report, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.DryRun())
+	must(t, err)
+	if len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], "nats://elsewhere:4222") || !strings.Contains(report.Warnings[0], left) {
+		t.Errorf("the warnings are %v", report.Warnings)
+	}
+	journal(target.ClientURL())
+	if report := switchTo(t, b, target.ClientURL()); len(report.Warnings) > 0 {
+		t.Errorf("at the same target the warnings are %v", report.Warnings)
 	}
 }

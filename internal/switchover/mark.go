@@ -9,6 +9,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// Mark returns what the metadata of the copies of a move say until they count.
+func Mark(id string) string { return keyMark + "=" + id }
+
 // removeCopies deletes the copies with a mark at the target, and returns those that it could
 // not delete, sorted.
 func removeCopies(ctx context.Context, js jetstream.JetStream, names []string, mark string) (left []string) {
