@@ -181,7 +181,7 @@ func (b *Bus) openCore(ctx context.Context) (err error) {
 	if b.core.Link, err = link.Dial(ctx, b.linkConfig()); err != nil {
 		return err
 	}
-	if b.core.JetStream, err = jsapi.New(b.core.Link, local != nil && c.server.cluster != nil); err != nil {
+	if b.core.JetStream, err = jsapi.New(b.core.Link, local != nil && c.server.cluster != nil, b.finishRemoval); err != nil {
 		b.core.Link.Close()
 		return err
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +39,41 @@ func hasStreams(t *testing.T, b *bus.Bus, names ...string) {
 	}
 	if len(has) > 0 {
 		t.Errorf("there are also %v", has)
+	}
+}
+
+// A stream that is deleted while the server still removes the files of an earlier one of its name
+// is gone all the same: its messages do not come back with the next one, and the directory can
+// be opened again.
+func TestStreamDeleteWhileAnEarlierOneIsRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openOn(t, dir)
+	c := bus.StreamConfig{Name: "S", Subjects: []string{"s"}}
+	for _, remove := range []func(*bus.Stream) error{
+		func(st *bus.Stream) error { return st.Delete(t.Context()) },
+		func(st *bus.Stream) error { return b.JetStream().DeleteStream(t.Context(), st.Name()) },
+	} {
+		st := declare(t, b, c)
+		mustBeEmpty(t, b, "S")
+		storeRange(t, st, "s", 0, 3)
+		streams := filepath.Join(dir, "data", "jetstream", "$G", "streams")
+		must(t, os.MkdirAll(filepath.Join(streams, ".S", "msgs"), 0o700)) // as of a removal under way
+		must(t, remove(st))
+		if _, err := os.Stat(filepath.Join(streams, "S")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the folder of the stream: %v", err)
+		}
+	}
+	declare(t, b, c)
+	mustBeEmpty(t, b, "S")
+	for _, name := range []string{"", ".", "..", "../S", `..\S`, "S/.."} {
+		if err := b.JetStream().DeleteStream(t.Context(), name); err == nil {
+			t.Errorf("%q was deleted", name)
+		}
+	}
+	must(t, b.Close())
+	if _, err := openOn(t, dir).LookupStream(t.Context(), "S"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,16 +17,19 @@ type client struct {
 	jetstream.JetStream
 	link *link.Link
 	node bool // the server is a node in this process, which may not know the other nodes yet
+
+	// beforeDelete is called before a stream is deleted.
+	beforeDelete func(stream string) error
 }
 
 // New returns a JetStream client on l. node says that the server is a node of a cluster in this
-// process.
-func New(l *link.Link, node bool) (jetstream.JetStream, error) {
+// process. beforeDelete is called before a stream is deleted; if it fails, the stream is not.
+func New(l *link.Link, node bool, beforeDelete func(stream string) error) (jetstream.JetStream, error) {
 	js, err := jetstream.New(l.Conn())
 	if err != nil {
 		return nil, err
 	}
-	return &client{js, l, node}, nil
+	return &client{js, l, node, beforeDelete}, nil
 }
 
 // call makes a request to a subject that begins with the tokens request, and returns its result.
@@ -72,6 +75,9 @@ func (c *client) UpdateStream(ctx context.Context, cfg jetstream.StreamConfig) (
 }
 
 func (c *client) DeleteStream(ctx context.Context, name string) error {
+	if err := c.beforeDelete(name); err != nil {
+		return err
+	}
 	return do(ctx, c.link, "STREAM.DELETE."+name, func(ctx context.Context) error {
 		return c.JetStream.DeleteStream(ctx, name)
 	})

@@ -56,6 +56,23 @@ func Streams(dir string) ([]string, error) {
 	return names, nil
 }
 
+// FinishRemoval removes what is left of a removed stream. Call it before a stream of the same
+// name is removed. The server removes the content of a folder on a goroutine of its own. If the
+// next stream of that name is removed before that is done, the server cannot rename the folder:
+// it stays, and its messages come back with the next stream of the name.
+func (d *Dir) FinishRemoval(name string) error {
+	if name == "" || strings.ContainsAny(name, `./\`) {
+		return nil // no stream has such a name, and the path would lead elsewhere
+	}
+	err := eachFolder(filepath.Join(d.Data(), jetstreamName), func(account string) error {
+		return os.RemoveAll(filepath.Join(account, streamsName, removedPrefix+name))
+	})
+	if err != nil {
+		return &AccessError{Dir: d.path, Op: "finish the removal of a stream", Err: err}
+	}
+	return nil
+}
+
 // eachStream calls f with the path of the folder of each stream, until f returns an error.
 func eachStream(data string, f func(path string) error) error {
 	return eachFolder(filepath.Join(data, jetstreamName), func(account string) error {

@@ -25,7 +25,7 @@ func New(t testing.TB, s *testserver.Server) *core.Core {
 	c := &core.Core{Link: s.Link(t), Logger: hclog.NewNullLogger(), Report: func(event.Event) {}, Timeout: timeout,
 		DrainTimeout: timeout, Handlers: t.Context(), Stopping: make(chan struct{})}
 	var err error
-	if c.JetStream, err = jsapi.New(c.Link, false); err != nil {
+	if c.JetStream, err = jsapi.New(c.Link, false, func(string) error { return nil }); err != nil {
 		t.Fatalf("testcore: %v", err)
 	}
 	c.Outlet = outlet.New(c.Link, nil, &c.Counters)
