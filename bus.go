@@ -99,7 +99,7 @@ func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, erro
 	c := newConfig()
 	c.server.url = url
 	c.apply(asOptions(opts))
-	c.server.url, c.server.storeDir, c.server.listen = url, "", listenConfig{} // FromEnv may have set them
+	c.server = serverConfig{url: url} // FromEnv may have set more
 	c.checkURL("Connect", url)
 	if err := c.check(); err != nil {
 		return nil, err

@@ -200,14 +200,14 @@ func (tr *keyTrace) replaced(t *testing.T, c *child) (took time.Duration, was bo
 }
 
 type child struct {
-	*victim
+	*program
 	name string
 	read chan struct{}
 }
 
 func startChild(t *testing.T, tr *keyTrace, name, url string) *child {
 	t.Helper()
-	c := &child{victim: startVictim(t, url), name: name, read: make(chan struct{})}
+	c := &child{program: startVictim(t, url), name: name, read: make(chan struct{})}
 	go func() {
 		defer close(c.read)
 		for c.lines.Scan() {
@@ -223,8 +223,8 @@ func (c *child) signal(t *testing.T, s syscall.Signal) {
 	must(t, syscall.Kill(c.cmd.Process.Pid, s))
 }
 
-// end waits for the child after a signal that ends it.
-func (c *child) end(t *testing.T, s syscall.Signal) {
+// endBy waits for the child after a signal that ends it.
+func (c *child) endBy(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	c.signal(t, s)
 	<-c.read
@@ -268,7 +268,7 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	cs = append(cs, startChild(t, tr, "c", b.ClientURL()))
 	tr.await(t, "c handles", func() bool { return tr.begun["c"] > 50 })
 
-	cs[killed].end(t, syscall.SIGKILL)
+	cs[killed].endBy(t, syscall.SIGKILL)
 	if took, was := tr.replaced(t, cs[killed]); was {
 		t.Logf("what the dead one had was taken over after %v", took)
 	}
@@ -285,7 +285,7 @@ func threeProcesses(t *testing.T, killed, stalled int) {
 	awaitAll(t, b, "S", "c")
 	for i, c := range cs {
 		if i != killed {
-			c.end(t, syscall.SIGTERM)
+			c.endBy(t, syscall.SIGTERM)
 		}
 	}
 	tr.judge(t, last, cs[stalled].name)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -12,27 +13,54 @@ import (
 	"time"
 )
 
-// victim is a child process that is going to be killed.
-type victim struct {
+// program is a child process. It ends when its test ends.
+type program struct {
 	cmd   *exec.Cmd
-	lines *bufio.Scanner
-	log   strings.Builder
+	stdin io.WriteCloser
+	lines *bufio.Scanner  // of its standard output; read it to the end before wait
+	log   strings.Builder // its standard error; complete after wait
+}
+
+// asChild is set in a test binary that one of its tests started again.
+const asChild = "BUS_TEST_CHILD"
+
+// again returns the command that runs the calling test in a process of its own, with extra
+// environment.
+func again(t *testing.T, env ...string) *exec.Cmd {
+	t.Helper()
+	path, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(path, "-test.count=1", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), append(env, asChild+"="+t.Name())...)
+	return cmd
+}
+
+// launch starts a child process.
+func launch(t *testing.T, cmd *exec.Cmd) *program {
+	t.Helper()
+	p := &program{cmd: cmd}
+	cmd.Stderr = &p.log
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	p.lines = bufio.NewScanner(out)
+	p.stdin, err = cmd.StdinPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(p.end)
+	return p
+}
+
+// end kills the process and waits until it is gone. Both fail for one that has ended.
+func (p *program) end() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
 }
 
 // startVictim runs the calling test again as a child with dir and extra
-// environment. In the child, mayDie returns its directory.
-func startVictim(t *testing.T, dir string, env ...string) *victim {
+// environment. In the child, victimDir returns its directory.
+func startVictim(t *testing.T, dir string, env ...string) *program {
 	t.Helper()
-	program, err := os.Executable()
-	must(t, err)
-	v := &victim{cmd: exec.CommandContext(t.Context(), program, "-test.count=1", "-test.run=^"+t.Name()+"$")}
-	v.cmd.Env = append(os.Environ(), append(env, asChild+"="+t.Name(), envDir+"="+dir)...)
-	v.cmd.Stderr = &v.log
-	out, err := v.cmd.StdoutPipe()
-	must(t, err)
-	v.lines = bufio.NewScanner(out)
-	must(t, v.cmd.Start())
-	return v
+	return launch(t, again(t, append(env, envDir+"="+dir)...))
 }
 
 // victimDir is the directory of a child made by startVictim, "" in the parent.
@@ -45,20 +73,20 @@ func victimDir(t *testing.T) string {
 
 // kill reads lines for take until that returns false, kills the child, and reads
 // what it had said until then.
-func (v *victim) kill(t *testing.T, take func(line string) bool) {
+func (p *program) kill(t *testing.T, take func(line string) bool) {
 	t.Helper()
-	for v.lines.Scan() {
-		if !take(v.lines.Text()) {
+	for p.lines.Scan() {
+		if !take(p.lines.Text()) {
 			break
 		}
 	}
-	_ = v.cmd.Process.Kill() // Wait tells whether that is how it ended
-	for v.lines.Scan() {
-		take(v.lines.Text())
+	_ = p.cmd.Process.Kill() // Wait tells whether that is how it ended
+	for p.lines.Scan() {
+		take(p.lines.Text())
 	}
-	err := v.cmd.Wait()
+	err := p.cmd.Wait()
 	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.Exited() && runtime.GOOS != "windows" {
-		t.Fatalf("the child ended by itself: %v\n%s", err, v.log.String())
+		t.Fatalf("the child ended by itself: %v\n%s", err, p.log.String())
 	}
 }
 
@@ -90,9 +118,6 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// asChild is set in a test binary that one of its tests started again.
-const asChild = "BUS_TEST_CHILD"
-
 // runAsChild starts the test binary again to run only the test that calls it,
 // with extra environment. It returns false in that child, which goes on with
 // what the test is about.
@@ -101,12 +126,8 @@ func runAsChild(t *testing.T, env ...string) (parent bool) {
 	if os.Getenv(asChild) == t.Name() {
 		return false
 	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, "-test.v", "-test.count=1", "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), append(env, asChild+"="+t.Name())...)
+	cmd := again(t, env...)
+	cmd.Args = append(cmd.Args, "-test.v")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("in its own process: %v\n%s", err, out)

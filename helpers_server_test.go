@@ -1,8 +1,11 @@
 package bus_test
 
 import (
-	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,12 +29,71 @@ const asServer = "BUS_TEST_RUN_SERVER"
 
 // serverConfig describes a server in a process of its own.
 type serverConfig struct {
-	Name, Dir      string
-	Port           int
-	User, Password string
-	TLS            bool
-	ClusterPort    int      // 0 for a single server
-	Routes         []string // to the others of the cluster
+	Name, Dir   string
+	Port        int
+	LeafPort    int      // for leaf nodes; 0 for none
+	ClusterPort int      // 0 for a single server
+	Routes      []string // to the others of the cluster
+
+	User, Password, Token string            // of clients; empty for none
+	NKey                  string            // of a client; empty for none
+	Operator, System      string            // public keys: of who signs accounts, and of the system account
+	Accounts              map[string]string // JWTs of accounts by their public keys
+	Certificate, Key      []byte            // in PEM; nil: no TLS
+	VerifyClients         bool              // clients need the same certificate
+}
+
+// options are those of the server.
+func (c *serverConfig) options() (*server.Options, error) {
+	o := &server.Options{ServerName: c.Name, Host: "127.0.0.1", Port: c.Port, NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: c.Dir, Username: c.User, Password: c.Password, Authorization: c.Token}
+	if c.LeafPort != 0 {
+		o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.NoAdvertise = "127.0.0.1", c.LeafPort, true
+	}
+	if c.ClusterPort != 0 {
+		o.Cluster = server.ClusterOpts{Name: "target", Host: "127.0.0.1", Port: c.ClusterPort}
+	}
+	for _, r := range c.Routes {
+		u, err := url.Parse(r)
+		if err != nil {
+			return nil, err
+		}
+		o.Routes = append(o.Routes, u)
+	}
+	return o, errors.Join(c.setAccounts(o), c.setTLS(o))
+}
+
+// setAccounts sets who may connect by a key.
+func (c *serverConfig) setAccounts(o *server.Options) error {
+	if c.NKey != "" {
+		o.Nkeys = []*server.NkeyUser{{Nkey: c.NKey}}
+	}
+	if c.Operator == "" {
+		return nil
+	}
+	accounts := &server.MemAccResolver{}
+	o.TrustedKeys, o.SystemAccount, o.AccountResolver = []string{c.Operator}, c.System, accounts
+	for public, token := range c.Accounts {
+		if err := accounts.Store(public, token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setTLS sets the certificate.
+func (c *serverConfig) setTLS(o *server.Options) error {
+	if c.Certificate == nil {
+		return nil
+	}
+	pair, err := tls.X509KeyPair(c.Certificate, c.Key)
+	o.TLS, o.TLSTimeout = true, 10
+	o.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13}
+	if c.VerifyClients {
+		o.TLSConfig.ClientAuth, o.TLSConfig.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		o.TLSConfig.ClientCAs.AppendCertsFromPEM(c.Certificate)
+	}
+	return err
 }
 
 // runServer runs a server until its standard input ends, so that it cannot outlive its test.
@@ -39,17 +102,9 @@ func runServer(options string) {
 	if err := json.Unmarshal([]byte(options), &c); err != nil {
 		panic(err)
 	}
-	o := &server.Options{ServerName: c.Name, Host: "127.0.0.1", Port: c.Port, NoSigs: true, NoLog: true,
-		JetStream: true, StoreDir: c.Dir, Username: c.User, Password: c.Password}
-	if c.ClusterPort != 0 {
-		o.Cluster = server.ClusterOpts{Name: "target", Host: "127.0.0.1", Port: c.ClusterPort}
-		for _, r := range c.Routes {
-			u, err := url.Parse(r)
-			if err != nil {
-				panic(err)
-			}
-			o.Routes = append(o.Routes, u)
-		}
+	o, err := c.options()
+	if err != nil {
+		panic(err)
 	}
 	s, err := server.NewServer(o)
 	if err != nil {
@@ -64,43 +119,48 @@ func runServer(options string) {
 	s.Shutdown()
 }
 
-// targetServer is a NATS server in a process of its own.
-type targetServer struct {
-	t     *testing.T
-	c     serverConfig
-	cmd   *exec.Cmd
-	stdin io.Closer
+// serverProcess is a NATS server in a process of its own.
+type serverProcess struct {
+	*program
+	t      *testing.T
+	c      serverConfig
+	binary string // of nats-server, which then gets no more than a directory and a port; empty: this test binary
 }
 
 // url is where clients reach it.
-func (p *targetServer) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", p.c.Port) }
+func (p *serverProcess) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", p.c.Port) }
 
-// start starts the process. It does not wait for it.
-func (p *targetServer) start() {
+// start starts the process, and waits until it accepts connections.
+func (p *serverProcess) start() {
 	p.t.Helper()
+	if p.binary != "" {
+		p.program = launch(p.t, exec.Command(p.binary, "-js", "-sd", p.c.Dir, "-a", "127.0.0.1", "-p", fmt.Sprint(p.c.Port)))
+		eventually(p.t, "the server accepts connections", func() bool {
+			nc, err := net.Dial("tcp", strings.TrimPrefix(p.url(), "nats://"))
+			if err == nil {
+				_ = nc.Close()
+			}
+			return err == nil
+		})
+		return
+	}
 	options, err := json.Marshal(p.c)
 	must(p.t, err)
-	program, err := os.Executable()
+	path, err := os.Executable()
 	must(p.t, err)
-	p.cmd = exec.Command(program)
-	p.cmd.Env = append(os.Environ(), asServer+"="+string(options))
-	stdin, err := p.cmd.StdinPipe()
-	must(p.t, err)
-	p.stdin = stdin
-	out, err := p.cmd.StdoutPipe()
-	must(p.t, err)
-	must(p.t, p.cmd.Start())
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "ready") {
-		p.t.Fatalf("the server did not start: %q", lines.Text())
+	cmd := exec.Command(path)
+	cmd.Env = append(os.Environ(), asServer+"="+string(options))
+	p.program = launch(p.t, cmd)
+	if !p.lines.Scan() || !strings.HasPrefix(p.lines.Text(), "ready") {
+		p.end()
+		p.t.Fatalf("the server did not start: %q\n%s", p.lines.Text(), p.log.String())
 	}
 }
 
-// kill kills the process and waits until it is gone.
-func (p *targetServer) kill() {
-	_ = p.cmd.Process.Kill()
+// stop stops a nats-server as its operator does.
+func (p *serverProcess) stop() {
+	_ = p.cmd.Process.Signal(os.Interrupt)
 	_ = p.cmd.Wait()
-	_ = p.stdin.Close()
 }
 
 // freePorts returns ports that nobody uses. Somebody may take one before it is used, which is
@@ -116,9 +176,26 @@ func freePorts(t *testing.T, n int) (ports []int) {
 	return ports
 }
 
+// freeAddresses returns addresses on which nobody listens.
+func freeAddresses(t *testing.T, n int) (all []string) {
+	t.Helper()
+	for _, port := range freePorts(t, n) {
+		all = append(all, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	return all
+}
+
 // servers starts n servers in processes of their own, as one cluster if there are several. It
 // returns them with a URL of all, when they make streams.
-func servers(t *testing.T, n int) (all []*targetServer, urls string) {
+func servers(t *testing.T, n int) (all []*serverProcess, urls string) {
+	t.Helper()
+	all, urls = startServers(t, n, serverConfig{})
+	awaitServers(t, urls, n)
+	return all, urls
+}
+
+// startServers starts n servers like c.
+func startServers(t *testing.T, n int, c serverConfig) (all []*serverProcess, urls string) {
 	t.Helper()
 	ports := freePorts(t, 2*n)
 	dir := t.TempDir()
@@ -127,17 +204,15 @@ func servers(t *testing.T, n int) (all []*targetServer, urls string) {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[n+i]))
 	}
 	for i := range n {
-		p := &targetServer{t: t, c: serverConfig{Name: fmt.Sprintf("target-%d", i), Dir: filepath.Join(dir, fmt.Sprint(i)), Port: ports[i]}}
+		p := &serverProcess{t: t, c: c}
+		p.c.Name, p.c.Dir, p.c.Port = fmt.Sprintf("target-%d", i), filepath.Join(dir, fmt.Sprint(i)), ports[i]
 		if n > 1 {
-			p.c.ClusterPort, p.c.Routes = ports[n+i], append(append([]string(nil), routes[:i]...), routes[i+1:]...)
+			p.c.ClusterPort, p.c.Routes = ports[n+i], slices.Delete(slices.Clone(routes), i, i+1)
 		}
 		p.start()
-		t.Cleanup(p.kill)
 		all, list = append(all, p), append(list, p.url())
 	}
-	urls = strings.Join(list, ",")
-	awaitServers(t, urls, n)
-	return all, urls
+	return all, strings.Join(list, ",")
 }
 
 // awaitServers waits until the servers make a stream with so many replicas.
@@ -146,11 +221,23 @@ func awaitServers(t *testing.T, urls string, replicas int) {
 	nc, err := nats.Connect(urls, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	must(t, err)
 	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Second))
+	js, err := jetstream.New(nc)
 	must(t, err)
+	awaitStreams(t, js, replicas)
+}
+
+// awaitStreams waits until a stream with so many replicas can be made.
+func awaitStreams(t *testing.T, js jetstream.JetStream, replicas int) {
+	t.Helper()
+	try := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "ready", Replicas: replicas, Storage: jetstream.MemoryStorage})
+		return err
+	}
 	var last error
 	for began := time.Now(); time.Since(began) < 60*time.Second; time.Sleep(50 * time.Millisecond) {
-		if _, last = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ready", Replicas: replicas, Storage: jetstream.MemoryStorage}); last == nil {
+		if last = try(); last == nil {
 			must(t, js.DeleteStream(t.Context(), "ready"))
 			return
 		}

@@ -140,7 +140,13 @@ func nothing[T any](t testing.TB, ch <-chan T) {
 // eventually waits until cond holds, for conditions that nothing announces.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	within(t, patience, what, cond)
+}
+
+// within is eventually for what may take longer.
+func within(t testing.TB, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(limit)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !cond() {

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"net"
@@ -86,16 +87,10 @@ func TestAccess(t *testing.T) {
 
 func TestAccessByCredentialsFile(t *testing.T) {
 	t.Parallel()
-	operator, account := newKeyPair(t, nkeys.CreateOperator), newKeyPair(t, nkeys.CreateAccount)
-	claims := jwt.NewAccountClaims(publicKey(t, account))
-	accountJWT, err := claims.Encode(operator)
-	if err != nil {
-		t.Fatal(err)
-	}
+	operator := newKeyPair(t, nkeys.CreateOperator)
+	account, accountJWT := newAccount(t, operator, -1)
 	resolver := &server.MemAccResolver{}
-	if err := resolver.Store(publicKey(t, account), accountJWT); err != nil {
-		t.Fatal(err)
-	}
+	must(t, resolver.Store(publicKey(t, account), accountJWT))
 	url := external(t, func(o *server.Options) {
 		o.JetStream = false
 		o.TrustedKeys = []string{publicKey(t, operator)}
@@ -183,6 +178,17 @@ func newNKey(t *testing.T) (seedFile, public string) {
 	return writeFile(t, "user.nk", seed), publicKey(t, user)
 }
 
+// newAccount makes an account, and its JWT. storage is what its streams may take, -1 for all.
+func newAccount(t *testing.T, operator nkeys.KeyPair, storage int64) (account nkeys.KeyPair, token string) {
+	t.Helper()
+	account = newKeyPair(t, nkeys.CreateAccount)
+	claims := jwt.NewAccountClaims(publicKey(t, account))
+	claims.Limits.MemoryStorage, claims.Limits.DiskStorage, claims.Limits.Streams, claims.Limits.Consumer = storage, storage, -1, -1
+	token, err := claims.Encode(operator)
+	must(t, err)
+	return account, token
+}
+
 func newCredentials(t *testing.T, account nkeys.KeyPair) string {
 	t.Helper()
 	user := newKeyPair(t, nkeys.CreateUser)
@@ -213,25 +219,32 @@ func writeFile(t *testing.T, name string, data []byte) string {
 // newTLS makes a certificate for 127.0.0.1 and the two ends' configurations.
 func newTLS(t *testing.T) (forServer, forClient *tls.Config) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate, key := newCertificate(t)
+	pair, err := tls.X509KeyPair(certificate, key)
+	must(t, err)
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13}, trusting(certificate)
+}
+
+// trusting returns the configuration of a client that trusts a certificate.
+func trusting(certificate []byte) *tls.Config {
+	c := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS13}
+	c.RootCAs.AppendCertsFromPEM(certificate)
+	return c
+}
+
+// newCertificate makes a certificate for 127.0.0.1, signed by itself, in PEM.
+func newCertificate(t *testing.T) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true,
 		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	forServer = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
-	return forServer, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	must(t, err)
+	secret, err := x509.MarshalECPrivateKey(private)
+	must(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
 }
 
 // A secret that was given in the wrong place is in no error.

@@ -143,6 +143,9 @@ func (c *config) leafURLs(list string) (urls []*url.URL) {
 // checkModes checks options of which one replaces the other.
 func (c *config) checkModes() {
 	s := &c.server
+	if s.leaf != nil && s.url != "" {
+		c.bad("WithLeaf", link.Redact(s.leaf.urls[0].String()), "the embedded server is linked, and WithURL names another server; give one of the two")
+	}
 	if s.cluster == nil {
 		return
 	}

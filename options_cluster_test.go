@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,9 +85,8 @@ func TestClusterRefusesStreams(t *testing.T) {
 // node is a program with a node of a cluster: this test, started again.
 type node struct {
 	*clusterTest
+	*program
 	number int
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
 	said   chan struct{} // closed when its output has ended
 }
 
@@ -121,7 +117,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Parallel()
 	c := &clusterTest{t: t, stored: make(map[string]int), handled: make(map[string]int), found: make(map[string]int)}
-	c.env = []string{"BUS_TEST_PEERS=" + freeAddress(t) + "," + freeAddress(t) + "," + freeAddress(t)}
+	c.env = []string{"BUS_TEST_PEERS=" + strings.Join(freeAddresses(t, 3), ",")}
 	var nodes [3]*node
 	for _, i := range []int{2, 0, 1} {
 		c.dirs[i] = t.TempDir()
@@ -152,32 +148,15 @@ func TestCluster(t *testing.T) {
 	c.mustBeComplete()
 }
 
-// freeAddress returns an address on which nobody listens.
-func freeAddress(t *testing.T) string {
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	must(t, err)
-	defer func() { must(t, l.Close()) }()
-	return l.Addr().String()
-}
-
 // start starts a node, and notes what it says.
 func (c *clusterTest) start(number int) *node {
 	c.t.Helper()
-	program, err := os.Executable()
-	must(c.t, err)
 	n := &node{clusterTest: c, number: number, said: make(chan struct{})}
-	n.cmd = exec.CommandContext(c.t.Context(), program, "-test.count=1", "-test.run=^"+c.t.Name()+"$")
-	n.cmd.Env = append(os.Environ(), append(c.env, asChild+"="+c.t.Name(), envDir+"="+c.dirs[number], "BUS_TEST_NODE="+strconv.Itoa(number))...)
-	n.cmd.Stderr = os.Stderr
-	n.stdin, err = n.cmd.StdinPipe()
-	must(c.t, err)
-	out, err := n.cmd.StdoutPipe()
-	must(c.t, err)
-	must(c.t, n.cmd.Start())
+	n.program = startVictim(c.t, c.dirs[number], append(c.env, "BUS_TEST_NODE="+strconv.Itoa(number))...)
 	go func() {
 		defer close(n.said)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			c.note(number, lines.Text())
+		for n.lines.Scan() {
+			c.note(number, n.lines.Text())
 		}
 	}()
 	return n
@@ -260,7 +239,7 @@ func (n *node) stop() {
 	must(n.t, n.stdin.Close())
 	<-n.said
 	if err := n.cmd.Wait(); err != nil {
-		n.t.Fatalf("node %d: %v", n.number, err)
+		n.t.Fatalf("node %d: %v\n%s", n.number, err, n.log.String())
 	}
 }
 

@@ -30,9 +30,15 @@ const envPrefix = "OMNIBUS_"
 //	OMNIBUS_COMPRESSION    WithCompression ("zstd", "s2", "gzip")
 //	OMNIBUS_LOG_LEVEL      the level of the default logger, or of WithLogger's
 //	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS   (only with a URL)
+//	OMNIBUS_LEAF           WithLeaf, Leaf.URL
+//	OMNIBUS_LEAF_CREDENTIALS, OMNIBUS_LEAF_DOMAIN                           (only with OMNIBUS_LEAF)
+//	OMNIBUS_CLUSTER        WithCluster, Cluster.Name
+//	OMNIBUS_CLUSTER_PEERS  Cluster.Peers ("10.0.0.1:6222,10.0.0.2:6222")
+//	OMNIBUS_CLUSTER_NODE, OMNIBUS_CLUSTER_LISTEN, OMNIBUS_CLUSTER_USER,
+//	OMNIBUS_CLUSTER_PASSWORD                                                (only with OMNIBUS_CLUSTER, as the peers)
 //
 // An empty variable counts as absent. Options that come after FromEnv in the list replace
-// those of the environment. The variables of the last line have an effect only if the bus
+// those of the environment. What identifies the bus has an effect only if the bus
 // has a URL after all options. A variable that begins with OMNIBUS_ and is not listed is an
 // error, because it is probably misspelt. Variables that Kubernetes makes for a service
 // with the name omnibus, such as OMNIBUS_SERVICE_HOST and OMNIBUS_PORT, are ignored.
@@ -60,6 +66,16 @@ var envOptions = map[string]func(value string) (Option, error){
 	"LOG_LEVEL":     logLevelOption,
 	"USER":          nil, // together with PASSWORD, see userFromEnv
 	"PASSWORD":      nil,
+	"LEAF":          nil, // see leafFromEnv
+	"CLUSTER":       nil, // see clusterFromEnv
+
+	"LEAF_CREDENTIALS": nil,
+	"LEAF_DOMAIN":      nil,
+	"CLUSTER_PEERS":    nil,
+	"CLUSTER_NODE":     nil,
+	"CLUSTER_LISTEN":   nil,
+	"CLUSTER_USER":     nil,
+	"CLUSTER_PASSWORD": nil,
 }
 
 // ofKubernetes matches what Kubernetes tells each container of a service.
@@ -85,7 +101,34 @@ func (c *config) fromEnv(environ []string) {
 		c.fromVariable(name, vars[name])
 	}
 	c.userFromEnv(vars["USER"], vars["PASSWORD"])
+	c.leafFromEnv(vars)
+	c.clusterFromEnv(vars)
 	c.env = ""
+}
+
+// leafFromEnv adds the link that the variables describe. Those that only describe it have no
+// effect without the one that wants it, so that one line chooses the mode.
+func (c *config) leafFromEnv(vars map[string]string) {
+	if vars["LEAF"] == "" {
+		return
+	}
+	c.env = envPrefix + "LEAF"
+	WithLeaf(Leaf{URL: vars["LEAF"], Credentials: vars["LEAF_CREDENTIALS"], Domain: vars["LEAF_DOMAIN"]}).configure(c)
+}
+
+// clusterFromEnv adds the cluster that the variables describe, as leafFromEnv does.
+func (c *config) clusterFromEnv(vars map[string]string) {
+	if vars["CLUSTER"] == "" {
+		return
+	}
+	c.env = envPrefix + "CLUSTER"
+	n := Cluster{Name: vars["CLUSTER"], Node: vars["CLUSTER_NODE"], Listen: vars["CLUSTER_LISTEN"], User: vars["CLUSTER_USER"], Password: vars["CLUSTER_PASSWORD"]}
+	for peer := range strings.SplitSeq(vars["CLUSTER_PEERS"], ",") {
+		if peer = strings.TrimSpace(peer); peer != "" {
+			n.Peers = append(n.Peers, peer)
+		}
+	}
+	WithCluster(n).configure(c)
 }
 
 // userFromEnv adds the user whom two variables describe.

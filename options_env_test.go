@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -169,6 +170,75 @@ func TestFromEnvExternal(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// One line of the environment chooses an edge or a node of a cluster. The lines that only describe
+// it have no effect alone.
+func TestFromEnvLeafAndCluster(t *testing.T) {
+	host := bustest.New(t, anyPort())
+	leaf := map[string]string{"LEAF_DOMAIN": "berlin", "LEAF_CREDENTIALS": "/no/such/file"}
+	cluster := map[string]string{"CLUSTER_NODE": "n-7", "CLUSTER_LISTEN": "127.0.0.1:6222", "CLUSTER_PEERS": "10.255.255.1:6222, 10.255.255.2:6222",
+		"CLUSTER_USER": "node", "CLUSTER_PASSWORD": "s3cret", "STORE_DIR": t.TempDir()}
+	open := func(t *testing.T) *bus.Bus {
+		b, err := quietBus(bus.FromEnv())
+		must(t, err)
+		t.Cleanup(func() { must(t, b.Close()) })
+		return b
+	}
+	t.Run("no mode", func(t *testing.T) {
+		environment(t, leaf)
+		environment(t, cluster)
+		info, err := open(t).JetStream().AccountInfo(t.Context())
+		must(t, err)
+		if info.Domain == "berlin" {
+			t.Errorf("the domain is %q", info.Domain)
+		}
+	})
+	t.Run("edge", func(t *testing.T) {
+		environment(t, map[string]string{"LEAF": "nats-leaf://127.0.0.1:1", "LEAF_DOMAIN": "berlin"})
+		info, err := open(t).JetStream().AccountInfo(t.Context())
+		must(t, err)
+		if info.Domain != "berlin" {
+			t.Errorf("the domain is %q", info.Domain)
+		}
+	})
+	t.Run("node", func(t *testing.T) {
+		if strconv.IntSize < 64 {
+			return // see needsCluster
+		}
+		cluster["CLUSTER"], cluster["CLUSTER_LISTEN"], cluster["STORE_DIR"] = "shop", freeAddresses(t, 1)[0], t.TempDir()
+		environment(t, cluster)
+		nc := open(t).Conn()
+		if nc.ConnectedServerName() != "n-7" || nc.ConnectedClusterName() != "shop" {
+			t.Errorf("the server is %q of cluster %q", nc.ConnectedServerName(), nc.ConnectedClusterName())
+		}
+	})
+	for name, tc := range map[string]struct {
+		vars map[string]string
+		says []string
+	}{
+		"credentials":     {map[string]string{"LEAF": "nats-leaf://127.0.0.1:1", "LEAF_CREDENTIALS": "/no/such/file"}, []string{"WithLeaf", "/no/such/file", "OMNIBUS_LEAF"}},
+		"no peers":        {map[string]string{"CLUSTER": "shop"}, []string{"WithCluster", "Peers must name all nodes", "OMNIBUS_CLUSTER"}},
+		"leaf and URL":    {map[string]string{"LEAF": "nats-leaf://ann:s3cret@127.0.0.1:1", "URL": "nats://127.0.0.1:1"}, []string{"WithLeaf", "give one of the two"}},
+		"cluster and URL": {map[string]string{"CLUSTER": "shop", "URL": "nats://127.0.0.1:1"}, []string{"WithCluster", "give one of the two"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			environment(t, tc.vars)
+			_, err := quietBus(bus.FromEnv())
+			asError[*bus.OptionError](t, err, tc.says...)
+			if strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("the error tells the password: %v", err)
+			}
+		})
+	}
+	t.Run("Connect", func(t *testing.T) {
+		cluster["CLUSTER"], leaf["LEAF"], leaf["LEAF_CREDENTIALS"] = "shop", "nats-leaf://127.0.0.1:1", ""
+		environment(t, cluster)
+		environment(t, leaf)
+		b, err := bus.Connect(t.Context(), host.ClientURL(), bus.FromEnv(), bus.WithLogger(silent()))
+		must(t, err)
+		must(t, b.Close())
 	})
 }
 

@@ -173,7 +173,7 @@ func TestTargetKilledWhileSwitching(t *testing.T) {
 			var once sync.Once
 			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.OnProgress(func(p switchover.Progress) {
 				if reached(p, phase) {
-					once.Do(target.kill)
+					once.Do(target.end)
 				}
 			}))
 			failed, ok := errors.AsType[*switchover.Error](err)
@@ -219,7 +219,7 @@ func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 			var once sync.Once
 			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second), switchover.OnProgress(func(p switchover.Progress) {
 				if reached(p, phase) {
-					once.Do(all[0].kill)
+					once.Do(all[0].end)
 				}
 			}))
 			failed, ok := errors.AsType[*switchover.Error](err)

@@ -5,18 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/serverversion"
@@ -208,8 +204,9 @@ func TestServerVersions(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url := startServer(t, binary)
-			b, err := bus.Connect(t.Context(), url, bus.WithLogger(silent()))
+			p := newServer(t, binary)
+			p.start()
+			b, err := bus.Connect(t.Context(), p.url(), bus.WithLogger(silent()))
 			if !version.AtLeast(serverversion.Oldest) {
 				asError[*bus.UnsupportedError](t, err, name[1:])
 				return
@@ -219,16 +216,13 @@ func TestServerVersions(t *testing.T) {
 			for call, needs := range table {
 				t.Run(strings.ReplaceAll(call, "`", ""), func(t *testing.T) { tryCall(t, b, call, version.AtLeast(needs), name[1:]) })
 			}
-			t.Run("switch", func(t *testing.T) { trySwitch(t, url, version) })
-			for name, try := range map[string]func(*testing.T, *bus.Bus, serverversion.Version){
-				"core": versionCore, "streams": versionStreams, "raw": versionRaw, "conditions": versionConditions, "consume": versionConsume,
-				"dead letters": versionDeadLetters, "keys": versionKeys, "replay": versionReplay, "pause": versionPause, "batch": versionBatch,
-			} {
-				t.Run(name, func(t *testing.T) {
-					t.Parallel()
-					try(t, b, version)
-				})
-			}
+			t.Run("switch", func(t *testing.T) { trySwitch(t, p.url(), version) })
+			leaveWork(t, b)
+			other, err := bus.Connect(t.Context(), p.url(), bus.WithLogger(silent()))
+			must(t, err)
+			t.Cleanup(func() { must(t, other.Close()) })
+			t.Run("behaviours", func(t *testing.T) { tryBehaviours(t, &place{bus: b, peer: other, twin: other}) })
+			finishWork(t, b)
 		})
 	}
 }
@@ -256,7 +250,6 @@ func tryCall(t *testing.T, b *bus.Bus, call string, works bool, version string) 
 
 // trySwitch switches a bus to a server, which must be new enough.
 func trySwitch(t *testing.T, url string, version serverversion.Version) {
-	t.Parallel()
 	b := ownBus(t)
 	st := declare(t, b, bus.StreamConfig{Name: "SWITCHED", Subjects: []string{"switched.*"}})
 	second(bus.PublishTo(t.Context(), st, bus.Subject[int]("switched.a"), 1))
@@ -268,64 +261,19 @@ func trySwitch(t *testing.T, url string, version serverversion.Version) {
 	asError[*switchover.ObstacleError](t, err, "the target is nats-server "+version.String(), "cannot restore everything that is in a snapshot", "update its servers to 2.15 or newer")
 }
 
-// serverProcess is a server with JetStream in a process of its own, on one port and directory.
-type serverProcess struct {
-	t    *testing.T
-	addr string
-	dir  string
-	cmd  *exec.Cmd
-}
-
-// startServer starts a server and returns its URL.
-func startServer(t *testing.T, binary string) string {
+// newServer returns a server of a binary that is not started yet.
+func newServer(t *testing.T, binary string) *serverProcess {
 	t.Helper()
-	p := newServerProcess(t)
-	p.start(binary)
-	return "nats://" + p.addr
-}
-
-func newServerProcess(t *testing.T) *serverProcess {
-	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	p := &serverProcess{t: t, addr: free.Addr().String(), dir: t.TempDir()}
-	must(t, free.Close())
-	t.Cleanup(p.stop)
-	return p
-}
-
-// start starts a server and waits until it accepts connections.
-func (p *serverProcess) start(binary string) {
-	p.t.Helper()
-	host, port, err := net.SplitHostPort(p.addr)
-	must(p.t, err)
-	p.cmd = exec.Command(binary, "-js", "-sd", p.dir, "-a", host, "-p", port)
-	must(p.t, p.cmd.Start())
-	eventually(p.t, "the server accepts connections", func() bool {
-		nc, err := net.Dial("tcp", p.addr)
-		if err == nil {
-			_ = nc.Close()
-		}
-		return err == nil
-	})
-}
-
-// stop stops the server as its operator does.
-func (p *serverProcess) stop() {
-	if p.cmd != nil {
-		_ = p.cmd.Process.Signal(os.Interrupt)
-		_ = p.cmd.Wait()
-		p.cmd = nil
-	}
+	return &serverProcess{t: t, binary: binary, c: serverConfig{Dir: t.TempDir(), Port: freePorts(t, 1)[0]}}
 }
 
 // tryUpgrade replaces the server under a running bus by the next version, from the oldest
 // supported one to the newest. Nothing is lost, and calls work as soon as the server has them.
 func tryUpgrade(t *testing.T, binaries []string) {
 	ctx := t.Context()
-	p := newServerProcess(t)
-	p.start(binaries[0])
-	b, err := bus.Connect(ctx, "nats://"+p.addr, bus.WithLogger(silent()), bus.WithTimeout(20*time.Second))
+	p := newServer(t, binaries[0])
+	p.start()
+	b, err := bus.Connect(ctx, p.url(), bus.WithLogger(silent()), bus.WithTimeout(20*time.Second))
 	must(t, err)
 	t.Cleanup(func() { must(t, b.Close()) })
 	st := declare(t, b, bus.StreamConfig{Name: "UP", Subjects: []string{"up.*"}})
@@ -341,7 +289,8 @@ func tryUpgrade(t *testing.T, binaries []string) {
 	for i, binary := range binaries {
 		if i > 0 {
 			p.stop()
-			p.start(binary)
+			p.binary = binary
+			p.start()
 			eventually(t, "the bus is connected again", func() bool { return b.Conn().IsConnected() })
 		}
 		version, _ := serverversion.Parse(filepath.Base(filepath.Dir(binary)))
@@ -368,295 +317,6 @@ func tryUpgrade(t *testing.T, binaries []string) {
 		} else {
 			asError[*bus.UnsupportedError](t, err)
 		}
-	}
-}
-
-func versionCore(t *testing.T, b *bus.Bus, _ serverversion.Version) {
-	got := make(chan int, 1)
-	_, err := bus.Subscribe(b, "core.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil })
-	must(t, err)
-	must(t, bus.Publish(t.Context(), b, bus.Subject[int]("core.x"), 7))
-	if n := receive(t, got); n != 7 {
-		t.Errorf("received %d", n)
-	}
-	double := bus.Endpoint[int, int]("core-double")
-	isError(t, second(bus.Request(t.Context(), b, double, 21)), bus.ErrNoResponders)
-	_, err = bus.Respond(b, double, func(_ context.Context, m *bus.Msg[int]) (int, error) { return 2 * m.Data, nil })
-	must(t, err)
-	if n, err := bus.Request(t.Context(), b, double, 21); n != 42 || err != nil {
-		t.Errorf("the reply is %d, %v", n, err)
-	}
-}
-
-func versionStreams(t *testing.T, b *bus.Bus, _ serverversion.Version) {
-	config := bus.StreamConfig{Name: "STREAMS", Subjects: []string{"streams.>"}, MaxMsgs: 1000, Revision: 5, Metadata: map[string]string{"team": "a"}}
-	declare(t, b, config)
-	config.MaxMsgs, config.Revision = 2000, 3
-	st := declare(t, b, config)
-	js, err := b.JetStream().Stream(t.Context(), "STREAMS")
-	must(t, err)
-	if c := js.CachedInfo().Config; c.MaxMsgs != 1000 || c.Metadata["team"] != "a" || !c.AllowDirect {
-		t.Errorf("after an older revision it has %+v", c)
-	}
-	config.MaxMsgs, config.Revision = 10, 6
-	asError[*bus.StreamConflictError](t, second(b.Stream(t.Context(), config)), "MaxMsgs")
-	for i := range 5 {
-		second(bus.PublishTo(t.Context(), st, "streams.x", i))
-	}
-	if n, err := st.Purge(t.Context(), bus.PurgeFilter{Keep: 2}); n != 3 || err != nil {
-		t.Errorf("purged %d, %v", n, err)
-	}
-	must(t, st.Delete(t.Context()))
-	isError(t, second(b.LookupStream(t.Context(), "STREAMS")), bus.ErrStreamNotFound)
-}
-
-// Fields that only Raw sets are refused too, and not left out.
-func versionRaw(t *testing.T, b *bus.Bus, v serverversion.Version) {
-	for name, field := range map[string]struct {
-		since int // minor version
-		set   func(*jetstream.StreamConfig)
-	}{
-		"Markers":   {11, func(c *jetstream.StreamConfig) { c.SubjectDeleteMarkerTTL = time.Minute }},
-		"Counters":  {12, func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }},
-		"Schedules": {12, func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }},
-		"Persist":   {12, func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }},
-		"Ingest":    {14, func(c *jetstream.StreamConfig) { c.AllowBatchPublish = true }},
-		"Transform": {10, func(c *jetstream.StreamConfig) {
-			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "raw.Transform.>", Destination: "raw.Transform.x.>"}
-		}},
-		"FirstSeq": {10, func(c *jetstream.StreamConfig) { c.FirstSeq = 100 }},
-	} {
-		_, err := b.Stream(t.Context(), bus.StreamConfig{Name: "RAW" + name, Subjects: []string{"raw." + name + ".>"}, Raw: field.set})
-		if v.Minor >= field.since {
-			must(t, err)
-			continue
-		}
-		if e := asError[*bus.UnsupportedError](t, err, "use nats-server 2."); e.Version != fmt.Sprint("2.", field.since) || e.Changed {
-			t.Errorf("%s: got %+v", name, e)
-		}
-		isError(t, second(b.LookupStream(t.Context(), "RAW"+name)), bus.ErrStreamNotFound)
-	}
-}
-
-func versionConditions(t *testing.T, b *bus.Bus, v serverversion.Version) {
-	st := declare(t, b, bus.StreamConfig{Name: "CONDITIONS", Subjects: []string{"conditions.*"}})
-	store := func(s bus.Subject[int], opts ...bus.StoreOption) (*bus.Ack, error) {
-		return bus.PublishTo(t.Context(), st, s, 1, opts...)
-	}
-	first, err := store("conditions.a", bus.MsgID("one"), bus.ExpectLastSequence(0))
-	must(t, err)
-	if again, err := store("conditions.a", bus.MsgID("one")); err != nil || !again.Duplicate || again.Sequence != first.Sequence {
-		t.Errorf("once more: %+v, %v", again, err)
-	}
-	if again, err := store("conditions.a", bus.MsgID("one"), bus.ExpectLastSequence(0)); err != nil || !again.Duplicate {
-		t.Errorf("once more with its expectation: %+v, %v", again, err)
-	}
-	second(store("conditions.b", bus.AutoID()))
-	asError[*bus.ConflictError](t, second(store("conditions.a", bus.ExpectLastSequence(1))))
-	asError[*bus.ConflictError](t, second(store("conditions.b", bus.ExpectLastSubjectSequence(1))))
-	if v.AtLeast(serverversion.ExpectLastSequenceOf.Since) {
-		if e := asError[*bus.ConflictError](t, second(store("conditions.c", bus.ExpectLastSequenceOf("conditions.*", 1)))); e.Actual != 2 {
-			t.Errorf("got %+v", e)
-		}
-	}
-	future, err := bus.PublishToAsync(t.Context(), st, "conditions.a", 1)
-	must(t, err)
-	if ack, err := future.Wait(t.Context()); err != nil || ack.Sequence != 3 {
-		t.Errorf("got %+v, %v", ack, err)
-	}
-}
-
-func versionConsume(t *testing.T, b *bus.Bus, _ serverversion.Version) {
-	st := declare(t, b, bus.StreamConfig{Name: "CONSUME", Subjects: []string{"consume.>"}})
-	var mux bus.Mux
-	got := make(chan *bus.Msg[int], 100)
-	take := func(_ context.Context, m *bus.Msg[int]) error {
-		if m.Data%5 == 0 && m.Attempt < 3 {
-			return errors.New("not yet")
-		}
-		got <- m
-		return nil
-	}
-	bus.Handle(&mux, "consume.a", take)
-	bus.Handle(&mux, "consume.b.*", take)
-	con, err := st.Consume(t.Context(), "d", &mux, bus.Retry(bus.RetryPolicy{MinBackoff: 20 * time.Millisecond}), bus.Concurrency(4))
-	must(t, err)
-	for i := range 30 {
-		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]([]string{"consume.a", "consume.b.x", "consume.c"}[i%3]), i)
-		must(t, err)
-	}
-	var all []int
-	for range 20 {
-		m := receive(t, got)
-		if all = append(all, m.Data); m.Data%5 == 0 && m.Attempt != 3 {
-			t.Errorf("%d was handled at attempt %d", m.Data, m.Attempt)
-		}
-	}
-	if slices.Sort(all); len(slices.Compact(all)) != 20 {
-		t.Errorf("handled %v", all)
-	}
-	eventually(t, "all is settled", func() bool {
-		l, err := con.Lag(t.Context())
-		return err == nil && l.Waiting+l.Unfinished == 0
-	})
-	must(t, con.Drain(t.Context()))
-
-	// What waits long for its retry outlives the consumer's drain.
-	var mended atomic.Bool
-	var failed atomic.Int32
-	wait := func(_ context.Context, m *bus.Msg[int]) error {
-		if !mended.Load() {
-			failed.Add(1)
-			return errors.New("not yet")
-		}
-		got <- m
-		return nil
-	}
-	policy := bus.Retry(bus.RetryPolicy{MinBackoff: 2 * time.Second, MaxBackoff: 2 * time.Second})
-	con = consume(t, st, "late", "consume.c", wait, policy)
-	eventually(t, "each has failed", func() bool { return failed.Load() >= 10 })
-	mended.Store(true)
-	must(t, con.Drain(t.Context()))
-	consume(t, st, "late", "consume.c", wait, policy)
-	for range 10 {
-		receive(t, got)
-	}
-}
-
-func versionDeadLetters(t *testing.T, b *bus.Bus, _ serverversion.Version) {
-	st := declare(t, b, bus.StreamConfig{Name: "DEAD", Subjects: []string{"dead.*"}})
-	h := newMendable[int]()
-	consume(t, st, "d", "dead.*", h.handle)
-	for i := range 20 {
-		second(bus.PublishTo(t.Context(), st, bus.Subject[int]("dead.x"), i))
-	}
-	count := func() int {
-		n, err := st.DeadCount(t.Context(), bus.DeadFilter{})
-		must(t, err)
-		return n
-	}
-	eventually(t, "all are dead letters", func() bool { return count() == 20 })
-	listed := 0
-	for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{Durable: "d"}) {
-		must(t, err)
-		if listed++; l.Sequence != uint64(listed) {
-			t.Errorf("number %d is of message %d", listed, l.Sequence)
-		}
-	}
-	if n, err := st.Discard(t.Context(), bus.DeadFilter{Sequence: 1}); n != 1 || err != nil || listed != 20 {
-		t.Errorf("%d listed, %d discarded, %v", listed, n, err)
-	}
-	h.mended.Store(true)
-	if n, err := st.Redrive(t.Context(), bus.DeadFilter{}); n != 19 || err != nil {
-		t.Errorf("%d redriven, %v", n, err)
-	}
-	for range 19 {
-		receive(t, h.got)
-	}
-	if n := count(); n != 0 {
-		t.Errorf("%d dead letters are left", n)
-	}
-}
-
-func versionKeys(t *testing.T, b *bus.Bus, v serverversion.Version) {
-	if !v.AtLeast(serverversion.SharedKeys.Since) {
-		return // the table has it
-	}
-	st := declare(t, b, bus.StreamConfig{Name: "KEYS", Subjects: []string{"keys.*"}})
-	var order keyOrder
-	for _, who := range []string{"first", "second"} {
-		consume(t, st, "d", "keys.*", order.handler(t, who), bus.KeyBySubject(), bus.Concurrency(4))
-	}
-	for i := range 200 {
-		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprint("keys.", i%10)), i)
-		must(t, err)
-	}
-	eventually(t, "all are handled", func() bool { return order.count("first")+order.count("second") == 200 })
-}
-
-func versionReplay(t *testing.T, b *bus.Bus, _ serverversion.Version) {
-	for _, retention := range []bus.Retention{bus.LimitsRetention, bus.WorkQueueRetention} {
-		st := declare(t, b, bus.StreamConfig{Name: fmt.Sprint("REPLAY", retention), Subjects: []string{fmt.Sprintf("replay%v.*", retention)}, Retention: retention})
-		var middle time.Time
-		for i := range 300 {
-			if i == 150 {
-				middle = time.Now()
-				time.Sleep(10 * time.Millisecond) // clocks of two processes on one machine
-			}
-			_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("replay%v.%d", retention, i%3)), i)
-			must(t, err)
-		}
-		all := bus.Subject[int](st.Subjects()[0])
-		third := bus.Subject[int](fmt.Sprintf("replay%v.2", retention))
-		for _, tc := range []struct {
-			name    string
-			subject bus.Subject[int]
-			opts    []bus.ReplayOption
-			first   int
-			many    int
-		}{
-			{"all", all, nil, 0, 300},
-			{"a third", third, nil, 2, 100},
-			{"the last", all, []bus.ReplayOption{bus.Last(1)}, 299, 1},
-			{"the last 50", all, []bus.ReplayOption{bus.Last(50)}, 250, 50},
-			{"the last 7 of a third", third, []bus.ReplayOption{bus.Last(7)}, 281, 7},
-			{"more than there are", third, []bus.ReplayOption{bus.Last(1000)}, 2, 100},
-			{"from a sequence", all, []bus.ReplayOption{bus.StartAtSequence(101)}, 100, 200},
-			{"from a time", all, []bus.ReplayOption{bus.StartAtTime(middle)}, 150, 150},
-		} {
-			began := time.Now()
-			got := values(replayed(t, st, tc.subject, tc.opts...))
-			if len(got) != tc.many || got[0] != tc.first || !slices.IsSorted(got) {
-				t.Errorf("%v, %s: read %v", retention, tc.name, got)
-			}
-			if took := time.Since(began); took > 2*time.Second { // a message lost takes that long
-				t.Errorf("%v, %s: it took %v", retention, tc.name, took)
-			}
-		}
-	}
-}
-
-func versionPause(t *testing.T, b *bus.Bus, v serverversion.Version) {
-	if !v.AtLeast(serverversion.Pause.Since) {
-		return // the table has it
-	}
-	st := declare(t, b, bus.StreamConfig{Name: "PAUSE", Subjects: []string{"pause.*"}})
-	got := make(chan int, 100)
-	con := consume(t, st, "d", "pause.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil })
-	second(bus.PublishTo(t.Context(), st, bus.Subject[int]("pause.x"), 1))
-	receive(t, got)
-	must(t, con.Pause(t.Context(), time.Time{}))
-	eventually(t, "it is paused", func() bool {
-		l, err := con.Lag(t.Context())
-		return err == nil && !l.PausedUntil.IsZero() && l.Unfinished == 0
-	})
-	must(t, con.Resume(t.Context()))
-	second(bus.PublishTo(t.Context(), st, bus.Subject[int]("pause.x"), 2))
-	receive(t, got)
-	if !v.AtLeast(serverversion.Rewind.Since) {
-		return
-	}
-	must(t, con.Rewind(t.Context(), bus.StartAtFirst()))
-	if first, then := receive(t, got), receive(t, got); first != 1 || then != 2 {
-		t.Errorf("after Rewind %d and %d were handled", first, then)
-	}
-}
-
-func versionBatch(t *testing.T, b *bus.Bus, v serverversion.Version) {
-	if !v.AtLeast(serverversion.PublishToBatch.Since) {
-		return // the table has it
-	}
-	st := declare(t, b, bus.StreamConfig{Name: "BATCH", Subjects: []string{"batch.*"}, AtomicBatches: true})
-	item := func(n int, opts ...bus.StoreOption) bus.Item {
-		return bus.ItemOf(bus.Subject[int](fmt.Sprint("batch.", n)), n, opts...)
-	}
-	asError[*bus.ConflictError](t, second(bus.PublishToBatch(t.Context(), st, item(1), item(2, bus.ExpectLastSubjectSequence(77)), item(3))))
-	ack, err := bus.PublishToBatch(t.Context(), st, item(1, bus.MsgID("one")), item(2), item(3))
-	if err != nil || ack.First != 1 || ack.Sequence != 3 {
-		t.Errorf("got %+v, %v", ack, err)
-	}
-	if again, err := bus.PublishToBatch(t.Context(), st, item(1, bus.MsgID("one")), item(2), item(3)); err != nil || !again.Duplicate {
-		t.Errorf("once more: %+v, %v", again, err)
 	}
 }
 
