@@ -310,6 +310,7 @@ func TestAStuckKeyThatIsPostponed(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		declareSmall(t, b, 30*time.Second)
 		var other, stuck ledger
 		var postponed atomic.Bool
 		consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
@@ -323,18 +324,18 @@ func TestAStuckKeyThatIsPostponed(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 			postponed.Store(true)
-			return bus.Postpone(24*time.Hour, errNo)
+			return bus.Postpone(2*time.Hour, errNo)
 		}, bus.KeyBySubject(), bus.AfterDeadLetter(bus.KeyFollows))
 		storeRange(t, st, "s.stuck", 0, 1)
 		pass(10 * time.Second) // the second attempt runs
-		storeRange(t, st, "s.stuck", 1, 1200)
+		storeRange(t, st, "s.stuck", 1, 2*roomFor)
 		storeRange(t, st, "s.other", 0, 3)
 		pass(10 * time.Minute)
 		if dead := deadOf(t, st, bus.DeadFilter{}); other.distinct() != 3 || len(dead) != 0 {
 			t.Errorf("%d of another key were handled, dead letters: %v", other.distinct(), dead)
 		}
-		pass(24 * time.Hour)
-		if !slices.IsSorted(stuck.sequences()) || stuck.distinct() != 1200 {
+		pass(2 * time.Hour)
+		if !slices.IsSorted(stuck.sequences()) || stuck.distinct() != 2*roomFor {
 			t.Errorf("%d of the key were handled", stuck.distinct())
 		}
 		mustBeDone(t, b, "S", "c")

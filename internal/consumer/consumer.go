@@ -190,6 +190,9 @@ func (c *Consumer) Drain(ctx context.Context) error {
 		if why := c.drainAll(ctx); why != nil && !errors.Is(why, errStopped) {
 			err = c.unfinished(why)
 		}
+		if errors.Is(c.Err(), intake.ErrConsumerDeleted) {
+			_ = c.side.RemoveLeftovers(ctx) // they are in nobody's way
+		}
 		c.awaitLowered()
 		c.cfg.Holders.release(c)
 		c.cfg.Ended()

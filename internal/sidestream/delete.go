@@ -70,18 +70,43 @@ func deleteRetries(ctx context.Context, c *core.Core, stream, durable string) (f
 	case !jserr.IsAbsent(err):
 		return false, err
 	}
+	return found, purgeDurable(ctx, st, stream, durable)
+}
+
+// purgeDurable removes the messages of a durable from st, which is S-retry.
+func purgeDurable(ctx context.Context, st jetstream.Stream, stream, durable string, opts ...jetstream.StreamPurgeOpt) error {
 	for _, kind := range []Kind{Later, Retry, Note} { // in this order: a Later becomes a Retry
-		if err := purge(ctx, st, DurablePattern(kind, stream, durable)); err != nil {
-			return found, err
+		if err := purge(ctx, st, DurablePattern(kind, stream, durable), opts...); err != nil {
+			return err
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // purge removes the messages of st that match a pattern. It is no error if st is gone.
-func purge(ctx context.Context, st jetstream.Stream, pattern string) error {
-	if err := st.Purge(ctx, jetstream.WithPurgeSubject(pattern)); err != nil && !jserr.IsAbsent(err) {
+func purge(ctx context.Context, st jetstream.Stream, pattern string, opts ...jetstream.StreamPurgeOpt) error {
+	if err := st.Purge(ctx, append(opts, jetstream.WithPurgeSubject(pattern))...); err != nil && !jserr.IsAbsent(err) {
 		return err
 	}
 	return nil
+}
+
+// RemoveLeftovers removes what this process stored for the durable in S-retry after DeleteDurable had
+// removed the rest, because it had not heard of that yet. It does nothing if the durable or its
+// consumer in S-retry exists. What is stored from now on stays: it belongs to a new durable of that
+// name.
+func (s *Store) RemoveLeftovers(ctx context.Context) error {
+	ctx, cancel := s.core.WithTimeout(ctx)
+	defer cancel()
+	st, err := lookUp(ctx, s.core, RetryStream(s.stream.Name), Pattern(Retry, s.stream.Name))
+	if err != nil || st == nil {
+		return err
+	}
+	next := st.CachedInfo().State.LastSeq + 1
+	for _, stream := range []string{s.stream.Name, RetryStream(s.stream.Name)} {
+		if _, err := s.core.JetStream.Consumer(ctx, stream, s.durable); !jserr.IsAbsent(err) {
+			return err
+		}
+	}
+	return purgeDurable(ctx, st, s.stream.Name, s.durable, jetstream.WithPurgeSequence(next))
 }

@@ -53,3 +53,37 @@ func TestDeleteOfNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Leftovers are removed once the durable and its consumer in S-retry are gone, and not before.
+func TestRemoveLeftovers(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	_, err := c.JetStream.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
+	must(t, err)
+	later := s.Address(2).Subject(Later)
+	must(t, s.DeferRetry(t.Context(), failedDelivery(2), time.Now().Add(time.Hour)))
+	must(t, s.RemoveLeftovers(t.Context()))
+	mustHave(t, c, "S-retry", later)
+	must(t, c.JetStream.DeleteConsumer(t.Context(), "S", "d"))
+	must(t, s.RemoveLeftovers(t.Context())) // somebody deleted the durable only, perhaps to make it anew
+	mustHave(t, c, "S-retry", later)
+	must(t, c.JetStream.DeleteConsumer(t.Context(), "S-retry", "d"))
+	must(t, s.RemoveLeftovers(t.Context()))
+	mustHave(t, c, "S-retry")
+}
+
+// The consumer in S-retry is not made again for a durable that is gone.
+func TestRecreateWithoutTheDurable(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	must(t, c.JetStream.DeleteConsumer(t.Context(), "S-retry", "d"))
+	must(t, s.Recreate(t.Context()))
+	if _, err := c.JetStream.Consumer(t.Context(), "S-retry", "d"); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("got %v", err)
+	}
+	_, err := c.JetStream.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
+	must(t, err)
+	must(t, s.Recreate(t.Context()))
+	_, err = c.JetStream.Consumer(t.Context(), "S-retry", "d")
+	must(t, err)
+}

@@ -49,4 +49,5 @@
 //	                                          succeeds the copy is handled too: at least once.
 //	between two streams of Open               the next Open creates the missing ones.
 //	within DeleteAll or DeleteDurable         the next call goes on with what is left.
+//	before RemoveLeftovers                    a copy may stay that was stored just after DeleteDurable.
 package sidestream

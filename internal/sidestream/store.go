@@ -77,7 +77,8 @@ func (s *Store) Undo(ctx context.Context) error {
 }
 
 // Recreate makes sure once more that everything exists that Open made. It is called when
-// somebody deleted a part of it while the durable is consumed.
+// somebody deleted a part of it while the durable is consumed. If the durable itself is gone it
+// leaves no new consumer in S-retry.
 func (s *Store) Recreate(ctx context.Context) error {
 	ctx, cancel := s.core.WithTimeout(ctx)
 	defer cancel()
@@ -86,6 +87,9 @@ func (s *Store) Recreate(ctx context.Context) error {
 		return err
 	}
 	s.incarnation.Store(fresh.incarnation.Load())
+	if _, err := s.core.JetStream.Consumer(ctx, s.stream.Name, s.durable); jserr.IsAbsent(err) {
+		return fresh.Undo(ctx)
+	}
 	return nil
 }
 
