@@ -31,8 +31,9 @@ import (
 // Otherwise publishers, new requests and calls that ask the server wait, and do not fail. All
 // streams and consumers are copied with their sequences and compared. Then the move is
 // committed, and everything goes on at the new server. Handlers that run meanwhile are not
-// waited for; what they settle counts on the new server. Publishers wait for as long as it
-// takes to copy all streams, at most for switchover.MaxWait. Unless that is given, it is less
+// waited for; what they settle counts on the new server. Large streams are copied before that,
+// while publishers go on; meanwhile no handler of them begins. So publishers wait for as
+// long as the rest takes, at most for switchover.MaxWait. Unless that is given, it is less
 // than the timeout of the bus, so that a call without a deadline does not fail.
 //
 // If something fails before the commit, or ctx ends, the bus goes on where it was, and the
@@ -85,6 +86,7 @@ type busSwitch struct {
 	conns   int         // of this switch to the old server
 	former  link.Target // where the connection led before
 	cut     bool
+	early   []*Consumer // held before the others
 	ever    uint64      // clients of the old server until the cut
 	joining []*Consumer // share their durables after the switch
 	ids     *dedup.IDs  // that the streams knew
@@ -111,6 +113,9 @@ func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, 
 	c.checkCredentials()
 	if s.settings.MaxWait <= 0 {
 		c.bad("switchover.MaxWait", s.settings.MaxWait, "must be more than zero")
+	}
+	if r := s.settings.CopyRate; r != 0 && r < switchover.MinCopyRate {
+		c.bad("switchover.CopyRate", r, fmt.Sprintf("must be at least %d bytes a second", switchover.MinCopyRate))
 	}
 	s.target = link.Target{URL: target, Access: c.auth.options}
 	s.move = storedir.Move{ID: nuid.Next(), Target: withoutCredentials(target), At: time.Now().UTC().Truncate(time.Second)}
@@ -160,7 +165,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
 		Report: report, ID: s.move.ID, Stale: earlier.ID, Domain: s.local.domain, Linked: !s.local.single,
-		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.settings.Progress,
+		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.settings.Progress,
 	})
 	s.log(report, err)
 	return report, s.publicError(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/omnibus-go/bus/event"
@@ -33,6 +34,23 @@ func (s *busSwitch) Journal(streams []string) error {
 	return s.local.dir.BeginMove(s.move)
 }
 
+// HoldConsumers implements engine.Bus.
+func (s *busSwitch) HoldConsumers(ctx context.Context, streams []string) error {
+	for _, c := range s.consumers() {
+		if !slices.Contains(streams, c.stream) {
+			continue
+		}
+		s.early = append(s.early, c)
+		if err := quiesceBriefly(ctx, c.engine.Quiescer().Quiesce); err != nil {
+			return fmt.Errorf("consumer %s: %w", c.durable, err)
+		}
+		if err := c.engine.Detach(ctx); err != nil {
+			return fmt.Errorf("consumer %s: %w", c.durable, err)
+		}
+	}
+	return s.b.core.Link.Flush(ctx, s.b.core.Timeout)
+}
+
 // handlerGrace is how long a switch waits for handlers, so that most of them settle or reply
 // before the cut. What the others send waits in the buffer of the connection, and requests
 // under way wait for those replies.
@@ -50,10 +68,13 @@ func (s *busSwitch) Hold(ctx context.Context) error {
 	brief, cancel := context.WithTimeout(ctx, handlerGrace)
 	defer cancel()
 	_ = b.core.Outlet.AwaitReplies(brief) // the others come after the switch
-	if err := s.quiesce(ctx); err != nil {
+	if err := quiesceBriefly(ctx, s.b.registry.Quiesce); err != nil {
 		return err
 	}
 	for _, c := range s.consumers() {
+		if slices.Contains(s.early, c) {
+			continue // it is detached, and may have settled since
+		}
 		if err := c.engine.Detach(ctx); err != nil {
 			return fmt.Errorf("consumer %s: %w", c.durable, err)
 		}
@@ -61,30 +82,32 @@ func (s *busSwitch) Hold(ctx context.Context) error {
 	return nil
 }
 
-// quiesce has no handler call begin. It does not wait for handlers that run long, but for
-// other work, such as a Rewind.
-func (s *busSwitch) quiesce(ctx context.Context) error {
+// quiesceBriefly calls quiesce, so that no handler call begins. It does not wait for handlers
+// that run long, but for other work, such as a Rewind.
+func quiesceBriefly(ctx context.Context, quiesce func(context.Context) error) error {
 	for {
 		brief, cancel := context.WithTimeout(ctx, handlerGrace)
-		err := s.b.registry.Quiesce(brief)
+		err := quiesce(brief)
 		cancel()
-		running, ok := errors.AsType[*lifecycle.StillRunningError](err)
-		if !ok {
-			return err
-		}
-		busy := ""
-		for _, r := range running.Running {
-			if _, handlers := errors.AsType[*dispatch.RunningError](r.Err); !handlers {
-				busy = r.Err.Error()
-			}
-		}
-		if busy == "" {
+		if err == nil || onlyHandlers(err) {
 			return nil
 		}
+		if _, running := errors.AsType[*lifecycle.StillRunningError](err); !running && brief.Err() == nil {
+			return err
+		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", busy, context.Cause(ctx))
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		}
 	}
+}
+
+// onlyHandlers reports whether err says that handlers run, and nothing else.
+func onlyHandlers(err error) bool {
+	if running, ok := errors.AsType[*lifecycle.StillRunningError](err); ok {
+		return !slices.ContainsFunc(running.Running, func(r lifecycle.StillRunning) bool { return !onlyHandlers(r.Err) })
+	}
+	_, handlers := errors.AsType[*dispatch.RunningError](err)
+	return handlers
 }
 
 // consumers returns the live consumers of the bus.
@@ -182,7 +205,7 @@ func (s *busSwitch) Release(context.Context) {
 		}
 	}
 	s.b.core.Outlet.AnswerFor(s.ids)
-	s.b.registry.Resume()
+	s.resume()
 }
 
 // Settle implements engine.Bus. Consumers with keys share their durables from now on.
@@ -207,11 +230,19 @@ func (s *busSwitch) reportShare(c *Consumer, err error) {
 
 // Return implements engine.Bus.
 func (s *busSwitch) Return(ctx context.Context) error {
-	defer s.b.registry.Resume()
+	defer s.resume()
 	if !s.cut {
 		return nil
 	}
 	return s.b.core.Link.Lead(ctx, s.former)
+}
+
+// resume ends Hold and HoldConsumers.
+func (s *busSwitch) resume() {
+	s.b.registry.Resume()
+	for _, c := range s.early {
+		c.engine.Quiescer().Resume()
+	}
 }
 
 // Abort implements engine.Bus.

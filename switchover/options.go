@@ -13,6 +13,7 @@ type Option interface {
 type Settings struct {
 	DryRun   bool           // only look for obstacles
 	MaxWait  time.Duration  // how long publishers may wait; 0 for DefaultMaxWait
+	CopyRate int            // bytes a second; 0 for no limit
 	Progress func(Progress) // nil for none
 	Access   []any          // options of package bus that identify the bus to the target
 }
@@ -32,8 +33,8 @@ func DryRun() Option { return option(func(s *Settings) { s.DryRun = true }) }
 // MaxWait bounds how long publishers wait, from the beginning of the hold until the commit. If
 // the switch is not committed by then, the bus goes on where it was and SwitchTo returns an
 // *Error. It must be more than zero. The default is DefaultMaxWait. Calls whose own
-// deadline, or the timeout of the bus, comes earlier fail: raise bus.WithTimeout, too. All streams are copied
-// within this time: allow about a second for each 100,000 messages of 1 KiB.
+// deadline, or the timeout of the bus, comes earlier fail: raise bus.WithTimeout, too. It does not count while
+// large streams are copied before publishers wait (Precopy).
 func MaxWait(d time.Duration) Option {
 	return option(func(s *Settings) {
 		s.MaxWait = d
@@ -47,3 +48,13 @@ func MaxWait(d time.Duration) Option {
 // called by several goroutines, one call at a time. Publishers wait meanwhile, so it must
 // return quickly, and must not call the bus. A nil fn is ignored.
 func OnProgress(fn func(Progress)) Option { return option(func(s *Settings) { s.Progress = fn }) }
+
+// MinCopyRate is the least that CopyRate takes, in bytes a second.
+const MinCopyRate = 64 << 10
+
+// CopyRate bounds how much is sent to the target in the phase Precopy, in bytes a second. It
+// must be at least MinCopyRate. Without it there is no limit. The consumers of large streams
+// take no messages during that phase, so a low rate delays them for longer.
+func CopyRate(bytesPerSecond int) Option {
+	return option(func(s *Settings) { s.CopyRate = max(bytesPerSecond, 1) }) // SwitchTo refuses what is too low
+}

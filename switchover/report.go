@@ -12,6 +12,7 @@ type Phase string
 // The phases, in their order. Until Commit the bus can go back. From then on it cannot.
 const (
 	Preflight Phase = "preflight" // look for obstacles
+	Precopy   Phase = "precopy"   // large streams are copied while publishers go on; without such streams there is no such phase
 	Hold      Phase = "hold"      // publishers and new requests wait; consumers are held
 	Cut       Phase = "cut"       // the connection to the old server ends, and that has processed everything
 	Copy      Phase = "copy"      // snapshot and restore of each stream
@@ -43,10 +44,10 @@ type PhaseTime struct {
 // Report says what a switch did, or would do.
 type Report struct {
 	DryRun   bool
-	Protocol string        // "snapshot": snapshot and restore while publishers wait
 	Target   string        // the URL, without credentials
 	Replicas int           // of each stream at the target
 	Streams  []string      // sorted, with the side streams
+	Live     []string      // those of them that were copied while publishers went on, sorted; the others are copied while publishers wait
 	Messages uint64        // in all streams
 	Bytes    int64         // of the snapshots
 	Waited   time.Duration // how long publishers waited; 0 for a dry run
@@ -61,7 +62,7 @@ func (r Report) String() string {
 	if r.DryRun {
 		what = "can switch to"
 	}
-	fmt.Fprintf(&b, "%s %s: %d streams, %d messages, %d replicas", what, r.Target, len(r.Streams), r.Messages, r.Replicas)
+	fmt.Fprintf(&b, "%s %s: %d streams (%d while publishers go on), %d messages, %d replicas", what, r.Target, len(r.Streams), len(r.Live), r.Messages, r.Replicas)
 	if !r.DryRun {
 		fmt.Fprintf(&b, "; %d bytes sent, publishers waited %v", r.Bytes, r.Waited.Round(time.Millisecond))
 	}

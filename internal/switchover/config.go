@@ -18,6 +18,10 @@ type Bus interface {
 
 	// Journal records that copies of these streams may be at the target from now on.
 	Journal(streams []string) error
+	// HoldConsumers has the consumers of these streams take nothing more, until Release or
+	// Return, and waits until everything that the server has sent them has arrived. All
+	// else goes on.
+	HoldConsumers(ctx context.Context, streams []string) error
 	// Hold has publishers, new requests and consumers wait, until everything that was
 	// published has its outcome and the server sends nothing more to consumers.
 	Hold(ctx context.Context) error
@@ -58,6 +62,7 @@ type Config struct {
 	Linked   bool          // the old server is connected to other servers
 	DryRun   bool          // only look for obstacles
 	MaxWait  time.Duration // from Hold to Commit
+	CopyRate int           // bytes that are copied before the hold, per second; 0 for no limit
 	Progress func(switchover.Progress)
 }
 

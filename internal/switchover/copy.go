@@ -29,31 +29,45 @@ const (
 // copier copies one stream: the old server sends chunks of a snapshot, and the new one
 // restores them. It is used by one goroutine.
 type copier struct {
-	s       *run
-	name    string
-	chunks  chan *nats.Msg // from the old server
-	replies chan *nats.Msg // of the new one, to chunks
-	inbox   string         // of replies
-	deliver string         // where the new server takes chunks
-	out     int            // chunks without a reply
-	ids     *idTap
+	s        *run
+	name     string
+	chunks   chan *nats.Msg // from the old server
+	replies  chan *nats.Msg // of the new one, to chunks
+	from, to *nats.Subscription
+	deliver  string        // where the new server takes chunks
+	open     bool          // it has taken one
+	out      int           // chunks without a reply
+	patience time.Duration // for a server that says nothing
+	ids      *idTap        // reads the message IDs that pass by
+}
+
+func (s *run) newCopier(name string) (c *copier, err error) {
+	c = &copier{s: s, name: name, chunks: make(chan *nats.Msg, 2*windowSize/chunkSize), replies: make(chan *nats.Msg, 2*maxUnstored), patience: chunkTimeout}
+	if c.from, err = s.Source.ChanSubscribe(s.Source.NewInbox(), c.chunks); err != nil {
+		return nil, err
+	}
+	if c.to, err = s.Target.ChanSubscribe(s.Target.NewInbox(), c.replies); err != nil {
+		_ = c.from.Unsubscribe()
+		return nil, err
+	}
+	return c, nil
+}
+
+// close ends the subscriptions, and so a snapshot that is under way.
+func (c *copier) close() {
+	_ = c.from.Unsubscribe()
+	_ = c.to.Unsubscribe()
 }
 
 // copy copies a stream. It is called after the cut, so the stream does not change.
 func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
-	c := &copier{s: s, name: info.Config.Name, chunks: make(chan *nats.Msg, 2*windowSize/chunkSize), replies: make(chan *nats.Msg, 2*maxUnstored)}
-	from, err := s.Source.ChanSubscribe(s.Source.NewInbox(), c.chunks)
+	c, err := s.newCopier(info.Config.Name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = from.Unsubscribe() }()
-	to, err := s.Target.ChanSubscribe(s.Target.NewInbox(), c.replies)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = to.Unsubscribe() }()
-	c.inbox, c.ids = to.Subject, s.tapIDs(info)
-	if err = c.begin(ctx, from.Subject, info); err == nil {
+	defer c.close()
+	c.ids = s.tapIDs(info)
+	if _, err = c.begin(ctx, info); err == nil {
 		err = c.pipe(ctx)
 	}
 	forgotten := c.ids.end()
@@ -69,23 +83,33 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 	return nil
 }
 
-// begin has both servers begin.
-func (c *copier) begin(ctx context.Context, deliver string, info *jetstream.StreamInfo) error {
-	snapshot, err := ask(ctx, c.s.Source, "$JS.API.STREAM.SNAPSHOT."+c.name,
-		map[string]any{"deliver_subject": deliver, "chunk_size": chunkSize, "window_size": windowSize})
+// begin has both servers begin. It returns the configuration of the stream, as the old server
+// has it.
+func (c *copier) begin(ctx context.Context, info *jetstream.StreamInfo) (json.RawMessage, error) {
+	snapshot, err := c.snapshot(ctx, windowSize)
 	if err != nil {
-		return fmt.Errorf("the snapshot: %w", err)
+		return nil, err
 	}
 	config, err := c.s.configOfCopy(snapshot.Config, info)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	restore, err := ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, map[string]any{"config": config, "state": snapshot.State})
 	if err != nil {
-		return fmt.Errorf("the restore: %w", err)
+		return nil, fmt.Errorf("the restore: %w", err)
 	}
 	c.deliver = restore.Deliver
-	return nil
+	return snapshot.Config, nil
+}
+
+// snapshot has the old server send a snapshot, at most window bytes ahead.
+func (c *copier) snapshot(ctx context.Context, window int) (apiReply, error) {
+	reply, err := ask(ctx, c.s.Source, "$JS.API.STREAM.SNAPSHOT."+c.name,
+		map[string]any{"deliver_subject": c.from.Subject, "chunk_size": min(chunkSize, window), "window_size": window})
+	if err != nil {
+		return reply, fmt.Errorf("the snapshot: %w", err)
+	}
+	return reply, nil
 }
 
 // configOfCopy returns the configuration of the copy of a stream: it has the replicas of the
@@ -108,29 +132,38 @@ func (s *run) configOfCopy(original json.RawMessage, info *jetstream.StreamInfo)
 
 // pipe sends the chunks on until the snapshot is complete, and waits until it is restored.
 func (c *copier) pipe(ctx context.Context) error {
-	for first := true; ; first = false {
+	for {
 		chunk, err := c.next(ctx)
 		if err != nil {
 			return err
 		}
 		if chunk == nil {
-			break
+			return c.end(ctx)
 		}
-		if err := c.send(ctx, chunk.Data, first); err != nil {
+		if err := c.send(ctx, chunk.Data); err != nil {
 			return err
 		}
 		c.ids.write(chunk.Data)
-		c.s.sent(len(chunk.Data))
-		if chunk.Reply != "" {
-			if err := c.s.Source.Publish(chunk.Reply, nil); err != nil {
-				return err
-			}
+		if err := c.taken(chunk); err != nil {
+			return err
 		}
 	}
+}
+
+// taken tells the old server that there is room for another chunk.
+func (c *copier) taken(chunk *nats.Msg) error {
+	if chunk.Reply == "" {
+		return nil // it was the last one
+	}
+	return c.s.Source.Publish(chunk.Reply, nil)
+}
+
+// end ends the restore by an empty chunk, and waits until the copy is there.
+func (c *copier) end(ctx context.Context) error {
 	if err := c.await(ctx, 0); err != nil {
 		return err
 	}
-	_, err := ask(ctx, c.s.Target, c.deliver, nil) // the empty chunk ends it
+	_, err := ask(ctx, c.s.Target, c.deliver, nil)
 	return err
 }
 
@@ -145,7 +178,7 @@ func (c *copier) next(ctx context.Context) (*nats.Msg, error) {
 			return nil, fmt.Errorf("the snapshot ended early: %s %s", status, m.Header.Get("Description"))
 		}
 		return nil, nil
-	case <-time.After(chunkTimeout):
+	case <-time.After(c.patience):
 		return nil, errors.New("the old server sends no more of the snapshot")
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -154,11 +187,12 @@ func (c *copier) next(ctx context.Context) (*nats.Msg, error) {
 
 // send sends a chunk. It waits for the reply to the first one: the server that the connection
 // leads to may not know yet which server takes it. The others are sent ahead.
-func (c *copier) send(ctx context.Context, data []byte, first bool) error {
-	if first {
+func (c *copier) send(ctx context.Context, data []byte) error {
+	defer c.s.sent(len(data))
+	if !c.open {
 		return c.sendFirst(ctx, data)
 	}
-	if err := c.s.Target.PublishRequest(c.deliver, c.inbox, data); err != nil {
+	if err := c.s.Target.PublishRequest(c.deliver, c.to.Subject, data); err != nil {
 		return err
 	}
 	c.out++
@@ -169,10 +203,13 @@ func (c *copier) send(ctx context.Context, data []byte, first bool) error {
 }
 
 func (c *copier) sendFirst(ctx context.Context, data []byte) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, errSilentTarget)
+	defer cancel()
 	for {
 		m, err := c.s.Target.RequestWithContext(ctx, c.deliver, data)
 		switch {
 		case err == nil:
+			c.open = true
 			return readReply(m.Data, new(apiReply))
 		case !errors.Is(err, nats.ErrNoResponders):
 			return because(ctx, err)
@@ -195,7 +232,7 @@ func (c *copier) await(ctx context.Context, most int) error {
 			if err := readReply(m.Data, new(apiReply)); err != nil {
 				return err
 			}
-		case <-time.After(chunkTimeout):
+		case <-time.After(c.patience):
 			return errors.New("the target does not confirm chunks any more")
 		case <-ctx.Done():
 			return context.Cause(ctx)

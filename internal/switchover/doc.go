@@ -9,8 +9,8 @@
 //
 // # States
 //
-//	preflight → journal → held → cut → copied → verified → moved → connected → released → settled
-//	             └──────────── failure, cancel, MaxWait ─────────┘→ returned
+//	preflight → journal → (precopy) → held → cut → copied → verified → moved → connected → released → settled
+//	             └─────────────────── failure, cancel, MaxWait ──────────────┘→ returned
 //
 // Run goes through all of them. What the bus does for them is the interface Bus; what this
 // package does over connections of its own is the rest: the check for obstacles, the copies,
@@ -23,16 +23,24 @@
 // so an acknowledgement sent to the new server counts. Each copy has the ID of the move in
 // its metadata until the commit. What has that mark and no commit does not count.
 //
+// A large stream is copied in two parts: most of it in the phase precopy, while publishers go
+// on and its consumers are held, and the rest in the hold (ADR 25). A live is such a copy:
+//
+//	bulk → following → complete → settled → as here
+//	 └── failure → bulk, once      └── failure → a copy in the hold
+//
 // # Goroutines
 //
 // Run works on the goroutine of its caller. It starts one for each stream that is copied,
 // compared or watched, at most maxParallel at a time, and one more that reads the message IDs of
-// each stream that is copied. It waits for them.
+// each stream that is copied. It waits for them. A live has a goroutine from the phase
+// precopy until the copy phase or the way back, which wait for it.
 //
 // # After a crash
 //
 //	killed in                    the next start       the next switch
-//	journal, held, cut           embedded             nothing to clean
+//	journal, held, cut           embedded             nothing to clean, or marked copies of precopy
+//	precopy                      embedded             deletes the marked copies
 //	copy, verify                 embedded             deletes the marked copies
 //	moved and later              at the target        removes the marks
 package switchover

@@ -2,6 +2,7 @@ package switchover
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -59,4 +60,11 @@ func (s *run) warn(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf(format, args...))
+}
+
+// notLive enters into the report that a stream was not copied while publishers went on.
+func (s *run) notLive(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Live = slices.DeleteFunc(s.report.Live, func(l string) bool { return l == name })
 }

@@ -35,13 +35,17 @@ type run struct {
 	progress switchover.Progress
 	told     time.Time // when bytes were last reported
 	made     []string  // streams whose copy has begun
+	paced    time.Time // when the next bytes may be copied before the hold
+
+	lives      map[string]*live // copies that follow their streams
+	cancelLive context.CancelFunc
 }
 
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max)}
-	s.report.DryRun, s.report.Protocol = c.DryRun, "snapshot"
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), lives: make(map[string]*live)}
+	s.report.DryRun = c.DryRun
 	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
 	if s.sourceJS, err = jetstream.New(c.Source); err != nil {
@@ -66,9 +70,11 @@ func Run(ctx context.Context, c Config) (switchover.Report, error) {
 	}
 	phase, err := s.move(ctx)
 	if err != nil {
-		return s.report, s.goBack(phase, err)
+		err = s.goBack(phase, err)
+		return s.report, err
 	}
-	return s.report, s.finish(ctx)
+	err = s.finish(ctx)
+	return s.report, err
 }
 
 // errMaxWait is why a switch was given up.
@@ -76,6 +82,11 @@ var errMaxWait = errors.New("publishers had waited for as long as MaxWait allows
 
 // move does everything from Hold to Commit. It returns the phase that failed.
 func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
+	if len(s.report.Live) > 0 {
+		if err := s.phase(switchover.Precopy, func() error { return s.precopy(ctx) }); err != nil {
+			return switchover.Precopy, err
+		}
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.MaxWait, errMaxWait)
 	defer cancel()
 	s.held = time.Now()
@@ -129,15 +140,39 @@ func (s *run) cutOff(ctx context.Context) (err error) {
 
 func (s *run) copyAll(ctx context.Context) error {
 	return s.each(s.infos, func(info *jetstream.StreamInfo) error {
-		s.mu.Lock()
-		s.made = append(s.made, info.Config.Name)
-		s.mu.Unlock()
-		err := s.copy(ctx, info)
+		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
 		}
 		return err
 	})
+}
+
+// copyOne copies a stream, or ends the copy that has followed it. If that cannot be ended it
+// begins anew, while publishers wait.
+func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
+	l := s.lives[info.Config.Name]
+	if l == nil {
+		s.begun(info.Config.Name)
+		return s.copy(ctx, info)
+	}
+	err := l.finish(ctx, info)
+	if err == nil || ctx.Err() != nil {
+		return because(ctx, err)
+	}
+	s.notLive(info.Config.Name)
+	s.warn("stream %s was copied again while publishers waited: %v", info.Config.Name, err)
+	if err := removeCopy(ctx, s.targetJS, info.Config.Name, s.ID); err != nil {
+		return err
+	}
+	return s.copy(ctx, info)
+}
+
+// begun records that the target may have a copy of a stream from now on.
+func (s *run) begun(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made = append(s.made, name)
 }
 
 func (s *run) verifyAll(ctx context.Context) error {
@@ -190,7 +225,10 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
 	err := s.Bus.Return(ctx)
 	cancel()
-	s.report.Waited = time.Since(s.held)
+	if !s.held.IsZero() {
+		s.report.Waited = time.Since(s.held)
+	}
+	s.abandonLive()
 	failed := s.failed(phase, errors.Join(why, err))
 	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
 	defer cancel()

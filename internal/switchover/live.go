@@ -1,0 +1,408 @@
+package switchover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/nats-io/nats-server/v2/server/archive"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/dedup"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+const (
+	// snapshotMessages and snapshotBytes are about what all streams together may have that
+	// are copied while publishers wait: that takes about 200 ms.
+	snapshotMessages = 20_000
+	snapshotBytes    = 32 << 20
+
+	livePatience = 4 * time.Second        // the target gives a restore up after 5 s without a chunk
+	followPause  = 50 * time.Millisecond  // between two looks for what was stored meanwhile
+	padAfter     = time.Second            // a restore gets something that often
+	shortRest    = 100 * time.Millisecond // what takes less to send may be left for the hold
+	maxFollow    = 20 * time.Second       // then publishers are faster than the copy, and the rest is left all the same
+)
+
+// live copies one stream while publishers go on: a snapshot first, without its end, then
+// what was stored since, message by message. The restore at the target stays open meanwhile.
+// finish ends it, in the hold. The consumers of the stream are held all the time, so their
+// state is that of the snapshot but for settlements.
+//
+// One goroutine, which runs follow, has it until done is closed; then the one that calls
+// finish or abort.
+type live struct {
+	*copier
+	info   *jetstream.StreamInfo
+	config json.RawMessage            // of the stream, when the copy began
+	before map[string]consumerAtStart // its consumers, as the target restores them
+	last   uint64                     // the sequence of the last message that was sent
+	known  *dedup.StreamCollector     // gathers the message IDs; nil if the stream knows none
+
+	ctx     context.Context // of what is under way; a writer gets none
+	buf     []byte          // waits to make a chunk
+	encoder *s2.Writer
+	archive *archive.Writer
+	sentAt  time.Time // the last chunk
+
+	caughtUp atomic.Bool   // little is left to send
+	stop     chan struct{} // ends follow
+	done     chan struct{} // it has ended
+	err      error         // why; valid then
+}
+
+// planLive chooses the streams that are copied while publishers go on: the largest ones, if
+// all together would have publishers wait for long.
+func (s *run) planLive() {
+	all := slices.SortedFunc(slices.Values(s.infos), func(a, b *jetstream.StreamInfo) int { return int(cost(a)*1e6) - int(cost(b)*1e6) })
+	total := 0.0
+	s.report.Live = nil
+	for _, info := range all {
+		if total += cost(info); total > 1 && canLive(info) {
+			s.report.Live = append(s.report.Live, info.Config.Name)
+		}
+	}
+	slices.Sort(s.report.Live)
+}
+
+// cost is the time that a snapshot takes; 1 is as long as publishers may wait.
+func cost(info *jetstream.StreamInfo) float64 {
+	return max(float64(info.State.Msgs)/snapshotMessages, float64(info.State.Bytes)/snapshotBytes)
+}
+
+// canLive reports whether a restore of the stream can stay open: the target must not store
+// messages of its own meanwhile, such as those of schedules and delete markers.
+func canLive(info *jetstream.StreamInfo) bool {
+	c := &info.Config
+	return c.Mirror == nil && len(c.Sources) == 0 && !c.AllowMsgSchedules && c.SubjectDeleteMarkerTTL == 0 && !c.Sealed
+}
+
+// precopy copies the large streams while publishers go on, until little is left of each.
+// Then the copies follow their streams, until the copy phase ends them.
+func (s *run) precopy(ctx context.Context) error {
+	if err := s.Bus.HoldConsumers(ctx, s.report.Live); err != nil {
+		return err
+	}
+	infos := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return !slices.Contains(s.report.Live, i.Config.Name) })
+	if err := s.barrier(ctx, infos); err != nil {
+		return err
+	}
+	ctx, s.cancelLive = context.WithCancel(ctx)
+	turns := make(chan struct{}, maxParallel)
+	for _, info := range infos {
+		l := &live{info: info, stop: make(chan struct{}), done: make(chan struct{})}
+		s.lives[info.Config.Name] = l
+		s.begun(info.Config.Name)
+		go l.run(ctx, s, turns) // ends with stop or ctx; finish and abandonLive wait for it
+	}
+	return s.awaitLive(ctx)
+}
+
+// awaitLive waits until little is left of each stream.
+func (s *run) awaitLive(ctx context.Context) error {
+	for {
+		behind := false
+		for _, l := range s.lives {
+			select {
+			case <-l.done:
+				return l.err
+			default:
+				behind = behind || !l.caughtUp.Load()
+			}
+		}
+		if !behind {
+			return nil
+		}
+		if err := sleep(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+// abandonLive ends the copies that follow their streams. The target has them, incomplete.
+func (s *run) abandonLive() {
+	if s.cancelLive == nil {
+		return
+	}
+	s.cancelLive()
+	for _, l := range s.lives {
+		<-l.done
+		l.abort()
+	}
+}
+
+// run copies the stream, and once more from the beginning if that fails.
+func (l *live) run(ctx context.Context, s *run, turns chan struct{}) {
+	defer close(l.done)
+	for attempt := 1; ; attempt++ {
+		if l.err = l.attempt(ctx, s, turns); l.err == nil {
+			return
+		}
+		l.err = fmt.Errorf("copy of stream %s: %w", l.info.Config.Name, because(ctx, l.err))
+		l.caughtUp.Store(false)
+		l.abort()
+		if ctx.Err() != nil || attempt == 2 || l.stopped() {
+			return
+		}
+		if err := s.removeBegun(ctx, l.info.Config.Name); err != nil {
+			return
+		}
+	}
+}
+
+// removeBegun deletes what the target has of a copy that is about to begin anew.
+func (s *run) removeBegun(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, returnLimit)
+	defer cancel()
+	return removeCopy(ctx, s.targetJS, name, s.ID)
+}
+
+func (l *live) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l *live) attempt(ctx context.Context, s *run, turns chan struct{}) (err error) {
+	if l.copier, err = s.newCopier(l.info.Config.Name); err != nil {
+		return err
+	}
+	l.patience, l.ctx = livePatience, ctx
+	l.buf, l.sentAt = nil, time.Now()
+	l.encoder = s2.NewWriter(l, s2.WriterConcurrency(1), s2.WriterBlockSize(chunkSize))
+	l.archive = archive.NewWriter(l.encoder)
+	turns <- struct{}{}
+	err = l.bulk(ctx)
+	<-turns
+	if err != nil {
+		return err
+	}
+	return l.follow(ctx)
+}
+
+// abort has the target give the restore up, and ends the subscriptions. It may be called again.
+func (l *live) abort() {
+	if l.copier == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if l.deliver != "" {
+		_, _ = ask(ctx, l.s.Target, l.deliver, nil) // without the end mark; if it does not arrive, the target gives up later
+	}
+	l.close()
+	l.copier = nil
+}
+
+// bulk begins the restore and sends what a snapshot has, but for its end.
+func (l *live) bulk(ctx context.Context) (err error) {
+	l.before, l.last, l.known = make(map[string]consumerAtStart), 0, nil
+	if window := l.info.Config.Duplicates; window > 0 {
+		l.known = l.s.ids.Stream(l.name, wire.Incarnation(l.info.Config.Metadata, l.info.Created), window)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, livePatience, errSilentTarget)
+	defer cancel()
+	if l.config, err = l.begin(limited, l.info); err != nil {
+		return err
+	}
+	return l.pass(ctx, l.copier, func(h *archive.Header) bool { return true })
+}
+
+// bulkAgain sends what another snapshot has beyond the last message that was sent.
+func (l *live) bulkAgain(ctx context.Context) error {
+	c, err := l.s.newCopier(l.name)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if _, err := c.snapshot(ctx, windowSize); err != nil {
+		return err
+	}
+	return l.pass(ctx, c, func(h *archive.Header) bool { return h.Sequence > l.last })
+}
+
+// pass sends the entries of a snapshot that are wanted.
+func (l *live) pass(ctx context.Context, c *copier, wanted func(*archive.Header) bool) error {
+	from := archive.NewReader(s2.NewReader(&snapshotReader{ctx: ctx, c: c}))
+	var body []byte
+	for {
+		h, err := from.Next()
+		switch {
+		case err != nil:
+			return fmt.Errorf("the snapshot: %w", err)
+		case isEnd(h):
+			return l.flush()
+		case !wanted(h):
+			continue
+		}
+		if body, err = readBody(from, h, body); err != nil {
+			return fmt.Errorf("the snapshot: %w", err)
+		}
+		if err := noteConsumer(l.before, h, body); err != nil {
+			return err
+		}
+		if err := l.entry(h, body); err != nil {
+			return err
+		}
+	}
+}
+
+var errSilentTarget = errors.New("the target does not answer")
+
+// entry sends one entry of the archive.
+func (l *live) entry(h *archive.Header, body []byte) error {
+	l.last = max(l.last, h.Sequence)
+	if l.known != nil && h.HeaderSize > 0 {
+		l.known.Add(body[:h.HeaderSize], h.Sequence, h.Timestamp)
+	}
+	if err := l.archive.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err := l.archive.Write(body)
+	return err
+}
+
+// Write implements io.Writer for the encoder: it sends chunks.
+func (l *live) Write(p []byte) (int, error) {
+	l.buf = append(l.buf, p...)
+	size := l.s.chunkSize()
+	for len(l.buf) >= size {
+		if err := l.chunk(l.buf[:size]); err != nil {
+			return 0, err
+		}
+		l.buf = append(l.buf[:0], l.buf[size:]...)
+	}
+	return len(p), nil
+}
+
+func (l *live) chunk(data []byte) error {
+	if err := l.s.pace(l.ctx, len(data)); err != nil {
+		return err
+	}
+	l.sentAt = time.Now()
+	return l.send(l.ctx, data)
+}
+
+// flush sends everything that was written.
+func (l *live) flush() error {
+	if err := l.encoder.Flush(); err != nil {
+		return err
+	}
+	if len(l.buf) == 0 {
+		return nil
+	}
+	err := l.chunk(l.buf)
+	l.buf = l.buf[:0]
+	return err
+}
+
+// padding is a frame that readers of S2 skip.
+var padding = []byte{0xfe, 1, 0, 0, 0}
+
+// follow sends what is stored in the stream, until stop is closed. It keeps the restore open.
+func (l *live) follow(ctx context.Context) error {
+	for began := time.Now(); ; {
+		pass := time.Now()
+		if err := l.catchUp(ctx); err != nil {
+			return err
+		}
+		if time.Since(pass) < shortRest || time.Since(began) > maxFollow {
+			l.caughtUp.Store(true)
+		}
+		if time.Since(l.sentAt) > padAfter {
+			if err := l.chunk(padding); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-l.stop:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(followPause):
+		}
+	}
+}
+
+// catchUp sends what the stream has beyond the last message that was sent.
+func (l *live) catchUp(ctx context.Context) error {
+	info, err := look(ctx, l.s.sourceJS, l.name)
+	if err != nil {
+		return err
+	}
+	if err := l.rest(ctx, info); err != nil {
+		return err
+	}
+	return l.flush()
+}
+
+// rest sends the messages after the last one that was sent, up to that which info has as the
+// last one. A snapshot that is read from the beginning takes about a tenth of the time for
+// each message.
+func (l *live) rest(ctx context.Context, info *jetstream.StreamInfo) error {
+	if info.State.LastSeq > l.last && info.State.LastSeq-l.last > info.State.Msgs/10+maxAsked {
+		if err := l.bulkAgain(ctx); err != nil {
+			return err
+		}
+	}
+	return l.tail(ctx, info)
+}
+
+// finish ends a copy in the hold: it sends what is left, and has the target do what has
+// happened to messages and consumers since the copy began. info is the stream as it stays.
+func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
+	close(l.stop)
+	<-l.done
+	if l.err != nil {
+		return l.err
+	}
+	defer l.abort()
+	l.ctx = ctx
+	if err := l.complete(ctx, info); err != nil {
+		return err
+	}
+	l.deliver = "" // the restore has ended
+	now, err := l.consumersNow(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.settle(ctx, now); err != nil {
+		return err
+	}
+	return l.removeDeleted(ctx, info)
+}
+
+// complete sends what is left and the end.
+func (l *live) complete(ctx context.Context, info *jetstream.StreamInfo) error {
+	if err := l.rest(ctx, info); err != nil {
+		return err
+	}
+	if l.last < info.State.LastSeq { // the last messages have been removed
+		if err := l.entry(skip(info.State.LastSeq)); err != nil {
+			return err
+		}
+	}
+	if err := l.archive.WriteHeader(&archive.Header{}); err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	return l.end(ctx)
+}
+
+// skip returns an entry that has the target leave out the sequences up to last: a message
+// that has expired.
+func skip(last uint64) (*archive.Header, []byte) {
+	header := []byte("NATS/1.0\r\nNats-TTL: 1\r\n\r\n")
+	return &archive.Header{Name: "skipped", Timestamp: 1, Sequence: last, HeaderSize: int64(len(header))}, header
+}
