@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
@@ -33,7 +34,12 @@ func newNumbered(n int) numbered {
 // storeMany stores the numbers from 1 to many, with the keys 0 to 2.
 func storeMany(t *testing.T, st *bus.Stream) {
 	t.Helper()
-	for n := 1; n <= many; n++ {
+	storeNumbered(t, st, 1, many)
+}
+
+func storeNumbered(t *testing.T, st *bus.Stream, first, last int) {
+	t.Helper()
+	for n := first; n <= last; n++ {
 		_, err := bus.PublishTo(t.Context(), st, bus.Subject[numbered](fmt.Sprintf("s.%d", n%3)), newNumbered(n))
 		must(t, err)
 	}
@@ -160,5 +166,183 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What was removed while a stream was copied is not at the target, and no sequence is used
+// twice.
+func TestSwitchToRemovesWhatWasRemovedWhileItCopied(t *testing.T) {
+	t.Parallel()
+	remove := func(t *testing.T, st jetstream.Stream, sequences ...uint64) {
+		for _, n := range sequences {
+			must(t, st.DeleteMsg(t.Context(), n))
+		}
+	}
+	for name, c := range map[string]struct {
+		config bus.StreamConfig
+		do     func(t *testing.T, b *bus.Bus, st *bus.Stream, raw jetstream.Stream)
+	}{
+		"single ones": {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, 10, 11, 12, 200) }},
+		"the first":   {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, 1, 2, 3, 100) }},
+		"the last":    {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, many-1, many) }},
+		"the last that came": {do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, raw jetstream.Stream) {
+			storeNumbered(t, st, many+1, many+5)
+			remove(t, raw, many+2, many+4, many+5)
+		}},
+		"all": {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { must(t, raw.Purge(t.Context())) }},
+		"a subject": {do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, _ jetstream.Stream) {
+			_, err := st.Purge(t.Context(), bus.PurgeFilter{Subject: "s.1"})
+			must(t, err)
+		}},
+		"by a limit": {config: bus.StreamConfig{MaxMsgs: many}, do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, _ jetstream.Stream) {
+			storeNumbered(t, st, many+1, many+20)
+		}},
+		"by a limit of subjects": {config: bus.StreamConfig{MaxMsgsPerSubject: many / 3}, do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, _ jetstream.Stream) {
+			storeNumbered(t, st, many+1, many+20)
+		}},
+		"by a rollup": {config: bus.StreamConfig{Raw: func(c *jetstream.StreamConfig) { c.AllowRollup = true }}, do: func(t *testing.T, b *bus.Bus, _ *bus.Stream, _ jetstream.Stream) {
+			_, err := b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: "s.2", Header: nats.Header{"Nats-Rollup": {"sub"}}, Data: []byte("{}")})
+			must(t, err)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := newTarget(t)
+			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+			c.config.Name, c.config.Subjects = "S", []string{"s.*"}
+			st := declare(t, b, c.config)
+			storeMany(t, st)
+			raw, err := b.JetStream().Stream(t.Context(), "S")
+			must(t, err)
+			var before jetstream.StreamState
+			report := switchTo(t, b, target.ClientURL(), slowCopy(func() {
+				c.do(t, b, st, raw)
+				info, err := raw.Info(t.Context(), jetstream.WithDeletedDetails(true))
+				must(t, err)
+				before = info.State
+			})...)
+			if !slices.Equal(report.Live, []string{"S"}) || len(report.Warnings) > 0 || before.LastSeq == 0 {
+				t.Fatalf("report = %+v; before %+v", report, before)
+			}
+			raw, err = b.JetStream().Stream(t.Context(), "S")
+			must(t, err)
+			info, err := raw.Info(t.Context(), jetstream.WithDeletedDetails(true))
+			must(t, err)
+			if s := info.State; s.Msgs != before.Msgs || s.Bytes != before.Bytes || s.FirstSeq != before.FirstSeq || s.LastSeq != before.LastSeq || !slices.Equal(s.Deleted, before.Deleted) {
+				t.Errorf("the stream has %+v, and had %+v", s, before)
+			}
+			ack, err := bus.PublishTo(t.Context(), st, "s.2", newNumbered(0))
+			if err != nil || ack.Sequence != before.LastSeq+1 {
+				t.Errorf("the next message: %+v, %v", ack, err)
+			}
+		})
+	}
+}
+
+// A stream that has changed in another way is copied again while publishers wait.
+func TestSwitchToCopiesAgainWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	for name, do := range map[string]func(t *testing.T, b *bus.Bus, c jetstream.Consumer){
+		"deliveries": func(t *testing.T, _ *bus.Bus, c jetstream.Consumer) {
+			_, err := c.Fetch(3)
+			must(t, err)
+			eventually(t, "they are delivered", func() bool {
+				info, err := c.Info(t.Context())
+				return err == nil && info.NumAckPending == 3
+			})
+		},
+		"a new consumer": func(t *testing.T, b *bus.Bus, _ jetstream.Consumer) {
+			_, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "new"})
+			must(t, err)
+		},
+		"a consumer's configuration": func(t *testing.T, b *bus.Bus, c jetstream.Consumer) {
+			config := c.CachedInfo().Config
+			config.AckWait = time.Minute
+			_, err := b.JetStream().UpdateConsumer(t.Context(), "S", config)
+			must(t, err)
+		},
+		"the stream's configuration": func(t *testing.T, b *bus.Bus, _ jetstream.Consumer) {
+			declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*", "more"}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := newTarget(t)
+			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+			storeMany(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}))
+			c, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "raw", AckPolicy: jetstream.AckExplicitPolicy})
+			must(t, err)
+			var before *jetstream.StreamInfo
+			var consumer *jetstream.ConsumerInfo
+			report := switchTo(t, b, target.ClientURL(), slowCopy(func() {
+				do(t, b, c)
+				before, consumer = streamInfo(t, b, "S"), infoOf(t, b.JetStream(), "S", "raw")
+			})...)
+			if len(report.Live) > 0 || len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], "stream S was copied again while publishers waited") {
+				t.Errorf("report = %v", report)
+			}
+			after, now := streamInfo(t, b, "S"), infoOf(t, b.JetStream(), "S", "raw")
+			if after.State.Msgs != before.State.Msgs || after.State.Consumers != before.State.Consumers || !slices.Equal(after.Config.Subjects, before.Config.Subjects) ||
+				now.NumAckPending != consumer.NumAckPending || now.Delivered.Stream != consumer.Delivered.Stream || now.Config.AckWait != consumer.Config.AckWait {
+				t.Errorf("the stream is %+v, the consumer %+v; they were %+v, %+v", after, now, before, consumer)
+			}
+		})
+	}
+}
+
+// A copy whose target goes away for a moment begins anew. Publishers do not notice.
+func TestSwitchToBeginsACopyAnew(t *testing.T) {
+	t.Parallel()
+	all, urls := servers(t, 1)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeMany(t, st)
+	report := switchTo(t, b, urls, slowCopy(func() {
+		all[0].kill()
+		all[0].start()
+	})...)
+	if !slices.Equal(report.Live, []string{"S"}) || len(report.Warnings) > 0 {
+		t.Errorf("report = %v", report)
+	}
+	if info := streamInfo(t, b, "S"); info.State.Msgs != many {
+		t.Errorf("the stream has %d messages", info.State.Msgs)
+	}
+	storeNumbered(t, st, many+1, many+1)
+}
+
+// A switch that is given up while large streams are copied leaves nothing at the target, and
+// consumers go on.
+func TestSwitchToGivesUpWhileItCopies(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	got := make(chan int)
+	consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[numbered]) error {
+		select {
+		case got <- m.Data.N:
+		case <-ctx.Done():
+		}
+		return nil
+	}, bus.Concurrency(1))
+	storeMany(t, st)
+	for n := 1; n <= 10; n++ {
+		receive(t, got)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	report, err := b.SwitchTo(ctx, target.ClientURL(), slowCopy(func() { cancel(errNo) })...)
+	e := asError[*switchover.Error](t, err, errNo.Error(), `"precopy"`)
+	if names := streamNames(t, clientOf(t, target.ClientURL())); e.Committed || len(e.LeftBehind)+len(names) > 0 || report.Waited != 0 {
+		t.Errorf("%+v, %v, the target has %v", e, report, names)
+	}
+	for n := 11; n <= 20; n++ {
+		receive(t, got)
+	}
+	report = switchTo(t, b, target.ClientURL(), switchover.CopyRate(10<<20))
+	if !slices.Equal(report.Live, []string{"S"}) {
+		t.Errorf("report = %v", report)
+	}
+	for n := 21; n <= many; n++ {
+		receive(t, got)
 	}
 }
