@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -25,9 +26,42 @@ func isCommitted(p switchover.Phase) bool {
 	return slices.Index(switchPhases, p) >= slices.Index(switchPhases, switchover.Connect)
 }
 
+// livePhases are where a process or a target can die that copies a large stream.
+var livePhases = []switchover.Phase{switchover.Precopy, "precopy chunk", "end of a live copy", "verify a live copy"}
+
 // reached reports whether a switch has come to a phase.
 func reached(p switchover.Progress, phase switchover.Phase) bool {
-	return p.Phase == phase || phase == "chunk" && p.Phase == switchover.Copy && p.Bytes > 0
+	switch phase {
+	case "chunk":
+		return p.Phase == switchover.Copy && p.Bytes > 0
+	case "precopy chunk":
+		return p.Phase == switchover.Precopy && p.Bytes > 0
+	case "end of a live copy":
+		return p.Phase == switchover.Copy
+	case "verify a live copy":
+		return p.Phase == switchover.Verify
+	}
+	return p.Phase == phase
+}
+
+// enlarge stores negative numbers with much white space, so that the stream is copied while
+// publishers go on.
+func enlarge(t *testing.T, b *bus.Bus) {
+	t.Helper()
+	for n := 1; n <= many; n++ {
+		white := make([]byte, 5000) // about 1 KB in a snapshot
+		for i := range white {
+			white[i] = " \t\r\n"[rand.IntN(4)]
+		}
+		payload := fmt.Appendf(nil, "%s%100000d", white, -1000-n)
+		_, err := b.JetStream().Publish(t.Context(), "s.fill", payload)
+		must(t, err)
+	}
+}
+
+// positive returns the numbers that are more than zero.
+func positive(all []int) []int {
+	return slices.DeleteFunc(all, func(n int) bool { return n <= 0 })
 }
 
 const (
@@ -40,7 +74,7 @@ const (
 // commit the next switch deletes what the first one left.
 func TestKilledWhileSwitching(t *testing.T) {
 	t.Parallel()
-	for _, phase := range switchPhases {
+	for _, phase := range slices.Concat(switchPhases, livePhases) {
 		t.Run(string(phase), func(t *testing.T) {
 			if dir := victimDir(t); dir != "" {
 				switchAndDie(t, dir)
@@ -99,7 +133,10 @@ func switchAndDie(t *testing.T, dir string) {
 	}
 	receive(t, begun)
 	phase := switchover.Phase(os.Getenv(envPhase))
-	_, err := b.SwitchTo(t.Context(), os.Getenv(envTarget), switchover.MaxWait(time.Minute), switchover.OnProgress(func(p switchover.Progress) {
+	if slices.Contains(livePhases, phase) {
+		enlarge(t, b)
+	}
+	_, err := b.SwitchTo(t.Context(), os.Getenv(envTarget), switchover.MaxWait(time.Minute), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 		if reached(p, phase) {
 			self, err := os.FindProcess(os.Getpid())
 			if err == nil {
@@ -162,7 +199,7 @@ func mustHaveAll(t *testing.T, st *bus.Stream, acked map[int]bool) {
 // target when that is back.
 func TestTargetKilledWhileSwitching(t *testing.T) {
 	t.Parallel()
-	for _, phase := range switchPhases {
+	for _, phase := range slices.Concat(switchPhases, livePhases) {
 		t.Run(string(phase), func(t *testing.T) {
 			t.Parallel()
 			all, urls := servers(t, 1)
@@ -170,8 +207,11 @@ func TestTargetKilledWhileSwitching(t *testing.T) {
 			b := openOn(t, t.TempDir())
 			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 			storeNumbers(t, st, 1, 100)
+			if slices.Contains(livePhases, phase) {
+				enlarge(t, b)
+			}
 			var once sync.Once
-			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.OnProgress(func(p switchover.Progress) {
+			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 				if reached(p, phase) {
 					once.Do(target.end)
 				}
@@ -194,7 +234,7 @@ func TestTargetKilledWhileSwitching(t *testing.T) {
 				first = 101
 			}
 			storeNumbers(t, st, first, 120)
-			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(120)) {
+			if got := positive(storedNumbers(t, st)); !slices.Equal(got, oneTo(120)) {
 				t.Errorf("the stream has %v", got)
 			}
 			if strings.Contains(b.ClientURL(), "embedded") || healthy(t, b).Embedded {
