@@ -299,7 +299,7 @@ func TestSwitchToBeginsACopyAnew(t *testing.T) {
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	storeMany(t, st)
 	report := switchTo(t, b, urls, slowCopy(func() {
-		all[0].kill()
+		all[0].end()
 		all[0].start()
 	})...)
 	if !slices.Equal(report.Live, []string{"S"}) || len(report.Warnings) > 0 {
