@@ -79,6 +79,7 @@ func withFullDisks(t *testing.T, dir string) {
 	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Commit, switchover.Connect} {
 		t.Run("here, "+string(phase), func(t *testing.T) { fullHere(t, disk(t, filepath.Join(dir, string(phase))), phase) })
 	}
+	t.Run("at the target, after the commit", func(t *testing.T) { fullAfterwards(t, disk(t, filepath.Join(dir, "afterwards"))) })
 	t.Run("at the target", func(t *testing.T) { fullThere(t, disk(t, filepath.Join(dir, "target"))) })
 }
 
@@ -89,7 +90,7 @@ func fullHere(t *testing.T, disk string, phase switchover.Phase) {
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	storeNumbers(t, st, 1, 100)
 	var free func()
-	_, err := b.SwitchTo(t.Context(), target.ClientURL(), at(phase, func() { free = fillDisk(t, disk) }))
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(time.Minute), at(phase, func() { free = fillDisk(t, disk) }))
 	free()
 	stored := 100
 	if phase == switchover.Connect {
@@ -132,6 +133,44 @@ func fullThere(t *testing.T, disk string) {
 	free()
 	switchTo(t, b, newTarget(t).ClientURL())
 	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+		t.Errorf("the stream has %v", got)
+	}
+	must(t, b.Close())
+}
+
+// fullAfterwards fills the disk of the target after the commit. Nothing leads back, and when the
+// server has room again the bus goes on there.
+func fullAfterwards(t *testing.T, disk string) {
+	target, dir := newTarget(t, func(o *server.Options) { o.StoreDir = disk }), t.TempDir()
+	b := openOn(t, dir)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 100)
+	var free func()
+	begun := make(map[switchover.Phase]bool)
+	report, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(time.Minute), switchover.OnProgress(func(p switchover.Progress) {
+		if begun[p.Phase] {
+			return
+		}
+		begun[p.Phase] = true
+		switch p.Phase {
+		case switchover.Connect:
+			free = fillDisk(t, disk)
+		case switchover.Settle:
+			free()
+			target.Restart()
+		}
+	}))
+	if failed, ok := errors.AsType[*switchover.Error](err); err != nil && (!ok || !failed.Committed) {
+		t.Fatalf("SwitchTo = %v", err)
+	}
+	t.Log(report, err)
+	eventually(t, "the bus is at the target", func() bool { return b.Conn().IsConnected() && b.ClientURL() == target.ClientURL() })
+	storeNumbers(t, st, 101, 110)
+	must(t, b.Close())
+	if b = openOn(t, dir); healthy(t, b).Embedded {
+		t.Error("a restart leads back")
+	}
+	if got := storedNumbers(t, lookUp(t, b, "S")); !slices.Equal(got, oneTo(110)) {
 		t.Errorf("the stream has %v", got)
 	}
 	must(t, b.Close())

@@ -102,7 +102,7 @@ func TestSwitchToWithoutItsFiles(t *testing.T) {
 			must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[int]("s.1"), 10, bus.MsgID("x"))))
 			blocked := filepath.Join(dir, file+".tmp")
 			must(t, os.MkdirAll(filepath.Join(blocked, "in the way"), 0o700))
-			_, err := b.SwitchTo(t.Context(), target.ClientURL())
+			_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(time.Minute))
 			mustGoOn(t, b, st, err, 10, "write "+file, fmt.Sprintf("in the phase %q", phase))
 			if names := streamNames(t, clientOf(t, target.ClientURL())); len(names) > 0 {
 				t.Errorf("the target has %v", names)
