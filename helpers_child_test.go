@@ -56,11 +56,21 @@ func (p *program) end() {
 	_ = p.cmd.Wait()
 }
 
+// asVictim is set in a child made by startVictim.
+const asVictim = "BUS_TEST_VICTIM"
+
+// endWithParent runs from the start of a victim on. It ends the process when the standard input
+// ends, which is when the parent has ended, in whatever way.
+func endWithParent() {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(3)
+}
+
 // startVictim runs the calling test again as a child with dir and extra
 // environment. In the child, victimDir returns its directory.
 func startVictim(t *testing.T, dir string, env ...string) *program {
 	t.Helper()
-	return launch(t, again(t, append(env, envDir+"="+dir)...))
+	return launch(t, again(t, append(env, envDir+"="+dir, asVictim+"=1")...))
 }
 
 // victimDir is the directory of a child made by startVictim, "" in the parent.

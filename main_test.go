@@ -12,5 +12,8 @@ func TestMain(m *testing.M) {
 		runServer(options)
 		return
 	}
+	if os.Getenv(asVictim) != "" {
+		go endWithParent()
+	}
 	leakcheck.Main(m)
 }

@@ -18,7 +18,8 @@ import (
 // The tests of this file run publishers that are cancelled, and consumers that
 // fail, panic, stall, run out of time and are stopped and started again, all by
 // chance, with and without a backlog, and check what package bus promises of streams. The
-// seed of a failure is in the test's name.
+// seed of a failure is in the test's name. Those of promises_kill_test.go and
+// promises_members_test.go do that with processes that are killed.
 
 // fate is what is going to happen to a message.
 type fate int
@@ -262,16 +263,7 @@ func (r *promiseRun) publish(t *testing.T, st *bus.Stream, from, to int) {
 }
 
 func (r *promiseRun) note(ctx context.Context, st *bus.Stream, id int) {
-	d := destinyOf(r.seed, id)
-	subj := "p." + d.key
-	var ack *bus.Ack
-	var err error
-	opts := []bus.StoreOption{bus.MsgID(strconv.Itoa(id)), bus.WithHeader("Test-Id", strconv.Itoa(id))}
-	if d.fate == fateMalformed {
-		ack, err = bus.PublishTo(ctx, st, bus.Subject[[]byte](subj), []byte(`{"ID": `), opts...)
-	} else {
-		ack, err = bus.PublishTo(ctx, st, bus.Subject[unchecked](subj), unchecked{ID: id, Invalid: d.fate == fateInvalid}, opts...)
-	}
+	ack, err := storePromise(ctx, st, r.seed, id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
@@ -348,7 +340,7 @@ func (r *promiseRun) settleAll(t *testing.T, st *bus.Stream) {
 }
 
 func (r *promiseRun) settled(t *testing.T, st *bus.Stream) bool {
-	letters := r.deadLetters(t, st)
+	letters := deadLettersByMessage(t, st, r.wrong)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, l := range r.seen {
@@ -361,8 +353,8 @@ func (r *promiseRun) settled(t *testing.T, st *bus.Stream) bool {
 	return true
 }
 
-// dead letters are the dead letters by consumer and message.
-func (r *promiseRun) deadLetters(t *testing.T, st *bus.Stream) map[string]map[int]*bus.DeadLetter {
+// deadLettersByMessage are the dead letters by consumer and message.
+func deadLettersByMessage(t *testing.T, st *bus.Stream, wrong func(format string, args ...any)) map[string]map[int]*bus.DeadLetter {
 	all := map[string]map[int]*bus.DeadLetter{}
 	for l, err := range st.DeadLetters(t.Context(), bus.DeadFilter{}) {
 		must(t, err)
@@ -372,7 +364,7 @@ func (r *promiseRun) deadLetters(t *testing.T, st *bus.Stream) map[string]map[in
 			all[l.Durable] = map[int]*bus.DeadLetter{}
 		}
 		if all[l.Durable][id] != nil {
-			r.wrong("%s: message %d is a dead letter twice", l.Durable, id)
+			wrong("%s: message %d is a dead letter twice", l.Durable, id)
 		}
 		all[l.Durable][id] = l
 	}
@@ -381,7 +373,7 @@ func (r *promiseRun) deadLetters(t *testing.T, st *bus.Stream) map[string]map[in
 
 // check compares what happened with what was promised.
 func (r *promiseRun) check(t *testing.T, st *bus.Stream) {
-	letters := r.deadLetters(t, st)
+	letters := deadLettersByMessage(t, st, r.wrong)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	again := 0
