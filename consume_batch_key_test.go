@@ -442,7 +442,8 @@ func TestKeysInBatchesOfSuspects(t *testing.T) {
 }
 
 // Two buses share a durable with keys whose messages come in batches; the first one leaves, and
-// the other one goes on.
+// the other one goes on. The AckWait is long: a bus that gets no processor for a part of it would be
+// taken for dead, and its messages would be handled again.
 func TestKeysInBatchesOnTwoBuses(t *testing.T) {
 	t.Parallel()
 	a, b, sa, sb := two(t)
@@ -454,7 +455,8 @@ func TestKeysInBatchesOnTwoBuses(t *testing.T) {
 		}
 		return nil
 	}}
-	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.Concurrency(2), bus.BatchSize(20), bus.BatchWait(time.Millisecond), bus.AckWait(2 * time.Second)}
+	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.Concurrency(2), bus.BatchSize(20), bus.BatchWait(time.Millisecond), bus.AckWait(30 * time.Second),
+		bus.Retry(bus.RetryPolicy{MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond})} // all that fails has one key
 	first := consumeBatch(t, sa, "d", "s.*", got.handle(t), opts...)
 	eventually(t, "the first one is the owner", func() bool { return owns(a) })
 	consumeBatch(t, sb, "d", "s.*", got.handle(t), opts...)

@@ -65,7 +65,8 @@ func (o *keyOrder) count(who string) int {
 }
 
 // Two buses share a durable with keys; the first one leaves, and the other goes on.
-// Each message is handled once and each key in order.
+// Each message is handled once and each key in order. The AckWait is long: a bus that gets no
+// processor for a part of it would be taken for dead, and its messages would be handled again.
 func TestKeysOnTwoBuses(t *testing.T) {
 	t.Parallel()
 	a, b, sa, sb := two(t)
@@ -77,7 +78,7 @@ func TestKeysOnTwoBuses(t *testing.T) {
 		<-both
 		return o.handler(t, "a")(ctx, m)
 	}
-	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.Concurrency(2), bus.AckWait(2 * time.Second)}
+	opts := []bus.ConsumeOption{bus.KeyBySubject(), bus.Concurrency(2), bus.AckWait(30 * time.Second)}
 	first := consume(t, sa, "d", "s.*", patient, opts...)
 	eventually(t, "the first one is the owner", func() bool { return owns(a) })
 	consume(t, sb, "d", "s.*", o.handler(t, "b"), opts...)
