@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"testing"
@@ -147,7 +148,8 @@ func TestSwitchToForgetsMsgIDsAfterTheWindow(t *testing.T) {
 	})
 }
 
-// A switch keeps all IDs of a large window. BUS_TEST_SWITCH_IDS sets how many.
+// A switch keeps all IDs of a large window, of a stream that is copied while publishers go on.
+// BUS_TEST_SWITCH_IDS sets how many.
 func TestSwitchToKeepsManyMsgIDs(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("BUS_TEST_SWITCH_IDS"))
 	if err != nil {
@@ -156,11 +158,16 @@ func TestSwitchToKeepsManyMsgIDs(t *testing.T) {
 	target := newTarget(t)
 	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)), bus.WithTimeout(5*time.Minute))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Duplicates: time.Hour})
+	large := incompressible(20_000) // of the first messages, so that the stream is large
 	store := func(duplicate bool) {
 		t.Helper()
 		var all []*bus.Future
 		for i := range n {
-			f, err := bus.PublishToAsync(t.Context(), st, bus.Subject[int]("s.a"), i, bus.MsgID(fmt.Sprintf("an-id-of-the-usual-length-%d", i)))
+			payload := large
+			if i >= 2000 {
+				payload = nil
+			}
+			f, err := bus.PublishToAsync(t.Context(), st, bus.Subject[[]byte]("s.a"), payload, bus.MsgID(fmt.Sprintf("an-id-of-the-usual-length-%d", i)))
 			must(t, err)
 			all = append(all, f)
 		}
@@ -174,6 +181,9 @@ func TestSwitchToKeepsManyMsgIDs(t *testing.T) {
 	store(false)
 	before := heapBytes()
 	report := switchTo(t, b, target.ClientURL())
+	if !slices.Equal(report.Live, []string{"S"}) {
+		t.Errorf("copied while publishers went on: %v", report.Live)
+	}
 	t.Logf("%v %v; the heap grew by %d bytes, with both servers", report, report.Phases, heapBytes()-before)
 	begin := time.Now()
 	store(true)
