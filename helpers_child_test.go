@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// program is a child process. It ends when its test ends.
+// program is a child process. Whoever launches it sees to it that it ends with its test.
 type program struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
@@ -46,7 +46,6 @@ func launch(t *testing.T, cmd *exec.Cmd) *program {
 	p.stdin, err = cmd.StdinPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	t.Cleanup(p.end)
 	return p
 }
 
@@ -70,7 +69,9 @@ func endWithParent() {
 // environment. In the child, victimDir returns its directory.
 func startVictim(t *testing.T, dir string, env ...string) *program {
 	t.Helper()
-	return launch(t, again(t, append(env, envDir+"="+dir, asVictim+"=1")...))
+	p := launch(t, again(t, append(env, envDir+"="+dir, asVictim+"=1")...))
+	t.Cleanup(p.end)
+	return p
 }
 
 // victimDir is the directory of a child made by startVictim, "" in the parent.

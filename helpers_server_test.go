@@ -127,6 +127,19 @@ type serverProcess struct {
 	binary string // of nats-server, which then gets no more than a directory and a port; empty: this test binary
 }
 
+// newServer returns a server that is not started yet. It ends when its test ends, after what the
+// test makes from now on.
+func newServer(t *testing.T, binary string, c serverConfig) *serverProcess {
+	t.Helper()
+	p := &serverProcess{t: t, c: c, binary: binary}
+	t.Cleanup(func() {
+		if p.program != nil {
+			p.end()
+		}
+	})
+	return p
+}
+
 // url is where clients reach it.
 func (p *serverProcess) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", p.c.Port) }
 
@@ -152,7 +165,7 @@ func (p *serverProcess) start() {
 	cmd.Env = append(os.Environ(), asServer+"="+string(options))
 	p.program = launch(p.t, cmd)
 	if !p.lines.Scan() || !strings.HasPrefix(p.lines.Text(), "ready") {
-		p.end()
+		p.end() // so that its log is complete
 		p.t.Fatalf("the server did not start: %q\n%s", p.lines.Text(), p.log.String())
 	}
 }
@@ -204,7 +217,7 @@ func startServers(t *testing.T, n int, c serverConfig) (all []*serverProcess, ur
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[n+i]))
 	}
 	for i := range n {
-		p := &serverProcess{t: t, c: c}
+		p := newServer(t, "", c)
 		p.c.Name, p.c.Dir, p.c.Port = fmt.Sprintf("target-%d", i), filepath.Join(dir, fmt.Sprint(i)), ports[i]
 		if n > 1 {
 			p.c.ClusterPort, p.c.Routes = ports[n+i], slices.Delete(slices.Clone(routes), i, i+1)

@@ -204,7 +204,7 @@ func TestServerVersions(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newServer(t, binary)
+			p := newServerOf(t, binary)
 			p.start()
 			b, err := bus.Connect(t.Context(), p.url(), bus.WithLogger(silent()))
 			if !version.AtLeast(serverversion.Oldest) {
@@ -261,17 +261,17 @@ func trySwitch(t *testing.T, url string, version serverversion.Version) {
 	asError[*switchover.ObstacleError](t, err, "the target is nats-server "+version.String(), "cannot restore everything that is in a snapshot", "update its servers to 2.15 or newer")
 }
 
-// newServer returns a server of a binary that is not started yet.
-func newServer(t *testing.T, binary string) *serverProcess {
+// newServerOf returns a server of a binary that is not started yet.
+func newServerOf(t *testing.T, binary string) *serverProcess {
 	t.Helper()
-	return &serverProcess{t: t, binary: binary, c: serverConfig{Dir: t.TempDir(), Port: freePorts(t, 1)[0]}}
+	return newServer(t, binary, serverConfig{Dir: t.TempDir(), Port: freePorts(t, 1)[0]})
 }
 
 // tryUpgrade replaces the server under a running bus by the next version, from the oldest
 // supported one to the newest. Nothing is lost, and calls work as soon as the server has them.
 func tryUpgrade(t *testing.T, binaries []string) {
 	ctx := t.Context()
-	p := newServer(t, binaries[0])
+	p := newServerOf(t, binaries[0])
 	p.start()
 	b, err := bus.Connect(ctx, p.url(), bus.WithLogger(silent()), bus.WithTimeout(20*time.Second))
 	must(t, err)

@@ -1,0 +1,143 @@
+package bus_test
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+)
+
+// edgesVariable names the environment variable for the long form of TestEdges. Its value is how
+// many messages each edge stores in an outage. Then an outage takes longer than the servers
+// remember anything of the link, and the hub is killed.
+const edgesVariable = "OMNIBUS_TEST_EDGE_MESSAGES"
+
+// longOutage is longer than the 10 s after which a hub takes the stream of an edge for lost.
+const longOutage = 70 * time.Second
+
+// edgeOrder is the subject of what edges store; the wildcard is the edge.
+const edgeOrder bus.Subject[int] = "shop.*.orders"
+
+// edgesTest is a hub and two edges whose links can be cut.
+type edgesTest struct {
+	t     *testing.T
+	hub   *serverProcess
+	link  *relay
+	all   *bus.Stream // at the hub
+	edges map[string]*bus.Stream
+	each  int // messages of each edge
+}
+
+// Two edges with equal names of streams store messages while they are linked, and while the links
+// are down. The hub has each of them once, in order per edge, and does not mix them up.
+func TestEdges(t *testing.T) {
+	t.Parallel()
+	long, err := strconv.Atoi(os.Getenv(edgesVariable))
+	offline, outage := 1000, time.Duration(0)
+	if err == nil {
+		offline, outage = long, longOutage
+	}
+	e := newEdges(t)
+	e.store(200)
+	e.awaitHub("linked")
+	e.link.cut(true)
+	e.store(offline)
+	handle, got := collect[int](e.each)
+	for _, st := range e.edges { // they work offline
+		con := consume(t, st, "offline", edgeOrder, handle)
+		for range e.each {
+			receive(t, got)
+		}
+		must(t, con.Drain(t.Context()))
+	}
+	if n := streamInfo(t, e.hubBus(), "ALL").State.Msgs; n != 400 {
+		t.Errorf("while the links are down the hub has %d messages", n)
+	}
+	time.Sleep(outage)
+	e.link.redirect(e.leaves())
+	e.awaitHub("restored")
+	if err != nil {
+		return
+	}
+	e.hub.end()
+	e.store(offline)
+	e.hub.start()
+	e.awaitHub("the hub was killed and started again")
+}
+
+// newEdges starts a hub in a process of its own, and two edges.
+func newEdges(t *testing.T) *edgesTest {
+	e := &edgesTest{t: t, edges: make(map[string]*bus.Stream)}
+	hubs, url := startServers(t, 1, serverConfig{LeafPort: freePorts(t, 1)[0]})
+	e.hub = hubs[0]
+	e.link = newRelay(t, e.leaves())
+	for _, edge := range []string{"berlin", "osaka"} {
+		leaf := bus.Leaf{URL: "nats-leaf://" + e.link.listener.Addr().String(), Domain: edge}
+		p := startProgram(t, bus.WithStoreDir(t.TempDir()), bus.WithSync(bus.SyncEvery(time.Minute)), bus.WithLeaf(leaf))
+		e.edges[edge] = declare(t, p.bus, bus.StreamConfig{Name: "ORDERS", Subjects: []string{edgeOrder.At(edge).String()}})
+	}
+	hub := joinProgram(t, url)
+	for edge := range e.edges { // a hub that asks for a stream before the link is up asks again after 40 s
+		js, err := jetstream.NewWithDomain(hub.Conn(), edge)
+		must(t, err)
+		eventually(t, "the edge is linked", func() bool { return second(js.Stream(t.Context(), "ORDERS")) == nil })
+	}
+	e.all = declare(t, hub, bus.StreamConfig{Name: "ALL", Raw: func(c *jetstream.StreamConfig) {
+		for _, edge := range []string{"berlin", "osaka"} {
+			c.Sources = append(c.Sources, &jetstream.StreamSource{Name: "ORDERS", Domain: edge})
+		}
+	}})
+	return e
+}
+
+// leaves is where the hub accepts leaf nodes.
+func (e *edgesTest) leaves() string { return fmt.Sprintf("127.0.0.1:%d", e.hub.c.LeafPort) }
+
+// hubBus returns another program at the hub.
+func (e *edgesTest) hubBus() *bus.Bus { return joinProgram(e.t, e.hub.url()) }
+
+// store has each edge store n more numbers.
+func (e *edgesTest) store(n int) {
+	e.t.Helper()
+	for edge, st := range e.edges {
+		var futures []*bus.Future
+		for i := range n {
+			f, err := bus.PublishToAsync(e.t.Context(), st, edgeOrder.At(edge), e.each+i)
+			must(e.t, err)
+			futures = append(futures, f)
+		}
+		for _, f := range futures {
+			must(e.t, second(f.Wait(e.t.Context())))
+		}
+	}
+	e.each += n
+}
+
+// awaitHub waits until the hub has everything, and looks at it.
+func (e *edgesTest) awaitHub(when string) {
+	e.t.Helper()
+	began, b := time.Now(), e.hubBus()
+	within(e.t, 2*time.Minute, when+": the hub has all", func() bool {
+		st, err := b.JetStream().Stream(e.t.Context(), "ALL")
+		return err == nil && st.CachedInfo().State.Msgs >= uint64(2*e.each)
+	})
+	e.t.Logf("%s: the hub had all %d messages after %v", when, 2*e.each, time.Since(began).Round(time.Millisecond))
+	next := make(map[string]int)
+	for _, m := range replayed(e.t, e.all, edgeOrder) {
+		if next[m.Subject] != m.Data {
+			e.t.Fatalf("%s: %s has %d after %d", when, m.Subject, m.Data, next[m.Subject]-1)
+		}
+		next[m.Subject]++
+	}
+	for edge := range e.edges {
+		if n := next[edgeOrder.At(edge).String()]; n != e.each {
+			e.t.Errorf("%s: the hub has %d messages of %s, want %d", when, n, edge, e.each)
+		}
+	}
+	must(e.t, b.Close())
+}
