@@ -152,7 +152,9 @@ func TestCluster(t *testing.T) {
 func (c *clusterTest) start(number int) *node {
 	c.t.Helper()
 	n := &node{clusterTest: c, number: number, said: make(chan struct{})}
-	n.program = startVictim(c.t, c.dirs[number], append(c.env, "BUS_TEST_NODE="+strconv.Itoa(number))...)
+	// It takes orders from its standard input, and ends with it.
+	n.program = launch(c.t, again(c.t, append(c.env, envDir+"="+c.dirs[number], "BUS_TEST_NODE="+strconv.Itoa(number))...))
+	c.t.Cleanup(n.end)
 	go func() {
 		defer close(n.said)
 		for n.lines.Scan() {
