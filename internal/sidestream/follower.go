@@ -164,7 +164,12 @@ func (f *Followers) guard(out *wire.Out) {
 // stored.
 func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
 	a := f.address(KeyToken(d.Stored.Key), d.Stored.Sequence)
-	return f.store(inTraceOf(ctx, d), Later, CopyOf(d, d.Stored.Attempt-1).Message(a.Subject(Later)))
+	c := CopyOf(d, d.Stored.Attempt-1)
+	out := c.Message(a.Subject(Later))
+	if full := (&outlet.Message{Out: out}).Size(); full <= f.s.core.Link.MaxPayload() { // else it could not come back
+		c.shorten(&out)
+	}
+	return f.store(inTraceOf(ctx, d), Later, out)
 }
 
 // store stores out, of Copy.Message. It does not repeat that where the answer is lost: what is

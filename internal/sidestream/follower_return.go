@@ -81,7 +81,7 @@ func (f *Followers) read(ctx context.Context, r *returning) error {
 		return err
 	}
 	r.position = m.Sequence
-	if c, err := ParseCopy(wire.Header(m.Header), m.Data); err == nil { // else somebody else has put it there
+	if c, err := parseFollower(wire.Header(m.Header), m.Data, r.Address); err == nil { // else somebody else has put it there
 		r.copied, r.found = c, true
 	}
 	return nil
