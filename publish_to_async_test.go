@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,7 +187,7 @@ func TestPublishToAsyncRefuses(t *testing.T) {
 	}
 	asError[*bus.SubjectError](t, async(ctx, "elsewhere", 1), "does not store it")
 	asError[*bus.CodecError](t, async(ctx, "s.a", make(chan int)))
-	asError[*bus.PayloadError](t, async(ctx, "s.a", make([]byte, 2<<20)))
+	asError[*bus.PayloadError](t, async(ctx, "s.a", strings.Repeat("x", 2<<20)))
 	asError[*bus.OptionError](t, async(ctx, "s.a", 1, bus.MsgID("")), "MsgID")
 	isError(t, async(cancelled, "s.a", 1), context.Canceled)
 	asError[*bus.OptionError](t, async(nil, "s.a", 1), "ctx")

@@ -122,7 +122,7 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 	return w.inspectValue(rv, false, depth, hops+1)
 }
 
-var errHeldBytes = errors.New("bytes in an interface would be read as a string in base64; use a field of type []byte, a string, or codec.CBOR")
+var errHeldBytes = errors.New("bytes in an interface would be read as a string in base64; use []byte as the type of the field or the subject, a string, or codec.CBOR")
 
 // checkNumber returns an error for an empty number, which the libraries write as 0.
 func checkNumber(n json.Number) error {

@@ -186,8 +186,8 @@ func (f *Format) replyCodec(r *Request) (codec.Codec, error) {
 // marshal sets the payload of m to v, without compression. about is the subject whose
 // rules apply. Bytes take a short way, which allocates nothing.
 func marshal[T any](f *Format, m *outlet.Message, about string, v T, call codec.Codec) error {
-	if data, ok := any(v).([]byte); ok && call == nil {
-		m.Data = data
+	if data, ok := any(&v).(*[]byte); ok && call == nil { // not bytes in an interface: their reader expects a codec
+		m.Data = *data
 		return nil
 	}
 	return marshalValue(f, m, about, v, call)
@@ -207,7 +207,7 @@ func marshalValue[T any](f *Format, m *outlet.Message, about string, v T, call c
 // marshalAs encodes v and names the codec in the header if a reader needs that.
 func (f *Format) marshalAs(m *outlet.Message, t *Type, about string, v any, call codec.Codec) error {
 	cd := f.CodecFor(about, t, call)
-	if t.open && cd == codec.JSON {
+	if t.open && (cd == codec.JSON || cd == codec.CBOR) {
 		v = inInterface(v)
 	}
 	data, err := cd.Marshal(v)
@@ -229,13 +229,14 @@ func (f *Format) mustName(cd codec.Codec, about string, t *Type, chosen bool) bo
 		chosen && name != f.CodecFor(about, t, nil).ContentType()
 }
 
-// inInterface returns a pointer to an interface that holds v if v is an integer. JSON then
-// refuses one that its reader, who has only the interface, would round.
+// inInterface returns a pointer to an interface that holds v. So a codec sees that its reader
+// may have no more than the interface: JSON refuses numbers that would be rounded, and bytes. A
+// message and a json.RawMessage are written as they are.
 func inInterface(v any) any {
-	if rv := reflect.ValueOf(v); rv.CanInt() || rv.CanUint() {
-		return &v
+	if implied := codec.ForType(reflect.TypeOf(v)); implied == codec.Protobuf || implied == codec.JSON {
+		return v
 	}
-	return v
+	return &v
 }
 
 // impliesOther reports whether the type of v implies another codec than cd: who reads that

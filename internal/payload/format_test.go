@@ -1,9 +1,11 @@
 package payload_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"testing"
@@ -144,12 +146,14 @@ func TestMessageInAnInterface(t *testing.T) {
 	}
 }
 
-// JSON reads a number in an interface as a float64. It refuses an integer that this rounds.
-func TestIntegerInAnInterface(t *testing.T) {
+// JSON reads a number in an interface as a float64. It refuses one that this rounds, wherever it
+// comes from. The same value in a subject of its own type is carried.
+func TestNumberInAnInterface(t *testing.T) {
 	t.Parallel()
 	f := newFormat("")
 	type named uint64
 	for _, v := range []any{int64(1<<53 + 1), int64(math.MinInt64 + 3), uint64(math.MaxUint64), named(1<<53 + 1), int64(math.MinInt64 + 1),
+		struct{ A int64 }{1<<53 + 1}, &struct{ A []uint64 }{[]uint64{math.MaxUint64}}, json.Number("9007199254740993"), big.NewInt(1<<53 + 1),
 		map[string]any{"a": []any{int64(1<<53 + 1)}}, struct{ A any }{int64(math.MaxInt64)}, map[int]any{1: named(1<<53 + 1)}} {
 		err := payload.Encode(f, &outlet.Message{Out: wire.Out{Subject: "a"}}, v, nil)
 		if e, ok := errors.AsType[*payload.CodecError](err); !ok || !strings.Contains(e.Error(), "float64") {
@@ -160,8 +164,21 @@ func TestIntegerInAnInterface(t *testing.T) {
 	for _, v := range []any{int64(1 << 53), int64(-1 << 53), uint64(1 << 60), map[string]any{"a": int64(math.MinInt64)}, 1.5} {
 		encode(t, f, "a", v)
 	}
-	encode(t, f, "a", int64(math.MaxInt64)) // the reader knows the type
+	encode[any](t, f, "a", json.RawMessage("9007199254740993")) // it is written as it is
+	encode(t, f, "a", int64(math.MaxInt64))                     // the reader knows the type
 	encode(t, f, "a", struct{ A int64 }{math.MaxInt64})
+}
+
+// Bytes in an interface would become a string in base64.
+func TestBytesInAnInterface(t *testing.T) {
+	t.Parallel()
+	f := newFormat("")
+	err := payload.Encode[any](f, &outlet.Message{Out: wire.Out{Subject: "a"}}, []byte("x"), nil)
+	if e, ok := errors.AsType[*payload.CodecError](err); !ok || !strings.Contains(e.Error(), "base64") {
+		t.Errorf("got %v", err)
+	}
+	encode[any](t, f, "cbor.a", []byte("x"))
+	encode(t, f, "a", []byte("x"))
 }
 
 func TestBytesAreNotCopied(t *testing.T) {
