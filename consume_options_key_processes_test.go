@@ -44,9 +44,10 @@ func consumeByKey(t *testing.T, url string) {
 	st, err := b.LookupStream(t.Context(), "S")
 	must(t, err)
 	_, err = bus.Consume(t.Context(), st, "c", bus.Subject[int]("s.*"), func(_ context.Context, m *bus.Msg[int]) error {
-		say("begin %d %d", m.Sequence, time.Now().UnixNano())
+		call := callNumber.Add(1)
+		say("begin %d %d %d", call, m.Sequence, time.Now().UnixNano())
 		time.Sleep(slowHandler)
-		say("end %d %d", m.Sequence, time.Now().UnixNano())
+		say("end %d %d", call, time.Now().UnixNano())
 		return nil
 	}, bus.KeyByToken(2), bus.Concurrency(4), bus.AckWait(3*time.Second))
 	must(t, err)
@@ -59,6 +60,7 @@ func consumeByKey(t *testing.T, url string) {
 // handling is one handler call of a child.
 type handling struct {
 	by         string
+	call       int64 // its number in the child
 	sequence   uint64
 	begin, end int64 // nanoseconds; end is 0 if it never did
 	refused    bool  // surely; an outcome that is unknown may count
@@ -70,14 +72,14 @@ type keyTrace struct {
 	calls   []*handling
 	begun   map[string]int                  // calls, by child
 	latest  map[uint64]map[string]*handling // by sequence and child
-	open    map[string]map[uint64]*handling // what has not ended, by child and sequence
+	open    map[string]map[int64]*handling  // what has not ended, by child and number
 	events  map[string]int                  // by child and kind
 	said    map[string]int                  // other lines, by child and text
 	changed chan struct{}
 }
 
 func newKeyTrace() *keyTrace {
-	return &keyTrace{begun: make(map[string]int), latest: make(map[uint64]map[string]*handling), open: make(map[string]map[uint64]*handling),
+	return &keyTrace{begun: make(map[string]int), latest: make(map[uint64]map[string]*handling), open: make(map[string]map[int64]*handling),
 		events: make(map[string]int), said: make(map[string]int), changed: make(chan struct{}, 1)}
 }
 
@@ -90,23 +92,23 @@ func (tr *keyTrace) begin(h *handling) {
 	}
 	tr.latest[h.sequence][h.by] = h
 	if tr.open[h.by] == nil {
-		tr.open[h.by] = make(map[uint64]*handling)
+		tr.open[h.by] = make(map[int64]*handling)
 	}
-	tr.open[h.by][h.sequence] = h
+	tr.open[h.by][h.call] = h
 }
 
 func (tr *keyTrace) note(by, line string) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	var seq uint64
-	var at int64
+	var call, at int64
 	var kind string
 	switch {
-	case scanned(line, "begin %d %d", &seq, &at):
-		tr.begin(&handling{by: by, sequence: seq, begin: at})
-	case scanned(line, "end %d %d", &seq, &at):
-		tr.latest[seq][by].end = at
-		delete(tr.open[by], seq)
+	case scanned(line, "begin %d %d %d", &call, &seq, &at):
+		tr.begin(&handling{by: by, call: call, sequence: seq, begin: at})
+	case scanned(line, "end %d %d", &call, &at):
+		tr.open[by][call].end = at
+		delete(tr.open[by], call)
 	case scanned(line, "event %d %s", &seq, &kind):
 		tr.events[by+" "+kind]++
 		if kind == "settlement-refused" {
@@ -160,8 +162,8 @@ func (tr *keyTrace) count(by string) (own, all int) {
 
 // takenOver reports whether another child has begun what the one was at.
 func (tr *keyTrace) takenOver(from string) bool {
-	for seq, h := range tr.open[from] {
-		for _, o := range tr.latest[seq] {
+	for _, h := range tr.open[from] {
+		for _, o := range tr.latest[h.sequence] {
 			if o.by != from && o.begin > h.begin {
 				return true
 			}
@@ -360,7 +362,7 @@ func (tr *keyTrace) judge(t *testing.T, last uint64, stalled string) {
 	}
 	overlaps := tr.overlaps()
 	for _, o := range overlaps {
-		if o[0].by != stalled && o[1].by != stalled {
+		if o[0].by == o[1].by || o[0].by != stalled && o[1].by != stalled {
 			t.Errorf("%s was at %d while %s was at %d", o[0].by, o[0].sequence, o[1].by, o[1].sequence)
 		}
 	}

@@ -204,7 +204,8 @@ func (tr *troop) publishAll(st *bus.Stream, n int) {
 // stood reports whether the process stood still, or for a part of the TTL had no processor.
 func (l *life) stood() bool { return l.stalled || l.gap > ackWaitOfMembers/3/4 }
 
-// checkOverlaps checks that two messages of a key never ran at once, unless a process stood still.
+// checkOverlaps checks that two messages of a key never ran at once in one process, and in two only
+// if one stood still.
 func (tr *troop) checkOverlaps(durable string) (overlaps int) {
 	byKey := make(map[string][]*deed)
 	for id, all := range tr.deeds[durable] {
@@ -221,7 +222,7 @@ func (tr *troop) checkOverlaps(durable string) (overlaps int) {
 		for _, d := range all[1:] {
 			if d.began.Before(longest.ended) {
 				overlaps++
-				if !d.by.stood() && !longest.by.stood() {
+				if d.by == longest.by || !d.by.stood() && !longest.by.stood() {
 					tr.wrong("%s: key %s: process %d was at %d while process %d was at %d", durable, key, d.by.number, d.sequence, longest.by.number, longest.sequence)
 				}
 			}

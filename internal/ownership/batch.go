@@ -49,7 +49,7 @@ func (d *dispatcher) number(keys ...string) (ids []assignmentID, owns bool) {
 func (w *workers) handleBatch(ds []wire.Delivery, ids []assignmentID, outcomes []settle.Outcome) {
 	w.mu.Lock()
 	for _, id := range ids {
-		w.running[id] = struct{}{}
+		w.running[id] = true
 	}
 	w.mu.Unlock()
 	n := int64(len(ds))

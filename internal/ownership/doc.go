@@ -9,9 +9,9 @@
 //
 //   - Only one owner can settle. A message is settled when the settle record has it, and
 //     the server stores a record only while the lease has the owner's epoch (fence.go).
-//   - Two messages of one key never run at once, except while a process was suspended
-//     or cut off for a TTL: then its handlers that still run may overlap with those of
-//     another process. The outcomes of the first are refused and reported.
+//   - Two messages of one key never run at once in one process. In two processes they do only
+//     while one was suspended or cut off for a TTL: then its handlers that still run may overlap
+//     with those of another process. The outcomes of the first are refused and reported.
 //   - An outcome is reported as refused only if it does not count. If a reply was lost and
 //     what is stored does not tell, it is reported as unknown.
 //   - A message that a lost process had is handled again.

@@ -25,7 +25,7 @@ type workers struct {
 	ended  atomic.Int64
 
 	mu       sync.Mutex
-	running  map[assignmentID]struct{}
+	running  map[assignmentID]bool         // those that are here; whether the handler runs
 	queued   map[*wire.Stored]assignmentID // of the deliveries in the queue
 	epoch    uint64                        // of the owner that they work for
 	until    time.Time                     // when that owner may take this member for dead
@@ -34,7 +34,7 @@ type workers struct {
 }
 
 func newWorkers(m *Member) *workers {
-	w := &workers{member: m, running: make(map[assignmentID]struct{}), queued: make(map[*wire.Stored]assignmentID)}
+	w := &workers{member: m, running: make(map[assignmentID]bool), queued: make(map[*wire.Stored]assignmentID)}
 	w.queue = dispatch.New(m.cfg.Workers, w.handleRemote)
 	return w
 }
@@ -51,7 +51,9 @@ func (w *workers) onAssignment(msg *nats.Msg) {
 	}
 	w.mu.Lock()
 	_, twice := w.running[id]
-	w.running[id] = struct{}{}
+	if !twice {
+		w.running[id] = false
+	}
 	w.queued[d.Stored] = id
 	w.mu.Unlock()
 	if twice || !w.queue.Push(d) {
@@ -65,7 +67,10 @@ func (w *workers) onAssignment(msg *nats.Msg) {
 func (w *workers) handleRemote(d wire.Delivery) {
 	w.mu.Lock()
 	id := w.queued[d.Stored]
-	begins := !w.refusing && !w.quiesced && id.Epoch == w.epoch && time.Now().Before(w.until)
+	begins := !w.refusing && !w.quiesced && id.Epoch == w.epoch && time.Now().Before(w.until) && w.isFreeLocked(id)
+	if begins {
+		w.running[id] = true
+	}
 	w.mu.Unlock()
 	o, returned := settle.Outcome{Returned: true}, !begins
 	defer func() { w.finishRemote(d, id, o, begins) }()
@@ -80,10 +85,28 @@ func (w *workers) handleRemote(d wire.Delivery) {
 	}
 }
 
+// isFreeLocked reports whether a message may begin: no other one of its key runs here, and no
+// later assignment of the key is here. Both happen after this process was suspended: the owner
+// did not count on the earlier assignment any more, and has assigned the message again.
+func (w *workers) isFreeLocked(id assignmentID) bool {
+	if id.Key == noKey {
+		return true
+	}
+	for other, runs := range w.running {
+		if other.Key == id.Key && other != id && (runs || other.Epoch == id.Epoch && other.Number > id.Number) {
+			return false
+		}
+	}
+	return true
+}
+
 // finishRemote reports the outcome of an assignment to the owner. begun is false if the
 // handler was not called: then the owner assigns no more before a heartbeat.
 func (w *workers) finishRemote(d wire.Delivery, id assignmentID, o settle.Outcome, begun bool) {
 	m := w.member
+	w.mu.Lock()
+	w.running[id] = false // before the owner knows: it may assign the next message of the key at once
+	w.mu.Unlock()
 	a, err := m.reportOutcome(id, encodeOutcome(o, m.cfg.Cause))
 	w.forget(d.Stored, id, true)
 	switch {
@@ -100,7 +123,7 @@ func (w *workers) finishRemote(d wire.Delivery, id assignmentID, o settle.Outcom
 // goroutine of the intake.
 func (w *workers) handleLocal(d wire.Delivery, id assignmentID) settle.Outcome {
 	w.mu.Lock()
-	w.running[id] = struct{}{}
+	w.running[id] = true
 	w.mu.Unlock()
 	defer w.forget(nil, id, true)
 	return w.call(d)
