@@ -54,7 +54,7 @@ func TestDetach(t *testing.T) {
 			d.publish(50)
 			d.await("begun", func() int64 { return min(d.begun.Load(), int64(total+1)) }, int64(total+1))
 			quick, _ := ended(t)
-			_ = d.Durable.Quiesce(quick)
+			_ = d.Quiesce(quick)
 			for range 2 { // twice
 				if err := d.Detach(t.Context()); err != nil {
 					t.Fatalf("Detach: %v", err)
@@ -73,12 +73,12 @@ func TestDetach(t *testing.T) {
 				t.Errorf("the server sent %d messages after Detach, and %d pulls wait", info.Delivered.Consumer-before, info.NumWaiting)
 			}
 			release()
-			d.Durable.Resume()
-			d.Durable.Resume()
+			d.Resume()
+			d.Resume()
 			total += 70
 			d.await("handled", d.handled.Load, int64(total))
 		}
-		if err := d.Durable.Drain(t.Context()); err != nil {
+		if err := d.Drain(t.Context()); err != nil {
 			t.Errorf("Drain: %v", err)
 		}
 		if n := d.handled.Load(); n != int64(total) {
@@ -95,14 +95,14 @@ func TestDetachWhileAHandlerRuns(t *testing.T) {
 		d.publish(1)
 		d.await("begun", d.begun.Load, 1)
 		quick, _ := ended(t)
-		_ = d.Durable.Quiesce(quick)
+		_ = d.Quiesce(quick)
 		if err := d.Detach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		release()
 		d.await("acknowledged", func() int64 { return int64(d.info().AckFloor.Stream) }, 1)
-		d.Durable.Resume()
-		if err := d.Durable.Drain(t.Context()); err != nil {
+		d.Resume()
+		if err := d.Drain(t.Context()); err != nil {
 			t.Errorf("Drain: %v", err)
 		}
 	})
@@ -112,7 +112,7 @@ func TestDetachWhileAHandlerRuns(t *testing.T) {
 func TestDetachInVain(t *testing.T) {
 	t.Parallel()
 	eachDetachable(t, func(t *testing.T, d *detachable) {
-		if err := d.Durable.Quiesce(t.Context()); err != nil {
+		if err := d.Quiesce(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		ctx, reason := ended(t)
@@ -120,19 +120,19 @@ func TestDetachInVain(t *testing.T) {
 			t.Errorf("Detach = %v", err)
 		}
 		d.publish(20)
-		d.Durable.Resume()
+		d.Resume()
 		d.await("handled", d.handled.Load, 20)
-		if err := d.Durable.Quiesce(t.Context()); err != nil {
+		if err := d.Quiesce(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Detach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		d.publish(1)
-		if err := d.Durable.Drain(t.Context()); err != nil {
+		if err := d.Drain(t.Context()); err != nil {
 			t.Errorf("Drain: %v", err)
 		}
-		d.Durable.Resume() // after its end
+		d.Resume() // after its end
 		if n := d.begun.Load(); n != 20 {
 			t.Errorf("%d handlers began after Detach", n-20)
 		}

@@ -40,7 +40,7 @@
 //
 //	killed in                    the next start       the next switch
 //	journal, held, cut           embedded             nothing to clean, or marked copies of precopy
-//	precopy                      embedded             deletes the marked copies
+//	the precopy                  embedded             deletes the marked copies
 //	copy, verify                 embedded             deletes the marked copies
 //	moved and later              at the target        removes the marks
 package switchover
