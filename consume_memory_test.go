@@ -131,3 +131,39 @@ func TestManyMessagesThatWaitForAConsumer(t *testing.T) {
 	close(release)
 	must(t, c.Drain(t.Context()))
 }
+
+// What waits behind a failing message of its key is in S-retry, in memory only if the stream is.
+// BUS_TEST_FOLLOWERS sets how many there are.
+func TestManyFollowers(t *testing.T) {
+	t.Parallel()
+	for _, storage := range []string{"memory", "file"} {
+		t.Run(storage, func(t *testing.T) {
+			t.Parallel()
+			if runAsChild(t) {
+				return
+			}
+			n := numberFromEnv(t, "BUS_TEST_FOLLOWERS", 3000)
+			opts := []bus.Option{bus.WithMaxMemory(1 << 30), bus.WithLogger(silent())}
+			if storage == "file" {
+				opts = append(opts, bus.WithStoreDir(t.TempDir()), bus.WithSync(bus.SyncEvery(time.Minute)))
+			}
+			b := ownBus(t, opts...)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+			fill(t, b, "s.stuck", n)
+			before := heapInUse()
+			c, err := bus.Consume(t.Context(), st, "d", "s.>", func(context.Context, *bus.Msg[[]byte]) error {
+				return bus.RetryAfter(time.Hour, errNo)
+			}, bus.KeyBySubject())
+			must(t, err)
+			for streamInfo(t, b, "S-retry").State.Msgs < uint64(n-roomFor) {
+				receiveTick(t)
+			}
+			more := heapInUse() - before
+			t.Logf("%d followers in %s: %.1f MiB more than before", n, storage, more)
+			if more > 64 {
+				t.Errorf("they take %.1f MiB, want less than 64", more)
+			}
+			must(t, c.Drain(t.Context()))
+		})
+	}
+}
