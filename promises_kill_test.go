@@ -43,9 +43,10 @@ func (d *deed) final() bool {
 // life is one process, from its start to its end.
 type life struct {
 	number  int
-	died    time.Time // when it was killed; zero if it was not
-	tick    time.Time // its last sign of life
-	gap     time.Duration
+	died    time.Time     // when it was killed; zero if it was not
+	tick    time.Time     // its last sign of life
+	gap     time.Duration // the longest time without one
+	stalls  []trouble
 	stalled bool                 // it stood still, or got no processor for long
 	drained map[string]time.Time // when a consumer had last stopped in it; zero while that goes on
 }
@@ -160,12 +161,21 @@ func (c *chronicle) refuse(l *life, durable string, seq uint64) {
 	}
 }
 
-const tickEvery = 50 * time.Millisecond
+const (
+	tickEvery = 50 * time.Millisecond
+	stallOf   = 100 * time.Millisecond // what counts as a stall: less than a process may have before others act
+)
+
+// trouble is a time in which a process was killed or stood still.
+type trouble struct{ from, to time.Time }
 
 // ticked notes a sign of life, and how long the process had none.
 func (l *life) ticked(at time.Time) {
-	if !l.tick.IsZero() {
-		l.gap = max(l.gap, at.Sub(l.tick)-tickEvery)
+	if gap := at.Sub(l.tick) - tickEvery; !l.tick.IsZero() {
+		l.gap = max(l.gap, gap)
+		if gap > stallOf {
+			l.stalls = append(l.stalls, trouble{l.tick, at})
+		}
 	}
 	l.tick = at
 }
@@ -447,7 +457,8 @@ func (c *chronicle) checkProgress(durable string, keyed, batches bool) {
 	for id, all := range c.deeds[durable] {
 		for i, d := range all[1:] {
 			before := all[i]
-			if before.by == d.by && before.result == "failed" && d.attempt != before.attempt+1 && !(batches && d.attempt == before.attempt) && !inTwoPlaces(durable, all, d.by, keyed) {
+			follows := d.attempt == before.attempt+1 || batches && d.attempt == before.attempt
+			if before.by == d.by && before.result == "failed" && !follows && !inTwoPlaces(durable, all, d.by, keyed) {
 				c.wrong("%s: message %d: attempt %d after attempt %d failed", durable, id, d.attempt, before.attempt)
 			}
 		}

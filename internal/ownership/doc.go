@@ -76,8 +76,8 @@
 //	                                     them after AckWait
 //	the owner, after the record and      the next owner reads the record, and acknowledges
 //	before the acknowledgement           the message when it is redelivered, without a handler
-//	the owner, before a member has the   the member reports that the outcome is unknown
-//	reply to its report
+//	the owner, before a member has its   the member reports that the outcome is unknown
+//	reply to an outcome
 //	the owner, after the record of a     the next owner reads the reason and
 //	dead letter and before it is stored  writes it
 //	the owner, while it is suspended     its records are refused, so it acknowledges nothing
