@@ -43,6 +43,7 @@ type Bus struct {
 	async      *outlet.Async
 	window     *outlet.Window
 	registry   lifecycle.Registry
+	calls      link.Gate // calls of a few requests are inside; a switch holds it
 	format     *payload.Format
 	services   *discovery.Service
 	captures   *capture.Index
@@ -387,7 +388,19 @@ func (b *Bus) callable(ctx context.Context, call string) error {
 	return nil
 }
 
-// ready is callable for a call that asks the server. It waits while a switch holds the bus.
+// enter is callable for a call of a few requests to the server. It waits while a switch holds
+// the bus, and a switch waits for the call until done.
+func (b *Bus) enter(ctx context.Context, call string) (done func(), err error) {
+	if err := b.callable(ctx, call); err != nil {
+		return nil, err
+	}
+	if err := b.calls.Enter(ctx); err != nil {
+		return nil, b.opError(call, "", err)
+	}
+	return b.calls.Leave, nil
+}
+
+// ready is enter for a call that may last. A switch does not wait for it.
 func (b *Bus) ready(ctx context.Context, call string) error {
 	if err := b.callable(ctx, call); err != nil {
 		return err

@@ -122,9 +122,11 @@ type batchHandler interface {
 
 // consume starts a consumer of what matches one of the filters.
 func (s *Stream) consume(ctx context.Context, durable string, want consumption, opts []ConsumeOption) (*Consumer, error) {
-	if err := s.ready(ctx, want.call); err != nil {
+	done, err := s.enter(ctx, want.call)
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	o := newConsumeOptions()
 	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
 	o.completeBatch(want.call, want.batch != nil)

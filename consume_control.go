@@ -101,6 +101,11 @@ func (c *Consumer) Resume(ctx context.Context) error {
 }
 
 func (c *Consumer) pause(ctx context.Context, call serverversion.Feature, until time.Time) error {
+	done, err := c.bus.enter(ctx, call.Call)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := c.bus.checkServer(call); err != nil {
 		return err
 	}
@@ -166,9 +171,11 @@ func (c *Consumer) Lag(ctx context.Context) (Lag, error) {
 	if c.isZero() {
 		return Lag{}, badArgument("Consumer.Lag", "consumer", "is nil; did Consume fail?")
 	}
-	if err := c.bus.ready(ctx, "Consumer.Lag"); err != nil {
+	done, err := c.bus.enter(ctx, "Consumer.Lag")
+	if err != nil {
 		return Lag{}, err
 	}
+	defer done()
 	l, err := c.engine.Lag(ctx)
 	return Lag(l), c.publicError(err)
 }

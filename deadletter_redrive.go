@@ -49,9 +49,11 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 		return badArgument("RedriveAs", "dead letter", "is not one of DeadLetters")
 	}
 	b := l.stream.bus
-	if err := b.ready(ctx, "RedriveAs"); err != nil {
+	done, err := b.enter(ctx, "RedriveAs")
+	if err != nil {
 		return err
 	}
+	defer done()
 	o := &sendOptions{}
 	if err := applyAll(opts, o, MessageOption.onPublish); err != nil {
 		return err
@@ -65,7 +67,7 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 	if err := b.core.Outlet.CheckSize(&m); err != nil {
 		return payloadError(err)
 	}
-	err := deadletter.Of(b.core, l.stream.name).RedriveAs(ctx, l.message, m.Header, m.Data)
+	err = deadletter.Of(b.core, l.stream.name).RedriveAs(ctx, l.message, m.Header, m.Data)
 	return l.stream.deadError(ctx, "RedriveAs", err)
 }
 

@@ -87,9 +87,11 @@ func AllowShrink() DeclareOption {
 // *UnsupportedError for fields that the server does not know, *PanicError for a panic in
 // Raw, *StreamError for other errors of the server, ErrTimeout, ErrClosed.
 func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption) (*Stream, error) {
-	if err := b.ready(ctx, "Stream"); err != nil {
+	done, err := b.enter(ctx, "Stream")
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	o := new(declareOptions)
 	if err := applyAll(opts, o, DeclareOption.onDeclare); err != nil {
 		return nil, err
@@ -112,9 +114,11 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 // Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
 func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
-	if err := b.ready(ctx, "LookupStream"); err != nil {
+	done, err := b.enter(ctx, "LookupStream")
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if !streamName.MatchString(name) {
 		return nil, badStreamName(name)
 	}
@@ -179,7 +183,15 @@ func (s *Stream) callable(ctx context.Context, call string) error {
 	return s.bus.callable(ctx, call)
 }
 
-// ready is callable for a call that asks the server, see Bus.ready.
+// enter is callable for a call of a few requests to the server, see Bus.enter.
+func (s *Stream) enter(ctx context.Context, call string) (done func(), err error) {
+	if err := s.callable(ctx, call); err != nil {
+		return nil, err
+	}
+	return s.bus.enter(ctx, call)
+}
+
+// ready is enter for a call that may last, see Bus.ready.
 func (s *Stream) ready(ctx context.Context, call string) error {
 	if err := s.callable(ctx, call); err != nil {
 		return err

@@ -19,9 +19,11 @@ import (
 // Errors: ErrStreamNotFound if neither the stream nor a side stream existed, *StreamError,
 // ErrTimeout, ErrClosed.
 func (s *Stream) Delete(ctx context.Context) error {
-	if err := s.ready(ctx, "Delete"); err != nil {
+	done, err := s.enter(ctx, "Delete")
+	if err != nil {
 		return err
 	}
+	defer done()
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
 	gone := s.bus.core.JetStream.DeleteStream(ctx, s.name)
@@ -80,9 +82,11 @@ func (f *PurgeFilter) check() error {
 // the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages
 // may have been deleted; call Purge again to be sure.
 func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
-	if err := s.ready(ctx, "Purge"); err != nil {
+	done, err := s.enter(ctx, "Purge")
+	if err != nil {
 		return 0, err
 	}
+	defer done()
 	if err := f.check(); err != nil {
 		return 0, err
 	}
@@ -101,9 +105,11 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 // Errors: *OptionError for a wrong name, *StreamError (Code 404 if the consumer or the
 // stream does not exist), ErrTimeout, ErrClosed.
 func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
-	if err := s.ready(ctx, "DeleteConsumer"); err != nil {
+	done, err := s.enter(ctx, "DeleteConsumer")
+	if err != nil {
 		return err
 	}
+	defer done()
 	if !streamName.MatchString(durable) {
 		return &OptionError{Option: "DeleteConsumer durable", Value: fmt.Sprintf("%q", durable), Reason: "use 1 to 200 letters, digits, - and _"}
 	}

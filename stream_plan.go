@@ -51,9 +51,11 @@ func (p Plan) String() string {
 //
 // Other errors: those of Bus.Stream, except *StreamConflictError.
 func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption) (Plan, error) {
-	if err := s.ready(ctx, "Plan"); err != nil {
+	done, err := s.enter(ctx, "Plan")
+	if err != nil {
 		return Plan{}, err
 	}
+	defer done()
 	o := new(declareOptions)
 	if err := applyAll(opts, o, DeclareOption.onDeclare); err != nil {
 		return Plan{}, err

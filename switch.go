@@ -165,7 +165,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
 		Report: report, ID: s.move.ID, Stale: earlier.ID, Domain: s.local.domain, Linked: !s.local.single,
-		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.settings.Progress,
+		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.progress,
 	})
 	s.log(report, err)
 	return report, s.publicError(err)
@@ -185,6 +185,24 @@ func (s *busSwitch) publicError(err error) error {
 		return err
 	}
 	return s.b.opError("SwitchTo", "", err)
+}
+
+// progress calls the function of OnProgress. Whatever ends it, the switch goes on.
+func (s *busSwitch) progress(p switchover.Progress) {
+	if s.settings.Progress == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if v := recover(); v != nil {
+				s.b.cfg.logger.Error("the function of switchover.OnProgress panicked", "panic", fmt.Sprint(v), "phase", string(p.Phase))
+			}
+		}()
+		s.settings.Progress(p)
+	}()
+	<-done
 }
 
 // explained is translate, but never drops what err says: it may have several reasons.

@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/storedir"
 )
 
@@ -36,6 +37,9 @@ func (s *busSwitch) Journal(streams []string) error {
 
 // HoldConsumers implements engine.Bus.
 func (s *busSwitch) HoldConsumers(ctx context.Context, streams []string) error {
+	if err := s.holdCalls(ctx); err != nil {
+		return err
+	}
 	for _, c := range s.consumers() {
 		if !slices.Contains(streams, c.stream) {
 			continue
@@ -60,10 +64,11 @@ const handlerGrace = 50 * time.Millisecond
 func (s *busSwitch) Hold(ctx context.Context) error {
 	b := s.b
 	s.former = b.core.Link.Target()
-	for _, sender := range []lifecycle.Quiescer{b.async, b.core.Outlet} {
-		if err := sender.Quiesce(ctx); err != nil {
-			return err
-		}
+	if err := s.holdCalls(ctx); err != nil {
+		return err
+	}
+	if err := b.registry.QuiesceSenders(ctx); err != nil {
+		return err
 	}
 	brief, cancel := context.WithTimeout(ctx, handlerGrace)
 	defer cancel()
@@ -78,6 +83,15 @@ func (s *busSwitch) Hold(ctx context.Context) error {
 		if err := c.engine.Detach(ctx); err != nil {
 			return fmt.Errorf("consumer %s: %w", c.durable, err)
 		}
+	}
+	return nil
+}
+
+// holdCalls waits for calls of a few requests to the server, such as Consume, and has further
+// ones wait. It may be called again.
+func (s *busSwitch) holdCalls(ctx context.Context) error {
+	if err := s.b.calls.Hold(ctx); err != nil {
+		return fmt.Errorf("%s to the server did not end: %w", plural.Of(s.b.calls.Inside(), "call", "calls"), err)
 	}
 	return nil
 }
@@ -243,6 +257,7 @@ func (s *busSwitch) resume() {
 	for _, c := range s.early {
 		c.engine.Quiescer().Resume()
 	}
+	s.b.calls.Release()
 }
 
 // Abort implements engine.Bus.

@@ -90,6 +90,24 @@ func (r *Registry) Quiesce(ctx context.Context) error {
 	return nil
 }
 
+// QuiesceSenders stops only the senders until Resume, in the given order. It fails with the
+// first that still sends when ctx ends, which stays quiesced.
+func (r *Registry) QuiesceSenders(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	call := &quiesceCall{cancel}
+	if _, err := r.begin(call); err != nil {
+		return err
+	}
+	defer r.end(call)
+	for _, s := range r.senders {
+		if err := s.Quiesce(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // quiesceAll quiesces the members of one stage at the same time, and returns those that
 // still run.
 func quiesceAll(ctx context.Context, members []member) (running []StillRunning) {

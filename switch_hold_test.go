@@ -1,0 +1,90 @@
+package bus_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// A publish without an answer ends the hold. Then the bus goes on as before.
+func TestSwitchToWhilePublishing(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	silent := declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t.*"}})
+	must(t, b.JetStream().DeleteStream(t.Context(), "T"))
+	taken, err := b.Conn().SubscribeSync("t.1") // takes the message and does not answer
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	published := make(chan error, 1)
+	go func() { published <- second(bus.PublishTo(ctx, silent, "t.1", 1)) }()
+	must(t, second(taken.NextMsgWithContext(t.Context())))
+	_, err = b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(50*time.Millisecond))
+	asError[*switchover.Error](t, err, "MaxWait", "the bus is where it was")
+	storeNumbers(t, st, 1, 3)
+	must(t, bus.Publish(t.Context(), b, "x", 1))
+	must(t, b.Flush(t.Context()))
+	cancel()
+	isError(t, <-published, context.Canceled)
+}
+
+// What OnProgress does ends no switch.
+func TestSwitchToProgressPanics(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 3)
+	switchTo(t, b, target.ClientURL(), switchover.OnProgress(func(switchover.Progress) { panic("of the program") }))
+	storeNumbers(t, st, 4, 6)
+}
+
+// A Consume that asks the server when the hold begins is finished before it, and later ones
+// wait.
+func TestSwitchToWhileConsumeBegins(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 3)
+	asked := make(chan *nats.Msg, 100)
+	must(t, second(b.Conn().ChanSubscribe("$JS.API.CONSUMER.CREATE.S.>", asked)))
+	got, began := make(chan int, 100), make(chan error, 2)
+	begin := func(durable string) {
+		_, err := bus.Consume(t.Context(), st, durable, "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject())
+		began <- err
+	}
+	switchTo(t, b, target.ClientURL(), switchover.OnProgress(func(p switchover.Progress) {
+		switch p.Phase { //nolint:exhaustive // nothing begins later
+		case switchover.Hold:
+			go begin("before")
+			receive(t, asked)
+		case switchover.Cut:
+			go begin("meanwhile")
+		}
+	}))
+	must(t, <-began)
+	must(t, <-began)
+	for range 6 {
+		receive(t, got)
+	}
+	keys, err := b.JetStream().Stream(t.Context(), "S-keys")
+	must(t, err)
+	state, err := keys.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+	must(t, err)
+	for _, durable := range []string{"before", "meanwhile"} {
+		if shared := slices.ContainsFunc(slices.Collect(maps.Keys(state.State.Subjects)), func(s string) bool { return strings.Contains(s, durable) }); !shared {
+			t.Errorf("%s is not shared: %v", durable, state.State.Subjects)
+		}
+	}
+}
