@@ -150,6 +150,7 @@ var house = map[string]room{
 	}},
 
 	"internal/switchover": {floor: 8, imports: map[string]string{
+		"internal/plural":               "counts in texts",
 		"switchover":                    "what it reports and returns",
 		"internal/subject":              "subjects that two streams would store",
 		"internal/wire":                 "the incarnation that a copy carries",

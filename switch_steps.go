@@ -149,7 +149,7 @@ func (s *busSwitch) Cut(ctx context.Context) error {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%d other clients are connected to the port of this bus: %w", others, context.Cause(ctx))
+			return fmt.Errorf("%s connected to the port of this bus: %w", plural.Of(others, "other client is", "other clients are"), context.Cause(ctx))
 		}
 	}
 }

@@ -272,7 +272,7 @@ func TestSwitchToObstacles(t *testing.T) {
 			rawClient(t, b)
 			target, _ := single(t)
 			return target.ClientURL()
-		}, []string{"1 other clients are connected to the port of this bus", "disconnect them"}},
+		}, []string{"1 other client is connected to the port of this bus", "disconnect them"}},
 		"leaf link": {[]bus.Option{bus.WithServerOptions(func(o *server.Options) {
 			o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.Username, o.LeafNode.Password = "127.0.0.1", -1, "leaf", "x"
 		})}, func(t *testing.T, _ *bus.Bus) string { return newTarget(t).ClientURL() },

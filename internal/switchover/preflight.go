@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/switchover"
 )
@@ -24,7 +26,7 @@ func (s *run) preflight(ctx context.Context) error {
 		return fmt.Errorf("the streams of this bus: %w", err)
 	}
 	s.describe()
-	s.checkClients()
+	s.checkClients(ctx)
 	if s.checkServer() {
 		s.checkNames(ctx)
 		s.checkLimits(ctx)
@@ -83,13 +85,13 @@ func (s *run) describe() {
 }
 
 // checkClients looks for clients that would stay behind.
-func (s *run) checkClients() {
+func (s *run) checkClients(ctx context.Context) {
 	if s.Linked {
 		s.found("", "the embedded server is connected to other servers, as a node of a cluster or by a leaf link; their clients would go on to write to the old streams",
 			"start the bus without a cluster and without a leaf link, and switch then")
 	}
-	if n, _ := s.Bus.OtherClients(); n > 0 {
-		s.found("", fmt.Sprintf("%d other clients are connected to the port of this bus, and would go on to write to the old streams", n),
+	if n := s.otherClients(ctx); n > 0 {
+		s.found("", fmt.Sprintf("%s connected to the port of this bus, and would go on to write to the old streams", plural.Of(n, "other client is", "other clients are")),
 			"disconnect them, or connect them to the target when the switch is done")
 	}
 }
@@ -257,6 +259,26 @@ func (s *run) checkStream(info *jetstream.StreamInfo) {
 	for _, source := range sources {
 		if source.External != nil && strings.Contains(source.External.APIPrefix, "."+s.Domain+".") {
 			s.found(c.Name, fmt.Sprintf("it copies stream %q of this server by the name of its JetStream domain", source.Name), "leave External out of that source")
+		}
+	}
+}
+
+// leaveLimit is how long a server may take to notice that a client has left.
+const leaveLimit = 500 * time.Millisecond
+
+// otherClients returns how many clients stay connected to the old server. Those of an attempt
+// that has just failed may not be gone yet.
+func (s *run) otherClients(ctx context.Context) (n int) {
+	ctx, cancel := context.WithTimeout(ctx, leaveLimit)
+	defer cancel()
+	for {
+		n, _ = s.Bus.OtherClients()
+		if n == 0 || ctx.Err() != nil {
+			return n
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 }
