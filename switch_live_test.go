@@ -111,7 +111,7 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 				defer mu.Unlock()
 				handled[m.Data.N]++
 				return nil
-			}, bus.Concurrency(8), bus.AckWait(5*time.Second), bus.Retry(bus.RetryPolicy{MaxAttempts: 5, MinBackoff: 2 * time.Second, MaxBackoff: 2 * time.Second}))
+			}, bus.Concurrency(8), bus.Retry(bus.RetryPolicy{MaxAttempts: 5, MinBackoff: 2 * time.Second, MaxBackoff: 2 * time.Second}))
 			for range 8 {
 				receive(t, blocked)
 			}

@@ -1,12 +1,16 @@
 package bus_test
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +30,33 @@ func switchMessages(t *testing.T) int {
 	return n
 }
 
+// loaded is a message of a load: a number, and a body of any size.
+type loaded struct {
+	N    int
+	Body json.RawMessage
+}
+
+// loadBodies returns bodies of many sizes: those of real webhooks where they are, and others.
+func loadBodies(t *testing.T) (all []json.RawMessage) {
+	t.Helper()
+	for _, size := range []int{0, 10, 100, 1000, 10_000, 100_000} {
+		all = append(all, fmt.Appendf(nil, "%q", strings.Repeat("x", size)))
+	}
+	f, err := os.Open(filepath.Join("..", "shared", "data", "github-webhooks.ndjson"))
+	if err != nil {
+		t.Logf("without real webhooks: %v", err)
+		return all
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		all = append(all, json.RawMessage(lines.Text()))
+	}
+	must(t, lines.Err())
+	return all
+}
+
 // handledOnce counts how often each message of a durable was handled for good.
 type handledOnce struct {
 	name string
@@ -35,18 +66,14 @@ type handledOnce struct {
 	bad  []string
 }
 
-func newHandledOnce(name string) *handledOnce {
-	return &handledOnce{name: name, done: make(map[int]int), last: make(map[string]int)}
-}
-
-func (h *handledOnce) add(m *bus.Msg[int], keyed bool) {
+func (h *handledOnce) add(m *bus.Msg[loaded], keyed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done[m.Data]++
-	if keyed && m.Data < h.last[m.Subject] {
-		h.bad = append(h.bad, fmt.Sprintf("%s: %d after %d", m.Subject, m.Data, h.last[m.Subject]))
+	h.done[m.Data.N]++
+	if keyed && m.Data.N < h.last[m.Subject] {
+		h.bad = append(h.bad, fmt.Sprintf("%s: %d after %d", m.Subject, m.Data.N, h.last[m.Subject]))
 	}
-	h.last[m.Subject] = m.Data
+	h.last[m.Subject] = m.Data.N
 }
 
 func (h *handledOnce) len() int {
@@ -56,7 +83,7 @@ func (h *handledOnce) len() int {
 }
 
 // mustHave checks that all of acked were handled, each once and in order.
-func (h *handledOnce) mustHave(t *testing.T, acked map[int]bool) {
+func (h *handledOnce) mustHave(t *testing.T, acked map[int]uint64) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -75,63 +102,91 @@ func (h *handledOnce) mustHave(t *testing.T, acked map[int]bool) {
 	}
 }
 
+// loadStream is a stream of a load.
+type loadStream struct {
+	*bus.Stream
+	subject string
+	handled []*handledOnce
+	mu      sync.Mutex
+	acked   map[int]uint64 // the sequences, by number
+	seqs    map[uint64]bool
+}
+
 // switchLoad is what a bus does before, while and after it switches.
 type switchLoad struct {
-	t       *testing.T
-	b       *bus.Bus
-	st      *bus.Stream
-	handled []*handledOnce
-	next    atomic.Int64
-	mu      sync.Mutex
-	acked   map[int]bool
-	seqs    map[uint64]bool
-	longest time.Duration // that a PublishTo waited
-	replies atomic.Int64
-	stop    chan struct{}
-	workers sync.WaitGroup
+	t                 *testing.T
+	b                 *bus.Bus
+	events            *loadStream // on disk, with batches
+	jobs              *loadStream // a work queue
+	ticks             *loadStream // in memory
+	bodies            []json.RawMessage
+	next              atomic.Int64
+	longest           atomic.Int64 // that a call waited, in nanoseconds
+	replies           atomic.Int64
+	long              chan struct{} // has room for handlers that run across the switch
+	switched, stopped chan struct{}
+	workers           sync.WaitGroup
 }
 
 var errNotYet = errors.New("not yet")
 
 // newSwitchLoad declares streams and consumers of every kind: with and without keys, with
-// retries here and deferred ones, slow handlers, a work queue, memory, and requests.
+// retries here and deferred ones, slow handlers, batches, a work queue, memory, and requests.
 func newSwitchLoad(t *testing.T, b *bus.Bus) *switchLoad {
 	t.Helper()
-	l := &switchLoad{t: t, b: b, acked: make(map[int]bool), seqs: make(map[uint64]bool), stop: make(chan struct{})}
-	l.st = declare(t, b, bus.StreamConfig{Name: "LOAD", Subjects: []string{"load.*"}})
+	l := &switchLoad{t: t, b: b, bodies: loadBodies(t), long: make(chan struct{}, 8), switched: make(chan struct{}), stopped: make(chan struct{})}
+	l.events = l.stream(bus.StreamConfig{Name: "LOAD", Subjects: []string{"load.*"}, AtomicBatches: true})
+	l.jobs = l.stream(bus.StreamConfig{Name: "JOBS", Subjects: []string{"jobs.*"}, Retention: bus.WorkQueueRetention})
+	l.ticks = l.stream(bus.StreamConfig{Name: "TICKS", Subjects: []string{"ticks.*"}, Storage: bus.MemoryStorage})
 	retry := bus.Retry(bus.RetryPolicy{MaxAttempts: 5, MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond})
-	l.consume(l.st, "plain", retry, false, func(m *bus.Msg[int]) error {
+	l.consume(l.events, "plain", retry, false, func(m *bus.Msg[loaded]) error {
 		switch {
-		case m.Data%500 == 7:
-			time.Sleep(time.Second) // it runs across the switch
-		case m.Data%10 == 3 && m.Attempt < 3:
+		case m.Data.N%100 == 7:
+			l.runAcross()
+		case m.Data.N%10 == 3 && m.Attempt < 3:
 			return errNotYet
 		}
 		return nil
 	})
-	l.consume(l.st, "keyed", retry, true, func(m *bus.Msg[int]) error {
-		if m.Data%50 == 9 && m.Attempt < 2 {
+	l.consume(l.events, "keyed", retry, true, func(m *bus.Msg[loaded]) error {
+		if m.Data.N%50 == 9 && m.Attempt < 2 {
 			return errNotYet
 		}
 		return nil
 	}, bus.KeyBySubject())
-	l.consume(l.st, "deferred", bus.Retry(bus.RetryPolicy{MaxAttempts: 3, MinBackoff: 10 * time.Second, MaxBackoff: 10 * time.Second}), false, func(m *bus.Msg[int]) error {
-		if m.Data%100 == 5 && m.Attempt < 2 {
+	l.consume(l.events, "deferred", bus.Retry(bus.RetryPolicy{MaxAttempts: 3, MinBackoff: 10 * time.Second, MaxBackoff: 10 * time.Second}), false, func(m *bus.Msg[loaded]) error {
+		if m.Data.N%100 == 5 && m.Attempt < 2 {
 			return bus.RetryAfter(3*time.Second, errNotYet)
 		}
 		return nil
 	})
+	fine := func(*bus.Msg[loaded]) error { return nil }
+	l.consume(l.jobs, "workers", retry, false, fine)
+	l.consume(l.ticks, "clock", retry, true, fine, bus.KeyBySubject())
 	_, err := bus.Respond(b, bus.Endpoint[int, int]("load-double"), double)
 	must(t, err)
 	return l
 }
 
+// runAcross lets a few handlers run until the bus has switched.
+func (l *switchLoad) runAcross() {
+	select {
+	case l.long <- struct{}{}:
+		<-l.switched
+	default:
+	}
+}
+
+func (l *switchLoad) stream(c bus.StreamConfig) *loadStream {
+	return &loadStream{Stream: declare(l.t, l.b, c), subject: c.Subjects[0], acked: make(map[int]uint64), seqs: make(map[uint64]bool)}
+}
+
 // consume counts what a durable handles.
-func (l *switchLoad) consume(st *bus.Stream, durable string, retry bus.ConsumeOption, keyed bool, fail func(*bus.Msg[int]) error, opts ...bus.ConsumeOption) {
+func (l *switchLoad) consume(st *loadStream, durable string, retry bus.ConsumeOption, keyed bool, fail func(*bus.Msg[loaded]) error, opts ...bus.ConsumeOption) {
 	l.t.Helper()
-	h := newHandledOnce(durable)
-	l.handled = append(l.handled, h)
-	consume(l.t, st, durable, "load.*", func(_ context.Context, m *bus.Msg[int]) error {
+	h := &handledOnce{name: durable, done: make(map[int]int), last: make(map[string]int)}
+	st.handled = append(st.handled, h)
+	consume(l.t, st.Stream, durable, bus.Subject[loaded](st.subject), func(_ context.Context, m *bus.Msg[loaded]) error {
 		if err := fail(m); err != nil {
 			return err
 		}
@@ -148,46 +203,97 @@ func (l *switchLoad) run() {
 	l.workers.Go(l.request)
 }
 
+func (l *switchLoad) ended() bool {
+	select {
+	case <-l.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
 // publish stores messages, each key by one publisher, until the load ends.
 func (l *switchLoad) publish() {
-	id := rand.Int64()
-	subject := bus.Subject[int](fmt.Sprintf("load.%d", id))
-	for i := 0; ; i++ {
-		select {
-		case <-l.stop:
-			return
-		default:
-		}
-		n := int(l.next.Add(1))
+	key := fmt.Sprint(rand.Int64())
+	for i := 0; !l.ended(); i++ {
 		began := time.Now()
-		var opts []bus.StoreOption
-		if i%2 == 0 {
-			opts = append(opts, bus.AutoID())
+		var err error
+		switch {
+		case i%10 == 0:
+			err = l.storeBatch(key)
+		case i%10 < 3:
+			err = l.store(l.jobs, key, i)
+		case i%10 < 5:
+			err = l.store(l.ticks, key, i)
+		default:
+			err = l.store(l.events, key, i)
 		}
-		ack, err := bus.PublishTo(l.t.Context(), l.st, subject, n, opts...)
 		if err != nil {
-			l.t.Errorf("PublishTo: %v", err)
+			l.t.Errorf("a message was not stored: %v", err)
 			return
 		}
-		l.mu.Lock()
-		l.acked[n] = true
-		if l.seqs[ack.Sequence] {
-			l.t.Errorf("two messages have the sequence %d", ack.Sequence)
+		for waited := int64(time.Since(began)); ; {
+			longest := l.longest.Load()
+			if waited <= longest || l.longest.CompareAndSwap(longest, waited) {
+				break
+			}
 		}
-		l.seqs[ack.Sequence] = true
-		l.longest = max(l.longest, time.Since(began))
-		l.mu.Unlock()
+	}
+}
+
+func (l *switchLoad) message() loaded {
+	n := int(l.next.Add(1))
+	return loaded{n, l.bodies[n%len(l.bodies)]}
+}
+
+func (s *loadStream) subjectOf(key string) bus.Subject[loaded] {
+	return bus.Subject[loaded](strings.Replace(s.subject, "*", key, 1))
+}
+
+func (l *switchLoad) store(st *loadStream, key string, i int) error {
+	var opts []bus.StoreOption
+	if i%2 == 0 {
+		opts = append(opts, bus.AutoID())
+	}
+	m := l.message()
+	ack, err := bus.PublishTo(l.t.Context(), st.Stream, st.subjectOf(key), m, opts...)
+	if err == nil {
+		l.record(st, ack.Sequence, m.N)
+	}
+	return err
+}
+
+// storeBatch stores three messages together.
+func (l *switchLoad) storeBatch(key string) error {
+	var items []bus.Item
+	var numbers []int
+	for range 3 {
+		m := l.message()
+		items, numbers = append(items, bus.ItemOf(l.events.subjectOf(key), m)), append(numbers, m.N)
+	}
+	ack, err := bus.PublishToBatch(l.t.Context(), l.events.Stream, items...)
+	if err == nil {
+		l.record(l.events, ack.First, numbers...)
+	}
+	return err
+}
+
+// record records acknowledged messages.
+func (l *switchLoad) record(st *loadStream, first uint64, numbers ...int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for i, n := range numbers {
+		seq := first + uint64(i)
+		if st.seqs[seq] {
+			l.t.Errorf("two messages of stream %s have the sequence %d", st.Name(), seq)
+		}
+		st.seqs[seq], st.acked[n] = true, seq
 	}
 }
 
 // request asks the responder of the bus until the load ends.
 func (l *switchLoad) request() {
-	for {
-		select {
-		case <-l.stop:
-			return
-		default:
-		}
+	for !l.ended() {
 		got, err := bus.Request(l.t.Context(), l.b, bus.Endpoint[int, int]("load-double"), 21)
 		if err != nil || got != 42 {
 			l.t.Errorf("Request = %d, %v", got, err)
@@ -197,28 +303,49 @@ func (l *switchLoad) request() {
 	}
 }
 
-// await waits until so many messages were stored.
-func (l *switchLoad) await(n int) {
+// awaitLong waits for cond, which may take minutes.
+func (l *switchLoad) awaitLong(what string, cond func() bool) {
 	l.t.Helper()
-	for began := time.Now(); int(l.next.Load()) < n; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 5*time.Minute {
-			l.t.Fatalf("only %d of %d messages were stored", l.next.Load(), n)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(5 * time.Minute)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-late:
+			l.t.Errorf("did not happen: %s", what)
+			return
 		}
 	}
 }
 
-// end ends the load and checks that everything was handled once.
+// stored waits until so many messages were stored.
+func (l *switchLoad) stored(n int) {
+	l.t.Helper()
+	l.awaitLong(fmt.Sprintf("%d messages are stored", n), func() bool { return int(l.next.Load()) >= n })
+}
+
+// end ends the load and checks that everything was handled once, and has its sequence.
 func (l *switchLoad) end() {
 	l.t.Helper()
-	close(l.stop)
+	close(l.stopped)
 	l.workers.Wait()
-	for _, h := range l.handled {
-		for began := time.Now(); h.len() < len(l.acked) && time.Since(began) < time.Minute; {
-			time.Sleep(10 * time.Millisecond)
+	all := 0
+	for _, st := range []*loadStream{l.events, l.jobs, l.ticks} {
+		all += len(st.acked)
+		for _, h := range st.handled {
+			l.awaitLong(h.name+" handles everything", func() bool { return h.len() >= len(st.acked) })
+			h.mustHave(l.t, st.acked)
 		}
-		h.mustHave(l.t, l.acked)
 	}
-	l.t.Logf("%d messages, %d replies, longest PublishTo %v", len(l.acked), l.replies.Load(), l.longest)
+	for _, st := range []*loadStream{l.events, l.ticks} {
+		for _, m := range replayed(l.t, st.Stream, bus.Subject[loaded](st.subject)) {
+			if seq, acked := st.acked[m.Data.N]; acked && seq != m.Sequence {
+				l.t.Errorf("message %d of stream %s has the sequence %d, and was acknowledged with %d", m.Data.N, st.Name(), m.Sequence, seq)
+			}
+		}
+	}
+	l.t.Logf("%d messages, %d replies, longest wait of a publisher %v", all, l.replies.Load(), time.Duration(l.longest.Load()))
 }
 
 // A bus switches to a single server and to a cluster while it publishes, handles, retries and
@@ -232,65 +359,23 @@ func TestSwitchToUnderLoad(t *testing.T) {
 			}
 			t.Parallel()
 			_, urls := servers(t, n)
-			dir := t.TempDir()
-			b := openOn(t, dir, bus.WithTimeout(time.Minute)) // MaxWait is as long
+			messages, opts := switchMessages(t), []bus.Option{bus.WithTimeout(time.Minute), bus.WithMaxMemory(1 << 30)} // MaxWait is as long as the timeout
+			if messages > 1000 {
+				opts = append(opts, bus.WithSync(bus.SyncEvery(time.Second)))
+			}
+			b := openOn(t, t.TempDir(), opts...)
 			l := newSwitchLoad(t, b)
 			l.run()
-			l.await(switchMessages(t))
+			l.stored(messages)
 			report, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(time.Minute))
+			close(l.switched)
 			t.Logf("%v\n%v", report, report.Phases)
 			must(t, err)
 			if info := streamInfo(t, b, "LOAD"); info.Config.Replicas != n || len(info.Config.Metadata["_omnibus.moving"]) > 0 {
 				t.Errorf("the stream has %d replicas and the metadata %v", info.Config.Replicas, info.Config.Metadata)
 			}
-			l.await(int(l.next.Load()) + 500)
+			l.stored(int(l.next.Load()) + 500)
 			l.end()
 		})
 	}
-}
-
-// Requests that are under way when the bus switches get their replies: slow ones whose handler
-// runs across the switch, those that no handler has begun, and those whose reply is sent just
-// when the connection is cut.
-func TestSwitchToWithRequestsUnderWay(t *testing.T) {
-	t.Parallel()
-	target := newTarget(t)
-	b := ownBus(t)
-	storeNumbers(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 100)
-	for name, wait := range map[string]func() time.Duration{
-		"slow":  func() time.Duration { return 2 * time.Second },
-		"quick": func() time.Duration { return rand.N(200 * time.Millisecond) },
-	} {
-		_, err := bus.Respond(b, bus.Endpoint[int, int](name), func(_ context.Context, m *bus.Msg[int]) (int, error) {
-			time.Sleep(wait())
-			return m.Data * 2, nil
-		}, bus.Concurrency(256))
-		must(t, err)
-	}
-	var under, done atomic.Int64
-	var requesters sync.WaitGroup
-	ctx, end := context.WithCancel(t.Context())
-	ask := func(name bus.Endpoint[int, int], n int) {
-		under.Add(1)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if got, err := bus.Request(ctx, b, name, n); err != nil || got != 2*n {
-			t.Errorf("Request to %q = %d, %v", name, got, err)
-		}
-		done.Add(1)
-	}
-	for n := range 300 {
-		requesters.Go(func() { ask("slow", n) })
-		requesters.Go(func() {
-			for n := n; ctx.Err() == nil; n++ {
-				ask("quick", n)
-			}
-		})
-	}
-	eventually(t, "they are under way", func() bool { return under.Load() > 1000 })
-	report := switchTo(t, b, target.ClientURL())
-	late := under.Load() - done.Load()
-	end()
-	requesters.Wait()
-	t.Logf("waited %v; %d requests, of which %d were under way at the end of the switch", report.Waited, done.Load(), late)
 }
