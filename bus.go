@@ -76,7 +76,7 @@ type localServer struct {
 	dir        *storedir.Dir                    // nil in memory
 
 	// inReserve is core.Core.InReserve.
-	inReserve func(size int, fn func() error) error
+	inReserve func(ctx context.Context, size int, half bool, fn func() error) error
 	// usage is how much of the limits of memory and disk is in use.
 	usage func() []storageUse
 }
@@ -239,9 +239,9 @@ func (b *Bus) linkConfig() link.Config {
 }
 
 // inReserve is core.Core.InReserve, for as long as the server is in this process.
-func (b *Bus) inReserve(size int, fn func() error) error {
+func (b *Bus) inReserve(ctx context.Context, size int, half bool, fn func() error) error {
 	if local := b.local.Load(); local != nil {
-		return local.inReserve(size, fn)
+		return local.inReserve(ctx, size, half, fn)
 	}
 	return fn()
 }

@@ -115,8 +115,9 @@ func WithMaxMemory(bytes int64) Option {
 
 // WithMaxStore limits the bytes of all streams on disk. The default is a quarter of the
 // size of the file system of the store directory. Beyond it the consumers of this bus have a
-// reserve for dead letters, retries and their own records: an eighth of the limit, at least
-// 4 MiB and at most 1 GiB. Without it a message that fails could neither become a dead letter
+// reserve for dead letters, retries, messages that wait behind a failing one of their key, and
+// their own records: an eighth of the limit, at most 1 GiB, and at least the size of four
+// messages of WithMaxPayload (4 MiB by default). Without it a message that fails could neither become a dead letter
 // nor leave its stream. A bus whose limit is reached reports event.StoreFull, and its Health is
 // degraded.
 func WithMaxStore(bytes int64) Option {

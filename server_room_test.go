@@ -3,8 +3,8 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
-
 	"time"
 
 	"github.com/omnibus-go/bus"
@@ -135,4 +135,74 @@ func TestMaxBytesLeavesRoomForSideStreams(t *testing.T) {
 		dead, err := st.DeadCount(t.Context(), bus.DeadFilter{})
 		return err == nil && dead == 1
 	})
+}
+
+// Messages that wait behind a failing one of their key are stored, and come back, while the
+// store is full and publishers take each byte that becomes free.
+func TestFollowersFindRoom(t *testing.T) {
+	t.Parallel()
+	for option, tc := range map[string]struct {
+		opts      []bus.Option
+		retention bus.Retention
+	}{
+		"WithMaxMemory": {[]bus.Option{bus.WithMaxMemory(2 << 20)}, bus.WorkQueueRetention},
+		"WithMaxStore": {[]bus.Option{bus.WithMaxStore(2 << 20), bus.WithStoreDir(t.TempDir()), bus.WithSync(bus.SyncEvery(time.Minute))},
+			bus.LimitsRetention},
+	} {
+		t.Run(option, func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t, append(tc.opts, bus.WithLogger(silent()))...)
+			testFollowersFindRoom(t, b, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Retention: tc.retention}))
+		})
+	}
+}
+
+func testFollowersFindRoom(t *testing.T, b *bus.Bus, st *bus.Stream) {
+	const n = 1000
+	other := declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t.*"}})
+	full := func() {
+		for _, size := range []int{100_000, 1000, 1} {
+			for second(bus.PublishTo(t.Context(), other, "t.a", make([]byte, size))) == nil {
+			}
+		}
+	}
+	var open atomic.Bool
+	var handled atomic.Int64
+	consume(t, st, "d", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+		if m.Data == 1 && !open.Load() {
+			return errNo
+		}
+		handled.Add(1)
+		return nil
+	}, bus.KeyBySubject(), bus.Retry(bus.RetryPolicy{MaxAttempts: 1000, MinBackoff: 50 * time.Millisecond, MaxBackoff: 50 * time.Millisecond}))
+	storeRange(t, st, "s.a", 1, n+1)
+	full() // some are stored, and others are on their way to S-retry
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	defer func() {
+		cancel()
+		<-stopped
+	}()
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for ; ctx.Err() == nil; <-tick.C {
+			full()
+		}
+	}()
+	eventually(t, "messages in S-retry", func() bool { return streamInfo(t, b, "S-retry").State.Msgs > 50 })
+	open.Store(true)
+	for handled.Load() < n { // with two cores and the race detector this takes a while
+		before := handled.Load()
+		eventually(t, "one more is handled", func() bool { return handled.Load() > before })
+	}
+}
+
+// A limit above 2 GiB has its share in use also where an int has 32 bits.
+func TestHealthOfALargeStore(t *testing.T) {
+	t.Parallel()
+	b := ownBus(t, bus.WithMaxMemory(3<<30), bus.WithHealthThresholds(health.Thresholds{StoreRatio: 1e-12}), bus.WithLogger(silent()))
+	storeRange(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), "s.a", 0, 1)
+	unwell(t, b.Health(t.Context()), health.Degraded, "store", "of 3221225472 bytes")
 }

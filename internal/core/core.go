@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -35,8 +36,9 @@ type Core struct {
 	Alone    atomic.Bool // no other process can reach the server
 
 	// InReserve calls a function that stores a message of size bytes or declares a stream,
-	// while the embedded server takes that beyond its limits. Nil if there is none.
-	InReserve func(size int, fn func() error) error
+	// while the embedded server takes that beyond its limits; with half only within one half of
+	// its reserve. It waits for its turn until ctx ends. Nil if there is none.
+	InReserve func(ctx context.Context, size int, half bool, fn func() error) error
 
 	Handlers context.Context // of all handlers; ends when a stopping bus waits no longer
 	Stopping <-chan struct{} // closed when the bus begins to stop
@@ -75,10 +77,32 @@ func (c *Core) Connected() bool { return c.Link.Conn().IsConnected() }
 
 // WithReserve calls fn, which stores a message of size bytes in a side stream or declares one.
 // If the server has no room, it calls fn again with the reserve of the embedded server.
-func (c *Core) WithReserve(size int, fn func() error) error {
-	err := fn()
-	if c.InReserve == nil || !jserr.IsFull(err) {
-		return err
+func (c *Core) WithReserve(ctx context.Context, size int, fn func() error) error {
+	return c.withReserve(ctx, size, false, fn)
+}
+
+// WithHalfReserve is WithReserve for what takes room and makes none. It leaves one half of the
+// reserve to what makes room.
+func (c *Core) WithHalfReserve(ctx context.Context, size int, fn func() error) error {
+	return c.withReserve(ctx, size, true, fn)
+}
+
+// withReserve is both. Without a second call of fn its error is that of the first one, which
+// says that nothing was stored.
+func (c *Core) withReserve(ctx context.Context, size int, half bool, fn func() error) error {
+	full := fn()
+	if c.InReserve == nil || !jserr.IsFull(full) {
+		return full
 	}
-	return c.InReserve(size, fn)
+	ctx, cancel := c.WithTimeout(ctx)
+	defer cancel()
+	called := false
+	err := c.InReserve(ctx, size, half, func() error {
+		called = true
+		return fn()
+	})
+	if !called {
+		return fmt.Errorf("%w; the reserve beyond the limit was not available: %v", full, err)
+	}
+	return err
 }

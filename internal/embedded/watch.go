@@ -113,14 +113,9 @@ func (s *Server) streams() (map[string]time.Time, error) {
 	return created, nil
 }
 
-// unusedTier is a tier of streams that no stream has.
-const unusedTier = "R0"
-
-// refuseMessages has the server refuse each message for a stream. It takes the limits of the
-// account away, without which the server stores nothing. What is stored can still be read.
+// refuseMessages has the server refuse each message for a stream.
 func (s *Server) refuseMessages() {
-	err := s.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{unusedTier: {}})
-	if err != nil {
+	if err := s.room.close(s.server); err != nil {
 		s.config.Logger.Error(fmt.Sprintf("the server goes on to acknowledge messages of other clients, which are not stored: %v; stop this process", err))
 	}
 }

@@ -21,7 +21,7 @@ type Config struct {
 
 	// WithReserve calls a function that stores a message of size bytes, and again with the
 	// reserve of the server if it has no room. Nil if there is none.
-	WithReserve func(size int, send func() error) error
+	WithReserve func(ctx context.Context, size int, send func() error) error
 
 	// Run calls the handler for one message. It must not panic. It may end its goroutine.
 	Run func(wire.Delivery) settle.Outcome

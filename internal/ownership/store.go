@@ -27,16 +27,16 @@ var ErrUnknown = errors.New("the outcome may count or not: a reply was lost befo
 type store struct {
 	subjects
 	link        *link.Link
-	withReserve func(size int, send func() error) error // nil: there is no reserve
+	withReserve func(ctx context.Context, size int, send func() error) error // nil: there is no reserve
 }
 
 // inReserve calls send, which stores a message of size bytes, and uses the reserve of the
 // server if it has no room.
-func (s *store) inReserve(size int, send func() error) error {
+func (s *store) inReserve(ctx context.Context, size int, send func() error) error {
 	if s.withReserve == nil {
 		return send()
 	}
-	return s.withReserve(size, send)
+	return s.withReserve(ctx, size, send)
 }
 
 // readLease returns the lease and its epoch. The epoch is 0 if there never was a lease.
@@ -152,7 +152,7 @@ func (s *store) write(ctx context.Context, subject string, body []byte, epoch ui
 		}
 		return reply.Error
 	}
-	if err := s.inReserve(len(body), send); err != nil && reply.Error == nil {
+	if err := s.inReserve(ctx, len(body), send); err != nil && reply.Error == nil {
 		return 0, err
 	}
 	switch e := reply.Error; {

@@ -363,7 +363,7 @@ func (l *Log) countCrashes(ctx context.Context, s *wire.Stored) error {
 
 // publish stores a record.
 func (l *Log) publish(ctx context.Context, subject string, body []byte, opts ...jetstream.PublishOpt) error {
-	return l.cfg.Core.WithReserve(len(body), func() error {
+	return l.cfg.Core.WithReserve(ctx, len(body), func() error {
 		_, err := l.cfg.Core.JetStream.Publish(ctx, subject, body, opts...)
 		return err
 	})

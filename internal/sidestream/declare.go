@@ -129,7 +129,7 @@ func create(ctx context.Context, c *core.Core, stream Stream, want jetstream.Str
 	}
 	now := st.CachedInfo().Config
 	want.Storage, want.Replicas = now.Storage, now.Replicas
-	err = c.WithReserve(0, func() (err error) {
+	err = c.WithReserve(ctx, 0, func() (err error) {
 		st, err = c.CreateStream(ctx, want)
 		if jserr.Is(err, jserr.MaxBytesRequired) && now.MaxBytes > 0 {
 			// The account has no streams without a limit. No copy may be dropped at the limit.

@@ -131,7 +131,7 @@ func (f *Followers) MayWait(d *wire.Delivery) bool {
 func (f *Followers) mark(ctx context.Context) error {
 	subject := f.s.Address(0).OwnerMark()
 	var ack *jetstream.PubAck
-	err := f.s.core.WithReserve(0, func() (err error) {
+	err := f.s.core.WithReserve(ctx, 0, func() (err error) {
 		ack, err = f.s.core.JetStream.Publish(ctx, subject, nil)
 		return err
 	})
@@ -161,7 +161,8 @@ func (f *Followers) guard(out *wire.Out) {
 }
 
 // Put stores a copy of d. The caller acknowledges d afterwards. After an error the copy may be
-// stored.
+// stored. It leaves one half of the reserve of a full server to Return: what is stored takes
+// room until it has returned.
 func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
 	a := f.address(KeyToken(d.Stored.Key), d.Stored.Sequence)
 	c := CopyOf(d, d.Stored.Attempt-1)
@@ -169,17 +170,23 @@ func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
 	if full := (&outlet.Message{Out: out}).Size(); full <= f.s.core.Link.MaxPayload() { // else it could not come back
 		c.shorten(&out)
 	}
-	return f.store(inTraceOf(ctx, d), Later, out)
+	return f.store(inTraceOf(ctx, d), f.s.core.WithHalfReserve, Later, out)
 }
+
+// withReserve is core.Core.WithReserve or WithHalfReserve.
+type withReserve func(ctx context.Context, size int, fn func() error) error
 
 // store stores out, of Copy.Message. It does not repeat that where the answer is lost: what is
 // stored twice must be known as such.
-func (f *Followers) store(ctx context.Context, kind Kind, out wire.Out) error {
+func (f *Followers) store(ctx context.Context, with withReserve, kind Kind, out wire.Out) error {
 	f.guard(&out)
 	ctx, done := f.s.core.Bound(ctx)
 	defer done()
-	_, err := f.s.core.Outlet.Store(ctx, &outlet.Message{Out: out, Copy: Prefix(kind)})
-	return err
+	m := outlet.Message{Out: out, Copy: Prefix(kind)}
+	return with(ctx, m.Size(), func() error {
+		_, err := f.s.core.Outlet.Store(ctx, &m)
+		return err
+	})
 }
 
 func (f *Followers) address(token string, sequence uint64) Address {

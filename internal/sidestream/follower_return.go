@@ -101,7 +101,7 @@ func (f *Followers) storeRetry(ctx context.Context, r *returning) error {
 			return err
 		}
 	}
-	return f.store(ctx, Retry, r.copied.Message(r.Subject(Retry)))
+	return f.store(ctx, f.s.core.WithReserve, Retry, r.copied.Message(r.Subject(Retry)))
 }
 
 // remove removes the copies of r. The server removes one message faster than it purges a
@@ -146,7 +146,11 @@ func (a *anchor) renew(ctx context.Context, f *Followers, followers int) error {
 	}
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
-	ack, err := f.s.core.JetStream.Publish(ctx, f.s.Address(0).Anchor(), nil)
+	var ack *jetstream.PubAck
+	err := f.s.core.WithReserve(ctx, 0, func() (err error) {
+		ack, err = f.s.core.JetStream.Publish(ctx, f.s.Address(0).Anchor(), nil)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -147,7 +147,7 @@ func StoreCopy(ctx context.Context, c *core.Core, kind Kind, out wire.Out) error
 	ctx, done := c.Bound(ctx)
 	defer done()
 	m := outlet.Message{Out: out, Copy: Prefix(kind), Idempotent: true}
-	return c.WithReserve(m.Size(), func() error {
+	return c.WithReserve(ctx, m.Size(), func() error {
 		_, err := c.Outlet.Store(ctx, &m)
 		return err
 	})
