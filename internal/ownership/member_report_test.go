@@ -36,6 +36,8 @@ func TestReportWithoutReply(t *testing.T) {
 				must(t, err)
 				second := w.fakeOwner(l, next, true)
 				time.Sleep(ttl)
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				if len(w.reasons) != 1 || !errors.Is(w.reasons[0], c.want) {
 					t.Errorf("refused: %v, want %v", w.reasons, c.want)
 				}
