@@ -63,7 +63,7 @@ func (b *Bus) checkStorage(r *health.Report) {
 		r.Add(health.Degraded, "store", "%s", inner(b.storeFullError(err)))
 		return
 	}
-	if use, ok := b.fullest(); ok && ratio(int(use.used), int(use.limit)) > b.cfg.thresholds.StoreRatio {
+	if use, ok := b.fullest(); ok && ratio(use.used, use.limit) > b.cfg.thresholds.StoreRatio {
 		r.Add(health.Degraded, "store", "%s; %s", use, storeRemedy)
 	}
 }
@@ -79,7 +79,7 @@ func (b *Bus) fullest() (use storageUse, ok bool) {
 		return use, false
 	}
 	return slices.MaxFunc(all, func(a, b storageUse) int {
-		return cmp.Compare(ratio(int(a.used), int(a.limit)), ratio(int(b.used), int(b.limit)))
+		return cmp.Compare(ratio(a.used, a.limit), ratio(b.used, b.limit))
 	}), true
 }
 

@@ -329,7 +329,7 @@ func (s *Subscription) load() load {
 }
 
 // ratio is used/limit, or 0 when there is no limit.
-func ratio(used, limit int) float64 {
+func ratio[N int | int64](used, limit N) float64 {
 	if limit <= 0 {
 		return 0
 	}
