@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus"
 )
@@ -58,6 +59,25 @@ func needsCluster(t *testing.T) {
 	if strconv.IntSize < 64 {
 		t.Skip("SKIPPED: nats-server cannot run a node of a cluster on a 32-bit system")
 	}
+}
+
+// A node has a port that nobody asked for, and which lets nobody in.
+func TestClusterPortIsClosed(t *testing.T) {
+	needsCluster(t)
+	t.Parallel()
+	var peers []string
+	for _, port := range freePorts(t, 3) {
+		peers = append(peers, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	var got *server.Options
+	b := ownBus(t, bus.WithStoreDir(t.TempDir()), bus.WithLogger(silent()), bus.WithServerOptions(func(o *server.Options) { got = o }),
+		bus.WithCluster(bus.Cluster{Name: "shop", Node: "n-0", Listen: peers[0], Peers: peers}))
+	must(t, b.Conn().Flush())
+	stranger, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", got.Port), nats.MaxReconnects(0))
+	if err == nil {
+		stranger.Close()
+	}
+	isError(t, err, nats.ErrAuthorization)
 }
 
 // A cluster deletes streams that it does not know, so a directory that was used alone is

@@ -13,13 +13,14 @@ const inProcess = "IN_PROCESS"
 
 // letBusIn lets the bus in where the options have the server authenticate its clients: by
 // a key of its own, which works only inside this process. It returns the options with
-// which the bus shows that key.
-func letBusIn(o *server.Options) ([]nats.Option, error) {
+// which the bus shows that key. With private the server has a port that the program did not ask
+// for; then that key lets nobody else in.
+func letBusIn(o *server.Options, private bool) ([]nats.Option, error) {
 	if custom := o.CustomClientAuthentication; custom != nil {
 		o.CustomClientAuthentication = trustInProcess{custom}
 		return nil, nil
 	}
-	if !hasUsers(o) {
+	if !private && !hasUsers(o) {
 		return nil, nil
 	}
 	key, err := nkeys.CreateUser()

@@ -35,7 +35,8 @@ func (c *Cluster) node() storedir.Node {
 }
 
 // set sets the options of a node. A node without a port for clients never connects to the
-// others, and its Shutdown never returns; so it gets one on the loopback interface.
+// others, and its Shutdown never returns; so it gets one on the loopback interface, which nobody
+// but the bus may use (see letBusIn).
 func (c *Cluster) set(o *server.Options) {
 	if c == nil {
 		return
@@ -46,7 +47,7 @@ func (c *Cluster) set(o *server.Options) {
 	o.Routes = c.Peers
 	o.ReconnectErrorReports = reconnectReports
 	if o.DontListen {
-		o.DontListen, o.Host, o.Port = false, "127.0.0.1", server.RANDOM_PORT
+		o.DontListen, o.Host, o.Port = false, loopback, server.RANDOM_PORT
 	}
 }
 
@@ -82,3 +83,13 @@ func (l *Leaf) set(o *server.Options) {
 	o.ReconnectErrorReports = reconnectReports
 	o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: l.URLs, Credentials: l.Credentials}}
 }
+
+// privatePort reports whether the port for clients is there only because a node needs one. No
+// program has asked for it, or for another port by which clients come.
+func (c *Config) privatePort(o *server.Options) bool {
+	asked := o.Host != loopback || o.Port != server.RANDOM_PORT || o.Websocket.Port != 0 || o.MQTT.Port != 0 || o.LeafNode.Port != 0
+	return c.Cluster != nil && c.Listen == (Address{}) && !asked && !asksClients(o)
+}
+
+// loopback is where the port of a node without WithListen is.
+const loopback = "127.0.0.1"

@@ -71,7 +71,7 @@ func (c *Config) run(dir *store) (*Server, error) {
 	if err := errors.Join(c.checkPorts(opts), c.checkCluster(opts)); err != nil {
 		return nil, err
 	}
-	access, err := letBusIn(opts)
+	access, err := letBusIn(opts, c.privatePort(opts))
 	if err != nil {
 		return nil, err
 	}
