@@ -66,20 +66,37 @@ func (c *Consumer) rewind(ctx context.Context, to Start) error {
 	if err := c.pauseStream(ctx, own); err != nil {
 		return err // should this process die, the pause ends soon
 	}
-	err = c.goBack(ctx, target)
+	fresh, err := c.goBack(ctx, target)
 	rest, cancel := c.cfg.Core.WithTimeout(context.WithoutCancel(ctx))
 	defer cancel()
-	return errors.Join(err, c.unpause(rest, own, before))
+	err = errors.Join(err, c.unpause(rest, own, before))
+	if fresh != nil {
+		fresh.Start()
+	}
+	return err
 }
 
 // unpause replaces Rewind's own pause by the one that was there before, unless somebody has
-// called Pause or Resume meanwhile.
+// called Pause or Resume meanwhile. It waits until the consumer's server knows: in a cluster that
+// takes a moment. Until then it still shows the state before the pause, and what is asked of it
+// waits for its next heartbeat.
 func (c *Consumer) unpause(ctx context.Context, own, before time.Time) error {
 	info, err := c.info(ctx)
-	if err != nil || !pausedUntil(info).Equal(own) {
+	if err != nil || !pausedUntil(info).Equal(own) && !pausedUntil(info).Equal(before) {
 		return err
 	}
-	return c.pauseStream(ctx, before)
+	if err := c.pauseStream(ctx, before); err != nil || own.Equal(before) {
+		return err
+	}
+	for {
+		info, err := c.info(ctx)
+		if err != nil || !pausedUntil(info).Equal(own) {
+			return err
+		}
+		if err := sleep(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
 }
 
 func (c *Consumer) pauseStream(ctx context.Context, until time.Time) error {
@@ -125,24 +142,24 @@ func (c *Consumer) target(ctx context.Context, to Start, info *jetstream.Consume
 }
 
 // goBack goes back to target, or to the first unfinished message, while the durable is
-// paused. If it fails the intake goes on.
-func (c *Consumer) goBack(ctx context.Context, target uint64) error {
+// paused. It returns the new intake, which is not started. If it fails the old one goes on.
+func (c *Consumer) goBack(ctx context.Context, target uint64) (fresh *intake.Durable, err error) {
 	old, _ := c.own()
 	if err := old.Quiesce(ctx); err != nil {
 		old.Resume()
-		return c.stillRunning(err)
+		return nil, c.stillRunning(err)
 	}
 	info, err := c.waitForOthers(ctx, old)
 	if err == nil {
 		err = c.reset(ctx, min(target, info.AckFloor.Stream+1))
 	}
 	if err == nil {
-		err = c.replaceIntake(ctx, old)
+		fresh, err = c.replaceIntake(ctx, old)
 	}
 	if err != nil {
 		old.Resume()
 	}
-	return err
+	return fresh, err
 }
 
 func (c *Consumer) stillRunning(err error) error {
@@ -201,11 +218,12 @@ func (c *Consumer) reset(ctx context.Context, sequence uint64) error {
 	return c.rewindFailed(err)
 }
 
-// replaceIntake takes messages by a new intake: what old holds will be sent again.
-func (c *Consumer) replaceIntake(ctx context.Context, old *intake.Durable) error {
+// replaceIntake takes messages by a new intake, which is to be started: what old holds will be
+// sent again.
+func (c *Consumer) replaceIntake(ctx context.Context, old *intake.Durable) (*intake.Durable, error) {
 	fresh, err := intake.OpenDurable(c.cfg.Core.Link, c.intake)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.mu.Lock()
 	ended := c.ended
@@ -217,9 +235,8 @@ func (c *Consumer) replaceIntake(ctx context.Context, old *intake.Durable) error
 	c.mu.Unlock()
 	if ended {
 		_ = fresh.Drain(ctx)
-		return ErrEnded
+		return nil, ErrEnded
 	}
 	_ = old.Forget(ctx) // nothing runs in it
-	fresh.Start()
-	return nil
+	return fresh, nil
 }
