@@ -90,7 +90,7 @@ const (
 const (
 	maxFollowerWorkers = 16
 	maxReturnWorkers   = 4                // as long as some are to be stored
-	maxBack            = 64               // messages of one key that are here, or on their way
+	maxBack            = 64               // messages of one key that are here, or on their way, without batches
 	checkReturning     = 10 * time.Second // after that it is checked that what was returned still exists
 )
 
@@ -240,10 +240,11 @@ func (f *followers) maintainLocked(now time.Time) {
 	f.startLocked()
 }
 
-// targetLocked is how many messages of a key are to be here, or on their way.
+// targetLocked is how many messages of a key are to be here, or on their way. Of a single key they are
+// two batches, since a batch that is not whole waits.
 func (f *followers) targetLocked() int {
 	back := f.k.d.pullers[len(f.k.d.pullers)-1].MaxHeld
-	return min(max(back/(2*max(len(f.keys), 1)), 1), maxBack)
+	return min(max(back/(2*max(len(f.keys), 1)), 1), max(maxBack, 2*f.k.d.cfg.Batch.Size))
 }
 
 // nextLocked returns the followers of a key that are to be returned now. They are none as long

@@ -186,3 +186,19 @@ func TestHowManyFollowersReturn(t *testing.T) {
 		t.Errorf("after the stop %v return", next)
 	}
 }
+
+// Enough return for whole batches, but half of what fits in at most.
+func TestHowManyFollowersReturnForBatches(t *testing.T) {
+	t.Parallel()
+	var waiting []Follower
+	for sequence := uint64(1); sequence <= 1000; sequence++ {
+		waiting = append(waiting, Follower{Sequence: sequence})
+	}
+	for size, want := range map[int]int{10: maxBack, 100: 200, 400: 500} {
+		f := newTestFollowers(map[string][]Follower{tokenOfK: waiting})
+		f.k.d.cfg.Batch.Size = size
+		if next, _ := f.beginReturn(tokenOfK); len(next) != want {
+			t.Errorf("for batches of %d %d return, want %d", size, len(next), want)
+		}
+	}
+}
