@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,8 +37,7 @@ func TestReportWithoutReply(t *testing.T) {
 				must(t, err)
 				second := w.fakeOwner(l, next, true)
 				time.Sleep(ttl)
-				w.mu.Lock()
-				defer w.mu.Unlock()
+				synctest.Wait()
 				if len(w.reasons) != 1 || !errors.Is(w.reasons[0], c.want) {
 					t.Errorf("refused: %v, want %v", w.reasons, c.want)
 				}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,6 +49,7 @@ func TestAssignedAgainToTheSameMember(t *testing.T) {
 					b.resume()
 				}
 				time.Sleep(ttl)
+				synctest.Wait()
 				w.mustNotOverlap()
 				if outcomes[true] != 1 || outcomes[false] != 1 || w.handled[1] != 1 {
 					t.Errorf("%d outcomes, %d returned, %d calls", outcomes[false], outcomes[true], w.handled[1])
