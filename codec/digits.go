@@ -24,6 +24,9 @@ const (
 // hasLongNumber reports whether data, which is JSON, has a number that may have more digits
 // than a float64 holds.
 func hasLongNumber(data []byte) bool {
+	if !hasLongRun(data) {
+		return false
+	}
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
 		case c == '"':
@@ -38,6 +41,27 @@ func hasLongNumber(data []byte) bool {
 	}
 	return false
 }
+
+// hasLongRun reports whether data has more than maxIntegerDigits digits and points in a row,
+// in a number or a string. Such a row covers one of the bytes that are looked at.
+func hasLongRun(data []byte) bool {
+	const step = maxIntegerDigits + 1
+	for i := step - 1; i < len(data); i += step {
+		first, last := i, i
+		for first >= 0 && isDigitOrPoint(data[first]) {
+			first--
+		}
+		for last < len(data) && isDigitOrPoint(data[last]) {
+			last++
+		}
+		if last-first > step { // first and last are outside of the row
+			return true
+		}
+	}
+	return false
+}
+
+func isDigitOrPoint(c byte) bool { return c >= '0' && c <= '9' || c == '.' }
 
 // scanNumber reads the number that data begins with, behind its sign: how many bytes it has,
 // and whether it has more digits than a float64 may have.
