@@ -28,7 +28,7 @@ const minAckPending = 1000
 // change is what a call of declare has done to the durable.
 type change struct {
 	created bool                      // it may have created it
-	before  *jetstream.ConsumerConfig // what it was, if it was changed
+	before  *jetstream.ConsumerConfig // what it was, if it may have been changed
 }
 
 // declare creates the durable, or adopts the one that exists. It returns what it has done also
@@ -51,10 +51,7 @@ func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, did 
 	if did.created {
 		return have, did, nil
 	}
-	info, err = adopt(ctx, c, have, want)
-	if info != nil && info != have {
-		did.before = &have.Config
-	}
+	info, err = adopt(ctx, c, &did, have, want)
 	return info, did, err
 }
 
@@ -92,27 +89,31 @@ func wanted(c *Config) jetstream.ConsumerConfig {
 }
 
 // adopt uses the durable that exists. It sets the key that is asked for, and adds filters.
-func adopt(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+func adopt(ctx context.Context, c *Config, did *change, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	have := info.Config
 	if c.Start == (Start{}) {
 		copyStart(&want, have)
 	}
-	info, err := grow(ctx, c, info, want)
+	info, err := grow(ctx, c, did, info, want)
 	if err != nil {
 		return nil, err
 	}
-	return changeKey(ctx, c, info, want)
+	return changeKey(ctx, c, did, info, want)
 }
 
 // changeKey sets the key of a durable, if it is new. While other processes ask for messages
 // they use the old key, or none, and both together would keep no order.
-func changeKey(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+func changeKey(ctx context.Context, c *Config, did *change, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	have := info.Config
 	if have.Metadata[metadataKey] == want.Metadata[metadataKey] {
 		return info, nil
 	}
 	if info.NumWaiting > 0 {
 		return nil, &ConflictError{Fields: []Difference{{FieldKey, describeKey(have), describeKey(want)}}}
+	}
+	if did.before == nil { // grow has not changed it
+		before := info.Config
+		did.before = &before
 	}
 	have.Metadata = maps.Clone(have.Metadata)
 	delete(have.Metadata, metadataKey)

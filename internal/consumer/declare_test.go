@@ -2,10 +2,13 @@ package consumer
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // What a durable has may differ from what is wanted in what does not matter, and in
@@ -63,5 +66,35 @@ func TestStartInWords(t *testing.T) {
 		if got := s.String(); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// An Open that adds filters and cannot set the key leaves the durable as it was.
+func TestGrownDurableIsUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Filters = []string{"s.a"}
+	first, err := Open(t.Context(), w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := w.core.JetStream.Consumer(t.Context(), "S", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Filters = []string{"s.a", "s.b"}
+	w.cfg.Key = Key{Of: func(*wire.Delivery) (string, error) { return "", nil }, Name: strings.Repeat("k", 200_000)} // too long for the server
+	if _, err := Open(t.Context(), w.cfg); err == nil {
+		t.Fatal("the key was set")
+	}
+	after, err := w.core.JetStream.Consumer(t.Context(), "S", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, want := filtersOf(after.CachedInfo().Config), filtersOf(before.CachedInfo().Config); !slices.Equal(have, want) {
+		t.Errorf("the filters are %v, and were %v", have, want)
 	}
 }

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,8 +18,8 @@ import (
 //
 // While other processes ask for messages nothing is added: they may have no handler for the
 // new ones. They could also move the place past a new message. After the change the place is
-// compared once more, and the old filters come back if they did.
-func grow(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+// compared once more, and undo brings the old filters back if they did.
+func grow(ctx context.Context, c *Config, did *change, info *jetstream.ConsumerInfo, want jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	have := info.Config
 	e := conflict(have, want)
 	switch {
@@ -37,6 +36,7 @@ func grow(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jet
 	}
 	grown := have
 	grown.FilterSubject, grown.FilterSubjects = want.FilterSubject, want.FilterSubjects
+	did.before = &have // also where the answer is lost
 	after, err := update(ctx, c, grown)
 	if err != nil {
 		return nil, err
@@ -45,10 +45,7 @@ func grow(ctx context.Context, c *Config, info *jetstream.ConsumerInfo, want jet
 	if err == nil {
 		return after, nil
 	}
-	if _, failed := update(ctx, c, have); failed != nil {
-		err = errors.Join(err, failed)
-	}
-	return nil, err
+	return nil, err // undo brings the old filters back
 }
 
 // checkSkipped returns e, with the message, if a stored message of its missing filters, which

@@ -189,11 +189,15 @@ func (d *Durable) dropRemoved(del wire.Delivery) bool {
 // attempt. What is redriven was removed long ago.
 func (d *Durable) isRemoved(del wire.Delivery) bool {
 	s := del.Stored
+	if s.Removed {
+		return true // it was behind another one of its key when that was found out and reported
+	}
 	if !s.Waited || s.DeadLetter > 0 || d.cfg.IsRemoved == nil {
 		return false
 	}
-	s.Waited = d.cfg.IsRemoved(d.ctx, &del)
-	return s.Waited
+	s.Removed = d.cfg.IsRemoved(d.ctx, &del)
+	s.Waited = false
+	return s.Removed
 }
 
 // deadLetterRetry is when a dead letter that could not be written is tried again.

@@ -15,8 +15,17 @@ type stream struct {
 // name is that of the stream.
 func (s *stream) name() string { return s.CachedInfo().Config.Name }
 
+// Info with options may make many requests, one for each page of subjects, and would begin again
+// with the first one. So it has all the time of ctx, after the stream has answered once.
 func (s *stream) Info(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
-	return ask(ctx, s.client, "STREAM.INFO."+s.name(), func(ctx context.Context) (*jetstream.StreamInfo, error) {
+	request := "STREAM.INFO." + s.name()
+	if len(opts) == 0 || s.client.link.Clustered() {
+		info, err := ask(ctx, s.client, request, func(ctx context.Context) (*jetstream.StreamInfo, error) { return s.Stream.Info(ctx) })
+		if err != nil || len(opts) == 0 {
+			return info, err
+		}
+	}
+	return call(ctx, s.client.link, request, func(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return s.Stream.Info(ctx, opts...)
 	})
 }

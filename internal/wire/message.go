@@ -60,6 +60,7 @@ type Stored struct {
 	Unbegun          bool      // no earlier process can have begun its handler, whatever its source
 	MayRun           bool      // no earlier message of its key blocks it
 	Waited           bool      // it has waited for its next attempt, and its stream may have removed it meanwhile
+	Removed          bool      // its stream removed it while it waited, which was reported
 	Postponed        bool      // its handler has postponed it
 
 	Context context.Context // of the handler call, nil before: the settlement belongs to its trace
