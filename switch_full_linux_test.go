@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,7 +116,7 @@ func fullHere(t *testing.T, disk string, phase switchover.Phase) {
 	must(t, b.Close())
 }
 
-// fullThere fills the disk of the target in the middle of the copy. Its server gives JetStream up
+// fullThere fills the disk of the target when the copy begins. Its server may give JetStream up
 // then, so it is another one that takes the streams in the end.
 func fullThere(t *testing.T, disk string) {
 	target := newTarget(t, func(o *server.Options) { o.StoreDir = disk })
@@ -127,7 +128,7 @@ func fullThere(t *testing.T, disk string) {
 		must(t, second(bus.PublishTo(t.Context(), large, bus.Subject[[]byte]("large"), incompressible(100_000))))
 	}
 	var free func()
-	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at("chunk", func() { free = fillDisk(t, disk) }))
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at(switchover.Copy, func() { free = fillDisk(t, disk) }))
 	mustGoOn(t, b, st, err, 10)
 	t.Log(err)
 	free()
@@ -165,7 +166,12 @@ func fullAfterwards(t *testing.T, disk string) {
 	}
 	t.Log(report, err)
 	eventually(t, "the bus is at the target", func() bool { return b.Conn().IsConnected() && b.ClientURL() == target.ClientURL() })
-	storeNumbers(t, st, 101, 110)
+	for n := 101; n <= 110; n++ { // the bus may not have noticed yet that the server was restarted
+		eventually(t, "a message is stored", func() bool {
+			_, err := bus.PublishTo(t.Context(), st, bus.Subject[int](fmt.Sprintf("s.%d", n%3)), n, bus.MsgID(fmt.Sprint(n)))
+			return err == nil
+		})
+	}
 	must(t, b.Close())
 	if b = openOn(t, dir); healthy(t, b).Embedded {
 		t.Error("a restart leads back")

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/switchover"
@@ -187,8 +188,16 @@ func (s *run) createProbe(ctx context.Context, probe jetstream.StreamConfig) err
 	ctx, end := s.question(ctx)
 	defer end()
 	_, err := s.targetJS.CreateStream(ctx, probe)
+	for try := 1; try < 5 && storeFailed(err) && sleep(ctx, 20*time.Millisecond) == nil; try++ {
+		_, err = s.targetJS.CreateStream(ctx, probe)
+	}
 	return because(ctx, err)
 }
+
+// storeFailed reports whether a server could not make the folder of a stream. A server that
+// has just deleted its last stream removes the folder of all streams a moment later, also
+// under the next one.
+func storeFailed(err error) bool { return jserr.Is(err, jserr.StreamCreateFailed) }
 
 func (s *run) deleteProbe(ctx context.Context, name string) {
 	ctx, end := s.question(ctx)
