@@ -136,11 +136,11 @@ func (s *busSwitch) consumers() (all []*Consumer) {
 
 // Cut implements engine.Bus.
 func (s *busSwitch) Cut(ctx context.Context) error {
-	if err := s.disconnect(ctx); err != nil {
+	if err := s.b.core.Link.Cut(ctx); err != nil {
 		return err
 	}
 	s.cut = true
-	for { // a server that has noticed the end has processed what came before
+	for {
 		others, ever := s.OtherClients()
 		if others == 0 {
 			s.ever = ever
@@ -152,21 +152,6 @@ func (s *busSwitch) Cut(ctx context.Context) error {
 			return fmt.Errorf("%s connected to the port of this bus: %w", plural.Of(others, "other client is", "other clients are"), context.Cause(ctx))
 		}
 	}
-}
-
-// disconnect cuts the connection when everything that was sent has arrived, in the server and
-// here. No reply is sent between the flush and the cut: the server could not give it to its
-// requester, which is here, too.
-func (s *busSwitch) disconnect(ctx context.Context) error {
-	release, err := s.b.core.Outlet.HoldReplies(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.b.core.Link.Flush(ctx, s.b.core.Timeout); err != nil {
-		return err
-	}
-	return s.b.core.Link.Cut(ctx)
 }
 
 // Commit implements engine.Bus.

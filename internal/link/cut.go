@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
-// Cut ends the connection and dials nobody until Lead, which must follow. What was published
-// before has left for the server. What is published meanwhile waits in nats.go's buffer.
+// flushBeforeCut is how long Cut waits for the server without a deadline in its context.
+const flushBeforeCut = 5 * time.Second
+
+// Cut ends the connection and dials nobody until Lead, which must follow. The server has
+// processed what Publish was called with before. It may notice the end of a connection before it
+// has processed what had come on it, so Publish waits while Cut flushes. What is published
+// later waits in nats.go's buffer.
 // Requests to the server itself fail, others wait on. A cut is not reported as a lost
 // connection. Cut waits for a Repoint that is under way, until ctx ends. On a closed link it
 // returns nats.ErrConnectionClosed.
@@ -19,15 +25,32 @@ func (l *Link) Cut(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	l.dialer.cut()
-	if l.nc.IsConnected() {
-		l.quiet.Store(true)
-	}
-	err := l.disconnect()
+	err := l.cut(ctx)
 	if err != nil {
 		<-l.repointing
 	}
 	return err
+}
+
+func (l *Link) cut(ctx context.Context) error {
+	defer l.sending.Release()
+	if err := l.sending.Hold(ctx); err != nil {
+		return err
+	}
+	for l.nc.IsConnected() {
+		err := l.Flush(ctx, flushBeforeCut)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrDisconnected) {
+			return err
+		}
+	}
+	l.dialer.cut()
+	if l.nc.IsConnected() {
+		l.quiet.Store(true)
+	}
+	return l.disconnect()
 }
 
 // disconnect ends the connection, or the attempt to connect. The dialer is cut, so nothing

@@ -3,6 +3,9 @@ package link_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -211,5 +214,61 @@ func TestLeadWithAccess(t *testing.T) {
 		m.cut()
 		m.lead(inProcess(a))
 		m.works(a, "back from "+password)
+	}
+}
+
+// What is published while the link is cut is at one of the servers, and never at both. Once the
+// former server has lost the link nothing comes to it any more.
+func TestCutWhilePublishing(t *testing.T) {
+	t.Parallel()
+	const senders, each = 4, 500
+	for range 5 {
+		a, b := twoServers(t)
+		m := newMovable(t, a)
+		atA, atB := countAt(t, a), countAt(t, b)
+		var sent sync.WaitGroup
+		for i := range senders {
+			sent.Go(func() {
+				for n := range each {
+					if err := m.link.Publish(&wire.Out{Subject: "moved", Data: fmt.Append(nil, i, " ", n)}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		clients := a.NATS().NumClients()
+		m.cut()
+		for a.NATS().NumClients() >= clients {
+			runtime.Gosched()
+		}
+		former := atA()
+		m.lead(inProcess(b))
+		sent.Wait()
+		if err := m.link.Flush(t.Context(), testTimeout); err != nil {
+			t.Fatal(err)
+		}
+		late, moved := atA(), atB()
+		if late != former || former+moved != senders*each {
+			t.Fatalf("the former server has %d, later %d, the new one %d, of %d", former, late, moved, senders*each)
+		}
+	}
+}
+
+// countAt returns how many messages have come to s on the subject moved.
+func countAt(t *testing.T, s *testserver.Server) (count func() int) {
+	t.Helper()
+	nc := s.Conn(t)
+	sub, err := nc.SubscribeSync("moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush(t, nc)
+	return func() int {
+		flush(t, nc)
+		n, _, err := sub.Pending()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
 	}
 }

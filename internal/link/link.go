@@ -46,6 +46,7 @@ type Link struct {
 	refusals   refusals
 	denials    denials
 	requests   requests
+	sending    Gate // calls of Publish are inside; Cut holds it
 	maxPayload atomic.Int64
 	server     atomic.Pointer[serverversion.Server]
 	watchers   sync.Map // *nats.Subscription → func(error)
@@ -194,8 +195,13 @@ func (l *Link) Flush(ctx context.Context, fallback time.Duration) error {
 	return err
 }
 
-// Publish hands one message to the connection. It does not pass the gate.
+// Publish hands one message to the connection. It does not pass the gate. It waits while a Cut
+// is being made.
 func (l *Link) Publish(o *wire.Out) error {
+	if err := l.sending.Enter(context.Background()); err != nil {
+		return err
+	}
+	defer l.sending.Leave()
 	if len(o.Header) == 0 {
 		if o.Reply == "" {
 			return l.nc.Publish(o.Subject, o.Data)

@@ -43,17 +43,6 @@ func (o *Outlet) AwaitReplies(ctx context.Context) error {
 	return nil
 }
 
-// HoldReplies makes Reply wait until release is called, and waits until no reply is being
-// handed to the connection. When ctx ends first it returns the cause of ctx, and holds nothing.
-// Nobody may hold them for long: handlers wait.
-func (o *Outlet) HoldReplies(ctx context.Context) (release func(), err error) {
-	if err := o.replying.Hold(ctx); err != nil {
-		o.replying.Release()
-		return nil, err
-	}
-	return o.replying.Release, nil
-}
-
 // beginRequest waits while the outlet is quiesced. The caller leaves o.asking.
 func (o *Outlet) beginRequest(ctx context.Context) error {
 	for {

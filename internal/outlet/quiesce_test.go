@@ -155,35 +155,6 @@ func TestOutletQuiesceWithContexts(t *testing.T) {
 	})
 }
 
-// Replies wait while they are held, also when their context has ended, and those that have
-// begun are waited for.
-func TestOutletHoldsReplies(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		o := newSender(t, testserver.New(t))
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		release, err := o.HoldReplies(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		reply := later(func() error { return o.Reply(ended, message("")) })
-		if ok, err := ready(reply); ok {
-			t.Errorf("it did not wait: %v", err)
-		}
-		if err := o.Send(t.Context(), message("")); err != nil {
-			t.Errorf("a message: %v", err)
-		}
-		release()
-		if ok, err := ready(reply); !ok || err != nil {
-			t.Errorf("after the hold: %t, %v", ok, err)
-		}
-		if _, err := o.HoldReplies(ended); err != nil {
-			t.Errorf("nothing is sent: %v", err)
-		}
-	})
-}
-
 // order returns the numbers up to n.
 func order(n int) []string {
 	var all []string

@@ -21,7 +21,6 @@ import (
 type Outlet struct {
 	link     *link.Link
 	asking   link.Gate            // requests under way are inside; AwaitReplies holds it
-	replying link.Gate            // replies that are being sent are inside; HoldReplies holds it
 	tel      *telemetry.Telemetry // nil if telemetry is off
 	counters *telemetry.Bus
 	batches  chan struct{}             // holds one element for each batch that is being sent
@@ -162,12 +161,8 @@ func (o *Outlet) Request(ctx context.Context, m *Message) (*nats.Msg, error) {
 }
 
 // Reply sends m as the answer to a request. It works after the gate was shut, because
-// handlers may finish while the bus stops. Only HoldReplies makes it wait.
+// handlers may finish while the bus stops.
 func (o *Outlet) Reply(ctx context.Context, m *Message) error {
-	if err := o.replying.Enter(context.Background()); err != nil {
-		return o.count(m, err)
-	}
-	defer o.replying.Leave()
 	o.inject(ctx, m)
 	return o.count(m, o.publish(m))
 }
