@@ -75,7 +75,7 @@ func (p *place) version(t *testing.T) serverversion.Version {
 // made.
 func (p *place) same(t *testing.T, name string) (st *bus.Stream) {
 	t.Helper()
-	eventually(t, "the stream is known", func() bool {
+	within(t, clusterPatience, "the stream is known", func() bool {
 		var err error
 		if st, err = p.twin.LookupStream(t.Context(), name); !errors.Is(err, bus.ErrStreamNotFound) {
 			must(t, err)
@@ -97,7 +97,7 @@ const probe = -1
 // awaitInterest publishes probes until one arrives: interest takes time to spread.
 func awaitInterest(t *testing.T, from *bus.Bus, s bus.Subject[int], got <-chan int) {
 	t.Helper()
-	eventually(t, "the subscription is known", func() bool {
+	within(t, clusterPatience, "the subscription is known", func() bool {
 		must(t, bus.Publish(t.Context(), from, s, probe))
 		must(t, from.Flush(t.Context()))
 		return len(got) > 0
@@ -182,7 +182,7 @@ func behavesRequest(t *testing.T, p *place) {
 		must(t, err)
 	}
 	p.both(func(name string, from, _ *bus.Bus) {
-		eventually(t, "a responder is known", func() bool {
+		within(t, clusterPatience, "a responder is known", func() bool {
 			_, err := bus.Request(t.Context(), from, double, 0)
 			return !errors.Is(err, bus.ErrNoResponders)
 		})
@@ -324,7 +324,7 @@ func behavesConsume(t *testing.T, p *place) {
 	if slices.Sort(all); len(slices.Compact(all)) != 20 {
 		t.Errorf("handled %v", all)
 	}
-	eventually(t, "all is settled", func() bool {
+	within(t, clusterPatience, "all is settled", func() bool {
 		l, err := con.Lag(t.Context())
 		return err == nil && l.Waiting+l.Unfinished == 0
 	})
@@ -342,7 +342,7 @@ func behavesDeadLetters(t *testing.T, p *place) {
 		must(t, err)
 		return n
 	}
-	eventually(t, "all are dead letters", func() bool { return count() == 20 })
+	within(t, clusterPatience, "all are dead letters", func() bool { return count() == 20 })
 	listed := 0
 	for l, err := range same.DeadLetters(t.Context(), bus.DeadFilter{Durable: "d"}) {
 		must(t, err)
@@ -372,10 +372,10 @@ func behavesKeys(t *testing.T, p *place) {
 	}
 	st := declare(t, p.bus, bus.StreamConfig{Name: "KEYS", Subjects: []string{"keys.*"}})
 	var order keyOrder
-	consume(t, st, "d", "keys.*", order.handler(t, "first"), bus.KeyBySubject(), bus.Concurrency(4))
+	consume(t, st, "d", "keys.*", order.handler(t, "first"), bus.KeyBySubject(), bus.Concurrency(4), bus.AckWait(2*time.Second))
 	if p.twin != p.bus {
 		same := p.same(t, "KEYS")
-		consume(t, same, "d", "keys.*", order.handler(t, "second"), bus.KeyBySubject(), bus.Concurrency(4))
+		consume(t, same, "d", "keys.*", order.handler(t, "second"), bus.KeyBySubject(), bus.Concurrency(4), bus.AckWait(2*time.Second))
 	}
 	var latest *bus.Future
 	for i := range 200 {
@@ -384,7 +384,7 @@ func behavesKeys(t *testing.T, p *place) {
 		must(t, err)
 	}
 	must(t, second(latest.Wait(t.Context())))
-	eventually(t, "all are handled", func() bool { return order.count("first")+order.count("second") == 200 })
+	within(t, clusterPatience, "all are handled", func() bool { return order.count("first")+order.count("second") == 200 })
 }
 
 func behavesReplay(t *testing.T, p *place) {
@@ -468,7 +468,7 @@ func behavesPause(t *testing.T, p *place) {
 	storeRange(t, st, "pause.x", 1, 2)
 	receive(t, got)
 	must(t, con.Pause(t.Context(), time.Time{}))
-	eventually(t, "it is paused", func() bool {
+	within(t, clusterPatience, "it is paused", func() bool {
 		l, err := con.Lag(t.Context())
 		return err == nil && !l.PausedUntil.IsZero() && l.Unfinished == 0
 	})
@@ -524,7 +524,7 @@ func behavesHealth(t *testing.T, p *place) {
 		receive(t, got)
 	}
 	var of stats.Subscription
-	eventually(t, "all are counted", func() bool {
+	within(t, clusterPatience, "all are counted", func() bool {
 		for _, s := range p.bus.Stats().Subscriptions {
 			if s.Subject == "health.*" {
 				of = s
@@ -536,7 +536,7 @@ func behavesHealth(t *testing.T, p *place) {
 		t.Errorf("the subscription has %+v, the bus %+v", of, after)
 	}
 	var r health.Report
-	eventually(t, "it works", func() bool { // a node says so when a stream that was just made has a leader
+	within(t, clusterPatience, "it works", func() bool { // a node says so when a stream that was just made has a leader
 		r = p.bus.Health(t.Context())
 		return r.Status != health.Failed
 	})

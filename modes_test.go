@@ -107,6 +107,15 @@ func startNodes(t *testing.T) *place {
 			bus.WithCluster(bus.Cluster{Name: "test", Node: "n-" + strconv.Itoa(i), Listen: listen, Peers: peers, User: "node", Password: "s3cret"})))
 	}
 	awaitStreams(t, nodes[0].bus.JetStream(), 3)
+	settled := time.Now() // nodes that have just met elect leaders and connect a second time
+	within(t, clusterPatience, "the nodes have settled", func() bool {
+		for _, n := range nodes {
+			if n.bus.Health(t.Context()).Status != health.Healthy {
+				settled = time.Now()
+			}
+		}
+		return time.Since(settled) > 2*time.Second
+	})
 	p := nodes[0]
 	p.peer, p.twin = nodes[1].bus, nodes[1].bus
 	again := p.reopen
