@@ -38,11 +38,12 @@ func (m *movable) lead(to link.Target) {
 	}
 }
 
-// awaitServer waits until the link is connected to s.
+// awaitServer waits until the link works at s.
 func (m *movable) awaitServer(s *testserver.Server) {
 	m.t.Helper()
 	for end := time.Now().Add(testTimeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if nc := m.link.Conn(); nc.IsConnected() && nc.ConnectedServerId() == s.NATS().ID() {
+		// After a flush the server knows the subscriptions.
+		if nc := m.link.Conn(); nc.IsConnected() && nc.ConnectedServerId() == s.NATS().ID() && m.link.Flush(m.t.Context(), testTimeout) == nil {
 			return
 		}
 	}
