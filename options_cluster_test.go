@@ -72,7 +72,7 @@ func TestClusterPortIsClosed(t *testing.T) {
 	var got *server.Options
 	b := ownBus(t, bus.WithStoreDir(t.TempDir()), bus.WithLogger(silent()), bus.WithServerOptions(func(o *server.Options) { got = o }),
 		bus.WithCluster(bus.Cluster{Name: "shop", Node: "n-0", Listen: peers[0], Peers: peers}))
-	must(t, b.Conn().Flush())
+	flushRaw(t, b.Conn())
 	stranger, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", got.Port), nats.MaxReconnects(0))
 	if err == nil {
 		stranger.Close()

@@ -890,7 +890,7 @@ func TestDigitsInInterfacesOfJSON(t *testing.T) {
 	const odd = 1<<53 + 1
 	long := json.Number("9007199254740993")
 	for name, v := range map[string]any{
-		"int": odd, "int64": int64(odd), "uint64": uint64(math.MaxUint64), "duration": time.Duration(odd), "pointer": new(int64(odd)),
+		"int64": int64(odd), "uint64": uint64(math.MaxUint64), "duration": time.Duration(odd), "pointer": new(int64(odd)),
 		"number": long, "fraction": json.Number("0.12345678901234567891"), "big.Int": big.NewInt(odd), "raw": json.RawMessage(`{"a":[9007199254740993]}`),
 		"list": []int64{odd}, "map": map[string]uint64{"a": odd}, "struct": small{ID: odd}, "embedded": githubUser{ID: new(int64(odd))},
 		"struct in struct": struct{ R []small }{[]small{{}, {ID: odd}}},
@@ -907,7 +907,7 @@ func TestDigitsInInterfacesOfJSON(t *testing.T) {
 		}
 	}
 	for name, v := range map[string]any{
-		"exact": 1 << 60, "float": 1152921504606847000.0, "fraction": 0.30000000000000004, "zeros": json.Number("1.500"), "negative": -(1 << 53),
+		"exact": int64(1 << 60), "float": 1152921504606847000.0, "fraction": 0.30000000000000004, "zeros": json.Number("1.500"), "negative": -int64(1 << 53),
 		"text": "9007199254740993", "escaped": `\"9007199254740993`, "as text": struct {
 			ID int64 `json:",string"`
 		}{odd}, "exponent": json.Number("1e20"), "big.Rat": big.NewRat(1, odd),
