@@ -56,6 +56,14 @@ func slowCopy(do func()) []switchover.Option {
 	})}
 }
 
+// purgeRaw purges a subject of the stream S. Calls of the bus itself wait for the switch.
+func purgeRaw(t *testing.T, b *bus.Bus, subject string) {
+	t.Helper()
+	st, err := b.JetStream().Stream(t.Context(), "S")
+	must(t, err)
+	must(t, st.Purge(t.Context(), jetstream.WithPurgeSubject(subject)))
+}
+
 // infoOf returns a consumer as the server has it.
 func infoOf(t *testing.T, js jetstream.JetStream, stream, durable string) *jetstream.ConsumerInfo {
 	t.Helper()
@@ -132,9 +140,7 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 				before := infoOf(t, b.JetStream(), "S", "c").NumAckPending
 				close(release) // what is blocked settles while the stream is copied
 				eventually(t, "eight messages are settled", func() bool { return infoOf(t, b.JetStream(), "S", "c").NumAckPending <= before-8 })
-				if _, err := st.Purge(t.Context(), bus.PurgeFilter{Subject: "s.9"}); err != nil {
-					t.Errorf("Purge: %v", err)
-				}
+				purgeRaw(t, b, "s.9")
 			})
 			report := switchTo(t, b, urls, opts...)
 			t.Log(report, report.Phases)
@@ -190,11 +196,8 @@ func TestSwitchToRemovesWhatWasRemovedWhileItCopied(t *testing.T) {
 			storeNumbered(t, st, many+1, many+5)
 			remove(t, raw, many+2, many+4, many+5)
 		}},
-		"all": {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { must(t, raw.Purge(t.Context())) }},
-		"a subject": {do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, _ jetstream.Stream) {
-			_, err := st.Purge(t.Context(), bus.PurgeFilter{Subject: "s.1"})
-			must(t, err)
-		}},
+		"all":       {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { must(t, raw.Purge(t.Context())) }},
+		"a subject": {do: func(t *testing.T, b *bus.Bus, _ *bus.Stream, _ jetstream.Stream) { purgeRaw(t, b, "s.1") }},
 		"by a limit": {config: bus.StreamConfig{MaxMsgs: many}, do: func(t *testing.T, _ *bus.Bus, st *bus.Stream, _ jetstream.Stream) {
 			storeNumbered(t, st, many+1, many+20)
 		}},
@@ -263,7 +266,10 @@ func TestSwitchToCopiesAgainWhatHasChanged(t *testing.T) {
 			must(t, err)
 		},
 		"the stream's configuration": func(t *testing.T, b *bus.Bus, _ jetstream.Consumer) {
-			declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*", "more"}})
+			config := streamInfo(t, b, "S").Config
+			config.Subjects = []string{"s.*", "more"}
+			_, err := b.JetStream().UpdateStream(t.Context(), config)
+			must(t, err)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
