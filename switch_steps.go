@@ -40,6 +40,7 @@ func (s *busSwitch) HoldConsumers(ctx context.Context, streams []string) error {
 	if err := s.holdCalls(ctx); err != nil {
 		return err
 	}
+	defer s.b.calls.Release() // the copy may take longer than a call can wait
 	for _, c := range s.consumers() {
 		if !slices.Contains(streams, c.stream) {
 			continue

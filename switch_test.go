@@ -558,3 +558,21 @@ func TestSwitchToNamesWhatIsLeftElsewhere(t *testing.T) {
 		t.Errorf("at the same target the warnings are %v", report.Warnings)
 	}
 }
+
+// What an interrupted switch left takes no room from the next one. The target is a single server
+// that has the name of a cluster.
+func TestSwitchToRemovesCopiesFirst(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t, func(o *server.Options) { o.Cluster.Name, o.JetStreamMaxStore = "shop", 24<<20 })
+	there, dir := clientOf(t, target.ClientURL()), t.TempDir()
+	b := openOn(t, dir)
+	st := declare(t, b, bus.StreamConfig{Name: "S", MaxBytes: 16 << 20})
+	must(t, second(bus.PublishTo(t.Context(), st, "S", 1)))
+	must(t, b.Close())
+	must(t, second(there.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", MaxBytes: 16 << 20, Metadata: map[string]string{"_omnibus.moving": "abc"}})))
+	must(t, os.WriteFile(filepath.Join(dir, "switch.json"), fmt.Appendf(nil, `{"id":"abc","target":%q,"streams":["S"],"at":"2026-01-01T00:00:00Z"}`, target.ClientURL()), 0o600))
+	b = openOn(t, dir)
+	if report := switchTo(t, b, target.ClientURL()); report.Replicas != 1 || report.Messages != 1 {
+		t.Errorf("got %+v", report)
+	}
+}

@@ -58,11 +58,7 @@ func (s *run) account(ctx context.Context, replicas int64) (tier accountTier, co
 // checkLimits compares what the streams need with the limits of the account, and with the room
 // that the target has.
 func (s *run) checkLimits(ctx context.Context) {
-	replicas := int64(1)
-	if s.Target.ConnectedClusterName() != "" {
-		replicas = 3
-	}
-	tier, copies, err := s.account(ctx, replicas)
+	tier, copies, err := s.account(ctx, int64(s.report.Replicas))
 	if err != nil {
 		s.unanswered("its limits cannot be asked for", err)
 		return
@@ -103,11 +99,7 @@ func (s *run) checkRoom(ctx context.Context, storage jetstream.StorageType, need
 	if need == 0 {
 		return
 	}
-	replicas := 1
-	if s.Target.ConnectedClusterName() != "" {
-		replicas = 3
-	}
-	probe := jetstream.StreamConfig{Name: "omnibus-room-" + s.ID, Subjects: []string{"$OMNIBUS.room." + s.ID}, Storage: storage, Replicas: replicas, MaxBytes: need}
+	probe := jetstream.StreamConfig{Name: roomProbe + s.ID, Subjects: []string{"$OMNIBUS.room." + s.ID}, Storage: storage, Replicas: s.report.Replicas, MaxBytes: need}
 	if err := s.createProbe(ctx, probe); err != nil {
 		s.found("", fmt.Sprintf("the target does not reserve the %d bytes %s that the streams need: %v", need, where, err),
 			fmt.Sprintf("make room there, or raise its %s", setting))

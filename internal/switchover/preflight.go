@@ -18,7 +18,7 @@ import (
 )
 
 // preflight looks for everything that is in the way. It changes nothing but probe streams,
-// which it deletes. Errors are those of the old server, and a *switchover.ObstacleError.
+// which it deletes, and what earlier switches left. Errors are those of the old server, and a *switchover.ObstacleError.
 func (s *run) preflight(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
 	defer cancel()
@@ -30,8 +30,9 @@ func (s *run) preflight(ctx context.Context) error {
 	s.checkClients(ctx)
 	if s.checkServer() {
 		s.checkNames(ctx)
-		s.checkLimits(ctx)
+		s.removeLeftovers(ctx)
 		s.checkReplicas(ctx)
+		s.checkLimits(ctx)
 		s.checkRestore(ctx)
 	}
 	for _, info := range s.infos {
@@ -133,9 +134,43 @@ func (s *run) checkNames(ctx context.Context) {
 			s.stale = append(s.stale, other.Config.Name)
 			continue
 		}
+		if forgotten(other) {
+			s.probes = append(s.probes, other.Config.Name)
+			continue
+		}
 		for _, own := range s.infos {
 			s.compareNames(own, other)
 		}
+	}
+}
+
+// The names of probe streams begin with these.
+const (
+	replicaProbe = "omnibus-probe-"
+	roomProbe    = "omnibus-room-"
+)
+
+// forgotten reports whether a stream is the probe of a switch that was killed. Others are gone
+// sooner.
+func forgotten(other *jetstream.StreamInfo) bool {
+	name := other.Config.Name
+	return (strings.HasPrefix(name, replicaProbe) || strings.HasPrefix(name, roomProbe)) && other.State.Msgs == 0 &&
+		time.Since(other.Created) > 2*preflightLimit
+}
+
+// removeLeftovers deletes what earlier switches left, since it takes room. A dry run only
+// reads.
+func (s *run) removeLeftovers(ctx context.Context) {
+	if s.DryRun {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, returnLimit)
+	defer cancel()
+	if left := removeCopies(limited, s.targetJS, s.stale, s.Stale); len(left) > 0 {
+		s.found("", fmt.Sprintf("the copies that an earlier switch left cannot be deleted: %v", left), "let its user delete streams, or delete those")
+	}
+	for _, name := range s.probes {
+		s.deleteProbe(ctx, name)
 	}
 }
 
@@ -168,9 +203,14 @@ func (s *run) checkReplicas(ctx context.Context) {
 	if s.Target.ConnectedClusterName() != "" {
 		s.report.Replicas = 3
 	}
-	probe := jetstream.StreamConfig{Name: "omnibus-probe-" + s.ID, Subjects: []string{"$OMNIBUS.probe." + s.ID},
+	probe := jetstream.StreamConfig{Name: replicaProbe + s.ID, Subjects: []string{"$OMNIBUS.probe." + s.ID},
 		Storage: jetstream.MemoryStorage, Replicas: s.report.Replicas, MaxBytes: 1} // some accounts require MaxBytes
-	if err := s.createProbe(ctx, probe); err != nil {
+	err := s.createProbe(ctx, probe)
+	if jserr.Is(err, jserr.ReplicasUnsupported) { // a single server may have the name of a cluster
+		s.report.Replicas, probe.Replicas = 1, 1
+		err = s.createProbe(ctx, probe)
+	}
+	if err != nil {
 		remedy := "let its user create streams, and raise the limits of its account"
 		if s.report.Replicas > 1 {
 			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream, and a user who may create streams"

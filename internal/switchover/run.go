@@ -27,6 +27,7 @@ type run struct {
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
 	stale     []string // copies of an earlier switch
+	probes    []string // of earlier switches
 	ids       *dedup.Collector
 	refuse    atomic.Pointer[context.CancelCauseFunc] // ends the question of now
 
@@ -56,14 +57,6 @@ func Run(ctx context.Context, c Config) (switchover.Report, error) {
 	}
 	if err := s.phase(switchover.Preflight, func() error { return s.preflight(ctx) }); err != nil || c.DryRun {
 		return s.report, err
-	}
-	if len(s.stale) > 0 {
-		limited, cancel := context.WithTimeout(ctx, returnLimit)
-		left := removeCopies(limited, s.targetJS, s.stale, s.Stale)
-		cancel()
-		if len(left) > 0 {
-			return s.report, s.failed(switchover.Preflight, fmt.Errorf("the copies that an earlier switch left cannot be deleted: %v", left))
-		}
 	}
 	if err := s.Bus.Journal(s.report.Streams); err != nil {
 		return s.report, s.failed(switchover.Preflight, err)
