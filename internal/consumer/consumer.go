@@ -43,7 +43,8 @@ type Consumer struct {
 	end      context.CancelCauseFunc
 	stopOnce *lifecycle.StopOnce
 
-	lowered chan struct{} // closed when lowerAckWait has ended; nil without one
+	lowered chan struct{}  // closed when lowerAckWait has ended; nil without one
+	strays  sync.WaitGroup // goroutines that return strays; they end with life
 }
 
 // taker takes the messages of a durable: an intake of this process alone, or its part in one
@@ -86,6 +87,8 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 		}
 	}
 	if err := c.open(ctx); err != nil {
+		c.end(ErrEnded)
+		c.awaitHelpers()
 		cfg.Holders.release(c)
 		if left := c.undo(); left != nil {
 			err = errors.Join(err, left)
@@ -151,13 +154,14 @@ func (c *Consumer) Abort(ctx context.Context) {
 	c.end(ErrEnded)
 	t, _ := c.current()
 	_ = t.Drain(ctx)
-	c.awaitLowered()
+	c.awaitHelpers()
 	c.cfg.Holders.release(c)
 	_ = c.undo() // the bus is closed: the caller says so
 }
 
-// awaitLowered waits for lowerAckWait, which ends with c.life.
-func (c *Consumer) awaitLowered() {
+// awaitHelpers waits for lowerAckWait and for what returns strays, which end with c.life.
+func (c *Consumer) awaitHelpers() {
+	c.strays.Wait()
 	if c.lowered != nil {
 		<-c.lowered
 	}
@@ -193,7 +197,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 		if errors.Is(c.Err(), intake.ErrConsumerDeleted) {
 			_ = c.side.RemoveLeftovers(ctx) // they are in nobody's way
 		}
-		c.awaitLowered()
+		c.awaitHelpers()
 		c.cfg.Holders.release(c)
 		c.cfg.Ended()
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/recovery"
 	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/internal/wire"
@@ -103,10 +104,20 @@ func (c *Consumer) openRecovery(ctx context.Context, ic *intake.DurableConfig) e
 		ic.Followers = followers
 	}
 	if followers.Strays() {
-		go followers.ReturnStrays(c.life)
+		c.returnStrays(followers)
 	}
 	ic.WriteDeadLetter = func(d wire.Delivery) error { return c.writeDeadLetter(d, log) }
 	return nil
+}
+
+// returnStrays returns strays in the background, unless the consumer has ended. The end waits
+// for it.
+func (c *Consumer) returnStrays(f *sidestream.Followers) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.strays.Go(func() { f.ReturnStrays(c.life) })
+	}
 }
 
 // event returns an event about a message of the consumer.
