@@ -40,10 +40,13 @@ func connectMoved(c *config, asked string) (*Bus, error) {
 		failed.URL, failed.Err = "", err
 		return nil, failed
 	}
-	if asked != "" {
-		if failed.Err = b.checkHasMoved(m); failed.Err != nil {
-			return nil, errors.Join(failed, b.Close())
-		}
+	switch missing := b.checkHasMoved(m); {
+	case missing != nil && asked != "":
+		failed.Err = missing
+		return nil, errors.Join(failed, b.Close())
+	case errors.Is(missing, errNoneThere): // a program may have deleted them since
+		c.logger.Warn("this server has none of the streams that were moved to it; if nobody has deleted them, it is another server than then, or has lost its data",
+			"dir", c.server.storeDir, "target", m.Target, "streams", m.Streams)
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
 	b.answerForMoved(m)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -120,6 +121,16 @@ func reopenMoved(t *testing.T, dir string, target *testserver.Server) {
 	other := newTarget(t)
 	_, err := quietBus(bus.WithStoreDir(dir), bus.WithURL(other.ClientURL()))
 	asError[*switchover.MovedError](t, err, target.ClientURL(), other.ClientURL(), "has none of them")
+	for _, name := range streamNames(t, clientOf(t, target.ClientURL())) {
+		must(t, clientOf(t, target.ClientURL()).DeleteStream(t.Context(), name))
+	}
+	logger, lines := logTo(hclog.Warn)
+	b, err := bus.New(bus.WithStoreDir(dir), logger)
+	must(t, err)
+	must(t, b.Close())
+	if all := fmt.Sprint(lines(t)); !strings.Contains(all, "has none of the streams that were moved to it") {
+		t.Errorf("the log says %s", all)
+	}
 	target.Stop()
 	_, err = quietBus(bus.WithStoreDir(dir), bus.WithTimeout(time.Second))
 	asError[*switchover.MovedError](t, err, target.ClientURL(), dir)
