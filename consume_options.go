@@ -139,12 +139,15 @@ func (s StartOption) check(call string) error {
 		if s.start.Time.IsZero() {
 			return &OptionError{Option: "StartAtTime", Value: s.start.Time.String(), Reason: "is the zero time; use StartAtFirst for all messages"}
 		}
-		if t := s.start.Time; !time.Unix(0, t.UnixNano()).Equal(t) {
+		if t := s.start.Time; !representable(t) {
 			return &OptionError{Option: "StartAtTime", Value: t.Format(time.RFC3339), Reason: "must lie between the years 1678 and 2262, which the server can represent; use StartAtFirst for all messages, or StartAtNew for new ones"}
 		}
 	}
 	return nil
 }
+
+// representable reports whether the server can represent a time: it counts nanoseconds.
+func representable(t time.Time) bool { return time.Unix(0, t.UnixNano()).Equal(t) }
 
 // StartAtFirst starts with the first stored message. It is the default.
 func StartAtFirst() StartOption { return StartOption{consumer.Start{Kind: consumer.StartFirst}} }

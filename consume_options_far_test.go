@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 )
@@ -64,6 +66,27 @@ func TestFarTimes(t *testing.T) {
 			t.Errorf("%d messages were handled after the pause", n)
 		}
 	})
+}
+
+// A copy of a stream begins at the time that is given, also in a zone whose offset has seconds,
+// or is refused.
+func TestFarTimesOfSources(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S"})
+	storeRange(t, st, "S", 0, 3)
+	mirror := func(at time.Time) error {
+		return second(b.Stream(t.Context(), bus.StreamConfig{Name: "M", Raw: func(js *jetstream.StreamConfig) {
+			js.Subjects, js.Mirror = nil, &jetstream.StreamSource{Name: "S", OptStartTime: &at}
+		}}))
+	}
+	for name, at := range farTimes {
+		if e := asError[*bus.OptionError](t, mirror(at), "1678", "2262", `"S"`); e.Option != "StreamConfig.Raw" {
+			t.Errorf("%s: %v", name, e)
+		}
+	}
+	must(t, mirror(time.Date(1890, 1, 1, 0, 0, 0, 0, time.FixedZone("LMT", 53*60+28))))
+	eventually(t, "the mirror has all messages", func() bool { return streamInfo(t, b, "M").State.Msgs == 3 })
 }
 
 // firstError returns the first error of a Replay.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -204,9 +203,7 @@ func TestFromEnvLeafAndCluster(t *testing.T) {
 		}
 	})
 	t.Run("node", func(t *testing.T) {
-		if strconv.IntSize < 64 {
-			return // see needsCluster
-		}
+		needsCluster(t)
 		cluster["CLUSTER"], cluster["CLUSTER_LISTEN"], cluster["STORE_DIR"] = "shop", freeAddresses(t, 1)[0], t.TempDir()
 		environment(t, cluster)
 		nc := open(t).Conn()
@@ -233,6 +230,7 @@ func TestFromEnvLeafAndCluster(t *testing.T) {
 		})
 	}
 	t.Run("Connect", func(t *testing.T) {
+		needsCluster(t)
 		cluster["CLUSTER"], leaf["LEAF"], leaf["LEAF_CREDENTIALS"] = "shop", "nats-leaf://127.0.0.1:1", ""
 		environment(t, cluster)
 		environment(t, leaf)

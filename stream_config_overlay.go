@@ -36,8 +36,27 @@ func (c *StreamConfig) overlay(js *jetstream.StreamConfig) error {
 		if js.Name != c.Name {
 			return badStreamField("Raw", fmt.Sprintf("%q", js.Name), fmt.Sprintf("must leave Name as it is, %q", c.Name))
 		}
+		if err := completeStarts(js); err != nil {
+			return err
+		}
 	}
 	return checkDuplicates(js.Duplicates, js.MaxAge)
+}
+
+// completeStarts checks the start times of a mirror and of sources, and gives them in UTC: in
+// JSON an offset of a zone loses its seconds.
+func completeStarts(js *jetstream.StreamConfig) error {
+	for _, s := range slices.Concat([]*jetstream.StreamSource{js.Mirror}, js.Sources) {
+		if s == nil || s.OptStartTime == nil {
+			continue
+		}
+		at := s.OptStartTime.UTC()
+		if !representable(at) {
+			return badStreamField("Raw", at.Format(time.RFC3339), fmt.Sprintf("OptStartTime of %q must lie between the years 1678 and 2262, which the server can represent; leave it out for all messages", s.Name))
+		}
+		s.OptStartTime = &at
+	}
+	return nil
 }
 
 // callRaw calls Raw and turns a panic into an error.
