@@ -2,8 +2,10 @@ package dedup_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,4 +157,26 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// A file with a right checksum may hold anything.
+func FuzzDecode(f *testing.F) {
+	c := dedup.NewCollector(100)
+	c.Stream("S", "inc", time.Minute).Add(header("a"), 1, time.Now().UnixNano())
+	ids, _ := c.Finish()
+	for _, data := range [][]byte{ids.Encode("m"), []byte("{}\n" + strings.Repeat("x", 32)), nil} {
+		f.Add(data[:max(len(data)-sha256.Size, 0)])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		check := sha256.Sum256(body)
+		ids, err := dedup.Decode(append(bytes.Clone(body), check[:]...), "m")
+		if err != nil {
+			return
+		}
+		ids.Find("S", "a", time.Now())
+		again, err := dedup.Decode(ids.Encode("m"), "m")
+		if err != nil || again.Len() != ids.Len() {
+			t.Errorf("%d IDs came back as %d, %v", ids.Len(), again.Len(), err)
+		}
+	})
 }
