@@ -35,6 +35,16 @@ func (s *busSwitch) Journal(streams []string) error {
 	return s.local.dir.BeginMove(s.move)
 }
 
+// newStreams returns the streams that consumers need at the target and not here.
+func (s *busSwitch) newStreams() (all []string) {
+	for _, c := range s.consumers() {
+		if name := c.engine.NewStream(); name != "" && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
 // HoldConsumers implements engine.Bus.
 func (s *busSwitch) HoldConsumers(ctx context.Context, streams []string) error {
 	if err := s.holdCalls(ctx); err != nil {

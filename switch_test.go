@@ -570,6 +570,31 @@ func TestSwitchToNamesWhatIsLeftElsewhere(t *testing.T) {
 	}
 }
 
+// A consumer with keys needs one more stream at the target.
+func TestSwitchToCountsNewStreams(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	consume(t, st, "c", "s.*", ignore[int], bus.KeyBySubject())
+	need := len(streamNames(t, b.JetStream())) + 1
+	limit := func(streams int) {
+		must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+			MaxMemory: -1, MaxStore: -1, MaxStreams: streams, MaxConsumers: -1, MaxAckPending: -1}}))
+	}
+	limit(need - 1)
+	_, err := b.SwitchTo(t.Context(), target.ClientURL())
+	asError[*switchover.ObstacleError](t, err, fmt.Sprintf("may have %d streams and has 0; the streams need %d more", need-1, need))
+	limit(-1)
+	there := clientOf(t, target.ClientURL())
+	must(t, second(there.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S-keys"})))
+	_, err = b.SwitchTo(t.Context(), target.ClientURL())
+	asError[*switchover.ObstacleError](t, err, `stream "S-keys": the target has a stream with this name`, "delete or rename it")
+	must(t, there.DeleteStream(t.Context(), "S-keys"))
+	limit(need)
+	switchTo(t, b, target.ClientURL())
+}
+
 // What an interrupted switch left takes no room from the next one. The target is a single server
 // that has the name of a cluster.
 func TestSwitchToRemovesCopiesFirst(t *testing.T) {

@@ -54,6 +54,15 @@ func (f *formerIntake) end(ctx context.Context) error {
 	return f.err
 }
 
+// NewStream returns the stream that is made for the consumer when several processes can reach
+// its durable. It is empty if there is nothing to make.
+func (c *Consumer) NewStream() string {
+	if _, alone := c.own(); !alone || c.cfg.Key.Of == nil {
+		return ""
+	}
+	return sidestream.KeysStream(c.cfg.Stream.Name)
+}
+
 // Share prepares a consumer with keys that has its durable for itself for sharing it with
 // other processes, which can reach the server from now on. It is called while the consumer is
 // quiesced and detached, with the connection at the new server. It returns true if Join must be

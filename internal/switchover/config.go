@@ -56,6 +56,8 @@ type Config struct {
 	Redact func(url string) string              // removes credentials
 	Report switchover.Report                    // to begin with: the target
 
+	NewStreams []string // that are made at the target after the switch
+
 	ID       string        // marks the copies of this switch
 	Stale    string        // marks those of an earlier one, which do not count; empty for none
 	Domain   string        // the JetStream domain of the old server

@@ -80,7 +80,7 @@ func (s *run) checkLimits(ctx context.Context) {
 	if s.checkLimit("bytes in memory", memory*copies, tier.Limits.MaxMemory, tier.Memory) {
 		s.checkRoom(ctx, jetstream.MemoryStorage, memory, "in memory", "max_memory_store")
 	}
-	s.checkLimit("streams", int64(len(s.infos)), tier.Limits.MaxStreams, tier.Streams)
+	s.checkLimit("streams", int64(len(s.infos)+len(s.NewStreams)), tier.Limits.MaxStreams, tier.Streams)
 	s.checkLimit("consumers", count, tier.Limits.MaxConsumers, tier.Consumers)
 }
 

@@ -138,6 +138,9 @@ func (s *run) checkNames(ctx context.Context) {
 			s.probes = append(s.probes, other.Config.Name)
 			continue
 		}
+		if slices.Contains(s.NewStreams, other.Config.Name) {
+			s.found(other.Config.Name, "the target has a stream with this name, and consumers with keys need one there", "delete or rename it")
+		}
 		for _, own := range s.infos {
 			s.compareNames(own, other)
 		}
