@@ -81,12 +81,6 @@ type localServer struct {
 	usage func() []storageUse
 }
 
-// storageUse is how much of a limit of memory or disk is in use.
-type storageUse struct {
-	option      string // that sets the limit
-	used, limit int64  // bytes
-}
-
 // Connect returns a bus on the existing server at url: "nats://host:4222", or several URLs
 // separated by commas. It tries each URL once, until ctx ends. It does not wait for a server
 // that starts later. A connection that is lost later comes back by itself.
@@ -372,6 +366,16 @@ func (b *Bus) logEvent(e event.Event) {
 		return
 	}
 	b.cfg.logger.Warn(string(e.Kind), args...)
+}
+
+// finishRemoval is called before a stream is deleted. On disk it makes sure that the server has
+// no folder of an earlier stream of that name left to remove.
+func (b *Bus) finishRemoval(stream string) error {
+	local := b.local.Load()
+	if local == nil || local.dir == nil {
+		return nil
+	}
+	return local.dir.FinishRemoval(stream)
 }
 
 // callable returns an error unless b and ctx can be used.

@@ -1,9 +1,7 @@
 package bus
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -54,9 +52,6 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	return r
 }
 
-// errLimitReached is what the embedded server says of a message that it refuses.
-var errLimitReached = errors.New("the server refused a message, because a limit of memory or disk is reached")
-
 // checkStorage reports that streams have no room, or soon have none.
 func (b *Bus) checkStorage(r *health.Report) {
 	if err := b.capacity.Err(); err != nil {
@@ -66,35 +61,6 @@ func (b *Bus) checkStorage(r *health.Report) {
 	if use, ok := b.fullest(); ok && ratio(use.used, use.limit) > b.cfg.thresholds.StoreRatio {
 		r.Add(health.Degraded, "store", "%s; %s", use, storeRemedy)
 	}
-}
-
-// fullest returns the limit of the embedded server of which the largest share is in use.
-func (b *Bus) fullest() (use storageUse, ok bool) {
-	local := b.local.Load()
-	if local == nil {
-		return use, false
-	}
-	all := local.usage()
-	if len(all) == 0 {
-		return use, false
-	}
-	return slices.MaxFunc(all, func(a, b storageUse) int {
-		return cmp.Compare(ratio(a.used, a.limit), ratio(b.used, b.limit))
-	}), true
-}
-
-// String returns the use as text.
-func (u storageUse) String() string {
-	return fmt.Sprintf("streams use %d of %d bytes (%s)", u.used, u.limit, u.option)
-}
-
-// storeFullError adds to err, with which the server refuses messages, how much is in use and
-// what to do.
-func (b *Bus) storeFullError(err error) error {
-	if use, ok := b.fullest(); ok {
-		return fmt.Errorf("bus: no room for messages: %s: %s; %s", inner(err), use, storeRemedy)
-	}
-	return fmt.Errorf("bus: no room for messages: %s; %s", inner(err), storeRemedy)
 }
 
 // checkConnection reports a lost or slow connection.

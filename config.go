@@ -159,6 +159,9 @@ func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 // which overflow in the year 2262: what is later would be in the past.
 const farthest = 100 * 365 * 24 * time.Hour
 
+// representable reports whether the server can represent a time: it counts nanoseconds.
+func representable(t time.Time) bool { return time.Unix(0, t.UnixNano()).Equal(t) }
+
 const (
 	defaultTimeout      = 5 * time.Second
 	defaultDrainTimeout = 25 * time.Second // Kubernetes kills a program after 30 s

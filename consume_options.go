@@ -146,9 +146,6 @@ func (s StartOption) check(call string) error {
 	return nil
 }
 
-// representable reports whether the server can represent a time: it counts nanoseconds.
-func representable(t time.Time) bool { return time.Unix(0, t.UnixNano()).Equal(t) }
-
 // StartAtFirst starts with the first stored message. It is the default.
 func StartAtFirst() StartOption { return StartOption{consumer.Start{Kind: consumer.StartFirst}} }
 

@@ -41,16 +41,6 @@ func (s *Stream) Delete(ctx context.Context) error {
 	return nil
 }
 
-// finishRemoval is called before a stream is deleted. On disk it makes sure that the server has
-// no folder of an earlier stream of that name left to remove.
-func (b *Bus) finishRemoval(stream string) error {
-	local := b.local.Load()
-	if local == nil || local.dir == nil {
-		return nil
-	}
-	return local.dir.FinishRemoval(stream)
-}
-
 // PurgeFilter chooses messages of a stream: those that match all fields that are set. The
 // zero value chooses all messages.
 type PurgeFilter struct {

@@ -328,13 +328,5 @@ func (s *Subscription) load() load {
 	return l
 }
 
-// ratio is used/limit, or 0 when there is no limit.
-func ratio[N int | int64](used, limit N) float64 {
-	if limit <= 0 {
-		return 0
-	}
-	return float64(used) / float64(limit)
-}
-
 // errStopped is why Stop of a subscription does not wait.
 var errStopped = errors.New("it was stopped")
