@@ -254,14 +254,16 @@ func TestRewindMistakes(t *testing.T) {
 		asError[*bus.OptionError](t, con.Rewind(ctx, bus.StartAtSequence(0)), "sequences begin with 1")
 		asError[*bus.OptionError](t, con.Rewind(ctx, bus.StartOption{}))
 
-		inside := make(chan error, 1)
+		inside, begun := make(chan error, 1), make(chan struct{})
 		var self atomic.Pointer[bus.Consumer]
 		self.Store(consume(t, st, "self", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
 			if m.Sequence == 20 {
+				<-begun
 				inside <- self.Load().Rewind(ctx, bus.StartAtFirst())
 			}
 			return nil
 		}))
+		close(begun)
 		asError[*bus.ConsumerError](t, receive(t, inside), "from a handler of this consumer")
 
 		must(t, con.Drain(ctx))

@@ -75,13 +75,21 @@ func (s *run) checkLimits(ctx context.Context) {
 		s.checkStreamLimits(ctx, info, &tier.Limits)
 	}
 	if s.checkLimit("bytes on disk", store*copies, tier.Limits.MaxStore, tier.Store) {
-		s.checkRoom(ctx, jetstream.FileStorage, store, "on disk", "max_file_store")
+		s.checkRoom(ctx, jetstream.FileStorage, largest(store, tier.Limits.MaxStoreStream), "on disk", "max_file_store")
 	}
 	if s.checkLimit("bytes in memory", memory*copies, tier.Limits.MaxMemory, tier.Memory) {
-		s.checkRoom(ctx, jetstream.MemoryStorage, memory, "in memory", "max_memory_store")
+		s.checkRoom(ctx, jetstream.MemoryStorage, largest(memory, tier.Limits.MaxMemoryStream), "in memory", "max_memory_store")
 	}
 	s.checkLimit("streams", int64(len(s.infos)+len(s.NewStreams)), tier.Limits.MaxStreams, tier.Streams)
 	s.checkLimit("consumers", count, tier.Limits.MaxConsumers, tier.Consumers)
+}
+
+// largest is how much of a need one stream may have. A limit of zero or less means none.
+func largest(need, limit int64) int64 {
+	if limit > 0 {
+		return min(need, limit)
+	}
+	return need
 }
 
 // checkLimit compares a need with a limit of the account, of which some is used. It reports
@@ -111,15 +119,15 @@ func (s *run) checkRoom(ctx context.Context, storage jetstream.StorageType, need
 // checkStreamLimits compares a stream and its consumers with what the account allows each.
 func (s *run) checkStreamLimits(ctx context.Context, info *jetstream.StreamInfo, l *accountLimits) {
 	c := &info.Config
-	largest := l.MaxStoreStream
+	most := l.MaxStoreStream
 	if c.Storage == jetstream.MemoryStorage {
-		largest = l.MaxMemoryStream
+		most = l.MaxMemoryStream
 	}
 	if l.MaxBytesRequired && c.MaxBytes <= 0 {
 		s.found(c.Name, "the account requires MaxBytes, which it does not have", "set its MaxBytes, or lift that rule at the target")
 	}
-	if largest > 0 && c.MaxBytes > largest {
-		s.found(c.Name, fmt.Sprintf("its MaxBytes are %d, and the account allows %d for a stream", c.MaxBytes, largest), "raise that limit at the target, or lower its MaxBytes")
+	if most > 0 && c.MaxBytes > most {
+		s.found(c.Name, fmt.Sprintf("its MaxBytes are %d, and the account allows %d for a stream", c.MaxBytes, most), "raise that limit at the target, or lower its MaxBytes")
 	}
 	if l.MaxAckPending <= 0 || info.State.Consumers == 0 {
 		return

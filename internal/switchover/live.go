@@ -366,6 +366,9 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 		return l.err
 	}
 	defer l.abort()
+	if !info.Created.Equal(l.info.Created) {
+		return &errChanged{"the stream was deleted and created again"}
+	}
 	l.ctx = ctx
 	if err := l.complete(ctx, info); err != nil {
 		return err
