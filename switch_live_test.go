@@ -353,3 +353,28 @@ func TestSwitchToGivesUpWhileItCopies(t *testing.T) {
 		receive(t, got)
 	}
 }
+
+// A stream that is deleted and created again while it is copied is copied again.
+func TestSwitchToCopiesTheStreamThatIsThereNow(t *testing.T) {
+	t.Parallel()
+	_, urls := servers(t, 1)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, MaxAge: time.Hour})
+	storeMany(t, st)
+	config := streamInfo(t, b, "S").Config
+	opts := slowCopy(func() { // not by calls of the bus, which the switch may hold
+		must(t, b.JetStream().DeleteStream(t.Context(), "S"))
+		must(t, second(b.JetStream().CreateStream(t.Context(), config)))
+		for range 10 {
+			must(t, second(b.JetStream().Publish(t.Context(), "s.new", []byte(`{}`))))
+		}
+	})
+	report, err := b.SwitchTo(t.Context(), urls, opts...)
+	must(t, err)
+	if !strings.Contains(strings.Join(report.Warnings, " "), "was deleted and created again") {
+		t.Errorf("the warnings are %v", report.Warnings)
+	}
+	if state := streamInfo(t, b, "S").State; state.Msgs != 10 || state.LastSeq != 10 {
+		t.Errorf("the target has %+v", state)
+	}
+}
