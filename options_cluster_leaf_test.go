@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -140,4 +141,40 @@ func (e *edgesTest) awaitHub(when string) {
 		}
 	}
 	must(e.t, b.Close())
+}
+
+// What one edge acknowledges, and what becomes of its failures, is nothing to another edge that
+// has a stream and a durable of the same name.
+func TestEdgesSettleForThemselves(t *testing.T) {
+	t.Parallel()
+	e := newEdges(t)
+	e.store(5)
+	e.awaitHub("linked")
+	hangs := make(chan struct{})
+	t.Cleanup(func() { close(hangs) })
+	held, failed := make(chan int, 10), make(chan int, 10)
+	busy, other := e.edges["berlin"], e.edges["osaka"]
+	consume(t, busy, "c", edgeOrder, func(_ context.Context, m *bus.Msg[int]) error { held <- m.Data; <-hangs; return nil }, bus.Concurrency(5))
+	for range 5 {
+		receive(t, held)
+	}
+	consume(t, other, "c", edgeOrder, func(_ context.Context, m *bus.Msg[int]) error { failed <- m.Data; return bus.Permanent(errNo) })
+	for range 5 {
+		receive(t, failed)
+	}
+	eventually(t, "they are dead letters of the other edge", func() bool {
+		n, err := other.DeadCount(t.Context(), bus.DeadFilter{})
+		must(t, err)
+		return n == 5
+	})
+	if n, err := busy.DeadCount(t.Context(), bus.DeadFilter{}); err != nil || n != 0 {
+		t.Errorf("the first edge has %d dead letters, %v", n, err)
+	}
+	berlin, err := jetstream.NewWithDomain(e.hubBus().Conn(), "berlin")
+	must(t, err)
+	con, err := berlin.Consumer(t.Context(), "ORDERS", "c")
+	must(t, err)
+	if n := con.CachedInfo().NumAckPending; n != 5 {
+		t.Errorf("%d of 5 messages are unacknowledged at the first edge", n)
+	}
 }

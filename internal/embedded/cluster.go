@@ -81,7 +81,7 @@ func (l *Leaf) set(o *server.Options) {
 		return
 	}
 	o.ReconnectErrorReports = reconnectReports
-	o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: l.URLs, Credentials: l.Credentials}}
+	o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: l.URLs, Credentials: l.Credentials, DenyExports: ownSubjects, DenyImports: ownSubjects}}
 }
 
 // privatePort reports whether the port for clients is there only because a node needs one. No
@@ -93,3 +93,8 @@ func (c *Config) privatePort(o *server.Options) bool {
 
 // loopback is where the port of a node without WithListen is.
 const loopback = "127.0.0.1"
+
+// ownSubjects do not cross a leaf link: an acknowledgement names only stream, durable and
+// sequence, so it would count for a stream of that name on the other side, too, and so would the
+// side streams of this library. Sources need neither.
+var ownSubjects = []string{"$JS.ACK.>", "$OMNIBUS.>"}
