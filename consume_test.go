@@ -390,6 +390,7 @@ func TestConsumeTheSameAgain(t *testing.T) {
 	consume(t, st, "c", "s.a", ignore[int], bus.AckWait(20*time.Second))
 	consume(t, st, "c", "s.a", ignore[int], bus.AckWait(40*time.Second))
 	consume(t, st, "c", "s.a", ignore[int])
+	eventually(t, "a member asks for messages", func() bool { return consumerInfo(t, b, "S", "c").NumWaiting > 0 })
 	_, err := bus.Consume(t.Context(), st, "c", "s.*", ignore[int])
 	asError[*bus.ConsumerConflictError](t, err, "have s.a, want s.*")
 	if w := consumerInfo(t, b, "S", "c").Config.AckWait; w != 40*time.Second {

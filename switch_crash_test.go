@@ -270,7 +270,13 @@ func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 			all[0].start()
 			if ok && !failed.Committed {
 				awaitServers(t, urls, 3)
-				switchTo(t, b, urls)
+				within(t, time.Minute, "the cluster answers again and the bus switches", func() bool {
+					_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second))
+					if _, elects := errors.AsType[*switchover.ObstacleError](err); !elects {
+						must(t, err)
+					}
+					return err == nil
+				})
 			}
 			eventually(t, "the bus is connected", b.Conn().IsConnected)
 			storeNumbers(t, st, 101, 110)
