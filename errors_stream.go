@@ -101,6 +101,8 @@ type UnsupportedError struct {
 // Error says what is not supported, and what to do.
 func (e *UnsupportedError) Error() string {
 	switch {
+	case e.Server != "" && e.Version == "":
+		return fmt.Sprintf("bus: %s: %s", e.Call, e.instead)
 	case e.Server != "":
 		return fmt.Sprintf("bus: %s needs nats-server %s or newer, and the server is %s: upgrade the server, %s", e.Call, e.Version, shown(e.Server), e.instead)
 	case e.Call != "":

@@ -97,7 +97,7 @@ func TestSwitchTo(t *testing.T) {
 				t.Errorf("health = %+v, ClientURL = %s", r, b.ClientURL())
 			}
 			_, err := b.SwitchTo(t.Context(), target.ClientURL())
-			asError[*bus.UnsupportedError](t, err, "no embedded server")
+			asError[*bus.UnsupportedError](t, err, "bus: SwitchTo: this bus has no embedded server")
 			must(t, b.Close())
 			if opts != nil {
 				reopenMoved(t, dir, target)
