@@ -40,7 +40,8 @@ import (
 // of that type. A string may be invalid UTF-8.
 //
 // Marshal refuses keys that contain pointers or interfaces, because they would be other keys when
-// they are read. A key that is itself an interface may hold a string, a number or a bool.
+// they are read. A key that is itself an interface may hold a string, a number or a bool. Unmarshal
+// can read more into such a key: nil, bytes, a time or a tag, as the library represents them.
 //
 // To protect against hostile data, Unmarshal accepts at most 256 levels of nesting, 1 Mi elements
 // in an array, 128 Ki pairs in a map, and each map key once. It allocates no memory for elements

@@ -37,8 +37,8 @@ func fuzz(f *testing.F, c codec.Codec, seeds [][]byte, likes ...any) {
 				continue
 			}
 			again, err := c.Marshal(value)
-			if c == codec.CBOR && err != nil && strings.Contains(err.Error(), "year outside of range") {
-				continue // a number of seconds can name any year, the text that is written cannot
+			if c == codec.CBOR && err != nil && readOnly(err) {
+				continue
 			}
 			if err != nil {
 				t.Fatalf("%T was decoded from %q and cannot be encoded: %v", value, data, err)
@@ -48,6 +48,14 @@ func fuzz(f *testing.F, c codec.Codec, seeds [][]byte, likes ...any) {
 			}
 		}
 	})
+}
+
+// readOnly reports whether err refuses what CBOR can read and not write: a year that a number
+// of seconds can name and a text cannot, and keys other than strings, numbers and bools in a
+// map[any]any.
+func readOnly(err error) bool {
+	return strings.Contains(err.Error(), "year outside of range") ||
+		strings.Contains(err.Error(), "as the key of a map that has interfaces as keys")
 }
 
 // decode returns nil where the codec refuses data.

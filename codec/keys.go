@@ -2,6 +2,7 @@ package codec
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"reflect"
 )
@@ -13,6 +14,8 @@ import (
 const wantPlainKey = "a key without pointers and interfaces, or an interface that holds strings, numbers and bools"
 
 const wantKeyText = "a key with MarshalText, without a pointer receiver, and UnmarshalText; or with neither"
+
+const heldKey = "the key of a map that has interfaces as keys; use strings, numbers or bools, or one type of keys"
 
 // visitKey looks at t, the type of the keys of a map.
 func (s *search) visitKey(t reflect.Type) {
@@ -80,8 +83,11 @@ func checkTextKey(key reflect.Value) error {
 
 // checkHeldKey refuses what an interface as a key would not hold when it is read.
 func checkHeldKey(key reflect.Value) error {
-	if key = key.Elem(); key.IsValid() && cborMethods(key.Type()).opaque || !isScalar(key) {
-		return fmt.Errorf("a %v as the key of a map that has interfaces as keys; use strings, numbers or bools, or one type of keys", key)
+	switch key = key.Elem(); {
+	case !key.IsValid():
+		return errors.New("nil as " + heldKey)
+	case cborMethods(key.Type()).opaque || !isScalar(key):
+		return fmt.Errorf("%v, a %v, as %s", key, key.Type(), heldKey)
 	}
 	return nil
 }

@@ -625,6 +625,8 @@ func kinds() []kind {
 		{name: "map of pointers", value: map[*int]int{&seven: 1}, in: nowhere},
 		{name: "map of arrays of anys", value: map[[1]any]int{{1}: 1}, in: nowhere},
 		{name: "map of anys, a struct", value: map[any]int{plain{1, 2}: 1}, in: nowhere},
+		{name: "map of anys, nil", value: map[any]int{nil: 1}, in: nowhere},
+		{name: "map of anys, a time", value: map[any]int{time.Unix(1, 0).UTC(): 1}, in: nowhere},
 		{name: "map of anys, the same", value: map[any]int{int8(1): 1, uint(1): 2}, in: nowhere},
 		{name: "channel", value: make(chan int), in: nowhere},
 		{name: "func in struct", value: struct{ F func() }{}, in: nowhere},
