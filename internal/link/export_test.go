@@ -18,3 +18,10 @@ func (l *Link) ReadsAhead() bool {
 	_, ok := l.dialer.latest.Conn.(*ahead)
 	return ok
 }
+
+// BeginRequest registers a request, and gives it up.
+func (l *Link) BeginRequest() error {
+	number, _, _, err := l.requests.begin(l.nc, false)
+	l.requests.remove(number)
+	return err
+}

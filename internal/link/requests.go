@@ -95,7 +95,14 @@ func (r *requests) begin(nc *nats.Conn, server bool) (number uint64, inbox strin
 	}
 	r.last++
 	r.open[r.last] = openRequest{reply, server}
-	return r.last, r.prefix + strconv.FormatUint(r.last, 36), reply, nil
+	return r.last, r.inboxLocked(r.last), reply, nil
+}
+
+// inboxLocked returns the reply subject of a request, in one allocation unless the prefix is
+// long.
+func (r *requests) inboxLocked(number uint64) string {
+	var room [64]byte
+	return string(strconv.AppendUint(append(room[:0], r.prefix...), number, 36))
 }
 
 // subscribeLocked subscribes to the replies, at the first request.

@@ -227,3 +227,16 @@ func TestRequestsUnderLoad(t *testing.T) {
 	l.Conn().Close()
 	wg.Wait()
 }
+
+// A request allocates the channel of its reply (two) and its reply subject, as one of nats.go does.
+func TestRequestAllocations(t *testing.T) { //nolint:paralleltest // it counts
+	l := testserver.New(t).Link(t)
+	allocations := testing.AllocsPerRun(1000, func() {
+		if err := l.BeginRequest(); err != nil {
+			t.Error(err)
+		}
+	})
+	if allocations > 3 {
+		t.Errorf("%v allocations, want 3", allocations)
+	}
+}
