@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -86,4 +87,41 @@ func TestSwitchToWhileConsumeBegins(t *testing.T) {
 		shared := strings.Join(slices.Collect(maps.Keys(state.State.Subjects)), " ")
 		return strings.Contains(shared, ".before.") && strings.Contains(shared, ".meanwhile.")
 	})
+}
+
+// However many consumers of the bus share one durable, the hold is short, and each message is
+// handled once.
+func TestSwitchToWithManyConsumersOfOneDurable(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 8, 16, 64} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			target := newTarget(t)
+			b := ownBus(t)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			var all ledger
+			for range n {
+				consume(t, st, "c", "s.*", all.handle, bus.Concurrency(2))
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			last := make(chan int, 1)
+			go func() {
+				n := 0
+				for ; ctx.Err() == nil; n++ {
+					if _, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.1"), n+1); err != nil {
+						t.Errorf("PublishTo: %v", err)
+					}
+				}
+				last <- n
+			}()
+			eventually(t, "messages are handled", func() bool { return all.distinct() > 10*n })
+			report, err := b.SwitchTo(t.Context(), target.ClientURL()) // with MaxWait as it is
+			must(t, err)
+			t.Log(report.Waited, report.Phases)
+			stop()
+			stored := receive(t, last)
+			eventually(t, "all are handled", func() bool { return all.distinct() == stored })
+			all.mustBeOnce(t, stored)
+		})
+	}
 }

@@ -51,17 +51,18 @@ func (s *busSwitch) HoldConsumers(ctx context.Context, streams []string) error {
 		return err
 	}
 	defer s.b.calls.Release() // the copy may take longer than a call can wait
+	var held []*consumer.Consumer
 	for _, c := range s.consumers() {
 		if !slices.Contains(streams, c.stream) {
 			continue
 		}
-		s.early = append(s.early, c)
+		s.early, held = append(s.early, c), append(held, c.engine)
 		if err := quiesceBriefly(ctx, c.engine.Quiescer().Quiesce); err != nil {
 			return fmt.Errorf("consumer %s: %w", c.durable, err)
 		}
-		if err := c.engine.Detach(ctx); err != nil {
-			return fmt.Errorf("consumer %s: %w", c.durable, err)
-		}
+	}
+	if err := consumer.Detach(ctx, held...); err != nil {
+		return err
 	}
 	return s.b.core.Link.Flush(ctx, s.b.core.Timeout)
 }
@@ -87,15 +88,11 @@ func (s *busSwitch) Hold(ctx context.Context) error {
 	if err := quiesceBriefly(ctx, s.b.registry.Quiesce); err != nil {
 		return err
 	}
+	var all []*consumer.Consumer
 	for _, c := range s.consumers() {
-		if slices.Contains(s.early, c) {
-			continue // it is detached, and may have settled since
-		}
-		if err := c.engine.Detach(ctx); err != nil {
-			return fmt.Errorf("consumer %s: %w", c.durable, err)
-		}
+		all = append(all, c.engine)
 	}
-	return nil
+	return consumer.Detach(ctx, all...)
 }
 
 // holdCalls waits for calls of a few requests to the server, such as Consume, and has further

@@ -12,17 +12,26 @@ import (
 // streams with what the server knows of each durable. Then they go on there. What a handler
 // settles meanwhile waits in the buffer of the connection.
 
-// Detach has the server send nothing more, and waits until all that it has sent is here. The
-// consumer is quiesced. The end of that ends Detach, too.
-func (c *Consumer) Detach(ctx context.Context) error {
-	t, _ := c.current()
-	switch t := t.(type) {
-	case *intake.Durable:
-		return t.Detach(ctx)
-	case *sharedTaker:
-		if in := t.latest(); in != nil {
-			return in.Detach(ctx)
+// Detach has the server send nothing more to any of these consumers, and waits until all that
+// it has sent is here. They are all consumers of the process that are quiesced. The end of that
+// ends Detach, too. It may be called again.
+func Detach(ctx context.Context, all ...*Consumer) error {
+	var intakes []*intake.Durable
+	for _, c := range all {
+		if in := c.presentIntake(); in != nil {
+			intakes = append(intakes, in)
 		}
+	}
+	return intake.Detach(ctx, intakes...)
+}
+
+// presentIntake returns what takes the messages of c here, or nil.
+func (c *Consumer) presentIntake() *intake.Durable {
+	switch t, _ := c.current(); t := t.(type) {
+	case *intake.Durable:
+		return t
+	case *sharedTaker:
+		return t.latest()
 	}
 	return nil
 }

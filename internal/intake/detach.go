@@ -3,24 +3,74 @@ package intake
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Detach has the server send nothing more, and waits until all that it has sent is here. It
-// is for a quiesced Durable whose connection is about to lead elsewhere: what the server sent
+// is for quiesced Durables whose connection is about to lead elsewhere: what the server sent
 // would be lost on the way otherwise, and come again only after AckWait. Handlers that run go
 // on and settle. Resume opens new inboxes. When ctx ends first Detach returns why; Resume
-// must follow all the same. It may be called again.
-func (d *Durable) Detach(ctx context.Context) error {
-	for _, p := range d.pullers {
-		if err := p.detach(ctx); err != nil {
-			return err
+// must follow all the same. It may be called again; what is detached stays as it is.
+//
+// It takes all Durables of a process at once, since several may have messages of one consumer:
+// the server counts those together.
+func Detach(ctx context.Context, all ...*Durable) error {
+	var pullers []*puller
+	for _, d := range all {
+		pullers = append(pullers, d.pullers...)
+	}
+	fresh := slices.DeleteFunc(slices.Clone(pullers), (*puller).isDetached)
+	if err := each(fresh, func(p *puller) error { return p.explain(p.endInterest(ctx)) }); err != nil {
+		return err
+	}
+	var consumers []sharers
+	for _, p := range fresh {
+		if !slices.ContainsFunc(consumers, func(s sharers) bool { return s[0].Info == p.Info }) {
+			consumers = append(consumers, slices.DeleteFunc(slices.Clone(pullers), func(q *puller) bool { return q.Info != p.Info }))
 		}
 	}
-	return nil
+	return each(consumers, func(s sharers) error { return s[0].explain(s.fetchAll(ctx)) })
+}
+
+// explain adds to an error the stream and the name of the consumer.
+func (p *puller) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("consumer %s: %w", strings.TrimPrefix(p.Info, "$JS.API.CONSUMER.INFO."), err)
+}
+
+// maxAtOnce is how many inboxes or consumers Detach works on at the same time.
+const maxAtOnce = 32
+
+// each calls do for all, some at the same time, and returns the errors.
+func each[T any](all []T, do func(T) error) error {
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	room := make(chan struct{}, maxAtOnce)
+	for i, x := range all {
+		room <- struct{}{}
+		wg.Go(func() {
+			errs[i] = do(x)
+			<-room
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// isDetached reports whether Detach has nothing to do for p.
+func (p *puller) isDetached() bool {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	return p.detached && p.empty
 }
 
 const (
@@ -31,22 +81,52 @@ const (
 	fetchExpiry = 50 * time.Millisecond
 )
 
-// detach does so for one consumer. When the interest ends, the server may be about to send:
-// such a message it keeps for the next request, as one that was sent. So detach asks for those
-// that are sent and not here.
-func (p *puller) detach(ctx context.Context) error {
+// sharers are the pullers of a process that take messages of one consumer of the server.
+type sharers []*puller
+
+// fetchAll waits until all that the server has sent to them is here. When their interest ended,
+// the server may have been about to send: such a message it keeps for the next request, as one
+// that was sent. So one of them asks for those that are sent and not here.
+func (s sharers) fetchAll(ctx context.Context) error {
 	for fetches := 0; ; fetches++ {
-		if err := p.endInterest(ctx); err != nil {
-			return err
-		}
-		undelivered, err := p.undelivered(ctx)
+		undelivered, err := s.undelivered(ctx)
 		if err != nil || undelivered == 0 || fetches == maxFetches {
 			return err
+		}
+		p := s.live()
+		if p == nil {
+			return nil // they are draining, and return what they do not handle
 		}
 		if err := p.fetch(ctx, undelivered); err != nil {
 			return err
 		}
+		if err := p.endInterest(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+// live returns one that still takes messages, or nil.
+func (s sharers) live() *puller {
+	for _, p := range s {
+		p.d.mu.Lock()
+		ends := p.d.ends
+		p.d.mu.Unlock()
+		if !ends {
+			return p
+		}
+	}
+	return nil
+}
+
+// held is how many messages of the consumer are here.
+func (s sharers) held() (n int) {
+	for _, p := range s {
+		p.d.mu.Lock()
+		n += p.held
+		p.d.mu.Unlock()
+	}
+	return n
 }
 
 // endInterest closes the inbox for the server, and waits until all that has come is held.
@@ -68,9 +148,9 @@ func (p *puller) endInterest(ctx context.Context) error {
 
 // undelivered returns how many messages the server counts as sent that are not here. It asks
 // again for a moment, because settlements are processed a little later than they are sent.
-func (p *puller) undelivered(ctx context.Context) (n int, err error) {
+func (s sharers) undelivered(ctx context.Context) (n int, err error) {
 	for range 5 {
-		reply, err := p.d.link.Request(ctx, &wire.Out{Subject: p.Info})
+		reply, err := s[0].d.link.Request(ctx, &wire.Out{Subject: s[0].Info})
 		if err != nil {
 			return 0, err
 		}
@@ -78,10 +158,7 @@ func (p *puller) undelivered(ctx context.Context) (n int, err error) {
 		if err := json.Unmarshal(reply.Data, &i); err != nil {
 			return 0, fmt.Errorf("not the state of a consumer: %w", err)
 		}
-		p.d.mu.Lock()
-		n = max(i.AckPending-p.held, 0)
-		p.d.mu.Unlock()
-		if n == 0 {
+		if n = max(i.AckPending-s.held(), 0); n == 0 {
 			return 0, nil
 		}
 		time.Sleep(time.Millisecond)

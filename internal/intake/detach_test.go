@@ -2,11 +2,13 @@ package intake_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/intake"
@@ -56,7 +58,7 @@ func TestDetach(t *testing.T) {
 			quick, _ := ended(t)
 			_ = d.Quiesce(quick)
 			for range 2 { // twice
-				if err := d.Detach(t.Context()); err != nil {
+				if err := intake.Detach(t.Context(), d.Durable); err != nil {
 					t.Fatalf("Detach: %v", err)
 				}
 			}
@@ -96,7 +98,7 @@ func TestDetachWhileAHandlerRuns(t *testing.T) {
 		d.await("begun", d.begun.Load, 1)
 		quick, _ := ended(t)
 		_ = d.Quiesce(quick)
-		if err := d.Detach(t.Context()); err != nil {
+		if err := intake.Detach(t.Context(), d.Durable); err != nil {
 			t.Fatal(err)
 		}
 		release()
@@ -116,7 +118,7 @@ func TestDetachInVain(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, reason := ended(t)
-		if err := d.Detach(ctx); !errors.Is(err, reason) && !errors.Is(err, context.Canceled) {
+		if err := intake.Detach(ctx, d.Durable); !errors.Is(err, reason) && !errors.Is(err, context.Canceled) {
 			t.Errorf("Detach = %v", err)
 		}
 		d.publish(20)
@@ -125,7 +127,7 @@ func TestDetachInVain(t *testing.T) {
 		if err := d.Quiesce(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Detach(t.Context()); err != nil {
+		if err := intake.Detach(t.Context(), d.Durable); err != nil {
 			t.Fatal(err)
 		}
 		d.publish(1)
@@ -136,8 +138,94 @@ func TestDetachInVain(t *testing.T) {
 		if n := d.begun.Load(); n != 20 {
 			t.Errorf("%d handlers began after Detach", n-20)
 		}
-		if err := d.Detach(t.Context()); err != nil {
+		if err := intake.Detach(t.Context(), d.Durable); err != nil {
 			t.Logf("Detach after the end: %v", err)
 		}
 	})
+}
+
+// Several Durables of one process have messages of one consumer. Detach takes what they have
+// together for what is here, and fetches nothing for them in vain.
+func TestDetachSeveralOfOneConsumer(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 8, 16, 64} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			s := testserver.New(t, testserver.WithJetStream)
+			m := newDurableMember(t, s, 1)
+			all := []*intake.Durable{m.quiescable.(*intake.Durable)}
+			l := s.Link(t)
+			for range n - 1 {
+				d := openReal(t, l, 1, m)
+				d.Start()
+				all = append(all, d)
+			}
+			release := m.block()
+			const messages = 4 * window // more than one of them takes
+			m.publish(messages)
+			several := int64(min(n, 3))
+			m.await("begun", func() int64 { return min(m.begun.Load(), several) }, several)
+			quick, _ := ended(t)
+			for _, d := range all {
+				_ = d.Quiesce(quick)
+			}
+			fetches, err := s.Conn(t).SubscribeSync("$JS.API.CONSUMER.MSG.NEXT.S.C")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(fetches.SetPendingLimits(-1, -1), l.Flush(t.Context(), time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			if err := intake.Detach(t.Context(), all...); err != nil {
+				t.Fatal(err)
+			}
+			js, err := jetstream.New(s.Conn(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := js.Consumer(t.Context(), "S", "C")
+			if err != nil {
+				t.Fatal(err)
+			}
+			held := 0
+			for _, d := range all {
+				held += d.Held()
+			}
+			if c.CachedInfo().NumAckPending != held {
+				t.Errorf("the server counts %d messages as sent, and %d are here", c.CachedInfo().NumAckPending, held)
+			}
+			if sent := shortRequests(t, fetches); sent >= 5 { // a few if the server was about to send
+				t.Errorf("%d fetches", sent)
+			}
+			release()
+			for _, d := range all {
+				d.Resume()
+			}
+			m.await("handled", m.handled.Load, messages)
+			for _, d := range all {
+				if err := d.Drain(t.Context()); err != nil {
+					t.Errorf("Drain: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// shortRequests returns how many of the requests for messages that have come expire soon. The
+// others are those of before Detach.
+func shortRequests(t *testing.T, s *nats.Subscription) (n int) {
+	t.Helper()
+	for {
+		m, err := s.NextMsg(time.Millisecond)
+		if err != nil {
+			return n
+		}
+		var r struct{ Expires time.Duration }
+		if err := json.Unmarshal(m.Data, &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Expires < time.Second {
+			n++
+		}
+	}
 }
