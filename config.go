@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -66,8 +67,9 @@ type config struct {
 	timeout      time.Duration
 	drainTimeout time.Duration
 
-	env  string // the environment variable that is being read
-	errs []error
+	env      string // the environment variable that is being read
+	readsEnv bool   // FromEnv is among the options
+	errs     []error
 }
 
 // logConfig says where the bus logs to.
@@ -142,10 +144,23 @@ func (l *logConfig) open() hclog.Logger {
 
 // bad records an option whose value cannot be used.
 func (c *config) bad(option string, value any, reason string) {
-	if c.env != "" {
+	if c.env != "" && !strings.Contains(reason, c.env) {
 		reason += " (from the environment: " + c.env + ")"
 	}
 	c.errs = append(c.errs, &OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
+}
+
+// badField records a field of an option whose value cannot be used. While the environment is
+// read, it names the variable instead.
+func (c *config) badField(option, field, value, reason string) {
+	switch {
+	case c.env == "":
+	case field == "Name" || field == "URL":
+		field = c.env
+	default:
+		field = c.env + "_" + strings.ToUpper(field)
+	}
+	c.bad(option, value, field+" "+reason)
 }
 
 // positive records a value that is not above zero.
@@ -210,10 +225,28 @@ func programVersion() string {
 func (c *config) check() error {
 	c.checkCredentials()
 	c.checkModes()
-	if c.server.url != "" && c.server.listen.addr != "" {
-		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen.addr)
-	}
+	c.warnOfListen()
 	return errors.Join(c.errs...)
+}
+
+// warnOfListen logs what WithListen does not do.
+func (c *config) warnOfListen() {
+	if c.server.listen.addr == "" {
+		return
+	}
+	switch {
+	case c.server.followed:
+		c.logger.Warn("WithListen has no effect: SwitchTo has moved the streams of the store directory, and no embedded server runs; let the clients of that port use the other server",
+			"listen", c.server.listen.addr, "dir", c.server.storeDir, "server", link.Redact(c.server.url))
+	case c.server.url != "":
+		c.logger.Warn("WithListen has no effect: it opens a port of the embedded server, and WithURL names another server", "listen", c.server.listen.addr)
+	default:
+		for _, cr := range c.auth.credentials {
+			if cr.env == "" {
+				c.logger.Warn(cr.name+" does not protect the port of WithListen: it is for the server that SwitchTo moves the streams to; set up users of the port with WithServerOptions", "listen", c.server.listen.addr)
+			}
+		}
+	}
 }
 
 // payloadConfig is what the options say of payloads.
@@ -234,11 +267,14 @@ type authConfig struct {
 
 // credential is one way to identify the bus, or to secure its connection.
 type credential struct {
-	name    string // of the option
-	option  nats.Option
-	fromEnv bool
-	errs    []error // what is wrong with it, where it comes from the environment
+	name   string // of the option
+	option nats.Option
+	env    string  // the environment variable that it comes from; empty: the program's own
+	errs   []error // what is wrong with it, where it comes from the environment
 }
+
+// String names the option, or the variable that stands for it.
+func (cr credential) String() string { return cmp.Or(cr.env, cr.name) }
 
 func (c *config) addAccess(name string, o nats.Option) {
 	c.auth.credentials = append(c.auth.credentials, credential{name: name, option: o})
@@ -250,17 +286,17 @@ func (c *config) addFromEnv(o Option) {
 	alone := &config{env: c.env}
 	o.configure(alone)
 	for i := range alone.auth.credentials {
-		alone.auth.credentials[i].fromEnv = true
+		alone.auth.credentials[i].env = c.env
 	}
 	c.auth.credentials = append(c.auth.credentials, alone.auth.credentials...)
-	c.auth.credentials = append(c.auth.credentials, credential{fromEnv: true, errs: alone.errs})
+	c.auth.credentials = append(c.auth.credentials, credential{env: c.env, errs: alone.errs})
 }
 
-// checkCredentials makes connection options of the credentials.
+// checkCredentials makes connection options of the credentials. Without a URL those of the
+// program are for the server that SwitchTo moves the streams of the store directory to, so that
+// the program need not change before it starts again.
 func (c *config) checkCredentials() {
-	if c.server.url != "" {
-		c.checkOneIdentity()
-	}
+	c.checkOneIdentity()
 	for _, cr := range c.auth.credentials {
 		switch {
 		case c.server.url != "":
@@ -268,23 +304,27 @@ func (c *config) checkCredentials() {
 			if cr.option != nil {
 				c.auth.options = append(c.auth.options, cr.option)
 			}
-		case !cr.fromEnv:
-			c.bad(cr.name, "…", "identifies the bus to an existing server, but none is named; add WithURL, or protect the embedded server's port with WithServerOptions")
+		case cr.env == "" && !c.server.canMove():
+			c.bad(cr.name, "…", "identifies the bus to an existing server, but none is named; add WithURL, or WithStoreDir if SwitchTo moves the streams to such a server, or protect the embedded server's port with WithServerOptions")
 		}
 	}
 }
 
+// canMove reports whether SwitchTo can move the streams, and New finds them again.
+func (s *serverConfig) canMove() bool { return s.storeDir != "" && s.cluster == nil && s.leaf == nil }
+
 // checkOneIdentity refuses two ways to identify the bus. nats.go would use one of them, and
 // which one depends on the server.
 func (c *config) checkOneIdentity() {
-	first := ""
+	first, firstShown := "", ""
 	for _, cr := range c.auth.credentials {
 		switch {
 		case cr.option == nil || cr.name == "WithTLS" || cr.name == first:
+		case cr.env != "" && c.server.url == "": // it has no effect
 		case first == "":
-			first = cr.name
+			first, firstShown = cr.name, cr.String()
 		default:
-			c.bad(cr.name, "…", "a second way to identify the bus, after "+first+"; give one of them")
+			c.bad(cr.String(), "…", "a second way to identify the bus, after "+firstShown+"; give one of them")
 			return
 		}
 	}
@@ -294,6 +334,7 @@ func (c *config) checkOneIdentity() {
 type serverConfig struct {
 	url        string         // of an existing server; empty: embedded
 	moved      *storedir.Move // where the streams of storeDir were moved to; nil if they were not
+	followed   bool           // url is from moved
 	storeDir   string         // empty: in memory
 	listen     listenConfig
 	cluster    *Cluster      // nil: the server is in no cluster

@@ -44,8 +44,10 @@ var house = map[string]room{
 	"internal/access":        {floor: 0},
 	"internal/plural":        {floor: 0},
 	"health":                 {floor: 0},
-	"switchover":             {floor: 0},
-	"stats":                  {floor: 0},
+	"switchover": {floor: 1, imports: map[string]string{
+		"internal/plural": "counts in texts",
+	}},
+	"stats": {floor: 0},
 
 	"internal/capacity": {floor: 1},
 	"internal/deadline": {floor: 1},
@@ -151,6 +153,7 @@ var house = map[string]room{
 
 	"internal/switchover": {floor: 8, imports: map[string]string{
 		"internal/plural":               "counts in texts",
+		"internal/link":                 "which permission the target says is missing",
 		"switchover":                    "what it reports and returns",
 		"internal/subject":              "subjects that two streams would store",
 		"internal/wire":                 "the incarnation that a copy carries",

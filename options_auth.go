@@ -15,7 +15,8 @@ import (
 )
 
 // accessOption is an option of Connect, New and SwitchTo: how the bus identifies itself to an
-// existing server.
+// existing server. New takes it without WithURL where there is a store directory that SwitchTo can
+// move: then it counts from the move on.
 type accessOption struct{ anywhere }
 
 // OnSwitch implements switchover.Option.
@@ -35,7 +36,9 @@ func WithTLS(t *tls.Config) accessOption { //nolint:revive // callers only pass 
 	})
 }
 
-// WithUser identifies the bus by a user name and a password.
+// WithUser identifies the bus by a user name and a password to an existing server: that of
+// Connect or WithURL, or the one that SwitchTo has moved the streams of WithStoreDir to. So a
+// program can give it to New before the move. It does not protect the port of WithListen.
 func WithUser(user, password string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if user == "" {

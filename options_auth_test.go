@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 func TestAccess(t *testing.T) {
@@ -108,14 +110,41 @@ func TestAccessByCredentialsFile(t *testing.T) {
 // An embedded bus asks nobody who they are, so credentials for it are a mistake.
 func TestAccessNeedsAURL(t *testing.T) {
 	t.Parallel()
-	_, err := bus.New(bus.WithToken("s3cret"))
-	var bad *bus.OptionError
-	if !errors.As(err, &bad) || bad.Option != "WithToken" {
-		t.Fatalf("got %v", err)
+	for _, opts := range [][]bus.Option{nil, {bus.WithStoreDir(t.TempDir()), bus.WithLeaf(bus.Leaf{URL: "nats-leaf://127.0.0.1:1"})}} {
+		_, err := bus.New(append(opts, bus.WithToken("s3cret"))...)
+		if e := asError[*bus.OptionError](t, err, "add WithURL", "SwitchTo"); e.Option != "WithToken" || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("got %v", err)
+		}
 	}
-	if strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("the error shows the secret: %v", err)
+}
+
+// A program that identifies itself to the server that SwitchTo moves its streams to is the same
+// before and after. What cannot be used any more is told.
+func TestAccessForTheMove(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t, func(o *server.Options) { o.Username, o.Password = "ann", "s3cret" })
+	dir, ann := t.TempDir(), bus.WithUser("ann", "s3cret")
+	log, logged := logTo(hclog.Warn)
+	program := []bus.Option{bus.WithStoreDir(dir), ann, anyPort(), log}
+	b := ownBus(t, program...)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	switchTo(t, b, target.ClientURL(), ann)
+	must(t, b.Close())
+	again := ownBus(t, program...)
+	if again.ClientURL() != target.ClientURL() {
+		t.Errorf("the bus is at %q", again.ClientURL())
 	}
+	for _, start := range []string{"WithUser does not protect the port of WithListen", "WithListen has no effect: SwitchTo has moved the streams"} {
+		if !slices.ContainsFunc(logged(t), func(l line) bool { return strings.HasPrefix(l.message, start) }) {
+			t.Errorf("the log does not say %q: %+v", start, logged(t))
+		}
+	}
+	for _, wrong := range [][]bus.Option{nil, {bus.WithUser("ann", "wrong")}} {
+		asError[*switchover.MovedError](t, second(quietBus(append(wrong, bus.WithStoreDir(dir))...)), "Authorization Violation", "WithUser", "OMNIBUS_USER")
+	}
+	leaf := bus.WithLeaf(bus.Leaf{URL: "nats-leaf://127.0.0.1:1"})
+	asError[*bus.OptionError](t, second(quietBus(bus.WithStoreDir(dir), ann, leaf)), "WithLeaf(nats-leaf://127.0.0.1:1)", "SwitchTo has moved the streams", dir, "leave the option out")
 }
 
 func TestWithURLUsesTheServer(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,7 +26,7 @@ type Cluster struct {
 	// Listen is where the other nodes connect to, "10.0.0.1:6222" or "0.0.0.0:6222".
 	Listen string
 	// Peers are the addresses of all nodes, "10.0.0.2:6222". That of this node may be among
-	// them.
+	// them. New refuses fewer than three nodes: of two, one stops when the other does.
 	Peers []string
 	// User and Password are what the nodes show each other. Without them, and without a TLS
 	// that asks for certificates, New refuses a Listen that other machines reach.
@@ -65,23 +67,59 @@ func (c *config) checkNode(n *Cluster) {
 	}
 	for _, name := range []struct{ field, value string }{{"Name", n.Name}, {"Node", n.Node}} {
 		if !nameRule.MatchString(name.value) {
-			c.bad("WithCluster", strconv.Quote(name.value), name.field+` must have 1 to 128 letters, digits, "-" or "_"`)
+			c.badField("WithCluster", name.field, strconv.Quote(name.value), `must have 1 to 128 letters, digits, "-" or "_"`)
 		}
 	}
 	if _, port, err := splitListen(n.Listen); err != nil || port == 0 {
-		c.bad("WithCluster", strconv.Quote(n.Listen), `Listen must be host:port with a port above 0, such as "0.0.0.0:6222"`)
+		c.badField("WithCluster", "Listen", strconv.Quote(n.Listen), `must be host:port with a port above 0, such as "0.0.0.0:6222"`)
 	}
 	for _, peer := range n.Peers {
 		if host, port, err := splitListen(peer); err != nil || host == "" || port == 0 {
-			c.bad("WithCluster", strconv.Quote(peer), `Peers must be host:port, such as "10.0.0.2:6222"`)
+			c.badField("WithCluster", "Peers", strconv.Quote(peer), `must be host:port, such as "10.0.0.2:6222"`)
 		}
 	}
-	if len(n.Peers) < 2 {
-		c.bad("WithCluster", fmt.Sprint(n.Peers), "Peers must name all nodes; a cluster has three or more")
+	if n.countPeers() < 3 {
+		c.badField("WithCluster", "Peers", fmt.Sprint(n.Peers), "must name all nodes; a cluster has three or more, since one of two stops when the other does")
 	}
 	if (n.User == "") != (n.Password == "") {
-		c.bad("WithCluster", strconv.Quote(n.User), "User and Password belong together")
+		field := "Password"
+		if n.User == "" {
+			field = "User"
+		}
+		c.badField("WithCluster", field, `""`, "is empty; the user and the password belong together")
 	}
+}
+
+// countPeers returns how many nodes Peers names, with this one, as far as their addresses tell.
+func (n *Cluster) countPeers() int {
+	listen, port, _ := splitListen(n.Listen)
+	isOwn := func(peer string) bool {
+		host, p, err := splitListen(peer)
+		return err == nil && p == port && n.isOwnHost(host, listen)
+	}
+	peers := slices.Compact(slices.Sorted(slices.Values(n.Peers)))
+	if slices.ContainsFunc(peers, isOwn) {
+		return len(peers)
+	}
+	return len(peers) + 1
+}
+
+// isOwnHost reports whether a host is this machine: by the address of Listen, the name of the
+// node, that of the machine, or an address of it. It looks up no names.
+func (n *Cluster) isOwnHost(host, listen string) bool {
+	first, _, _ := strings.Cut(host, ".")
+	if name, _ := os.Hostname(); host == listen || host == name || first == name || first == n.Node {
+		return true
+	}
+	ip := net.ParseIP(host)
+	if ip == nil {
+		return host == "localhost"
+	}
+	addresses, _ := net.InterfaceAddrs()
+	return slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		own, ok := a.(*net.IPNet)
+		return ok && own.IP.Equal(ip)
+	})
 }
 
 // Leaf says to which server the embedded one is linked.
@@ -110,13 +148,22 @@ func WithLeaf(l Leaf) Option {
 			return
 		}
 		if l.Domain != "" && !nameRule.MatchString(l.Domain) {
-			c.bad("WithLeaf", strconv.Quote(l.Domain), `Domain must have 1 to 128 letters, digits, "-" or "_"`)
+			c.badField("WithLeaf", "Domain", strconv.Quote(l.Domain), `must have 1 to 128 letters, digits, "-" or "_"`)
 		}
 		if l.Credentials != "" {
-			c.checkSecretFile("WithLeaf", l.Credentials)
+			c.checkLeafFile(l.Credentials)
 		}
 		c.server.leaf = &leafConfig{urls: c.leafURLs(l.URL), credentials: l.Credentials, domain: l.Domain}
 	})
+}
+
+// checkLeafFile checks the credentials file of a leaf link.
+func (c *config) checkLeafFile(name string) {
+	if env := c.env; env != "" {
+		c.env = env + "_CREDENTIALS"
+		defer func() { c.env = env }()
+	}
+	c.checkSecretFile("WithLeaf", name)
 }
 
 // leafConfig is a checked Leaf.
@@ -143,16 +190,29 @@ func (c *config) leafURLs(list string) (urls []*url.URL) {
 // checkModes checks options of which one replaces the other.
 func (c *config) checkModes() {
 	s := &c.server
+	elsewhere := fmt.Sprintf("it is for the embedded server, and %s names another server; give one of the two", c.named("WithURL", "URL"))
+	if s.followed {
+		elsewhere = fmt.Sprintf("it is for the embedded server, and SwitchTo has moved the streams of store directory %q to %s, where New connects to; leave the option out, or give another directory in %s",
+			s.storeDir, link.Redact(s.url), c.named("WithStoreDir", "STORE_DIR"))
+	}
 	if s.leaf != nil && s.url != "" {
-		c.bad("WithLeaf", link.Redact(s.leaf.urls[0].String()), "the embedded server is linked, and WithURL names another server; give one of the two")
+		c.bad(c.named("WithLeaf", "LEAF"), link.Redact(s.leaf.urls[0].String()), elsewhere)
 	}
 	if s.cluster == nil {
 		return
 	}
 	if s.url != "" {
-		c.bad("WithCluster", s.cluster.Name, "WithURL names another server; give one of the two")
+		c.bad(c.named("WithCluster", "CLUSTER"), s.cluster.Name, elsewhere)
 	}
 	if s.storeDir == "" {
-		c.bad("WithCluster", s.cluster.Name, "a node keeps its streams on disk; add WithStoreDir")
+		c.bad(c.named("WithCluster", "CLUSTER"), s.cluster.Name, "a node keeps its streams on disk; add "+c.named("WithStoreDir", "STORE_DIR"))
 	}
+}
+
+// named returns the name of an option, with its variable if FromEnv is among the options.
+func (c *config) named(option, variable string) string {
+	if !c.readsEnv {
+		return option
+	}
+	return option + " (" + envPrefix + variable + ")"
 }

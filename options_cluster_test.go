@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/health"
 )
 
 func TestClusterOptions(t *testing.T) {
@@ -33,10 +34,13 @@ func TestClusterOptions(t *testing.T) {
 		"port 0":          {change: func(n *bus.Cluster) { n.Listen = "127.0.0.1:0" }, words: "Listen must be"},
 		"peer":            {change: func(n *bus.Cluster) { n.Peers[1] = "nats://x:1" }, words: "Peers must be"},
 		"too few":         {change: func(n *bus.Cluster) { n.Peers = n.Peers[:1] }, words: "three or more"},
+		"two, this one":   {change: func(n *bus.Cluster) { n.Peers[1] = n.Listen }, words: "Peers must name all nodes"},
+		"one twice":       {change: func(n *bus.Cluster) { n.Peers[1] = n.Peers[0] }, words: "Peers must name all nodes"},
+		"own name":        {change: func(n *bus.Cluster) { n.Listen, n.Peers[1] = "0.0.0.0:6222", "n-0.shop:6222" }, words: "Peers must name all nodes"},
+		"open port":       {change: func(n *bus.Cluster) { n.Listen = "0.0.0.0:6222" }, words: "set Cluster.User and Cluster.Password"},
 		"no password":     {change: func(n *bus.Cluster) { n.User = "u" }, words: "belong together"},
 		"with a URL":      {opts: []bus.Option{bus.WithURL("nats://127.0.0.1:1")}, words: "WithURL names another server"},
 		"in memory":       {opts: []bus.Option{bus.WithStoreDir("")}, words: "add WithStoreDir"},
-		"open port":       {change: func(n *bus.Cluster) { n.Listen = "0.0.0.0:6222" }, words: "cluster port"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -46,8 +50,10 @@ func TestClusterOptions(t *testing.T) {
 			if tt.change != nil {
 				tt.change(&n)
 			}
-			_, err := quietBus(append([]bus.Option{bus.WithStoreDir(t.TempDir()), bus.WithCluster(n)}, tt.opts...)...)
+			dir := t.TempDir()
+			_, err := quietBus(append([]bus.Option{bus.WithStoreDir(dir), bus.WithCluster(n)}, tt.opts...)...)
 			asError[*bus.OptionError](t, err, tt.words)
+			openOn(t, dir) // it is not the directory of the node
 		})
 	}
 }
@@ -58,6 +64,25 @@ func needsCluster(t *testing.T) {
 	t.Helper()
 	if strconv.IntSize < 64 {
 		t.Skip("SKIPPED: nats-server cannot run a node of a cluster on a 32-bit system")
+	}
+}
+
+// A node that is alone says what it waits for.
+func TestLoneNode(t *testing.T) {
+	needsCluster(t)
+	t.Parallel()
+	peers := freeAddresses(t, 3)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(500*time.Millisecond), bus.WithCluster(bus.Cluster{Name: "shop", Node: "n-0", Listen: peers[0], Peers: peers}))
+	_, err := b.Stream(t.Context(), bus.StreamConfig{Name: "S"})
+	isError(t, err, bus.ErrTimeout, "the cluster did not answer", "most of its servers run", "WithTimeout")
+	r := b.Health(t.Context())
+	if len(r.Problems) != 1 || r.Status != health.Failed {
+		t.Fatalf("got %+v", r)
+	}
+	for _, want := range []string{`a node of cluster "shop" needs most of the nodes`, "connected to no other node", peers[0]} {
+		if !strings.Contains(r.Problems[0].Reason, want) {
+			t.Errorf("%q does not say %q", r.Problems[0].Reason, want)
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ const envPrefix = "OMNIBUS_"
 //
 // An empty variable counts as absent. Options that come after FromEnv in the list replace
 // those of the environment. What identifies the bus has an effect only if the bus
-// has a URL after all options. A variable that begins with OMNIBUS_ and is not listed is an
+// has a URL after all options, or SwitchTo has moved the streams of its store directory. A variable that begins with OMNIBUS_ and is not listed is an
 // error, because it is probably misspelt. Variables that Kubernetes makes for a service
 // with the name omnibus, such as OMNIBUS_SERVICE_HOST and OMNIBUS_PORT, are ignored.
 // Connect ignores OMNIBUS_URL and the variables for the embedded server.
@@ -103,7 +103,7 @@ func (c *config) fromEnv(environ []string) {
 	c.userFromEnv(vars["USER"], vars["PASSWORD"])
 	c.leafFromEnv(vars)
 	c.clusterFromEnv(vars)
-	c.env = ""
+	c.env, c.readsEnv = "", true
 }
 
 // leafFromEnv adds the link that the variables describe. Those that only describe it have no

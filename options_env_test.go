@@ -215,9 +215,13 @@ func TestFromEnvLeafAndCluster(t *testing.T) {
 		vars map[string]string
 		says []string
 	}{
-		"credentials":     {map[string]string{"LEAF": "nats-leaf://127.0.0.1:1", "LEAF_CREDENTIALS": "/no/such/file"}, []string{"WithLeaf", "/no/such/file", "OMNIBUS_LEAF"}},
-		"no peers":        {map[string]string{"CLUSTER": "shop"}, []string{"WithCluster", "Peers must name all nodes", "OMNIBUS_CLUSTER"}},
-		"leaf and URL":    {map[string]string{"LEAF": "nats-leaf://ann:s3cret@127.0.0.1:1", "URL": "nats://127.0.0.1:1"}, []string{"WithLeaf", "give one of the two"}},
+		"credentials":     {map[string]string{"LEAF": "nats-leaf://127.0.0.1:1", "LEAF_CREDENTIALS": "/no/such/file"}, []string{"WithLeaf", "/no/such/file", "OMNIBUS_LEAF_CREDENTIALS"}},
+		"domain":          {map[string]string{"LEAF": "nats-leaf://127.0.0.1:1", "LEAF_DOMAIN": "a.b"}, []string{`WithLeaf("a.b"): OMNIBUS_LEAF_DOMAIN must have`}},
+		"no peers":        {map[string]string{"CLUSTER": "shop"}, []string{"WithCluster([]): OMNIBUS_CLUSTER_PEERS must name all nodes", `WithCluster(""): OMNIBUS_CLUSTER_LISTEN must be host:port`, "WithCluster (OMNIBUS_CLUSTER)(shop): a node keeps its streams on disk; add WithStoreDir (OMNIBUS_STORE_DIR)"}},
+		"cluster's name":  {map[string]string{"CLUSTER": "a.b", "CLUSTER_NODE": "c.d"}, []string{`WithCluster("a.b"): OMNIBUS_CLUSTER must have`, `WithCluster("c.d"): OMNIBUS_CLUSTER_NODE must have`}},
+		"a user alone":    {map[string]string{"CLUSTER": "shop", "CLUSTER_USER": "node"}, []string{"OMNIBUS_CLUSTER_PASSWORD is empty"}},
+		"two identities":  {map[string]string{"URL": "nats://127.0.0.1:1", "TOKEN": "s3cret", "USER": "ann"}, []string{"OMNIBUS_USER(…): a second way to identify the bus, after OMNIBUS_TOKEN"}},
+		"leaf and URL":    {map[string]string{"LEAF": "nats-leaf://ann:s3cret@127.0.0.1:1", "URL": "nats://127.0.0.1:1"}, []string{"WithLeaf (OMNIBUS_LEAF)", "WithURL (OMNIBUS_URL) names another server; give one of the two"}},
 		"cluster and URL": {map[string]string{"CLUSTER": "shop", "URL": "nats://127.0.0.1:1"}, []string{"WithCluster", "give one of the two"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,6 +33,9 @@ func WithStoreDir(dir string) Option {
 // WithServerOptions sets up users. Without users New refuses an address that other machines
 // reach with an *OptionError, unless WithUnsafePorts allows it.
 //
+// Without an embedded server, that is with WithURL or when SwitchTo has moved the streams, the
+// option has no effect, and the log says so.
+//
 // A client that reads too slowly is disconnected when 64 MiB wait for it, or when more than 1/16
 // of the memory (64 to 256 MiB) waits for all clients and for it the most.
 func WithListen(addr string) Option {

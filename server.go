@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"time"
@@ -20,7 +21,9 @@ import (
 // options the server has no port, keeps streams in memory and shares nothing with other
 // buses. With WithURL New starts no server and uses the one at that URL. If SwitchTo has moved
 // the streams of the store directory, New connects to the server that has them now, with the
-// options that identify the bus (WithUser and so on), and never uses the old streams.
+// options that identify the bus (WithUser and so on, which may be there before the move), and
+// never uses the old streams. Then WithListen and the other options of the embedded server have
+// no effect, WithListen with a warning in the log; WithLeaf and WithCluster are refused.
 //
 // Errors: *OptionError (all of them, joined); *StoreError about the store directory;
 // *StartError when the server does not start; *ConnectError with WithURL;
@@ -203,12 +206,21 @@ func openPortErrors(err error) error {
 
 // openPortError is the public form of e.
 func openPortError(e *embedded.OpenPortError) *OptionError {
-	option := "WithServerOptions"
-	if e.Port == "client" {
+	option, remedy := "WithServerOptions", "set up users with WithServerOptions, "
+	switch e.Port {
+	case "client":
 		option = "WithListen"
+	case "cluster":
+		option, remedy = "WithCluster", "set Cluster.User and Cluster.Password, the same for all nodes, or a Cluster.TLS that asks for certificates, "
+	case "gateway":
+		remedy = "set Gateway.Username and Gateway.Password with WithServerOptions, "
+	case "monitoring", "profiling": // they never ask
+		remedy = ""
+	case "monitoring (HTTPS)":
+		remedy = "set a TLSConfig that asks for certificates with WithServerOptions, "
 	}
-	return &OptionError{Option: option, Value: strconv.Quote(e.Addr), Reason: inner(e) +
-		"; listen on 127.0.0.1, set up users with WithServerOptions, or allow it with WithUnsafePorts"}
+	return &OptionError{Option: option, Value: strconv.Quote(e.Addr), Reason: fmt.Sprintf(
+		"%s; %slisten on 127.0.0.1, or allow it with WithUnsafePorts", inner(e), remedy)}
 }
 
 // checkNoStreams refuses to leave streams in the store directory behind silently.

@@ -47,6 +47,12 @@ import (
 // Other errors: *OptionError (all of them, joined); *ConnectError if the target cannot be
 // reached; *UnsupportedError if the bus has no embedded server; ErrClosed.
 func (b *Bus) SwitchTo(ctx context.Context, url string, opts ...switchover.Option) (switchover.Report, error) {
+	report, err := b.switchTo(ctx, url, opts)
+	report.Failed = err != nil
+	return report, err
+}
+
+func (b *Bus) switchTo(ctx context.Context, url string, opts []switchover.Option) (switchover.Report, error) {
 	if err := b.callable(ctx, "SwitchTo"); err != nil {
 		return switchover.Report{}, err
 	}
@@ -141,7 +147,7 @@ func withoutCredentials(list string) string {
 
 // run connects to both servers and switches.
 func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
-	report := switchover.Report{Target: link.Redact(s.target.URL)}
+	report := switchover.Report{DryRun: s.settings.DryRun, Target: link.Redact(s.target.URL)}
 	source, err := nats.Connect(link.EmbeddedURL, append([]nats.Option{nats.InProcessServer(inProcess(s.local.dial)),
 		nats.Name(s.b.cfg.name + " (switch)"), nats.NoReconnect()}, s.local.access...)...)
 	if err != nil {

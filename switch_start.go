@@ -26,7 +26,7 @@ func (c *config) followMove() {
 	}
 	c.server.moved = &move
 	if c.server.url == "" {
-		c.server.url = move.Target
+		c.server.url, c.server.followed = move.Target, true
 	}
 }
 

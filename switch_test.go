@@ -241,8 +241,8 @@ func TestSwitchToWithAccess(t *testing.T) {
 			t.Errorf("%s: SwitchTo = %v", name, err)
 		}
 	}
-	_, err := b.SwitchTo(t.Context(), target.ClientURL(), bus.WithUser("ann", "secret"), bus.WithToken("t"), switchover.MaxWait(0), nil)
-	asError[*bus.OptionError](t, err, "WithToken", "MaxWait", "option 4")
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), bus.WithUser("ann", "secret"), bus.WithToken("t"), switchover.MaxWait(0), switchover.CopyRate(-5), nil)
+	asError[*bus.OptionError](t, err, "WithToken", "MaxWait(0s)", "CopyRate(-5)", "option 5")
 	storeNumbers(t, st, 11, 20)
 	switchTo(t, b, target.ClientURL(), bus.WithUser("ann", "secret"), bus.WithTLS(clientTLS))
 	storeNumbers(t, st, 21, 30)
@@ -272,7 +272,7 @@ func TestSwitchToObstacles(t *testing.T) {
 				must(t, err)
 			}
 			return target.ClientURL()
-		}, []string{`stream "S": the target has a stream with this name: delete or rename`, `stream "S": stream "OTHER" of the target stores`}},
+		}, []string{`stream "S": the target has a stream with this name: no server can rename a stream: delete the one at the target`, `stream "S": stream "OTHER" of the target stores`}},
 		"unfinished copy": {nil, func(t *testing.T, _ *bus.Bus) string {
 			target, js := single(t)
 			_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Metadata: map[string]string{"_omnibus.moving": "x"}})
@@ -295,7 +295,16 @@ func TestSwitchToObstacles(t *testing.T) {
 		}, []string{"the target accepts messages of 100000 bytes", "set its max_payload to 1048576"}},
 		"permissions": {nil, func(t *testing.T, _ *bus.Bus) string {
 			return annDenied(t, "$JS.API.STREAM.RESTORE.>", "$JS.SNAPSHOT.>", "$JS.ACK.>")
-		}, []string{"may not restore streams", "may not send the chunks", "may not acknowledge messages"}},
+		}, []string{`streams cannot be restored at the target: its user may not publish to "$JS.API.STREAM.RESTORE.omnibus-probe-`, "let that user publish to $JS.API.STREAM.RESTORE.>;",
+			`its user may not publish to "$JS.SNAPSHOT.RESTORE.omnibus-probe-`, `its user may not publish to "$JS.ACK.omnibus-probe-`, "a switch needs publish to $JS.API.>, $JS.SNAPSHOT.RESTORE.> and $JS.ACK.>, and subscribe to _INBOX_"}},
+		"permissions of single calls": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return annDenied(t, "$JS.API.STREAM.INFO.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.MSG.DELETE.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>")
+		}, []string{"let that user publish to $JS.API.STREAM.INFO.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.MSG.DELETE.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>"}},
+		"replies": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) {
+				o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"none"}}}}}
+			}).ClientURL()
+		}, []string{"1 in the way", `its user may not subscribe to "_INBOX_`, "let that user subscribe to _INBOX_", "WithInboxPrefix"}},
 		"limits": {nil, func(t *testing.T, _ *bus.Bus) string {
 			target, _ := single(t)
 			must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
@@ -324,10 +333,10 @@ func TestSwitchToObstacles(t *testing.T) {
 		}, []string{`stream "S": the account requires MaxBytes, which it does not have: set its MaxBytes`, `stream "S": consumer "c" may have`, "unacknowledged messages, and the account allows 5: raise that limit",
 			`stream "BIG": its MaxBytes are 2000, and the account allows 1000 for a stream: raise that limit`}},
 		"no permissions at all": {nil, func(t *testing.T, _ *bus.Bus) string { return annDenied(t, "$JS.>") },
-			[]string{"its streams cannot be listed", "its limits cannot be asked for", "does not create a stream with 1 replicas", "let its user create streams",
-				"let its user publish to $JS.> and subscribe to the inboxes", "Permissions Violation for Publish"}},
+			[]string{`the streams of the target cannot be listed: its user may not publish to "$JS.API.STREAM.LIST": let that user publish to $JS.API.STREAM.LIST;`, "the limits of the target cannot be asked for",
+				`does not create a stream with 1 replicas: its user may not publish to "$JS.API.STREAM.CREATE.omnibus-probe-`, "let that user publish to $JS.API.STREAM.CREATE.>"}},
 		"no deletion": {nil, func(t *testing.T, _ *bus.Bus) string { return annDenied(t, "$JS.API.STREAM.DELETE.>") },
-			[]string{"does not delete the probe stream omnibus-probe-", "let its user delete streams, and delete that one"}},
+			[]string{"does not delete the probe stream omnibus-probe-", `its user may not publish to "$JS.API.STREAM.DELETE.omnibus-probe-`, "let that user publish to $JS.API.STREAM.DELETE.>"}},
 		"two targets": {nil, func(t *testing.T, _ *bus.Bus) string {
 			return newTarget(t).ClientURL() + "," + newTarget(t).ClientURL()
 		}, []string{"leads to other streams than the first URL", "servers of one cluster"}},
@@ -354,7 +363,10 @@ func TestSwitchToObstacles(t *testing.T) {
 			before := streamNames(t, b.JetStream())
 			report, err := b.SwitchTo(t.Context(), url, bus.WithUser("ann", "x")) // servers without users let everybody in
 			asError[*switchover.ObstacleError](t, err, append(c.want, "nothing was changed")...)
-			if report.Waited != 0 || !slices.Equal(streamNames(t, b.JetStream()), before) {
+			if strings.Contains(err.Error(), "too slow") || strings.Contains(err.Error(), "no answer came") {
+				t.Errorf("it does not say what is missing: %v", err)
+			}
+			if !report.Failed || report.Waited != 0 || !slices.Equal(streamNames(t, b.JetStream()), before) {
 				t.Errorf("report = %v; the streams are %v", report, streamNames(t, b.JetStream()))
 			}
 			storeNumbers(t, st, 11, 20)
@@ -363,6 +375,16 @@ func TestSwitchToObstacles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A permission that is missing for one stream is found when that is copied. It is told.
+func TestSwitchToNamesAMissingPermission(t *testing.T) {
+	t.Parallel()
+	url := annDenied(t, "$JS.API.STREAM.RESTORE.S")
+	b := ownBus(t)
+	declare(t, b, bus.StreamConfig{Name: "S"})
+	_, err := b.SwitchTo(t.Context(), url, bus.WithUser("ann", "x"), switchover.MaxWait(500*time.Millisecond))
+	asError[*switchover.Error](t, err, `at the target its user may not publish to "$JS.API.STREAM.RESTORE.S": let that user publish to $JS.API.STREAM.RESTORE.S;`)
 }
 
 // annDenied starts a target whose user ann, with the password x, may not publish to subjects.
@@ -442,7 +464,7 @@ func TestSwitchToGivesUp(t *testing.T) {
 	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject())
 	storeNumbers(t, st, 1, 10)
 	report, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.DryRun())
-	if err != nil || !report.DryRun || len(report.Streams) != 3 || report.Waited != 0 {
+	if err != nil || !report.DryRun || report.Failed || len(report.Streams) != 3 || report.Waited != 0 {
 		t.Errorf("a dry run: %+v, %v", report, err)
 	}
 	for _, wait := range []time.Duration{time.Nanosecond, time.Millisecond} { // the first is over before anything waits
@@ -589,7 +611,7 @@ func TestSwitchToCountsNewStreams(t *testing.T) {
 	there := clientOf(t, target.ClientURL())
 	must(t, second(there.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S-keys"})))
 	_, err = b.SwitchTo(t.Context(), target.ClientURL())
-	asError[*switchover.ObstacleError](t, err, `stream "S-keys": the target has a stream with this name`, "delete or rename it")
+	asError[*switchover.ObstacleError](t, err, `stream "S-keys": the target has a stream with this name`, "delete the one at the target")
 	must(t, there.DeleteStream(t.Context(), "S-keys"))
 	limit(need)
 	switchTo(t, b, target.ClientURL())

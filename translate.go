@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/consumer"
+	"github.com/omnibus-go/bus/internal/jsapi"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/link"
@@ -73,6 +74,8 @@ func translate(err error) error {
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, link.ErrDisconnected):
 		return fmt.Errorf("%w: %w", ErrDisconnected, err)
+	case errors.Is(err, jsapi.ErrNoLeader):
+		return fmt.Errorf("%w: %w: %w; see that most of its servers run and reach each other, and give calls more time with WithTimeout", ErrTimeout, jsapi.ErrNoLeader, context.DeadlineExceeded)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)
 	default:
@@ -138,6 +141,8 @@ func connectionError(err error) error {
 		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise max_connections of the server", err)
 	case errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
 		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise the account's limit of connections", err)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return fmt.Errorf("%w; identify the bus with WithUser, WithToken, WithCredentials, WithNKey or a certificate in WithTLS (FromEnv: OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS), or see whether the server still knows what the bus gives", err)
 	}
 	return err
 }
@@ -211,5 +216,5 @@ func fieldChanges(changes []streamdef.Change) []FieldChange {
 // stream.
 func foreignStream(e *sidestream.ForeignStreamError) error {
 	conflict := &StreamConflictError{Stream: e.Side, Fields: []FieldChange{{Field: "Subjects", Have: e.Have, Want: e.Want}}}
-	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library needs this name for a side stream of %q, but this stream is not one: rename one of the two", conflict, e.Stream)}
+	return &StreamError{Stream: e.Stream, Op: "consume", Err: fmt.Errorf("%w; the library needs this name for a side stream of %q, but this stream is not one; no server can rename a stream: let the program use another name for %q, or copy %q to a stream of another name that has it as a source, and delete it then", conflict, e.Stream, e.Stream, e.Side)}
 }

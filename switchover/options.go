@@ -12,7 +12,7 @@ type Option interface {
 // Settings is what the options set. Programs do not use it.
 type Settings struct {
 	DryRun   bool           // only look for obstacles
-	MaxWait  time.Duration  // how long publishers may wait; 0 for DefaultMaxWait
+	MaxWait  time.Duration  // how long publishers may wait
 	CopyRate int            // bytes a second; 0 for no limit
 	Progress func(Progress) // nil for none
 	Access   []any          // options of package bus that identify the bus to the target
@@ -36,12 +36,7 @@ func DryRun() Option { return option(func(s *Settings) { s.DryRun = true }) }
 // deadline, or the timeout of the bus, comes earlier fail: raise bus.WithTimeout, too. It does not count while
 // large streams are copied before publishers wait (Precopy).
 func MaxWait(d time.Duration) Option {
-	return option(func(s *Settings) {
-		s.MaxWait = d
-		if d <= 0 {
-			s.MaxWait = -1 // SwitchTo refuses it
-		}
-	})
+	return option(func(s *Settings) { s.MaxWait = d })
 }
 
 // OnProgress has SwitchTo call fn when a phase begins, and while messages are copied. fn is
@@ -53,8 +48,8 @@ func OnProgress(fn func(Progress)) Option { return option(func(s *Settings) { s.
 const MinCopyRate = 64 << 10
 
 // CopyRate bounds how much is sent to the target in the phase Precopy, in bytes a second. It
-// must be at least MinCopyRate. Without it there is no limit. The consumers of large streams
+// must be at least MinCopyRate. Without it, or with 0, there is no limit. The consumers of large streams
 // take no messages during that phase, so a low rate delays them for longer.
 func CopyRate(bytesPerSecond int) Option {
-	return option(func(s *Settings) { s.CopyRate = max(bytesPerSecond, 1) }) // SwitchTo refuses what is too low
+	return option(func(s *Settings) { s.CopyRate = bytesPerSecond })
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // Phase is a part of a switch.
@@ -44,6 +46,7 @@ type PhaseTime struct {
 // Report says what a switch did, or would do.
 type Report struct {
 	DryRun   bool
+	Failed   bool          // SwitchTo returned an error, which says why and where the streams are
 	Target   string        // the URL, without credentials
 	Replicas int           // of each stream at the target
 	Streams  []string      // sorted, with the side streams
@@ -58,16 +61,32 @@ type Report struct {
 // String returns a few lines of text.
 func (r Report) String() string {
 	var b strings.Builder
-	what := "switched to"
-	if r.DryRun {
-		what = "can switch to"
+	b.WriteString(r.outcome())
+	if r.Target != "" {
+		b.WriteString(" to " + r.Target)
 	}
-	fmt.Fprintf(&b, "%s %s: %d streams (%d while publishers go on), %d messages, %d replicas", what, r.Target, len(r.Streams), len(r.Live), r.Messages, r.Replicas)
+	fmt.Fprintf(&b, ": %s (%d while publishers go on), %s", plural.Of(len(r.Streams), "stream", "streams"), len(r.Live), plural.Of(r.Messages, "message", "messages"))
+	if r.Replicas > 0 {
+		b.WriteString(", " + plural.Of(r.Replicas, "replica", "replicas"))
+	}
 	if !r.DryRun {
-		fmt.Fprintf(&b, "; %d bytes sent, publishers waited %v", r.Bytes, r.Waited.Round(time.Millisecond))
+		fmt.Fprintf(&b, "; %s sent, publishers waited %v", plural.Of(r.Bytes, "byte", "bytes"), r.Waited.Round(time.Millisecond))
 	}
 	for _, w := range r.Warnings {
 		b.WriteString("\nwarning: " + w)
 	}
 	return b.String()
+}
+
+// outcome says what became of the switch.
+func (r Report) outcome() string {
+	switch {
+	case r.Failed && r.DryRun:
+		return "cannot switch"
+	case r.Failed:
+		return "failed to switch"
+	case r.DryRun:
+		return "can switch"
+	}
+	return "switched"
 }

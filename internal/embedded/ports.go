@@ -116,7 +116,7 @@ func (c *Config) checkPorts(o *server.Options) error {
 	var errs []error
 	for _, e := range open(o) {
 		if c.UnsafePorts {
-			c.Logger.Warn(fmt.Sprintf("the %s port is open to other machines and asks nobody who he is; listen on 127.0.0.1, or set up users with WithServerOptions", e.Port), "address", e.Addr)
+			c.Logger.Warn(fmt.Sprintf("the %s port is open to other machines and asks nobody who he is", e.Port), "address", e.Addr)
 			continue
 		}
 		errs = append(errs, e)

@@ -53,9 +53,31 @@ func (c *Config) started(log *serverLog, opts *server.Options) error {
 // stream whose folder the server has and that it does not know is being created or removed
 // at this moment: at the start the server knew all of them.
 func (s *Server) Health() error {
-	return askHealth(s.server, func(e server.HealthzError) bool {
+	err := askHealth(s.server, func(e server.HealthzError) bool {
 		return e.Type == server.HealthzErrorStream && strings.HasSuffix(e.Error, "could not be recovered")
 	})
+	if err == nil || s.config.Cluster == nil {
+		return err
+	}
+	return fmt.Errorf("%w (a node of cluster %q needs most of the nodes; it is connected to %s); see that they run and reach its port %s, and that each names the same Peers, User and Password",
+		err, s.config.Cluster.Name, s.otherNodes(), s.config.Cluster.Listen.Text)
+}
+
+// otherNodes names the nodes of the cluster that the server is connected to.
+func (s *Server) otherNodes() string {
+	var names []string
+	if routes, err := s.server.Routez(nil); err == nil {
+		for _, r := range routes.Routes {
+			if !slices.Contains(names, r.RemoteName) {
+				names = append(names, r.RemoteName)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return "no other node"
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // askHealth asks the server for its health and leaves out the errors that ignore matches.

@@ -80,6 +80,10 @@ func (c *Config) run(dir *store) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := dir.claim(); err != nil {
+		ns.Shutdown()
+		return nil, err
+	}
 	log := &serverLog{logger: c.Logger.Named("nats"), failed: make(chan struct{}), room: room}
 	ns.SetLoggerV2(log, true, false, false)
 	ns.Start()

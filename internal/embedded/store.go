@@ -52,6 +52,17 @@ func (c *Config) repairStore(s *store) error {
 	return nil
 }
 
+// claim stores whose directory it is.
+func (s *store) claim() error {
+	if s.dir == nil {
+		return nil
+	}
+	if err := s.dir.Claim(); err != nil {
+		return &StoreError{Err: err}
+	}
+	return nil
+}
+
 // release gives the directory up.
 func (s *store) release() error {
 	if s.dir != nil {

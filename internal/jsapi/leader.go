@@ -18,6 +18,9 @@ const (
 	leaderPause   = 100 * time.Millisecond
 )
 
+// ErrNoLeader is in the error of a request that a cluster did not answer in time.
+var ErrNoLeader = errors.New("the cluster did not answer: it or the stream has no leader")
+
 // ask makes a request that changes nothing when it is made a second time. A cluster that has no
 // leader, because it starts or because a node stopped, does not answer at all, or says that it
 // is not available. Then ask makes the request again, until ctx ends. Without a cluster it makes
@@ -33,6 +36,9 @@ func ask[T any](ctx context.Context, c *client, request string, f func(context.C
 		cancel()
 		switch {
 		case err != nil && ctx.Err() != nil:
+			if refusal == nil && errors.Is(err, context.DeadlineExceeded) {
+				refusal = ErrNoLeader
+			}
 			return answer, errors.Join(err, refusal)
 		case errors.Is(err, context.DeadlineExceeded):
 		case c.isElecting(err):

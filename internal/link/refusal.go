@@ -35,6 +35,18 @@ func (e *RefusedError) Error() string {
 // Unwrap returns the server's answer.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
+// Refused returns what an error of a connection refuses because of a missing permission. It is
+// nil for other errors.
+func Refused(err error) *RefusedError {
+	if subject := refusedMessage(err); subject != "" {
+		return &RefusedError{Subject: subject, Publish: true, Err: err}
+	}
+	if subject := refusedSubject(err); subject != "" {
+		return &RefusedError{Subject: subject, Err: err}
+	}
+	return nil
+}
+
 // RefusalWatch watches for the server's refusal of one subscription, or of messages to one
 // subject, from before it is sent until End. Its user sends and flushes between.
 //

@@ -70,7 +70,7 @@ func joinPassword(urls *[]string, part string) string {
 }
 
 // begins matches the beginning of a URL with a scheme that the library knows.
-var begins = regexp.MustCompile(`^\s*(nats|tls|ws|wss)://`)
+var begins = regexp.MustCompile(`^\s*(nats|nats-leaf|tls|ws|wss)://`)
 
 // hostPort matches what may be shown of a URL: a host and a port.
 var hostPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.%]*\]|[A-Za-z0-9._-]*)(:[0-9]{0,5})?/?$`)

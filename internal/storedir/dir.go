@@ -37,6 +37,8 @@ type Dir struct {
 	parts    []part // what must stay where it is
 	closing  sync.Once
 	closeErr error
+
+	unclaimed bool // identity is that of a node, and not stored yet
 }
 
 // Open locks dir for this process and returns it. If dir does not exist, Open creates it
@@ -126,7 +128,7 @@ func (d *Dir) prepare(node Node) error {
 		return &MovedError{Dir: d.path, Move: *identity.Moved}
 	}
 	d.identity = identity
-	if err := d.claim(node); err != nil {
+	if err := d.checkNode(node); err != nil {
 		return err
 	}
 	if err := makeData(d.Data()); err != nil {

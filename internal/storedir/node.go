@@ -47,13 +47,23 @@ func (e *NodeError) advice() string {
 	return "use the directory of this node, or an empty one; " + danger
 }
 
-// OpenNode is [Open] for a node of a cluster. The first OpenNode of a directory without
+// OpenNode is [Open] for a node of a cluster. The first [Dir.Claim] of a directory without
 // streams makes it the directory of that node, for ever. It also fails with a [*NodeError]:
 // a cluster deletes streams that it does not know.
 func OpenNode(dir string, node Node) (*Dir, error) { return open(dir, node) }
 
-// claim makes sure that the directory is that of node. loadIdentity has read its identity.
-func (d *Dir) claim(node Node) error {
+// Claim stores that the directory belongs to the node of [OpenNode]. It is called just before
+// the server starts: a start that is refused earlier leaves the directory to anybody.
+func (d *Dir) Claim() error {
+	if !d.unclaimed {
+		return nil
+	}
+	d.unclaimed = false
+	return writeJSON(d.path, identityName, d.identity)
+}
+
+// checkNode makes sure that the directory is that of node, or can become that.
+func (d *Dir) checkNode(node Node) error {
 	found := d.identity.node()
 	if found == node {
 		return nil
@@ -65,8 +75,8 @@ func (d *Dir) claim(node Node) error {
 	if found != (Node{}) || len(streams) > 0 {
 		return &NodeError{Dir: d.path, Found: found, Want: node, Streams: streams}
 	}
-	d.identity = d.identity.as(node)
-	return writeJSON(d.path, identityName, d.identity)
+	d.identity, d.unclaimed = d.identity.as(node), true
+	return nil
 }
 
 // node returns the node that a directory belongs to.

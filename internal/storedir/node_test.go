@@ -16,10 +16,25 @@ func openClose(t *testing.T, dir string, node storedir.Node) storedir.Identity {
 	if err != nil {
 		t.Fatalf("OpenNode %+v: %v", node, err)
 	}
-	if err := d.Close(); err != nil {
+	if err := errors.Join(d.Claim(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return d.Identity()
+}
+
+// A directory that a node opened, and that no server used, belongs to nobody yet.
+func TestNodeThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, node := range []storedir.Node{{Cluster: "shop", Name: "n-1"}, {Cluster: "mall", Name: "n-2"}, {}} {
+		d, err := storedir.OpenNode(dir, node)
+		if err == nil {
+			err = d.Close()
+		}
+		if err != nil {
+			t.Errorf("OpenNode %+v: %v", node, err)
+		}
+	}
 }
 
 // A directory without streams becomes that of a node, for ever.

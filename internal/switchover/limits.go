@@ -60,7 +60,7 @@ func (s *run) account(ctx context.Context, replicas int64) (tier accountTier, co
 func (s *run) checkLimits(ctx context.Context) {
 	tier, copies, err := s.account(ctx, int64(s.report.Replicas))
 	if err != nil {
-		s.unanswered("its limits cannot be asked for", err)
+		s.failedAt("the limits of the target cannot be asked for", err, silentRemedy)
 		return
 	}
 	var store, memory, count int64
@@ -109,7 +109,7 @@ func (s *run) checkRoom(ctx context.Context, storage jetstream.StorageType, need
 	}
 	probe := jetstream.StreamConfig{Name: roomProbe + s.ID, Subjects: []string{"$OMNIBUS.room." + s.ID}, Storage: storage, Replicas: s.report.Replicas, MaxBytes: need}
 	if err := s.createProbe(ctx, probe); err != nil {
-		s.found("", fmt.Sprintf("the target does not reserve the %d bytes %s that the streams need: %v", need, where, err),
+		s.failedAt(fmt.Sprintf("the target does not reserve the %d bytes %s that the streams need", need, where), err,
 			fmt.Sprintf("make room there, or raise its %s", setting))
 		return
 	}

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/subject"
 	"github.com/omnibus-go/bus/switchover"
@@ -28,12 +28,11 @@ func (s *run) preflight(ctx context.Context) error {
 	}
 	s.describe()
 	s.checkClients(ctx)
-	if s.checkServer() {
-		s.checkNames(ctx)
+	if s.checkServer() && s.checkNames(ctx) {
 		s.removeLeftovers(ctx)
 		s.checkReplicas(ctx)
 		s.checkLimits(ctx)
-		s.checkRestore(ctx)
+		s.checkPermissions(ctx)
 	}
 	for _, info := range s.infos {
 		s.checkStream(info)
@@ -45,35 +44,11 @@ func (s *run) preflight(ctx context.Context) error {
 	return nil
 }
 
-var (
-	errPreflight = fmt.Errorf("the target did not answer all questions within %v", preflightLimit)
-	errQuestion  = fmt.Errorf("no answer came within %v", questionLimit)
-)
-
-// question returns the context of one question to the target. It ends early if the server
-// refuses it: whoever waits for a reply gets none then.
-func (s *run) question(ctx context.Context) (_ context.Context, end func()) {
-	ctx, cancel := context.WithTimeoutCause(ctx, questionLimit, errQuestion)
-	ctx, refuse := context.WithCancelCause(ctx)
-	s.refuse.Store(&refuse)
-	return ctx, func() {
-		s.refuse.Store(nil)
-		refuse(nil)
-		cancel()
-	}
-}
-
-// onTargetError ends the question of now if the server refuses it. It is the error handler of
-// the connection to the target.
-func (s *run) onTargetError(_ *nats.Conn, _ *nats.Subscription, err error) {
-	if refuse := s.refuse.Load(); refuse != nil && errors.Is(err, nats.ErrPermissionViolation) {
-		(*refuse)(err)
-	}
-}
-
-// found records an obstacle.
+// found records an obstacle, once.
 func (s *run) found(stream, reason, remedy string) {
-	s.obstacles = append(s.obstacles, switchover.Obstacle{Stream: stream, Reason: reason, Remedy: remedy})
+	if o := (switchover.Obstacle{Stream: stream, Reason: reason, Remedy: remedy}); !slices.Contains(s.obstacles, o) {
+		s.obstacles = append(s.obstacles, o)
+	}
 }
 
 // describe enters the streams into the report.
@@ -120,14 +95,16 @@ func (s *run) checkServer() bool {
 	return true
 }
 
-// checkNames looks for streams at the target that have a name or a subject of ours.
-func (s *run) checkNames(ctx context.Context) {
+// checkNames looks for streams at the target that have a name or a subject of ours. It returns
+// false if no answer can arrive, so that more questions make no sense.
+func (s *run) checkNames(ctx context.Context) bool {
 	ctx, end := s.question(ctx)
 	defer end()
 	there, err := streams(ctx, s.targetJS)
 	if err != nil {
-		s.unanswered("its streams cannot be listed", err)
-		return
+		s.failedAt("the streams of the target cannot be listed", err, silentRemedy)
+		refused, isRefused := errors.AsType[*link.RefusedError](err)
+		return !isRefused || refused.Publish
 	}
 	for _, other := range there {
 		if s.Stale != "" && other.Config.Metadata[keyMark] == s.Stale {
@@ -139,12 +116,13 @@ func (s *run) checkNames(ctx context.Context) {
 			continue
 		}
 		if slices.Contains(s.NewStreams, other.Config.Name) {
-			s.found(other.Config.Name, "the target has a stream with this name, and consumers with keys need one there", "delete or rename it")
+			s.found(other.Config.Name, "the target has a stream with this name, and consumers with keys need one there", deleteOther)
 		}
 		for _, own := range s.infos {
 			s.compareNames(own, other)
 		}
 	}
+	return true
 }
 
 // The names of probe streams begin with these.
@@ -183,11 +161,14 @@ func (s *run) compareNames(own, other *jetstream.StreamInfo) {
 	case other.Config.Name == name && other.Config.Metadata[keyMark] != "":
 		s.found(name, "the target has an unfinished copy with this name, of another switch", "wait for that switch, or delete the copy if no switch is under way")
 	case other.Config.Name == name:
-		s.found(name, "the target has a stream with this name", "delete or rename one of the two")
+		s.found(name, "the target has a stream with this name", deleteOther)
 	case both != "":
 		s.found(name, fmt.Sprintf("stream %q of the target stores %q, too", other.Config.Name, both), "change the subjects of one of the two")
 	}
 }
+
+// deleteOther is what to do about a stream of the target that has the name of one here.
+const deleteOther = "no server can rename a stream: delete the one at the target if nobody needs it; if somebody does, copy it to a stream of another name that has it as a source, and delete it then, or switch to another account of the target"
 
 // overlap returns a pattern of a that overlaps with one of b, or "".
 func overlap(a, b []string) string {
@@ -214,11 +195,11 @@ func (s *run) checkReplicas(ctx context.Context) {
 		err = s.createProbe(ctx, probe)
 	}
 	if err != nil {
-		remedy := "let its user create streams, and raise the limits of its account"
+		remedy := "raise the limits of its account"
 		if s.report.Replicas > 1 {
-			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream, and a user who may create streams"
+			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream"
 		}
-		s.found("", fmt.Sprintf("the target does not create a stream with %d replicas: %v", s.report.Replicas, err), remedy)
+		s.failedAt(fmt.Sprintf("the target does not create a stream with %d replicas", s.report.Replicas), err, remedy)
 		return
 	}
 	defer s.deleteProbe(ctx, probe.Name)
@@ -246,7 +227,7 @@ func (s *run) deleteProbe(ctx context.Context, name string) {
 	ctx, end := s.question(ctx)
 	defer end()
 	if err := because(ctx, s.targetJS.DeleteStream(ctx, name)); err != nil {
-		s.found("", fmt.Sprintf("the target does not delete the probe stream %s: %v", name, err), "let its user delete streams, and delete that one")
+		s.failedAt(fmt.Sprintf("the target does not delete the probe stream %s", name), err, "delete it, and see why it cannot be deleted")
 	}
 }
 
@@ -258,41 +239,21 @@ func (s *run) checkURL(ctx context.Context, u, probe string) {
 		return
 	}
 	defer nc.Close()
+	nc.SetErrorHandler(s.onTargetError)
 	ctx, end := s.question(ctx)
 	defer end()
 	js, err := jetstream.New(nc)
 	if err == nil {
 		_, err = js.Stream(ctx, probe)
 	}
-	switch {
+	switch err = because(ctx, err); {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.found("", fmt.Sprintf("%s leads to other streams than the first URL that was reached", s.Redact(u)), "give URLs of the servers of one cluster, with one account")
+	case isRefusal(err):
+		s.failedAt("streams cannot be looked up at the target", err, "")
 	case err != nil:
-		s.warn("%s does not answer: %v", s.Redact(u), because(ctx, err))
+		s.warn("%s does not answer: %v", s.Redact(u), err)
 	}
-}
-
-// checkRestore finds out whether the user may restore streams and acknowledge messages.
-func (s *run) checkRestore(ctx context.Context) {
-	for _, c := range []struct{ subject, what string }{
-		{"$JS.API.STREAM.RESTORE.omnibus-probe-" + s.ID, "restore streams ($JS.API.STREAM.RESTORE.>)"},
-		{"$JS.SNAPSHOT.RESTORE.omnibus-probe-" + s.ID, "send the chunks of a restore ($JS.SNAPSHOT.RESTORE.>)"},
-		{"$JS.ACK.omnibus-probe-" + s.ID + ".c.1.1.1.0.0", "acknowledge messages ($JS.ACK.>)"},
-	} {
-		ctx, end := s.question(ctx)
-		_, err := s.Target.RequestWithContext(ctx, c.subject, []byte("{}"))
-		err = because(ctx, err)
-		end()
-		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
-			s.unanswered("its user may not "+c.what, err)
-		}
-	}
-}
-
-// unanswered records a question that the target did not answer as it should.
-func (s *run) unanswered(what string, err error) {
-	s.found("", fmt.Sprintf("the target does not answer: %s, or the server is too slow: %v", what, err),
-		"let its user publish to $JS.> and subscribe to the inboxes of this bus (WithInboxPrefix)")
 }
 
 // checkStream looks for what a target refuses to restore.

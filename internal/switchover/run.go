@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dedup"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -30,6 +31,7 @@ type run struct {
 	probes    []string // of earlier switches
 	ids       *dedup.Collector
 	refuse    atomic.Pointer[context.CancelCauseFunc] // ends the question of now
+	refused   atomic.Pointer[link.RefusedError]       // the latest permission that is missing at the target
 
 	mu       sync.Mutex
 	report   switchover.Report
@@ -232,7 +234,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 }
 
 func (s *run) failed(phase switchover.Phase, err error) *switchover.Error {
-	return &switchover.Error{Target: s.report.Target, Phase: phase, Err: err}
+	return &switchover.Error{Target: s.report.Target, Phase: phase, Err: s.withRefusal(err)}
 }
 
 // finish does everything after the commit. Nothing leads back any more, so it goes on also
