@@ -378,3 +378,25 @@ func TestSwitchToCopiesTheStreamThatIsThereNow(t *testing.T) {
 		t.Errorf("the target has %+v", state)
 	}
 }
+
+// OnProgress counts the messages of a large stream while they are sent.
+func TestSwitchToReportsHowFarALargeStreamIs(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+	storeMany(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}))
+	var all []switchover.Progress
+	report := switchTo(t, b, target.ClientURL(), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) { all = append(all, p) }))
+	parts := 0
+	for _, p := range all {
+		if p.Messages > p.TotalMessages {
+			t.Errorf("more than all: %+v", p)
+		}
+		if p.Phase == switchover.Precopy && p.Messages > 0 && p.Messages < many {
+			parts++
+		}
+	}
+	if last := all[len(all)-1]; parts == 0 || last.Messages != many || last.TotalMessages != many || report.Messages != many {
+		t.Errorf("%d parts of the copy were reported; at last %+v, %v", parts, last, report)
+	}
+}

@@ -30,11 +30,11 @@ type Progress struct {
 	Phase    Phase
 	Elapsed  time.Duration // since SwitchTo was called
 	Streams  int           // that have been copied
-	Messages uint64        // of those
+	Messages uint64        // of those, and those that were sent of streams that are copied while publishers go on
 	Bytes    int64         // sent to the target so far; snapshots are compressed
 
 	TotalStreams  int
-	TotalMessages uint64
+	TotalMessages uint64 // as the last look found them; never less than Messages
 }
 
 // PhaseTime is how long a phase took.

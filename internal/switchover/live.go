@@ -43,6 +43,7 @@ type live struct {
 	config json.RawMessage            // of the stream, when the copy began
 	before map[string]consumerAtStart // its consumers, as the target restores them
 	last   uint64                     // the sequence of the last message that was sent
+	sent   uint64                     // how many messages were sent
 	known  *dedup.StreamCollector     // gathers the message IDs; nil if the stream knows none
 
 	ctx     context.Context // of what is under way; a writer gets none
@@ -50,6 +51,7 @@ type live struct {
 	encoder *s2.Writer
 	archive *archive.Writer
 	sentAt  time.Time // the last chunk
+	counted uint64    // of sent, in the progress; belongs to run.mu
 
 	caughtUp atomic.Bool   // little is left to send
 	stop     chan struct{} // ends follow
@@ -146,6 +148,7 @@ func (l *live) run(ctx context.Context, s *run, turns chan struct{}) {
 		}
 		l.err = fmt.Errorf("copy of stream %s: %w", l.info.Config.Name, because(ctx, l.err))
 		l.caughtUp.Store(false)
+		s.count(l, 0)
 		l.abort()
 		if ctx.Err() != nil || attempt == 2 || l.stopped() {
 			return
@@ -205,7 +208,7 @@ func (l *live) abort() {
 
 // bulk begins the restore and sends what a snapshot has, but for its end.
 func (l *live) bulk(ctx context.Context) (err error) {
-	l.before, l.last, l.known = make(map[string]consumerAtStart), 0, nil
+	l.before, l.last, l.sent, l.known = make(map[string]consumerAtStart), 0, 0, nil
 	if window := l.info.Config.Duplicates; window > 0 {
 		l.known = l.s.ids.Stream(l.name, wire.Incarnation(l.info.Config.Metadata, l.info.Created), window)
 	}
@@ -261,6 +264,9 @@ var errSilentTarget = errors.New("the target does not answer")
 // entry sends one entry of the archive.
 func (l *live) entry(h *archive.Header, body []byte) error {
 	l.last = max(l.last, h.Sequence)
+	if h.Sequence > 0 {
+		l.sent++
+	}
 	if l.known != nil && h.HeaderSize > 0 {
 		l.known.Add(body[:h.HeaderSize], h.Sequence, h.Timestamp)
 	}
@@ -289,6 +295,7 @@ func (l *live) chunk(data []byte) error {
 		return err
 	}
 	l.sentAt = time.Now()
+	l.s.count(l, l.sent)
 	return l.send(l.ctx, data)
 }
 

@@ -17,7 +17,7 @@ const progressEvery = 50 * time.Millisecond
 func (s *run) phase(name switchover.Phase, do func() error) error {
 	s.mu.Lock()
 	s.progress.Phase = name
-	s.progress.TotalStreams, s.progress.TotalMessages = len(s.report.Streams), s.report.Messages
+	s.progress.TotalStreams, s.progress.TotalMessages = len(s.report.Streams), max(s.report.Messages, s.progress.Messages)
 	s.tellLocked()
 	s.mu.Unlock()
 	begin := time.Now()
@@ -37,12 +37,24 @@ func (s *run) sent(n int) {
 	}
 }
 
+// count enters into the progress that l has sent n messages.
+func (s *run) count(l *live, n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress.Messages += n - l.counted // wraps around if n is less
+	s.progress.TotalMessages = max(s.progress.TotalMessages, s.progress.Messages)
+	l.counted = n
+}
+
 // copied counts a stream that was copied.
 func (s *run) copied(info *jetstream.StreamInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.progress.Streams++
 	s.progress.Messages += info.State.Msgs
+	if l := s.lives[info.Config.Name]; l != nil {
+		s.progress.Messages -= l.counted
+	}
 	s.tellLocked()
 }
 
