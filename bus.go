@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/capacity"
 	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/consumer"
@@ -73,6 +74,7 @@ type localServer struct {
 	clients    func() (now int, ever uint64)    // that are connected, and that ever were
 	access     []nats.Option                    // how the bus identifies itself
 	domain     string                           // the JetStream domain
+	link       func() (*health.Link, error)     // the leaf link, nil without one, and why another edge is mixed up with this one
 	dir        *storedir.Dir                    // nil in memory
 
 	// inReserve is core.Core.InReserve.
@@ -361,7 +363,7 @@ func (b *Bus) logEvent(e event.Event) {
 	if p, ok := errors.AsType[*PanicError](e.Err); ok {
 		args = append(args, "stack", string(p.Stack))
 	}
-	if e.Kind == event.Reconnected {
+	if e.Kind == event.Reconnected || e.Kind == event.LinkUp {
 		b.cfg.logger.Info(string(e.Kind), args...)
 		return
 	}

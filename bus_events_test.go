@@ -179,6 +179,7 @@ var occurrences = map[event.Kind]occurrence{
 			_, _ = bus.PublishTo(t.Context(), st, "s.a", "a message that takes some room")
 		}
 	}, event.Event{}, func(t *testing.T, err error) { hasText(t, err, "no room", "limits exceeded", "raise the limit") }},
+	event.LinkDown: {}, event.LinkUp: {}, event.DomainTaken: {},
 	event.ConsumerStalled: {func(t *testing.T, b *bus.Bus, _ *server.Server) {
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 		consume(t, st, "d", "s.b", ignore[int])
@@ -198,10 +199,12 @@ func limited(t *testing.T) *server.Server {
 }
 
 // quickOccurrences has those that need no half a minute. TestAStuckKeyStopsNoOther tries the
-// other one in virtual time.
+// other one in virtual time, and TestLeafLink those of an edge.
 func quickOccurrences() map[event.Kind]occurrence {
 	quick := maps.Clone(occurrences)
-	delete(quick, event.KeyStuck)
+	for _, kind := range []event.Kind{event.KeyStuck, event.LinkDown, event.LinkUp, event.DomainTaken} {
+		delete(quick, kind)
+	}
 	return quick
 }
 

@@ -18,7 +18,8 @@ const minJudgedCalls = 20
 // responders and consumers. It makes one round trip to the server, for at most ctx or the
 // timeout of the bus. It is meant for readiness probes. health.Failed means that messages
 // cannot be sent now, or that the bus is stopping. health.Degraded means that something needs
-// attention, for example that a consumer gets no messages or cannot store a dead letter.
+// attention, for example that a consumer gets no messages or cannot store a dead letter. A
+// leaf link that is down is neither: an edge works without it. Leaf of the report has its state.
 func (b *Bus) Health(ctx context.Context) health.Report {
 	if ctx == nil {
 		ctx = context.Background()
@@ -42,6 +43,10 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	if local != nil {
 		if err := local.health(); err != nil {
 			r.Add(health.Failed, "server", "%v", err)
+		}
+		var mixed error
+		if r.Leaf, mixed = local.link(); mixed != nil {
+			r.Add(health.Degraded, "leaf", "%v", mixed)
 		}
 	}
 	if lost := b.lostStore(0); lost != nil {

@@ -164,6 +164,8 @@ var house = map[string]room{
 		"github.com/klauspost/compress": "snapshots are compressed with s2",
 	}},
 	"internal/embedded": {floor: 8, imports: map[string]string{
+		"health":                        "the state of the leaf link",
+		"github.com/nats-io/nuid":       "how an edge knows what it said itself",
 		"internal/jserr":                "whether the server refused a message because it has no room",
 		"internal/limits":               "defaults for memory and disk",
 		"internal/storedir":             "the lock and the identity of a store directory",

@@ -140,7 +140,8 @@ type Leaf struct {
 // WithLeaf links the embedded server to another one, as a leaf node. The bus works while the
 // link is down, and streams stay on this side. Messages of Publish cross the link only while
 // it is up. A stream on the other side that has one of the bus's as a source gets what it
-// missed when the link is back.
+// missed when the link is back. Events say that the link is down or up, and Health, with the
+// reason. A Domain that another edge of the same hub has too is an event.DomainTaken at both.
 func WithLeaf(l Leaf) Option {
 	return option(func(c *config) {
 		c.server.leaf = nil

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // edgesVariable names the environment variable for the long form of TestEdges. Its value is how
@@ -176,5 +180,83 @@ func TestEdgesSettleForThemselves(t *testing.T) {
 	must(t, err)
 	if n := con.CachedInfo().NumAckPending; n != 5 {
 		t.Errorf("%d of 5 messages are unacknowledged at the first edge", n)
+	}
+}
+
+// hubFor starts a hub, and returns where it accepts leaf nodes with the user ann.
+func hubFor(t *testing.T) string {
+	t.Helper()
+	port := freePorts(t, 1)[0]
+	external(t, func(o *server.Options) {
+		o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.Username, o.LeafNode.Password = "127.0.0.1", port, "ann", "s3cret"
+		o.LeafNode.NoAdvertise = true // else an edge knows the way past a relay
+		o.ServerName, o.JetStreamDomain = "the-hub", "hub"
+	})
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+// edgeAt starts an edge, and returns its events.
+func edgeAt(t *testing.T, user, address, domain string) (*bus.Bus, <-chan event.Event) {
+	t.Helper()
+	record, events := recordEvents()
+	return ownBus(t, record, bus.WithLeaf(bus.Leaf{URL: "nats-leaf://" + user + "@" + address, Domain: domain})), events
+}
+
+// An edge tells whether its link is up, since when, and why not. It is healthy without it.
+func TestLeafLink(t *testing.T) {
+	t.Parallel()
+	r := newRelay(t, hubFor(t))
+	b, events := edgeAt(t, "ann:s3cret", r.listener.Addr().String(), "berlin")
+	state := func(up bool) health.Link {
+		t.Helper()
+		h := b.Health(t.Context())
+		if h.Status != health.Healthy || h.Leaf == nil || h.Leaf.Up != up || time.Since(h.Leaf.Since) > time.Minute {
+			t.Fatalf("got %+v, leaf %v", h, h.Leaf)
+		}
+		return *h.Leaf
+	}
+	must(t, awaitEvent(t, events, event.LinkUp).Err)
+	if l := state(true); l.Server != "the-hub" || l.Reason != "" {
+		t.Errorf("got %v", l)
+	}
+	r.cut(true)
+	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "the leaf link has been down, since ", ": ")
+	if l := state(false); l.Server != "" || l.Reason == "" {
+		t.Errorf("got %v", l)
+	}
+	r.redirect(hubFor(t))
+	awaitEvent(t, events, event.LinkUp)
+	state(true)
+	if h := ownBus(t).Health(t.Context()); h.Leaf != nil {
+		t.Errorf("a bus without a link has %v", h.Leaf)
+	}
+}
+
+// An edge that the hub does not let in says so.
+func TestLeafLinkThatIsRefused(t *testing.T) {
+	t.Parallel()
+	b, events := edgeAt(t, "ann:wrong", hubFor(t), "berlin")
+	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "Authorization Violation")
+	if l := b.Health(t.Context()).Leaf; l.Up || !strings.Contains(l.String(), "Authorization Violation") || strings.Contains(l.String(), "wrong") {
+		t.Errorf("got %v", l)
+	}
+}
+
+// Two edges with one domain are told of each other, and no others.
+func TestEdgesWithOneDomain(t *testing.T) {
+	t.Parallel()
+	hub := hubFor(t)
+	first, told := edgeAt(t, "ann:s3cret", hub, "berlin")
+	other, toldOther := edgeAt(t, "ann:s3cret", hub, "osaka")
+	awaitEvent(t, told, event.LinkUp)
+	awaitEvent(t, toldOther, event.LinkUp)
+	second, toldSecond := edgeAt(t, "ann:s3cret", hub, "berlin")
+	for _, events := range []<-chan event.Event{told, toldSecond} {
+		hasText(t, awaitEvent(t, events, event.DomainTaken).Err, `has the JetStream domain "berlin", too`, "Leaf.Domain")
+	}
+	for b, want := range map[*bus.Bus]health.Status{first: health.Degraded, second: health.Degraded, other: health.Healthy} {
+		if h := b.Health(t.Context()); h.Status != want || want == health.Degraded && h.Problems[0].Part != "leaf" {
+			t.Errorf("got %+v, want %v", h, want)
+		}
 	}
 }

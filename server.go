@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/embedded"
 	"github.com/omnibus-go/bus/internal/storedir"
 )
@@ -59,7 +60,7 @@ func newEmbedded(c *config) (*Bus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
 	local := &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
-		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve}
+		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve, link: s.Link}
 	local.usage = func() (all []storageUse) {
 		for _, u := range s.Usage() {
 			all = append(all, storageUse{u.Option, u.Used, u.Limit})
@@ -71,6 +72,9 @@ func newEmbedded(c *config) (*Bus, error) {
 		return nil, errors.Join(&StartError{Err: err}, s.Stop())
 	}
 	s.Watch(b.loseStore)
+	if err := s.WatchLink(b.reportLink, func(e *embedded.DomainError) { b.report(event.Event{Kind: event.DomainTaken, Err: e}) }); err != nil {
+		return nil, errors.Join(&StartError{Err: err}, b.Close())
+	}
 	s.OnFull(func() { b.capacity.Refused(errLimitReached) })
 	logUnfinishedSwitch(c, s.Dir())
 	return b, nil
@@ -160,6 +164,15 @@ func startError(dir string, err error) error {
 		return &StartError{Err: failed.Err}
 	}
 	return &StartError{Err: err}
+}
+
+// reportLink reports that the leaf link is up or down.
+func (b *Bus) reportLink(l health.Link) {
+	e := event.Event{Kind: event.LinkUp}
+	if !l.Up {
+		e.Kind, e.Err = event.LinkDown, errors.New(l.String())
+	}
+	b.report(e)
 }
 
 // loseStore has publishes to streams fail from now on, with err: the store directory is gone.

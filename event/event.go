@@ -53,6 +53,14 @@ const (
 	Reconnected Kind = "reconnected"
 	// ConnectionClosed: the connection ended for good, and not by Close.
 	ConnectionClosed Kind = "connection closed"
+	// LinkDown: the link of WithLeaf has been down for two seconds. The bus works without it. Err
+	// says why, as far as the embedded server has said.
+	LinkDown Kind = "link down"
+	// LinkUp: the link of WithLeaf is up.
+	LinkUp Kind = "link up"
+	// DomainTaken: another edge at the same hub has the Domain of this one, so that the hub cannot
+	// tell their streams apart. Err names it.
+	DomainTaken Kind = "domain taken"
 	// StoreFull: the server refuses messages because a limit of memory or disk is reached:
 	// WithMaxStore or WithMaxMemory, or those of the account. It is reported at most once a
 	// minute. Err says how much is in use and what to do.

@@ -35,17 +35,40 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Problem is one reason why a bus is not healthy.
 type Problem struct {
 	Status Status `json:"status"` // Degraded or Failed
-	Part   string `json:"part"`   // "bus", "connection", "server", "publisher", "subscription" (also of responders) or "consumer"
+	Part   string `json:"part"`   // "bus", "connection", "server", "store", "leaf", "publisher", "subscription" (also of responders) or "consumer"
 	Reason string `json:"reason"`
 }
 
 // Report is what bus.Health found.
 type Report struct {
-	Status   Status        `json:"status"`   // the worst status of the problems
-	Problems []Problem     `json:"problems"` // empty when the bus is healthy
-	Server   string        `json:"server"`   // URL and name of the server; empty while the bus is disconnected
-	Embedded bool          `json:"embedded"` // the server runs in this process
-	RTT      time.Duration `json:"rtt"`      // of one round trip to the server; 0 when there was none
+	Status   Status        `json:"status"`         // the worst status of the problems
+	Problems []Problem     `json:"problems"`       // empty when the bus is healthy
+	Server   string        `json:"server"`         // URL and name of the server; empty while the bus is disconnected
+	Embedded bool          `json:"embedded"`       // the server runs in this process
+	RTT      time.Duration `json:"rtt"`            // of one round trip to the server; 0 when there was none
+	Leaf     *Link         `json:"leaf,omitempty"` // of bus.WithLeaf; nil without that
+}
+
+// Link is the state of the link of an edge. A link that is down is no problem of the bus, which
+// works without it.
+type Link struct {
+	Up     bool      `json:"up"`
+	Since  time.Time `json:"since"`            // it has been up or down; while it was never up, since the bus was made
+	Server string    `json:"server,omitempty"` // the name of the server at the other end, while the link is up
+	Reason string    `json:"reason,omitempty"` // what the embedded server last said of the link, while it is down
+}
+
+// String returns the state as text.
+func (l Link) String() string {
+	state := "up, to server " + l.Server
+	if !l.Up {
+		state = "down"
+	}
+	text := fmt.Sprintf("the leaf link has been %s, since %s", state, l.Since.UTC().Format(time.RFC3339))
+	if l.Reason != "" {
+		text += ": " + l.Reason
+	}
+	return text
 }
 
 // Add adds a problem to the report. Its reason is made as fmt.Sprintf does. Not safe for

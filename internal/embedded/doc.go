@@ -8,7 +8,7 @@
 // A server is not started twice.
 //
 // Goroutines: one looks at the store directory (watch.go), one at clients that read too slowly
-// (backlog.go). They and those of the server end with Stop. The server reports why it cannot
+// (backlog.go), one at the leaf link (edge.go). They and those of the server end with Stop. The server reports why it cannot
 // start only to its logger, and would then end the process. So the log keeps that line, and
 // Start returns it as an error. The signal handlers of the server are off, because they would
 // end the program.

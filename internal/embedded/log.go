@@ -2,7 +2,9 @@ package embedded
 
 import (
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -13,16 +15,46 @@ import (
 // program's.
 type serverLog struct {
 	logger hclog.Logger
-	failed chan struct{} // closed at the first fatal line
-	room   *room         // is told that a limit is reached
+	failed chan struct{}          // closed at the first fatal line
+	room   *room                  // is told that a limit is reached
+	link   atomic.Pointer[string] // the latest error of the leaf link; nil for none
 
 	mu      sync.Mutex
 	started bool   // fatal lines are logged
 	fatal   string // the first one, valid when failed is closed
 }
 
-func (l *serverLog) Noticef(format string, v ...any) { l.logger.Debug(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.logger.Error(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Noticef(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(text, "Leafnode connection closed") {
+		l.link.CompareAndSwap(nil, &text) // an error says more
+	}
+	l.logger.Debug(text)
+}
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(strings.ToLower(text), "leafnode") {
+		l.link.Store(&text)
+	}
+	l.logger.Error(text)
+}
+
+// linkError returns why the leaf link is down; "" if the server has not said.
+func (l *serverLog) linkError() string {
+	text := l.link.Load()
+	if text == nil {
+		return ""
+	}
+	if _, after, ok := strings.Cut(*text, " - lid:"); ok { // "<address> - lid:<number> - …"
+		_, after, _ = strings.Cut(after, " - ")
+		return after
+	}
+	return *text
+}
+
+// forgetLinkError is called when the link is up.
+func (l *serverLog) forgetLinkError() { l.link.Store(nil) }
 
 // Warnf logs the line, unless it becomes an event.
 func (l *serverLog) Warnf(format string, v ...any) {

@@ -27,7 +27,9 @@ type Server struct {
 	config  *Config
 	store   *store
 	server  *server.Server
+	log     *serverLog
 	watch   watch
+	edge    edge
 	backlog *backlog
 	room    *room // nil if the library does not see to the limits
 }
@@ -99,7 +101,7 @@ func (c *Config) run(dir *store) (*Server, error) {
 		dropDomainNames(ns, opts.JetStreamDomain)
 	}
 	alone := isSingle(opts) && opts.DontListen && opts.Websocket.Port == 0 && opts.MQTT.Port == 0
-	s := &Server{Access: access, Alone: alone, Single: isSingle(opts), config: c, store: dir, server: ns, room: room, watch: watch{start: time.Now()}}
+	s := &Server{Access: access, Alone: alone, Single: isSingle(opts), config: c, store: dir, server: ns, log: log, room: room, watch: watch{start: time.Now()}}
 	s.backlog = s.watchBacklog(opts)
 	return s, nil
 }
@@ -144,6 +146,7 @@ func (s *Server) Dir() *storedir.Dir { return s.store.dir }
 // Stop stops the server and gives the store directory up. It is called once.
 func (s *Server) Stop() error {
 	s.watch.end()
+	s.edge.end()
 	s.backlog.end()
 	stop(s.server)
 	return s.store.release()
