@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/internal/testserver"
@@ -138,14 +141,19 @@ func switchAndDie(t *testing.T, dir string) {
 	}
 	_, err := b.SwitchTo(t.Context(), os.Getenv(envTarget), switchover.MaxWait(time.Minute), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 		if reached(p, phase) {
-			self, err := os.FindProcess(os.Getpid())
-			if err == nil {
-				_ = self.Kill()
-			}
-			select {} // until the kill arrives
+			dieNow()
 		}
 	}))
 	t.Fatalf("the process lives: %v", err)
+}
+
+// dieNow kills the process.
+func dieNow() {
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		_ = self.Kill()
+	}
+	select {} // until the kill arrives
 }
 
 // afterKill opens the directory of a killed process and looks for its messages.
@@ -178,6 +186,57 @@ func afterKill(t *testing.T, dir string, target *testserver.Server, committed bo
 		t.Errorf("the stream still has the mark: %v", config.Metadata)
 	}
 	storeNumbers(t, st, -10, -1)
+}
+
+// A stream that is created while another one is copied belongs to the switch: a process that is
+// killed later has it in its journal, and after the commit its copy counts.
+func TestKilledWithAStreamThatCameMeanwhile(t *testing.T) {
+	t.Parallel()
+	for file, phase := range map[string]switchover.Phase{"switch.json": switchover.Verify, "omnibus.json": switchover.Connect} {
+		t.Run(string(phase), func(t *testing.T) {
+			if dir := victimDir(t); dir != "" {
+				createAndDie(t, dir, phase)
+				return
+			}
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			startVictim(t, dir, envTarget+"="+target.ClientURL()).kill(t, func(string) bool { return true })
+			if data, err := os.ReadFile(filepath.Join(dir, file)); err != nil || !strings.Contains(string(data), "LATE") {
+				t.Errorf("%s has %s, %v", file, data, err)
+			}
+			b := openOn(t, dir)
+			if r := healthy(t, b); r.Embedded == isCommitted(phase) {
+				t.Errorf("Embedded = %v", r.Embedded)
+			}
+			if !isCommitted(phase) {
+				switchTo(t, b, target.ClientURL())
+			}
+			if info := streamInfo(t, b, "LATE"); info.State.Msgs != 1 || info.Config.Metadata["_omnibus.moving"] != "" {
+				t.Errorf("the stream has %+v, %v", info.State, info.Config.Metadata)
+			}
+		})
+	}
+}
+
+// createAndDie is the child: it creates a stream while it copies another, and kills itself in a
+// phase.
+func createAndDie(t *testing.T, dir string, phase switchover.Phase) {
+	b := openOn(t, dir)
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	enlarge(t, b)
+	var once sync.Once
+	_, err := b.SwitchTo(t.Context(), os.Getenv(envTarget), switchover.MaxWait(time.Minute), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
+		if reached(p, "precopy chunk") {
+			once.Do(func() {
+				must(t, second(b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "LATE"})))
+				must(t, second(b.JetStream().Publish(t.Context(), "LATE", nil)))
+			})
+		}
+		if reached(p, phase) {
+			dieNow()
+		}
+	}))
+	t.Fatalf("the process lives: %v", err)
 }
 
 // mustHaveAll checks that a stream has all acknowledged messages, each once.

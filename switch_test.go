@@ -34,7 +34,9 @@ func newTarget(t *testing.T, opts ...testserver.Option) *testserver.Server {
 func switchTo(t *testing.T, b *bus.Bus, url string, opts ...switchover.Option) switchover.Report {
 	t.Helper()
 	report, err := b.SwitchTo(t.Context(), url, append([]switchover.Option{switchover.MaxWait(time.Minute)}, opts...)...)
-	must(t, err)
+	if err != nil {
+		t.Fatalf("SwitchTo = %v; %v, the warnings are %v", err, report.Phases, report.Warnings)
+	}
 	return report
 }
 

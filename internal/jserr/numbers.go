@@ -35,6 +35,7 @@ const (
 	MaxBytesRequired      = 10113 // the account wants MaxBytes
 	TooManyUnacknowledged = 10121 // MaxAckPending exceeds the limit of the server or account
 	MaxBytesTooLarge      = 10122 // larger than the account allows for a stream
+	RestoreNameInUse      = 10130 // the stream that is restored exists
 	DuplicatePending      = 10158 // a cluster is storing a message with this ID
 	WrongLastSequenceBusy = 10164 // a cluster is storing another message of the subject; the text has no sequence
 	MessageTTLDisabled    = 10166 // the stream does not allow a TTL

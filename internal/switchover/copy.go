@@ -94,12 +94,32 @@ func (c *copier) begin(ctx context.Context, info *jetstream.StreamInfo) (json.Ra
 	if err != nil {
 		return nil, err
 	}
-	restore, err := ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, map[string]any{"config": config, "state": snapshot.State})
+	restore, err := c.restore(ctx, map[string]any{"config": config, "state": snapshot.State})
 	if err != nil {
 		return nil, fmt.Errorf("the restore: %w", err)
 	}
 	c.deliver = restore.Deliver
 	return snapshot.Config, nil
+}
+
+// nameGrace is how long a cluster may take to give the name of an incomplete copy free.
+const nameGrace = 2 * time.Second
+
+// restore has the target begin a restore. An earlier attempt of this switch, which was given up
+// or deleted, may still have the name for a moment.
+func (c *copier) restore(ctx context.Context, body any) (apiReply, error) {
+	for began := time.Now(); ; {
+		reply, err := ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, body)
+		if !jserr.Is(err, jserr.RestoreNameInUse) || time.Since(began) > nameGrace {
+			return reply, err
+		}
+		if err := removeCopy(ctx, c.s.targetJS, c.name, c.s.ID); err != nil {
+			return reply, err
+		}
+		if err := sleep(ctx, 10*pollPause); err != nil {
+			return reply, err
+		}
+	}
 }
 
 // snapshot has the old server send a snapshot, at most window bytes ahead.
@@ -119,12 +139,14 @@ func (s *run) configOfCopy(original json.RawMessage, info *jetstream.StreamInfo)
 	if err := json.Unmarshal(original, &config); err != nil {
 		return nil, fmt.Errorf("the snapshot has no configuration that can be read: %w", err)
 	}
-	metadata := maps.Clone(info.Config.Metadata)
-	if metadata == nil {
-		metadata = make(map[string]string)
+	var has struct{ Metadata map[string]string }
+	if err := json.Unmarshal(original, &has); err != nil {
+		return nil, fmt.Errorf("the snapshot has no metadata that can be read: %w", err)
 	}
+	metadata := make(map[string]string)
+	maps.Copy(metadata, has.Metadata)
 	maps.DeleteFunc(metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }) // of the old server
-	metadata[wire.KeyIncarnation] = wire.Incarnation(info.Config.Metadata, info.Created)
+	metadata[wire.KeyIncarnation] = wire.Incarnation(has.Metadata, info.Created)
 	metadata[keyMark] = s.ID
 	config["num_replicas"], config["metadata"] = s.report.Replicas, metadata
 	return config, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,11 +24,11 @@ const (
 	snapshotMessages = 20_000
 	snapshotBytes    = 32 << 20
 
-	livePatience = 4 * time.Second        // the target gives a restore up after 5 s without a chunk
-	followPause  = 50 * time.Millisecond  // between two looks for what was stored meanwhile
-	padAfter     = time.Second            // a restore gets something that often
-	shortRest    = 100 * time.Millisecond // what takes less to send may be left for the hold
-	maxFollow    = 20 * time.Second       // then publishers are faster than the copy, and the rest is left all the same
+	livePatience = 3500 * time.Millisecond // the target gives a restore up after 5 s without a chunk
+	followPause  = 50 * time.Millisecond   // between two looks for what was stored meanwhile
+	padAfter     = time.Second             // a restore gets something that often
+	shortRest    = 100 * time.Millisecond  // what takes less to send may be left for the hold
+	maxFollow    = 20 * time.Second        // then publishers are faster than the copy, and the rest is left all the same
 )
 
 // live copies one stream while publishers go on: a snapshot first, without its end, then
@@ -57,6 +58,7 @@ type live struct {
 	stop     chan struct{} // ends follow
 	done     chan struct{} // it has ended
 	err      error         // why; valid then
+	left     error         // why the copy is made in the hold instead; valid then
 }
 
 // planLive chooses the streams that are copied while publishers go on: the largest ones, if
@@ -113,7 +115,9 @@ func (s *run) awaitLive(ctx context.Context) error {
 		for _, l := range s.lives {
 			select {
 			case <-l.done:
-				return l.err
+				if l.err != nil {
+					return l.err
+				}
 			default:
 				behind = behind || !l.caughtUp.Load()
 			}
@@ -133,10 +137,34 @@ func (s *run) abandonLive() {
 		return
 	}
 	s.cancelLive()
+	var ended sync.WaitGroup
 	for _, l := range s.lives {
+		ended.Go(func() { // ends with abort, which is bounded
+			<-l.done
+			l.abort()
+		})
+	}
+	ended.Wait()
+}
+
+// dropGone ends the copies of streams that were deleted since they began, and deletes what the
+// target has of them.
+func (s *run) dropGone(ctx context.Context) error {
+	for name, l := range s.lives {
+		if slices.Contains(s.report.Streams, name) {
+			continue
+		}
+		close(l.stop)
 		<-l.done
 		l.abort()
+		delete(s.lives, name)
+		s.notLive(name)
+		if err := removeCopy(ctx, s.targetJS, name, s.ID); err != nil {
+			return fmt.Errorf("the copy of stream %s, which was deleted: %w", name, err)
+		}
+		s.forget(name)
 	}
+	return nil
 }
 
 // run copies the stream, and once more from the beginning if that fails.
@@ -146,10 +174,15 @@ func (l *live) run(ctx context.Context, s *run, turns chan struct{}) {
 		if l.err = l.attempt(ctx, s, turns); l.err == nil {
 			return
 		}
+		l.left = leaves(l.err)
 		l.err = fmt.Errorf("copy of stream %s: %w", l.info.Config.Name, because(ctx, l.err))
 		l.caughtUp.Store(false)
 		s.count(l, 0)
 		l.abort()
+		if l.left != nil {
+			l.err = nil
+			return
+		}
 		if ctx.Err() != nil || attempt == 2 || l.stopped() {
 			return
 		}
@@ -157,6 +190,18 @@ func (l *live) run(ctx context.Context, s *run, turns chan struct{}) {
 			return
 		}
 	}
+}
+
+// leaves returns why a copy that has failed with err is made in the hold, if the stream is there
+// then. It returns nil if it is to begin anew.
+func leaves(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return &errChanged{"the stream was deleted and created again"}
+	}
+	if changed, ok := errors.AsType[*errChanged](err); ok {
+		return changed
+	}
+	return nil
 }
 
 // removeBegun deletes what the target has of a copy that is about to begin anew.
@@ -176,13 +221,18 @@ func (l *live) stopped() bool {
 }
 
 func (l *live) attempt(ctx context.Context, s *run, turns chan struct{}) (err error) {
+	info, err := s.lookHere(ctx, l.info.Config.Name) // it may have changed since the preflight
+	if err != nil {
+		return err
+	}
+	if !canLive(info) {
+		return &errChanged{"the stream is one of those that are copied while publishers wait"}
+	}
+	l.info = info
 	if l.copier, err = s.newCopier(l.info.Config.Name); err != nil {
 		return err
 	}
-	l.patience, l.ctx = livePatience, ctx
-	l.buf, l.sentAt = nil, time.Now()
-	l.encoder = s2.NewWriter(l, s2.WriterConcurrency(1), s2.WriterBlockSize(chunkSize))
-	l.archive = archive.NewWriter(l.encoder)
+	l.reset(ctx)
 	turns <- struct{}{}
 	err = l.bulk(ctx)
 	<-turns
@@ -190,6 +240,14 @@ func (l *live) attempt(ctx context.Context, s *run, turns chan struct{}) (err er
 		return err
 	}
 	return l.follow(ctx)
+}
+
+// reset has l begin with nothing written.
+func (l *live) reset(ctx context.Context) {
+	l.patience, l.ctx = livePatience, ctx
+	l.buf, l.sentAt = nil, time.Now()
+	l.encoder = s2.NewWriter(l, s2.WriterConcurrency(1), s2.WriterBlockSize(chunkSize))
+	l.archive = archive.NewWriter(l.encoder)
 }
 
 // abort has the target give the restore up, and ends the subscriptions. It may be called again.
@@ -245,6 +303,9 @@ func (l *live) pass(ctx context.Context, c *copier, wanted func(*archive.Header)
 		case isEnd(h):
 			return l.flush()
 		case !wanted(h):
+			if err := l.keepOpen(); err != nil {
+				return err
+			}
 			continue
 		}
 		if body, err = readBody(from, h, body); err != nil {
@@ -263,6 +324,9 @@ var errSilentTarget = errors.New("the target does not answer")
 
 // entry sends one entry of the archive.
 func (l *live) entry(h *archive.Header, body []byte) error {
+	if err := l.keepOpen(); err != nil {
+		return err
+	}
 	l.last = max(l.last, h.Sequence)
 	if h.Sequence > 0 {
 		l.sent++
@@ -312,8 +376,20 @@ func (l *live) flush() error {
 	return err
 }
 
-// padding is a frame that readers of S2 skip.
-var padding = []byte{0xfe, 1, 0, 0, 0}
+// padding is the identifier of a stream in the S2 format. Readers skip it, and must find it first.
+const padding = "\xff\x06\x00\x00S2sTwO"
+
+// keepOpen has the target get something, if it got nothing for a while: messages that are easy
+// to compress fill a chunk slowly, and those that it has are not sent at all.
+func (l *live) keepOpen() error {
+	if time.Since(l.sentAt) <= padAfter {
+		return nil
+	}
+	if err := l.flush(); err != nil || time.Since(l.sentAt) <= padAfter {
+		return err
+	}
+	return l.chunk([]byte(padding))
+}
 
 // follow sends what is stored in the stream, until stop is closed. It keeps the restore open.
 func (l *live) follow(ctx context.Context) error {
@@ -325,10 +401,8 @@ func (l *live) follow(ctx context.Context) error {
 		if time.Since(pass) < shortRest || time.Since(began) > maxFollow {
 			l.caughtUp.Store(true)
 		}
-		if time.Since(l.sentAt) > padAfter {
-			if err := l.chunk(padding); err != nil {
-				return err
-			}
+		if err := l.keepOpen(); err != nil {
+			return err
 		}
 		select {
 		case <-l.stop:
@@ -342,7 +416,7 @@ func (l *live) follow(ctx context.Context) error {
 
 // catchUp sends what the stream has beyond the last message that was sent.
 func (l *live) catchUp(ctx context.Context) error {
-	info, err := look(ctx, l.s.sourceJS, l.name)
+	info, err := l.s.lookHere(ctx, l.name)
 	if err != nil {
 		return err
 	}
@@ -350,6 +424,19 @@ func (l *live) catchUp(ctx context.Context) error {
 		return err
 	}
 	return l.flush()
+}
+
+// lookHere asks the old server for a stream. A busy one may take a while to answer.
+func (s *run) lookHere(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	for began := time.Now(); ; {
+		info, err := look(ctx, s.sourceJS, name)
+		if err == nil || ctx.Err() != nil || errors.Is(err, jetstream.ErrStreamNotFound) || time.Since(began) > livePatience/2 {
+			return info, because(ctx, err)
+		}
+		if err := sleep(ctx, pollPause); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // rest sends the messages after the last one that was sent, up to that which info has as the
@@ -373,6 +460,9 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 		return l.err
 	}
 	defer l.abort()
+	if l.left != nil {
+		return l.left
+	}
 	if !info.Created.Equal(l.info.Created) {
 		return &errChanged{"the stream was deleted and created again"}
 	}

@@ -15,8 +15,22 @@ func Mark(id string) string { return keyMark + "=" + id }
 // removeCopies deletes the copies with a mark at the target, and returns those that it could
 // not delete, sorted.
 func removeCopies(ctx context.Context, js jetstream.JetStream, names []string, mark string) (left []string) {
+	return failing(names, func(name string) error { return removeCopy(ctx, js, name, mark) })
+}
+
+// failing calls do for all names at the same time, and returns those for which it fails, sorted.
+func failing(names []string, do func(name string) error) (left []string) {
+	results := make(chan string, len(names))
 	for _, name := range names {
-		if err := removeCopy(ctx, js, name, mark); err != nil {
+		go func() { // ends with do
+			if do(name) == nil {
+				name = ""
+			}
+			results <- name
+		}()
+	}
+	for range names {
+		if name := <-results; name != "" {
 			left = append(left, name)
 		}
 	}
@@ -48,37 +62,27 @@ func removeCopy(ctx context.Context, js jetstream.JetStream, name, mark string) 
 // RemoveMarks removes the mark of a committed move from its streams. It may be called again.
 // It returns the streams that still have it.
 func RemoveMarks(ctx context.Context, js jetstream.JetStream, names []string, id string) (left []string) {
-	results := make(chan string, len(names))
-	for _, name := range names {
-		go func() { results <- removeMark(ctx, js, name, id) }()
-	}
-	for range names {
-		if name := <-results; name != "" {
-			left = append(left, name)
-		}
-	}
-	slices.Sort(left)
-	return left
+	return failing(names, func(name string) error { return removeMark(ctx, js, name, id) })
 }
 
-// removeMark removes a mark. It returns the name of the stream if it could not.
-func removeMark(ctx context.Context, js jetstream.JetStream, name, id string) string {
+// removeMark removes a mark, unless the stream does not have it. It fails when ctx ends first.
+func removeMark(ctx context.Context, js jetstream.JetStream, name, id string) error {
 	for {
 		info, err := look(ctx, js, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return "" // somebody has deleted it since
+			return nil // somebody has deleted it since
 		case err == nil && info.Config.Metadata[keyMark] != id:
-			return ""
+			return nil
 		case err == nil:
 			config := info.Config
 			delete(config.Metadata, keyMark)
 			if _, err = js.UpdateStream(ctx, config); err == nil {
-				return ""
+				return nil
 			}
 		}
-		if sleep(ctx, 10*time.Millisecond) != nil {
-			return name
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -28,10 +28,13 @@ func (s *run) pace(ctx context.Context, n int) error {
 	}
 	wait := time.Until(s.paced)
 	s.paced = s.paced.Add(time.Duration(n) * time.Second / time.Duration(s.CopyRate))
-	held := !s.held.IsZero()
 	s.mu.Unlock()
-	if held || wait <= 0 {
+	select {
+	case <-s.unpaced:
 		return nil
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	return sleep(ctx, wait)
 }

@@ -24,6 +24,7 @@ type run struct {
 
 	began     time.Time               // when Run was called
 	held      time.Time               // when publishers began to wait
+	unpaced   chan struct{}           // closed then: copies need not keep to a rate any more
 	verified  time.Time               // when the copies were complete
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
@@ -47,7 +48,7 @@ type run struct {
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), lives: make(map[string]*live)}
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live)}
 	s.report.DryRun = c.DryRun
 	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
@@ -85,6 +86,7 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.MaxWait, errMaxWait)
 	defer cancel()
 	s.held = time.Now()
+	close(s.unpaced)
 	for _, p := range []struct {
 		name switchover.Phase
 		do   func(context.Context) error
@@ -129,8 +131,21 @@ func (s *run) cutOff(ctx context.Context) (err error) {
 	if s.infos, err = streams(ctx, s.sourceJS); err != nil { // settlements remove messages of some streams
 		return err
 	}
+	return s.describeAgain(ctx)
+}
+
+// describeAgain enters the streams into the report, and into the journal if some have come or
+// gone since the preflight. The target gets rid of those that have gone.
+func (s *run) describeAgain(ctx context.Context) error {
+	before := s.report.Streams
 	s.describe()
-	return nil
+	if slices.Equal(before, s.report.Streams) {
+		return nil
+	}
+	if err := s.dropGone(ctx); err != nil {
+		return err
+	}
+	return s.Bus.Journal(s.report.Streams)
 }
 
 func (s *run) copyAll(ctx context.Context) error {
@@ -168,6 +183,13 @@ func (s *run) begun(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.made = append(s.made, name)
+}
+
+// forget undoes begun.
+func (s *run) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made = slices.DeleteFunc(s.made, func(m string) bool { return m == name })
 }
 
 func (s *run) verifyAll(ctx context.Context) error {

@@ -126,7 +126,7 @@ func (t *tailReader) reply(ctx context.Context) (*nats.Msg, error) {
 			if err == nil {
 				t.early[n] = m
 			}
-		case <-time.After(chunkTimeout):
+		case <-time.After(livePatience):
 			return nil, errors.New("the old server does not answer")
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)

@@ -2,7 +2,9 @@ package switchover
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -98,21 +100,59 @@ func position(c *jetstream.ConsumerInfo) string {
 }
 
 // barrier waits until every consumer of the old server has processed the settlements that
-// were sent to it.
+// were sent to it. Streams and consumers that are deleted meanwhile have none to process.
 func (s *run) barrier(ctx context.Context, streams []*jetstream.StreamInfo) error {
 	return s.each(streams, func(info *jetstream.StreamInfo) error {
 		all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		for _, c := range all {
-			if c.Config.AckPolicy == jetstream.AckNonePolicy {
-				continue
-			}
-			if err := answers(ctx, s.Source, c.Stream, c.Name); err != nil {
+			if err := s.processed(ctx, c); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// answerLimit is how long a consumer of the old server may take to process settlements, also
+// when publishers do not wait for it.
+const answerLimit = 10 * time.Second
+
+var errNoAnswer = fmt.Errorf("no answer came within %v", answerLimit)
+
+// processed waits until a consumer of the old server has processed the settlements that were
+// sent to it, or is deleted.
+func (s *run) processed(ctx context.Context, c *jetstream.ConsumerInfo) error {
+	if c.Config.AckPolicy == jetstream.AckNonePolicy {
+		return nil // it takes none
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, errNoAnswer)
+	defer cancel()
+	for {
+		brief, cancel := context.WithTimeout(ctx, pollLimit)
+		err := answers(brief, s.Source, c.Stream, c.Name)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("consumer %s of stream %s does not answer: %w", c.Name, c.Stream, context.Cause(ctx))
+		}
+		if s.isDeleted(ctx, c) {
+			return nil
+		}
+	}
+}
+
+// isDeleted reports whether the old server has a consumer no more.
+func (s *run) isDeleted(ctx context.Context, c *jetstream.ConsumerInfo) bool {
+	ctx, cancel := context.WithTimeout(ctx, pollLimit)
+	defer cancel()
+	_, err := s.sourceJS.Consumer(ctx, c.Stream, c.Name)
+	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 }
