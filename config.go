@@ -142,6 +142,9 @@ func (l *logConfig) open() hclog.Logger {
 	return l.logger
 }
 
+// envPrefix is how the variables of FromEnv begin.
+const envPrefix = "OMNIBUS_"
+
 // bad records an option whose value cannot be used.
 func (c *config) bad(option string, value any, reason string) {
 	if c.env != "" && !strings.Contains(reason, c.env) {

@@ -130,13 +130,16 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 	o := newConsumeOptions()
 	_ = applyAll(opts, o, ConsumeOption.onConsume) // what is wrong is returned with the rest
 	o.completeBatch(want.call, want.batch != nil)
+	o.checkCall(durable, want)
 	if err := o.joined(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
-	if err := s.checkConsume(ctx, durable, want, o); err != nil {
-		return nil, err
+	for _, filter := range want.filters {
+		if err := s.checkMayHave(ctx, filter); err != nil {
+			return nil, err
+		}
 	}
 	o.group.name = durable
 	if want.batch != nil {
@@ -156,24 +159,19 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 	return c, nil
 }
 
-// checkConsume checks the names and patterns of a call, and that the stream stores something
-// that matches.
-func (s *Stream) checkConsume(ctx context.Context, durable string, want consumption, o *consumeOptions) error {
+// checkCall adds what is wrong with the name and the patterns of a call, and with the key.
+func (o *consumeOptions) checkCall(durable string, want consumption) {
 	if !streamName.MatchString(durable) {
-		return badDurable(durable)
+		o.addError(badDurable(durable))
 	}
 	for _, filter := range want.filters {
 		if err := checkPattern(filter); err != nil {
-			return err
+			o.addError(err)
+			continue
 		}
-		if err := o.checkKey(filter, want.of); err != nil {
-			return err
-		}
-		if err := s.checkMayHave(ctx, filter); err != nil {
-			return err
-		}
+		o.checkToken(filter)
 	}
-	return nil
+	o.checkKey(want.of)
 }
 
 // open declares the durable, registers c and starts it.

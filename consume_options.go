@@ -250,20 +250,21 @@ func token(subject string, n int) string {
 	return one
 }
 
-// checkKey checks the key against the subject that is consumed and the type that the
-// handler takes.
-func (o *consumeOptions) checkKey(filter string, handled reflect.Type) error {
+// checkToken checks the key against a subject that is consumed.
+func (o *consumeOptions) checkToken(filter string) {
 	if o.key.token > 0 && token(filter, o.key.token) == "" && !strings.HasSuffix(filter, ">") {
-		return &OptionError{Option: "KeyByToken", Value: fmt.Sprint(o.key.token), Reason: fmt.Sprintf("the subject %q has only %d tokens", filter, strings.Count(filter, ".")+1)}
+		o.fail("KeyByToken", o.key.token, fmt.Sprintf("the subject %q has only %d tokens", filter, strings.Count(filter, ".")+1))
 	}
+}
+
+// checkKey checks the key against the type that the handler takes.
+func (o *consumeOptions) checkKey(handled reflect.Type) {
 	if o.key.stuck != nil && o.key.make == nil {
-		return &OptionError{Option: "AfterDeadLetter", Value: fmt.Sprint(*o.key.stuck), Reason: "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy"}
+		o.fail("AfterDeadLetter", *o.key.stuck, "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy")
 	}
 	if o.key.of != nil && o.key.of != handled {
-		return &OptionError{Option: "KeyBy", Value: fmt.Sprintf("func(*Msg[%v]) string", o.key.of),
-			Reason: fmt.Sprintf("the handler takes %v; use the same type", handled)}
+		o.fail("KeyBy", fmt.Sprintf("func(*Msg[%v]) string", o.key.of), fmt.Sprintf("the handler takes %v; use the same type", handled))
 	}
-	return nil
 }
 
 // KeyByHeader is KeyBySubject with the first value of a header as the key. Messages without

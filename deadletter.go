@@ -15,7 +15,11 @@ import (
 
 // DeadLetter is a message that a consumer could not handle and does not try again.
 type DeadLetter struct {
-	RawMsg // as the handler got it. Attempt is the number of handler calls that failed, at least 1; Deliveries is 0
+	// RawMsg is as the handler got it, except that Attempt is the number of handler calls that
+	// failed. A message that cannot be decoded, is invalid or has no handler in a Mux counts as one.
+	// It is 0 for CauseCrashLoop and CauseBehind without such a call: one that ended with its process
+	// does not count. Deliveries is 0.
+	RawMsg
 
 	Durable string // the consumer that could not handle it
 	Cause   Cause

@@ -521,7 +521,7 @@ func TestConsumeBesideAStreamOfSomebodyElse(t *testing.T) {
 		declare(t, b, bus.StreamConfig{Name: beside, Subjects: []string{"of." + name}})
 		_, err := bus.Consume(t.Context(), st, "d", bus.Subject[int](name), ignore[int])
 		asError[*bus.StreamConflictError](t, err)
-		hasText(t, err, strconv.Quote(name), "consume", strconv.Quote(beside), "of."+name, "this stream is not one: rename one of the two")
+		hasText(t, err, strconv.Quote(name), "consume", strconv.Quote(beside), "of."+name, "let the program use another name for")
 		if got := streamInfo(t, b, beside).Config.Subjects; !slices.Equal(got, []string{"of." + name}) {
 			t.Errorf("it stores %v", got)
 		}

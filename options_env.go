@@ -15,8 +15,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-const envPrefix = "OMNIBUS_"
-
 // FromEnv takes options from the environment, so that one binary runs embedded
 // on a laptop and against a cluster in production:
 //

@@ -160,6 +160,42 @@ func TestBadOptionsOfCallsAreToldAtOnce(t *testing.T) {
 	}
 }
 
+// What is wrong with the other arguments is told with the options.
+func TestBadArgumentsOfCallsAreToldAtOnce(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	ctx := t.Context()
+	keyed := []bus.ConsumeOption{bus.KeyByToken(3), bus.Concurrency(0)}
+	for name, tc := range map[string]struct {
+		err  error
+		want []string
+	}{
+		"Consume": {second(bus.Consume(ctx, st, "a b", "s.*", ignore[int], keyed...)), []string{`"a b"`, "KeyByToken", "Concurrency"}},
+		"a pattern of Consume": {second(bus.Consume(ctx, st, "a b", "s..a", ignore[int], bus.AfterDeadLetter(bus.KeyFollows))),
+			[]string{`"a b"`, `"s..a"`, "AfterDeadLetter"}},
+		"Subscribe": {second(bus.Subscribe(b, "s..a", ignore[int], bus.Concurrency(0))), []string{`"s..a"`, "Concurrency"}},
+		"Respond":   {second(bus.Respond(b, "s..a", double, bus.HandlerTimeout(0))), []string{`"s..a"`, "HandlerTimeout"}},
+		"Stream":    {second(b.Stream(ctx, bus.StreamConfig{Name: "a.b"}, nil)), []string{"option 1", "StreamConfig.Name"}},
+		"Plan":      {second(st.Plan(ctx, bus.StreamConfig{Name: "T", MaxAge: 1}, nil)), []string{"option 1", "StreamConfig.Name", "MaxAge"}},
+		"Replay": {func() (err error) {
+			for _, err = range bus.Replay[int](ctx, st, "s..a", nil) {
+			}
+			return err
+		}(), []string{"option 1", `"s..a"`}},
+	} {
+		if tc.err == nil {
+			t.Errorf("%s worked", name)
+			continue
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(tc.err.Error(), want) {
+				t.Errorf("%s: %v, want %s", name, tc.err, want)
+			}
+		}
+	}
+}
+
 // The options of a subscription are checked too.
 func TestBadHandlerOptions(t *testing.T) {
 	t.Parallel()

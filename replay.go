@@ -115,10 +115,9 @@ func (s *Stream) replay(ctx context.Context, pattern string, opts []ReplayOption
 		return nil, err
 	}
 	o := &replayOptions{}
-	if err := applyAll(opts, o, ReplayOption.onReplay); err != nil {
-		return nil, err
-	}
-	if err := checkPattern(pattern); err != nil {
+	_ = applyAll(opts, o, ReplayOption.onReplay) // what is wrong is returned with the rest
+	addPattern(o, pattern)
+	if err := o.joined(); err != nil {
 		return nil, err
 	}
 	if err := s.checkMayHave(ctx, pattern); err != nil {

@@ -35,7 +35,9 @@ func Respond[Req, Resp any](b *Bus, e Endpoint[Req, Resp], fn Responder[Req, Res
 		return nil, err
 	}
 	o := newHandlerOptions()
-	if err := applyAll(opts, o, RespondOption.onRespond); err != nil {
+	_ = applyAll(opts, o, RespondOption.onRespond) // what is wrong is returned with the rest
+	addPattern(o, string(e))
+	if err := o.joined(); err != nil {
 		return nil, err
 	}
 	if !o.group.set {

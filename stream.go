@@ -93,10 +93,7 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	}
 	defer done()
 	o := new(declareOptions)
-	if err := applyAll(opts, o, DeclareOption.onDeclare); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(c.check(), b.checkDisk(c.Storage)); err != nil {
+	if err := errors.Join(applyAll(opts, o, DeclareOption.onDeclare), c.check(), b.checkDisk(c.Storage)); err != nil {
 		return nil, err
 	}
 	b.logMemoryOnce()

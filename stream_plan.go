@@ -57,16 +57,14 @@ func (s *Stream) Plan(ctx context.Context, c StreamConfig, opts ...DeclareOption
 	}
 	defer done()
 	o := new(declareOptions)
-	if err := applyAll(opts, o, DeclareOption.onDeclare); err != nil {
-		return Plan{}, err
-	}
+	_ = applyAll(opts, o, DeclareOption.onDeclare) // what is wrong is returned with the rest
 	if c.Name == "" {
 		c.Name = s.name
 	}
 	if c.Name != s.name {
-		return Plan{}, badStreamField("Name", fmt.Sprintf("%q", c.Name), fmt.Sprintf("Plan is about stream %q; leave the name out", s.name))
+		o.addError(badStreamField("Name", fmt.Sprintf("%q", c.Name), fmt.Sprintf("Plan is about stream %q; leave the name out", s.name)))
 	}
-	if err := errors.Join(c.check(), s.bus.checkDisk(c.Storage)); err != nil {
+	if err := errors.Join(o.joined(), c.check(), s.bus.checkDisk(c.Storage)); err != nil {
 		return Plan{}, err
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)

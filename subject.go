@@ -87,6 +87,13 @@ func checkLiteral(s string) error {
 	return nil
 }
 
+// addPattern adds to what is wrong with a call what is wrong with its subject pattern.
+func addPattern(call optionTarget, pattern string) {
+	if err := checkPattern(pattern); err != nil {
+		call.addError(err)
+	}
+}
+
 // checkPattern returns a *SubjectError unless s can be subscribed to.
 func checkPattern(s string) error {
 	if p := subject.CheckPattern(s); p != nil {

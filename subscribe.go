@@ -68,7 +68,9 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 		return nil, err
 	}
 	o := newHandlerOptions()
-	if err := applyAll(opts, o, SubscribeOption.onSubscribe); err != nil {
+	_ = applyAll(opts, o, SubscribeOption.onSubscribe) // what is wrong is returned with the rest
+	addPattern(o, pattern)
+	if err := o.joined(); err != nil {
 		return nil, err
 	}
 	s := &Subscription{bus: b, stage: lifecycle.StageSubscribers}
@@ -80,9 +82,6 @@ func (b *Bus) subscribe(pattern string, mk maker, opts []SubscribeOption) (*Subs
 
 // open subscribes and registers s. handle is called for each message, by a worker.
 func (s *Subscription) open(pattern string, o *handlerOptions, mk maker, handle func(in wire.In, number int64)) error {
-	if err := checkPattern(pattern); err != nil {
-		return err
-	}
 	var err error
 	if s.receiver, err = s.bus.newHandlerCall(pattern, o, mk); err != nil {
 		return err

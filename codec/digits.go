@@ -99,15 +99,15 @@ func checkDigits(v reflect.Value, held bool) error {
 	case reflect.Struct:
 		return checkFieldDigits(v, held)
 	case reflect.Map:
-		for _, item := range v.Seq2() {
+		for key, item := range v.Seq2() {
 			if err := checkDigits(item, held); err != nil {
-				return err
+				return below(keyOf(key), err)
 			}
 		}
 	case reflect.Slice, reflect.Array:
 		for i := range v.Len() {
 			if err := checkDigits(v.Index(i), held); err != nil {
-				return err
+				return below(indexOf(i), err)
 			}
 		}
 	}
@@ -127,7 +127,7 @@ func checkFieldDigits(v reflect.Value, held bool) error {
 		}
 		_, options, _ := strings.Cut(jsonTag(field), ",")
 		if err := checkDigits(v.Field(i), held && options != "string"); err != nil {
-			return err
+			return below(field.Name, err)
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ type TypeError struct {
 	Codec string       // the short name of the codec, for example "protobuf"
 	Type  reflect.Type // the unsupported type; nil for a nil interface
 	In    reflect.Type // the type of the value if Type is a part of it; otherwise nil
+	Field string       // where in the value Type is: "Items[].Price"; empty if that is not known
 	Want  string       // what the codec supports
 }
 
@@ -26,6 +27,9 @@ func (e *TypeError) Error() string {
 	}
 	if e.In != nil {
 		name += " in " + e.In.String()
+	}
+	if e.Field != "" {
+		name += " (" + e.Field + ")"
 	}
 	return fmt.Sprintf("codec: %s cannot use %s: want %s", e.Codec, name, e.Want)
 }

@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,16 +102,16 @@ func (w *inspection) inspectAny(v any, depth, hops int) error {
 		w.number = true
 		return checkNumber(x)
 	case map[string]any:
-		for _, item := range x {
+		for key, item := range x {
 			if err := w.inspectAny(item, depth+1, 0); err != nil {
-				return err
+				return below(indexOf(key), err)
 			}
 		}
 		return nil
 	case []any:
-		for _, item := range x {
+		for i, item := range x {
 			if err := w.inspectAny(item, depth+1, 0); err != nil {
-				return err
+				return below(indexOf(i), err)
 			}
 		}
 		return nil
@@ -151,7 +152,7 @@ func (w *inspection) checkTime(v reflect.Value) error {
 func (w *inspection) inspectFields(v reflect.Value, info *typeInfo, addressable bool, depth int) error {
 	for _, i := range info.fields {
 		if err := w.inspectValue(v.Field(i), addressable, depth, 0); err != nil {
-			return err
+			return below(v.Type().Field(i).Name, err)
 		}
 	}
 	return nil
@@ -163,7 +164,7 @@ func (w *inspection) inspectMap(v reflect.Value, depth int) error {
 			return err
 		}
 		if err := w.inspectValue(entries.Value(), false, depth, 0); err != nil {
-			return err
+			return below(keyOf(entries.Key()), err)
 		}
 	}
 	return checkHeldKeys(v)
@@ -172,7 +173,7 @@ func (w *inspection) inspectMap(v reflect.Value, depth int) error {
 func (w *inspection) inspectList(v reflect.Value, addressable bool, depth int) error {
 	for i := range v.Len() {
 		if err := w.inspectValue(v.Index(i), addressable, depth, 0); err != nil {
-			return err
+			return below(indexOf(i), err)
 		}
 	}
 	return nil
@@ -180,37 +181,43 @@ func (w *inspection) inspectList(v reflect.Value, addressable bool, depth int) e
 
 var errTextNotUTF8 = errors.New("a string is not valid UTF-8; use []byte for bytes, or strings.ToValidUTF8")
 
-// hasInvalidText reports whether a string in v, which has no cycles, is not valid UTF-8.
-func (f *format) hasInvalidText(v reflect.Value) bool {
+// checkText returns an error if a string in v, which has no cycles, is not valid UTF-8.
+func (f *format) checkText(v reflect.Value) error {
 	if !v.IsValid() {
-		return false
+		return nil
 	}
 	if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface && f.methods(v.Type()).opaque {
-		return false
+		return nil
 	}
 	switch v.Kind() {
 	case reflect.String:
-		return !utf8.ValidString(v.String())
+		if !utf8.ValidString(v.String()) {
+			return errTextNotUTF8
+		}
 	case reflect.Pointer, reflect.Interface:
-		return f.hasInvalidText(v.Elem())
+		return f.checkText(v.Elem())
 	case reflect.Map:
 		for key, item := range v.Seq2() {
-			if f.hasInvalidText(key) || f.hasInvalidText(item) {
-				return true
+			if err := cmp.Or(f.checkText(key), f.checkText(item)); err != nil {
+				return below(keyOf(key), err)
 			}
 		}
 	case reflect.Slice, reflect.Array:
 		for i := range v.Len() {
-			if f.hasInvalidText(v.Index(i)) {
-				return true
+			if err := f.checkText(v.Index(i)); err != nil {
+				return below(indexOf(i), err)
 			}
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if f.isEncoded(v.Type().Field(i)) && f.hasInvalidText(v.Field(i)) {
-				return true
+			field := v.Type().Field(i)
+			if !f.isEncoded(field) {
+				continue
+			}
+			if err := f.checkText(v.Field(i)); err != nil {
+				return below(field.Name, err)
 			}
 		}
 	}
-	return false
+	return nil
 }

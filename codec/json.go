@@ -144,8 +144,10 @@ var replaced = []byte(`\ufffd`)
 // checkReadableJSON returns an error if data, which v was written as, cannot be read back.
 // number says whether an interface holds a json.Number.
 func checkReadableJSON(data []byte, v any, info *typeInfo, number bool) error {
-	if bytes.Contains(data, replaced) && jsonFormat.hasInvalidText(reflect.ValueOf(v)) {
-		return errTextNotUTF8
+	if bytes.Contains(data, replaced) {
+		if err := jsonFormat.checkText(reflect.ValueOf(v)); err != nil {
+			return err
+		}
 	}
 	if number || info.holds && hasLongNumber(data) {
 		if err := checkDigits(reflect.ValueOf(v), false); err != nil {

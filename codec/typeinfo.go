@@ -3,7 +3,6 @@ package codec
 import (
 	"encoding"
 	"encoding/json"
-	"errors"
 	"reflect"
 	"runtime"
 	"strings"
@@ -118,10 +117,7 @@ func (f *format) prepare(v any) (info *typeInfo, number bool, err error) {
 	}
 	w := inspection{format: f}
 	if err := w.inspectTop(v); err != nil {
-		if refused, ok := errors.AsType[*TypeError](err); ok {
-			return nil, false, refused.in(t)
-		}
-		return nil, false, marshalError(f.name, v, err)
+		return nil, false, f.located(v, err)
 	}
 	return info, w.number, nil
 }
@@ -285,13 +281,13 @@ func (s *search) visitParts(t reflect.Type, addressable bool) {
 		s.visitBehind(t.Elem(), true)
 	case reflect.Slice:
 		s.info.cost.ofSlice(t.Elem())
-		s.visitBehind(t.Elem(), true)
+		s.below("[]", func() { s.visitBehind(t.Elem(), true) })
 	case reflect.Map:
 		s.info.cost.ofMap(t)
 		s.visitKey(t.Key())
-		s.visitBehind(t.Elem(), false)
+		s.below("[]", func() { s.visitBehind(t.Elem(), false) })
 	case reflect.Array:
-		s.visit(t.Elem(), addressable)
+		s.below("[]", func() { s.visit(t.Elem(), addressable) })
 	case reflect.Struct:
 		if s.isHidden(t) {
 			s.refuse(t, wantFields)
@@ -302,8 +298,18 @@ func (s *search) visitParts(t reflect.Type, addressable bool) {
 			return
 		}
 		for field := range t.Fields() {
-			s.visitField(field, addressable)
+			s.below(field.Name, func() { s.visitField(field, addressable) })
 		}
+	}
+}
+
+// below calls visit for a part of a type. If that is refused, the error names the part.
+func (s *search) below(part string, visit func()) {
+	if s.info.refused != nil {
+		return
+	}
+	if visit(); s.info.refused != nil {
+		s.info.refused.Field = joinPath(part, s.info.refused.Field)
 	}
 }
 
@@ -349,7 +355,7 @@ func (s *search) visitFlattened(field reflect.StructField, addressable bool) {
 	case !hidden:
 		s.path[t]++
 		for inner := range t.Fields() {
-			s.visitField(inner, addressable)
+			s.below(inner.Name, func() { s.visitField(inner, addressable) })
 		}
 		s.path[t]--
 	}

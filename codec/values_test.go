@@ -985,3 +985,50 @@ func TestKnownTypesCostNoAllocation(t *testing.T) {
 		t.Errorf("Marshal of a map: %v allocations, encoding/json %v", ours, theirs)
 	}
 }
+
+// What cannot be sent is named by where it is.
+func TestErrorsNameThePart(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		Any   any
+		Times []time.Time
+		Text  string
+	}
+	type outer struct {
+		Items []inner
+		ByKey map[string]*inner
+	}
+	type hidden struct{ _, n int }
+	type refused struct {
+		Outer []struct {
+			Done map[string]struct{ Part hidden }
+		}
+	}
+	odd := time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("odd", 61))
+	for name, tc := range map[string]struct {
+		codec codec.Codec
+		value any
+		want  string
+	}{
+		"bytes in a field":   {codec.JSON, outer{Items: []inner{{}, {Any: []byte("x")}}}, "in Items[1].Any: bytes in an interface"},
+		"a time in a map":    {codec.CBOR, &outer{ByKey: map[string]*inner{"k": {Times: []time.Time{odd}}}}, `in ByKey["k"].Times[0]: the time`},
+		"a part of any":      {codec.JSON, outer{Items: []inner{{Any: map[string]any{"a": []any{1, []byte("x")}}}}}, `in Items[0].Any["a"][1]: bytes`},
+		"no UTF-8":           {codec.JSON, outer{ByKey: map[string]*inner{"k": {Text: "a\xff"}}}, `in ByKey["k"].Text: a string is not valid UTF-8`},
+		"a number":           {codec.JSON, outer{Items: []inner{{Any: int64(1<<60 + 1)}}}, "in Items[0].Any: the number 1152921504606846977"},
+		"a type":             {codec.JSON, refused{}, "codec_test.hidden in codec_test.refused (Outer[].Done[].Part)"},
+		"a type in an any":   {codec.JSON, outer{Items: []inner{{Any: refused{}}}}, "codec_test.hidden in codec_test.outer (Items[0].Any.Outer[].Done[].Part)"},
+		"a type, to be read": {codec.CBOR, refused{}, "codec_test.hidden in codec_test.refused (Outer[].Done[].Part)"},
+		"the value itself":   {codec.JSON, map[string]any{"a": []byte("x")}, `in ["a"]: bytes`},
+	} {
+		if _, err := tc.codec.Marshal(tc.value); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+	deep := any([]byte("x"))
+	for range 5000 {
+		deep = map[string]any{"a rather long key": deep}
+	}
+	if _, err := codec.JSON.Marshal(deep); err == nil || len(err.Error()) > 1000 {
+		t.Errorf("a deep value: %.2000v", err)
+	}
+}
