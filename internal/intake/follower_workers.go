@@ -183,18 +183,38 @@ func (f *followers) beginReturn(token string) (chosen []Follower, last bool) {
 }
 
 // endReturn acts on the result of a Return. After an error a message may come back all the
-// same: then it is stored once more.
+// same, and may be here already: then it is stored once more.
 func (f *followers) endReturn(token string, all []Follower, found []bool) {
 	f.k.d.mu.Lock()
-	defer f.k.d.mu.Unlock()
 	for i := range all {
 		switch {
 		case i >= len(found):
 			f.notReturnedLocked(token, all[i].Sequence)
-		case !found[i]: // somebody has removed it
+		case found[i]:
+			f.returnedLocked(token, all[i].Sequence)
+		default: // somebody has removed it
 			f.forgetLocked(token, all[i].Sequence, returning)
 		}
 	}
+	next := f.enterEarlyLocked(token)
+	f.k.d.mu.Unlock()
+	for _, del := range next {
+		f.k.d.push(del)
+	}
+	if f.k.d.cfg.Batch.Run != nil {
+		f.k.d.queue.CheckBatch()
+	}
+}
+
+// enterEarlyLocked has the early followers of a key go into its lane, or be stored once more. It
+// returns which may run at once.
+func (f *followers) enterEarlyLocked(token string) (next []wire.Delivery) {
+	for _, del := range f.early.take(token) {
+		if f.k.enterLocked(del) {
+			next = append(next, del)
+		}
+	}
+	return next
 }
 
 // storedLocked records that a delivery of a follower was stored.
@@ -215,6 +235,15 @@ func (f *followers) unsureLocked(token string, sequence uint64) {
 	if kf := f.keys[token]; kf != nil {
 		if i, found := kf.find(sequence); found {
 			kf.all[i].unsure = true
+		}
+	}
+}
+
+// returnedLocked records that a follower was returned.
+func (f *followers) returnedLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].state == returning {
+			kf.all[i].state = returned
 		}
 	}
 }
@@ -247,7 +276,7 @@ func (f *followers) checkLate(token string) error {
 	if kf := f.keys[token]; kf != nil && kf.late {
 		kf.late = false
 		for _, one := range kf.all {
-			if one.state == returning {
+			if one.state == returned {
 				late = append(late, one.sequence)
 			}
 		}
@@ -260,18 +289,18 @@ func (f *followers) checkLate(token string) error {
 		}
 		if !there {
 			d.mu.Lock()
-			f.forgetLocked(token, sequence, returning)
+			f.forgetLocked(token, sequence, returned)
 			d.mu.Unlock()
 		}
 	}
 	return nil
 }
 
-// stop returns what is not stored yet. No worker begins anything from now on.
+// stop returns what is not stored yet, and what is early. No worker begins anything from now on.
 func (f *followers) stop() []wire.Delivery {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
-	left := f.queue
+	left := append(f.queue, f.early.takeAll()...)
 	f.queue, f.ready = nil, nil
 	if !f.stopped && f.workers == 0 {
 		close(f.idle)

@@ -21,8 +21,9 @@ type Followers interface {
 	// once, but makes it an unsure one.
 	Put(ctx context.Context, d *wire.Delivery) error
 	// Return has messages of a key come back, in this order. With last no others are stored.
-	// found has an element for each of the first messages: whether it comes back, or is not
-	// stored. After an error some of the others may come back too.
+	// found has an element for each of the first messages: whether it comes back and is stored
+	// no more, or is not stored. After an error some of the others may come back too, and are
+	// stored still.
 	Return(ctx context.Context, token string, all []Follower, last bool) (found []bool, err error)
 	// IsReturning reports whether a message that was returned has not been settled yet.
 	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)
@@ -37,10 +38,12 @@ type Follower struct {
 // followers is what keyed knows of the followers of each key. As long as a key has some,
 // every message of the key with a higher sequence than the first of them is stored too, so
 // that none overtakes. Some are returned whenever few messages of the key wait here.
-// A follower belongs to its key until it has come back.
+// A follower belongs to its key until it has come back and is stored no more.
 //
-// States of a follower: storing → stored → returning → gone (it came back). A failed
-// call leads back to the state before.
+// States of a follower: storing → stored → returning → returned → gone (it came back). A failed
+// call leads back to the state before. What comes back before the call has ended is early: it
+// waits for the result. Otherwise it could be handled and settled while its copy stays, and the
+// copy would be handled again.
 //
 // Guarded by Durable.mu. The workers, which end when nothing is to be done, store and return.
 type followers struct {
@@ -50,8 +53,9 @@ type followers struct {
 	count int
 
 	queue   []wire.Delivery // to be stored, the oldest first
-	ready   []string        // tokens of keys of which some can be returned
-	turn    bool            // of the workers: which of these is next
+	early   earlyFollowers
+	ready   []string // tokens of keys of which some can be returned
+	turn    bool     // of the workers: which of these is next
 	workers int
 	returns int       // workers that return followers
 	pause   time.Time // no calls before: the last one failed
@@ -64,7 +68,7 @@ type followers struct {
 type keyFollowers struct {
 	key       string // empty until a message of the key was seen here
 	all       []follower
-	returning int       // of all
+	returning int       // of all: those that are returning, or returned
 	moved     time.Time // when one was last returned, or came back
 	busy      bool      // it is in ready, or a worker returns some
 	late      bool      // what is returning has not come for long
@@ -78,14 +82,19 @@ type follower struct {
 	puts     uint16 // deliveries of it that are being stored; the state is storing as long as there are any
 }
 
-// followerState is how far a follower is: it is being stored, it is stored, or it is returning.
+// followerState is how far a follower is: it is being stored, it is stored, a Return of it has
+// begun, or has succeeded.
 type followerState uint8
 
 const (
 	storing followerState = iota
 	stored
 	returning
+	returned
 )
+
+// comesBack reports whether a follower may come back now.
+func (f follower) comesBack() bool { return f.state == returning || f.state == returned }
 
 const (
 	maxFollowerWorkers = 16
@@ -111,9 +120,10 @@ func newFollowers(k *keyed, store Followers) *followers {
 }
 
 // admitLocked looks at a message with a key that has come. It returns true if the message is
-// to be stored, behind others of its key; else the message goes into its lane.
+// to be stored, behind others of its key, or waits for the result of its Return; else the message
+// goes into its lane.
 func (f *followers) admitLocked(del *wire.Delivery) bool {
-	if len(f.keys) == 0 {
+	if len(f.keys) == 0 || f.stopped {
 		return false
 	}
 	token := f.store.Token(del.Stored.Key)
@@ -122,11 +132,15 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 		return false
 	}
 	kf.key = del.Stored.Key
-	switch first := kf.all[0]; {
-	case del.Stored.Sequence < first.sequence:
+	i, found := kf.find(del.Stored.Sequence)
+	switch cameBack := found && del.Stored.Source != 0; {
+	case i == 0 && !found: // before the first
 		return false
-	case del.Stored.Sequence == first.sequence && del.Stored.Source != 0 && first.state == returning:
-		del.Stored.Unbegun = !first.unsure
+	case cameBack && kf.all[i].state == returning:
+		f.early.add(token, *del)
+		return true
+	case cameBack && kf.all[i].state == returned && i == 0:
+		del.Stored.Unbegun = !kf.all[0].unsure
 		f.removeLocked(token, kf, 0)
 		f.readyLocked(token)
 		return false
@@ -170,7 +184,7 @@ func (f *followers) putLocked(kf *keyFollowers, del wire.Delivery) {
 	case !found:
 		kf.all = slices.Insert(kf.all, i, follower{sequence: del.Stored.Sequence})
 		f.count++
-	case kf.all[i].state == returning:
+	case kf.all[i].comesBack():
 		kf.returning--
 		fallthrough
 	default:
@@ -196,7 +210,7 @@ func (kf *keyFollowers) find(sequence uint64) (i int, found bool) {
 
 // removeLocked forgets the i-th follower of a key.
 func (f *followers) removeLocked(token string, kf *keyFollowers, i int) {
-	if kf.all[i].state == returning {
+	if kf.all[i].comesBack() {
 		kf.returning--
 	}
 	kf.moved = time.Now()
@@ -252,7 +266,7 @@ func (f *followers) targetLocked() int {
 // barrier is open earlier messages may still come, and among them those whose copies were
 // stored when the process died.
 func (f *followers) nextLocked(kf *keyFollowers) []follower {
-	if f.stopped || !f.k.openLocked() {
+	if f.stopped || f.k.d.quiesced || !f.k.openLocked() {
 		return nil
 	}
 	here := kf.returning
@@ -263,7 +277,7 @@ func (f *followers) nextLocked(kf *keyFollowers) []follower {
 	if here > target/2 {
 		return nil
 	}
-	from := slices.IndexFunc(kf.all, func(one follower) bool { return one.state != returning })
+	from := slices.IndexFunc(kf.all, func(one follower) bool { return !one.comesBack() })
 	if from < 0 {
 		return nil
 	}
@@ -291,6 +305,14 @@ func (f *followers) dueLocked() time.Time {
 		return time.Time{}
 	}
 	return f.pause
+}
+
+// earlyLocked is how many messages of a source are early.
+func (f *followers) earlyLocked(source int) int {
+	if source == 0 {
+		return 0
+	}
+	return f.early.count
 }
 
 // storedCountLocked is how many messages wait in the store only.

@@ -45,11 +45,11 @@ func fromSource(source int, sequence uint64) *wire.Delivery {
 const tokenOfK = "token of k"
 
 // have returns the followers of key k: their sequences, and their states as letters: p storing,
-// s stored, r returning, and with an exclamation mark where they are unsure.
+// s stored, r returning, R returned, and with an exclamation mark where they are unsure.
 func (f *followers) have() (all []uint64, states string) {
 	if kf := f.keys[tokenOfK]; kf != nil {
 		for _, one := range kf.all {
-			all, states = append(all, one.sequence), states+string("psr"[one.state])
+			all, states = append(all, one.sequence), states+string("psrR"[one.state])
 			if one.unsure {
 				states += "!"
 			}
@@ -94,11 +94,15 @@ func TestFollowerStates(t *testing.T) {
 	if next, last := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 5}}) || last {
 		t.Errorf("%v return, the last: %t; 6 is not stored yet", next, last)
 	}
+	f.endReturn(tokenOfK, []Follower{{Sequence: 5}}, []bool{true})
 	f.storedLocked(tokenOfK, 6)
-	if next, last := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 6}, {Sequence: 7}}) || !last {
+	next, last := f.beginReturn(tokenOfK)
+	if !slices.Equal(next, []Follower{{Sequence: 6}, {Sequence: 7}}) || !last {
 		t.Errorf("%v return, the last: %t", next, last)
 	}
-	f.mustHave(t, "rrr", 5, 6, 7)
+	f.mustHave(t, "Rrr", 5, 6, 7)
+	f.endReturn(tokenOfK, next, []bool{true, true})
+	f.mustHave(t, "RRR", 5, 6, 7)
 	for sequence := uint64(5); sequence <= 7; sequence++ {
 		d := fromSource(1, sequence)
 		f.mustAdmit(t, d, false)
@@ -125,9 +129,9 @@ func TestUnsureFollowers(t *testing.T) {
 		t.Errorf("%v return", next)
 	}
 	f.endReturn(tokenOfK, next, []bool{true, false}) // 6 was removed, then the server failed
-	f.mustHave(t, "r!s!s!", 5, 7, 8)
+	f.mustHave(t, "R!s!s!", 5, 7, 8)
 	f.mustAdmit(t, fromSource(1, 7), true) // it comes back all the same, before 5
-	f.mustHave(t, "r!p!s!", 5, 7, 8)
+	f.mustHave(t, "R!p!s!", 5, 7, 8)
 	d := fromSource(1, 5)
 	f.mustAdmit(t, d, false)
 	if d.Stored.Unbegun {
@@ -141,9 +145,9 @@ func TestFollowerStoredAgainWhileItReturns(t *testing.T) {
 	t.Parallel()
 	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}}})
 	next, _ := f.beginReturn(tokenOfK)
-	f.mustAdmit(t, fromSource(1, 6), true) // 5 has not come
 	f.endReturn(tokenOfK, next, []bool{true, true})
-	f.mustHave(t, "rp!", 5, 6)
+	f.mustAdmit(t, fromSource(1, 6), true) // 5 has not come
+	f.mustHave(t, "Rp!", 5, 6)
 	if kf := f.keys[tokenOfK]; kf.returning != 1 {
 		t.Errorf("%d are returning", kf.returning)
 	}
@@ -151,6 +155,63 @@ func TestFollowerStoredAgainWhileItReturns(t *testing.T) {
 	f.mustAdmit(t, fromSource(1, 5), false)
 	if next, _ := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 6, Unsure: true}}) {
 		t.Errorf("%v return", next)
+	}
+}
+
+// What comes back before its Return has ended waits for the result: it runs only if its copy is
+// gone, and else it is stored once more. So no copy is left of what was handled.
+func TestFollowersThatAreEarly(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		found   []bool
+		states  string
+		left    []uint64
+		waiting int // in the lane, behind none
+		put     []uint64
+	}{
+		"all are removed":   {[]bool{true, true, true}, "", nil, 3, nil},
+		"one is removed":    {[]bool{true}, "p!p!", []uint64{6, 7}, 1, []uint64{6, 7}},
+		"none is removed":   {nil, "p!p!p!", []uint64{5, 6, 7}, 0, []uint64{5, 6, 7}},
+		"one was not found": {[]bool{false, true, true}, "", nil, 3, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}, {Sequence: 7}}})
+			next, _ := f.beginReturn(tokenOfK)
+			for sequence := uint64(5); sequence <= 7; sequence++ {
+				f.mustAdmit(t, fromSource(1, sequence), true)
+			}
+			f.mustHave(t, "rrr", 5, 6, 7)
+			if got := f.earlyLocked(1); got != 3 || f.earlyLocked(0) != 0 || f.k.lanes.Waiting(1) != 0 {
+				t.Errorf("%d are early", got)
+			}
+			f.endReturn(tokenOfK, next, tc.found)
+			f.mustHave(t, tc.states, tc.left...)
+			var put []uint64
+			for _, d := range f.queue {
+				put = append(put, d.Stored.Sequence)
+			}
+			if waiting := f.k.lanes.Waiting(1); waiting != tc.waiting || !slices.Equal(put, tc.put) || f.earlyLocked(1) != 0 {
+				t.Errorf("%d wait in the lane, %v are to be stored, %d are early", waiting, put, f.earlyLocked(1))
+			}
+		})
+	}
+}
+
+// What is early at the stop is returned, and so is what comes later.
+func TestEarlyFollowersAtTheStop(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}}})
+	next, _ := f.beginReturn(tokenOfK)
+	f.mustAdmit(t, fromSource(1, 5), true)
+	f.mustAdmit(t, fromSource(0, 9), true)
+	if left := f.stop(); len(left) != 2 || left[0].Stored.Sequence != 9 || left[1].Stored.Sequence != 5 {
+		t.Errorf("%v are left", left)
+	}
+	f.mustAdmit(t, fromSource(1, 6), false)
+	f.endReturn(tokenOfK, next, []bool{true, true})
+	if f.k.lanes.Waiting(1) > 0 || f.earlyLocked(1) > 0 {
+		t.Error("something waits after the stop")
 	}
 }
 
@@ -168,9 +229,16 @@ func TestHowManyFollowersReturn(t *testing.T) {
 		t.Errorf("behind a closed barrier %v return", next)
 	}
 	f.k.sources[1].barrier.open = true
-	if next, last := f.beginReturn(tokenOfK); len(next) != maxBack || last {
+	f.k.d.quiesced = true
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("while quiesced %v return", next)
+	}
+	f.k.d.quiesced = false
+	next, last := f.beginReturn(tokenOfK)
+	if len(next) != maxBack || last {
 		t.Errorf("%d return, the last: %t", len(next), last)
 	}
+	f.endReturn(tokenOfK, next, slices.Repeat([]bool{true}, len(next)))
 	for sequence := uint64(1); sequence <= maxBack; sequence++ {
 		f.mustAdmit(t, fromSource(1, sequence), false)
 		next, last := f.beginReturn(tokenOfK)

@@ -90,7 +90,7 @@ func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, ag
 	}
 }
 
-// arrive has del run, wait in its lane, or wait in the store of followers.
+// arrive has del run, wait in its lane, or wait for or in the store of followers.
 func (k *keyed) arrive(del wire.Delivery) {
 	if !hasKey(del.Stored) || k.enter(del) {
 		k.d.push(del)
@@ -103,6 +103,10 @@ func (k *keyed) arrive(del wire.Delivery) {
 func (k *keyed) enter(del wire.Delivery) bool {
 	k.d.mu.Lock()
 	defer k.d.mu.Unlock()
+	return k.enterLocked(del)
+}
+
+func (k *keyed) enterLocked(del wire.Delivery) bool {
 	return !k.followers.admitLocked(&del) && k.lanes.Enter(del)
 }
 
@@ -182,7 +186,7 @@ func (k *keyed) waitingLocked(p *puller) int {
 	if !k.sources[p.index].barrier.open {
 		return 0
 	}
-	return k.lanes.Waiting(p.index)
+	return k.lanes.Waiting(p.index) + k.followers.earlyLocked(p.index)
 }
 
 // creditLocked leaves p no more than MaxHeld, as messages that wait in lanes do not
@@ -311,7 +315,7 @@ func (k *keyed) backlog() (msgs, bytes int) {
 	msgs, bytes = k.lanes.Backlog()
 	k.d.mu.Lock()
 	defer k.d.mu.Unlock()
-	return msgs + len(k.followers.queue), bytes
+	return msgs + len(k.followers.queue) + k.followers.early.count, bytes
 }
 
 func (k *keyed) stalledLocked() error {

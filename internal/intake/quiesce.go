@@ -22,6 +22,7 @@ func (d *Durable) Resume() {
 	d.attach()
 	d.setQuiesced(false)
 	d.queue.Resume()
+	d.wakeMaintainer() // followers can be returned
 	d.pull()
 }
 

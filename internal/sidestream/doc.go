@@ -27,6 +27,7 @@
 //   - A copy has the payload and the headers of the original. Headers that mean something
 //     to the server or to this package get a prefix in the copy, and lose it when the copy
 //     is restored.
+//   - A copy is removed by the position at which it was read. A copy that was stored since stays.
 //   - A stream that somebody deleted is created again when the next copy is stored.
 //   - A stream of the program that only has the name of a side stream is not touched.
 //     Open and DeclareKeys fail then with a *ForeignStreamError.
@@ -47,6 +48,8 @@
 //	after a retry is deferred and before      the server redelivers the message. If it fails
 //	the message is acknowledged               again the deferred copy is found. If it
 //	                                          succeeds the copy is handled too: at least once.
+//	after a follower is stored as a Retry     both are found. The Retry is not handled before the
+//	and before its copy is removed            copy is removed: it is stored again, and returns later.
 //	between two streams of Open               the next Open creates the missing ones.
 //	within DeleteAll or DeleteDurable         the next call goes on with what is left.
 //	before RemoveLeftovers                    a copy may stay that was stored just after DeleteDurable.

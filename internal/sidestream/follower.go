@@ -176,12 +176,14 @@ func (f *Followers) Put(ctx context.Context, d *wire.Delivery) error {
 // withReserve is core.Core.WithReserve or WithHalfReserve.
 type withReserve func(ctx context.Context, size int, fn func() error) error
 
-// store stores out, of Copy.Message. It does not repeat that where the answer is lost: what is
-// stored twice must be known as such.
+// store stores out, of Copy.Message. It does not repeat that where the answer is lost with the
+// connection: what is stored twice must be known as such.
 func (f *Followers) store(ctx context.Context, with withReserve, kind Kind, out wire.Out) error {
 	f.guard(&out)
 	ctx, done := f.s.core.Bound(ctx)
 	defer done()
+	ctx, end := f.s.core.Link.WhileConnected(ctx)
+	defer end()
 	m := outlet.Message{Out: out, Copy: Prefix(kind)}
 	return with(ctx, m.Size(), func() error {
 		_, err := f.s.core.Outlet.Store(ctx, &m)
@@ -218,7 +220,5 @@ func (f *Followers) Return(ctx context.Context, token string, all []intake.Follo
 
 // IsReturning reports whether a follower that Return moved has not been handled yet.
 func (f *Followers) IsReturning(ctx context.Context, token string, sequence uint64) (bool, error) {
-	ctx, cancel := f.s.core.WithTimeout(ctx)
-	defer cancel()
-	return f.hasRetry(ctx, f.address(token, sequence), 0)
+	return f.findRetry(ctx, f.address(token, sequence), 0)
 }

@@ -25,48 +25,50 @@ const maxReads = 8
 
 // returnCopies stores the copies with the subjects of Retries, in order, then removes them.
 // After a crash in between they are unsure: it finds the Retries, and only removes. It returns
-// how many of the first copies it has moved.
+// how many of the first copies it has moved. An error about one of the others does not say
+// that it has no Retry.
 func (f *Followers) returnCopies(ctx context.Context, all []returning) (moved int, err error) {
-	if err := f.each(ctx, all, f.read); err != nil {
+	if _, err := f.each(ctx, all, f.read); err != nil {
 		return 0, err
 	}
-	for moved < len(all) && err == nil {
-		if err = f.storeRetry(ctx, &all[moved]); err == nil {
-			moved++
+	stored := 0
+	for stored < len(all) && err == nil {
+		if err = f.storeRetry(ctx, &all[stored]); err == nil {
+			stored++
 		}
 	}
-	if failed := f.each(ctx, all[:moved], f.remove); failed != nil {
-		return 0, failed
-	}
-	return moved, err
+	moved, failed := f.each(ctx, all[:stored], f.remove)
+	return moved, errors.Join(err, failed)
 }
 
-// each calls fn for all, several at once, with a timeout for each. It returns the first error.
-func (f *Followers) each(ctx context.Context, all []returning, fn func(context.Context, *returning) error) error {
-	next := make(chan *returning)
-	errs := make(chan error, len(all))
+// each calls fn for all, several at once, with a timeout for each. It calls fn again when the
+// connection was lost meanwhile. It returns for how many of the first fn succeeded, and the
+// first error.
+func (f *Followers) each(ctx context.Context, all []returning, fn func(context.Context, *returning) error) (done int, err error) {
+	next := make(chan int)
+	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for range min(maxReads, len(all)) {
 		wg.Go(func() {
-			for r := range next {
+			for i := range next {
 				one, cancel := f.s.core.WithTimeout(ctx)
-				errs <- fn(one, r)
+				errs[i] = f.s.core.Link.Repeat(one, func(ctx context.Context) error { return fn(ctx, &all[i]) })
 				cancel()
 			}
 		})
 	}
 	for i := range all {
-		next <- &all[i]
+		next <- i
 	}
 	close(next)
 	wg.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			return err
-		}
+	for done < len(all) && errs[done] == nil {
+		done++
 	}
-	return nil
+	if done < len(all) {
+		err = errs[done]
+	}
+	return done, err
 }
 
 // read reads the copy of r. An earlier owner may have removed it at this moment, after it
@@ -95,21 +97,24 @@ func (f *Followers) storeRetry(ctx context.Context, r *returning) error {
 		return nil
 	}
 	if r.unsure {
-		ctx, cancel := f.s.core.WithTimeout(ctx)
-		defer cancel()
-		if stored, err := f.hasRetry(ctx, r.Address, r.position); err != nil || stored {
+		if stored, err := f.findRetry(ctx, r.Address, r.position); err != nil || stored {
 			return err
 		}
 	}
 	return f.store(ctx, f.s.core.WithReserve, Retry, r.copied.Message(r.Subject(Retry)))
 }
 
-// remove removes the copies of r. The server removes one message faster than it purges a
-// subject.
+// remove removes the copies of r up to the one that was read. What was stored since stays. It
+// waits while the bus moves to another server, which has the same positions. The server removes
+// one message faster than it purges a subject.
 func (f *Followers) remove(ctx context.Context, r *returning) error {
 	if r.position == 0 {
 		return nil
 	}
+	if err := f.s.core.Link.Enter(ctx); err != nil {
+		return err
+	}
+	defer f.s.core.Link.Leave()
 	if !r.unsure {
 		err := f.s.Retries.DeleteMsg(ctx, r.position)
 		if !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
@@ -119,66 +124,15 @@ func (f *Followers) remove(ctx context.Context, r *returning) error {
 	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(r.Subject(Later)), jetstream.WithPurgeSequence(r.position+1))
 }
 
-// anchor is a message near the end of S-retry while many followers return. Without it the last
-// block of a stream on disk would be empty again and again, when all that has returned is
-// settled. Each time the server makes a new block, with a buffer of megabytes that stays for
-// seconds. It has no meaning, and is removed with the last follower, or at the next start.
-type anchor struct {
-	mu       sync.Mutex
-	sequence uint64 // in S-retry; 0 for none
-	since    int    // messages stored after it
-}
-
-// renewAnchor is how many followers return before the anchor is renewed, since a block is full
-// some time.
-const renewAnchor = 16
-
-// renew stores an anchor and removes the one before, if it is time: so many followers are about
-// to be returned.
-func (a *anchor) renew(ctx context.Context, f *Followers, followers int) error {
-	if f.s.Retries.CachedInfo().Config.Storage == jetstream.MemoryStorage {
-		return nil
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.since += followers; a.since < renewAnchor {
-		return nil
-	}
+// findRetry is hasRetry with a timeout. It asks again when the connection was lost meanwhile.
+func (f *Followers) findRetry(ctx context.Context, a Address, position uint64) (found bool, err error) {
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
-	var ack *jetstream.PubAck
-	err := f.s.core.WithReserve(ctx, 0, func() (err error) {
-		ack, err = f.s.core.JetStream.Publish(ctx, f.s.Address(0).Anchor(), nil)
+	err = f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
+		found, err = f.hasRetry(ctx, a, position)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	before := a.sequence
-	a.sequence, a.since = ack.Sequence, 0
-	return f.removeAnchor(ctx, before)
-}
-
-// remove removes the anchor.
-func (a *anchor) remove(ctx context.Context, f *Followers) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ctx, cancel := f.s.core.WithTimeout(ctx)
-	defer cancel()
-	before := a.sequence
-	a.sequence = 0
-	return f.removeAnchor(ctx, before)
-}
-
-// removeAnchor removes the anchor with a sequence, if any. It may be gone.
-func (f *Followers) removeAnchor(ctx context.Context, sequence uint64) error {
-	if sequence == 0 {
-		return nil
-	}
-	if err := f.s.Retries.DeleteMsg(ctx, sequence); !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-		return err
-	}
-	return nil
+	return found, err
 }
 
 // hasRetry reports whether the last Retry at an address was stored after a position.

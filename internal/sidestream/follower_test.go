@@ -161,6 +161,29 @@ func TestFollowersStoredAgain(t *testing.T) {
 	}
 }
 
+// What is stored after a copy was read is not removed with it, and a removal that is repeated
+// removes nothing else.
+func TestFollowersStoredWhileOneReturns(t *testing.T) {
+	t.Parallel()
+	for _, unsure := range []bool{false, true} {
+		s, c := open(t)
+		f := openFollowers(t, s, true, false)
+		put(t, f, "a", 1)
+		r := returning{Address: f.address(KeyToken("a"), 1), unsure: unsure}
+		must(t, f.read(t.Context(), &r))
+		put(t, f, "a", 1)
+		for range 2 {
+			must(t, f.remove(t.Context(), &r))
+			mustHave(t, c, "S-retry", subjectsOf(s, Later, "a", 1)...)
+		}
+		m, err := s.Retries.GetLastMsgForSubject(t.Context(), subjectsOf(s, Later, "a", 1)[0])
+		must(t, err)
+		if m.Sequence <= r.position {
+			t.Errorf("the copy at %d is left, want the one after %d", m.Sequence, r.position)
+		}
+	}
+}
+
 // What somebody has removed is not found. What is no copy is removed.
 func TestFollowersThatAreGone(t *testing.T) {
 	t.Parallel()
