@@ -2,8 +2,13 @@ package bus_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +19,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // Members with slow handlers take no more than their share.
@@ -183,14 +189,15 @@ func TestOddCopies(t *testing.T) {
 		calls  int // of the handler
 		cause  bus.Cause
 		event  event.Kind
+		stays  bool // in S-retry
 	}{
 		"as the library writes it": {calls: 3, cause: bus.CauseError, event: event.DeadLetter},
 		"attempts that overflow":   {change: nats.Header{"Bus-Attempts": {"9223372036854775807"}}, calls: 1, cause: bus.CauseError, event: event.DeadLetter},
 		"attempts beyond int64":    {change: nats.Header{"Bus-Attempts": {"99999999999999999999"}}, calls: 1, cause: bus.CauseError, event: event.DeadLetter},
-		"negative attempts":        {change: nats.Header{"Bus-Attempts": {"-9223372036854775808"}}, event: event.OddRecord},
+		"negative attempts":        {change: nats.Header{"Bus-Attempts": {"-9223372036854775808"}}, event: event.OddRecord, stays: true},
 		"another subject":          {change: nats.Header{"Bus-Origin-Subject": {"secrets.x"}}, cause: bus.CauseUnrouted, event: event.DeadLetter},
 		"another stream":           {change: nats.Header{"Bus-Origin-Stream": {"T"}}, event: event.OddRecord},
-		"a time without an end":    {change: nats.Header{"Bus-Origin-Time": {"9999-01-01T00:00:00Z"}}, event: event.OddRecord},
+		"a time without an end":    {change: nats.Header{"Bus-Origin-Time": {"9999-01-01T00:00:00Z"}}, event: event.OddRecord, stays: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -215,11 +222,68 @@ func TestOddCopies(t *testing.T) {
 					t.Errorf("the handler was called %d times, want %d", n, tc.calls)
 				}
 				awaitEvent(t, events, tc.event)
+				degraded := slices.ContainsFunc(b.Health(t.Context()).Problems, func(p health.Problem) bool { return strings.Contains(p.Reason, "cannot be read") })
+				if left := streamInfo(t, b, "S-retry").State.Msgs; left > 0 != tc.stays || degraded != tc.stays {
+					t.Errorf("%d messages are left in S-retry, health knows it: %t", left, degraded)
+				}
 				dead := deadLetters(t, st, bus.DeadFilter{})
 				if len(dead) > 1 || (len(dead) == 1) != (tc.cause != "") || len(dead) == 1 && (dead[0].Cause != tc.cause || string(dead[0].Data) != "7") {
 					t.Errorf("dead letters: %+v", dead)
 				}
 			}, record)
+		})
+	}
+}
+
+// What another version of the library has put aside in S-retry stays there until it can be read.
+// Later messages of its key wait meanwhile, those of other keys do not.
+func TestCopiesOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"later", "retry"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			record, events := recordEvents()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				var got ledger
+				start := func() *bus.Consumer {
+					return consume(t, st, "c", "s.*", got.handle, bus.KeyBySubject())
+				}
+				con := start()
+				storeRange(t, st, "s.a", 1, 2)
+				pass(time.Second)
+				must(t, con.Drain(t.Context()))
+				token := sha256.Sum256([]byte("s.a"))
+				subject := fmt.Sprintf("$OMNIBUS.%s.S.c.%s.1.%x", kind, strconv.FormatInt(streamInfo(t, b, "S").Created.UnixNano(), 36), token[:12])
+				ack, err := b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: subject, Header: nats.Header{"Bus-Origin-Follower": {"version 2"}}, Data: []byte("0")})
+				must(t, err)
+				storeRange(t, st, "s.a", 2, 4)
+				storeRange(t, st, "s.b", 4, 6)
+				for range 2 { // also in the next process
+					con = start()
+					pass(30 * time.Second)
+					if all := got.sequences(); !slices.Equal(all, []uint64{1, 4, 5}) {
+						t.Errorf("handled were %v", all)
+					}
+					if e := awaitEvent(t, events, event.OddRecord); e.Sequence != 1 || e.Durable != "c" {
+						t.Errorf("got %+v", e)
+					}
+					if r := b.Health(t.Context()); r.Status != health.Degraded || !strings.Contains(r.Problems[0].Reason, "cannot be read") {
+						t.Errorf("health is %+v", r)
+					}
+					must(t, con.Drain(t.Context()))
+				}
+				side, err := b.JetStream().Stream(t.Context(), "S-retry")
+				must(t, err)
+				must(t, side.DeleteMsg(t.Context(), ack.Sequence)) // as one that can read it does
+				start()
+				pass(30 * time.Second)
+				if all := got.sequences(); !slices.Equal(all, []uint64{1, 4, 5, 2, 3}) {
+					t.Errorf("handled were %v", all)
+				}
+				healthy(t, b)
+				awaitAll(t, b, "S", "c")
+			}, record, bus.WithLogger(silent()))
 		})
 	}
 }

@@ -84,8 +84,9 @@ const (
 	SettlementRefused Kind = "settlement refused"
 	// OddRecord: a record or message that the library keeps for itself, in S-retry, in S-keys
 	// or between the processes that share a durable with keys, was not written by the library,
-	// or is damaged. Err says what it is and what was done. The consumer goes on. Let no other
-	// program publish to $OMNIBUS.>.
+	// or is damaged, or was written by another version of the library. Err says what it is and
+	// what was done. The consumer goes on. A message of its own that it cannot read stays, and
+	// later ones of its key wait. Let no other program publish to $OMNIBUS.>.
 	OddRecord Kind = "odd record"
 )
 

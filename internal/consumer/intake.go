@@ -164,6 +164,9 @@ func (c *Consumer) stalled(err error) {
 	if _, odd := errors.AsType[*intake.RejectedError](err); odd {
 		e.Kind = event.OddRecord
 	}
+	if unreadable, ok := errors.AsType[*intake.UnreadableError](err); ok {
+		e.Kind, e.Sequence = event.OddRecord, unreadable.Sequence
+	}
 	c.cfg.Report(e)
 	if errors.Is(err, intake.ErrConsumerDeleted) {
 		c.cfg.Deleted()

@@ -88,6 +88,7 @@ func (d *Durable) drain(ctx context.Context) error {
 		_ = d.link.EndInterest(ctx, p.sub, d.cfg.Timeout)
 		err = errors.Join(err, emptied(ctx, p.sub, 0, nil))
 	}
+	d.returnKept()
 	d.handBack(ctx, d.notBegun()) // also then: what arrives later finds the queue stopped
 	d.authority.halt()
 	if err == nil {

@@ -109,6 +109,7 @@ type Durable struct {
 	waiting        retryWait
 	unfinished     []wire.Delivery // failed while draining; to be returned at its end
 	unfinishedGone bool            // they have been returned
+	kept           []kept
 	reports        reports
 	draining       bool
 	quiesced       bool // asks for nothing for now

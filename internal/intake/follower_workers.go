@@ -148,13 +148,20 @@ func (f *followers) returnReady(token string) error {
 		}
 		var found []bool
 		found, err = f.store.Return(f.k.d.ctx, token, next, last)
-		f.endReturn(token, next, found)
+		f.endReturn(token, next, found, err)
 	}
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	f.returns--
+	why, odd := errors.AsType[*UnreadableError](err)
+	if odd {
+		err = nil // it concerns this key alone
+	}
 	if kf := f.keys[token]; kf != nil {
 		kf.busy = false
+		if odd {
+			f.unreadableLocked(kf, why)
+		}
 		if err == nil {
 			f.readyLocked(token) // it may have changed since beginReturn
 		}
@@ -184,8 +191,11 @@ func (f *followers) beginReturn(token string) (chosen []Follower, last bool) {
 
 // endReturn acts on the result of a Return. After an error a message may come back all the
 // same, and may be here already: then it is stored once more.
-func (f *followers) endReturn(token string, all []Follower, found []bool) {
+func (f *followers) endReturn(token string, all []Follower, found []bool, err error) {
 	f.k.d.mu.Lock()
+	if kf := f.keys[token]; kf != nil && err == nil {
+		kf.unreadable = nil
+	}
 	for i := range all {
 		switch {
 		case i >= len(found):
@@ -300,7 +310,7 @@ func (f *followers) checkLate(token string) error {
 func (f *followers) stop() []wire.Delivery {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
-	left := append(f.queue, f.early.takeAll()...)
+	left := slices.Concat(f.queue, f.early.takeAll())
 	f.queue, f.ready = nil, nil
 	if !f.stopped && f.workers == 0 {
 		close(f.idle)

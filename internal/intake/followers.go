@@ -21,7 +21,7 @@ type Followers interface {
 	// once, but makes it an unsure one.
 	Put(ctx context.Context, d *wire.Delivery) error
 	// Return has messages of a key come back, in this order. With last no others are stored.
-	// found has an element for each of the first messages: whether it comes back and is stored
+	// An *UnreadableError is about the first of the others. found has an element for each of the first messages: whether it comes back and is stored
 	// no more, or is not stored. After an error some of the others may come back too, and are
 	// stored still.
 	Return(ctx context.Context, token string, all []Follower, last bool) (found []bool, err error)
@@ -72,6 +72,8 @@ type keyFollowers struct {
 	moved     time.Time // when one was last returned, or came back
 	busy      bool      // it is in ready, or a worker returns some
 	late      bool      // what is returning has not come for long
+
+	unreadable *unreadable // nil if all could be read
 }
 
 // follower is a message that waits in S-retry, or is on its way there or back. Durable.mu guards it.
@@ -83,7 +85,7 @@ type follower struct {
 }
 
 // followerState is how far a follower is: it is being stored, it is stored, a Return of it has
-// begun, or has succeeded.
+// begun, or has succeeded. Or it is here and cannot be read.
 type followerState uint8
 
 const (
@@ -91,6 +93,7 @@ const (
 	stored
 	returning
 	returned
+	unread // it came back and cannot be read: see keepLocked
 )
 
 // comesBack reports whether a follower may come back now.
@@ -179,21 +182,26 @@ func (f *followers) spillLocked(key string, keep int) bool {
 
 // putLocked has a worker store del.
 func (f *followers) putLocked(kf *keyFollowers, del wire.Delivery) {
-	i, found := kf.find(del.Stored.Sequence)
-	switch {
-	case !found:
-		kf.all = slices.Insert(kf.all, i, follower{sequence: del.Stored.Sequence})
-		f.count++
-	case kf.all[i].comesBack():
+	before := len(kf.all)
+	i := f.insertLocked(kf, del.Stored.Sequence)
+	if kf.all[i].comesBack() {
 		kf.returning--
-		fallthrough
-	default:
-		kf.all[i].unsure = true
 	}
+	kf.all[i].unsure = kf.all[i].unsure || len(kf.all) == before
 	kf.all[i].state = storing
 	kf.all[i].puts++
 	f.queue = append(f.queue, del)
 	f.startLocked()
+}
+
+// insertLocked returns the index of the follower with a sequence. It is inserted if it is not there.
+func (f *followers) insertLocked(kf *keyFollowers, sequence uint64) int {
+	i, found := kf.find(sequence)
+	if !found {
+		kf.all = slices.Insert(kf.all, i, follower{sequence: sequence})
+		f.count++
+	}
+	return i
 }
 
 func (kf *keyFollowers) find(sequence uint64) (i int, found bool) {
@@ -266,7 +274,7 @@ func (f *followers) targetLocked() int {
 // barrier is open earlier messages may still come, and among them those whose copies were
 // stored when the process died.
 func (f *followers) nextLocked(kf *keyFollowers) []follower {
-	if f.stopped || f.k.d.quiesced || !f.k.openLocked() {
+	if f.stopped || f.k.d.quiesced || !f.k.openLocked() || kf.unreadable != nil && time.Now().Before(kf.unreadable.look) {
 		return nil
 	}
 	here := kf.returning

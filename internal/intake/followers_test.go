@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,11 +46,11 @@ func fromSource(source int, sequence uint64) *wire.Delivery {
 const tokenOfK = "token of k"
 
 // have returns the followers of key k: their sequences, and their states as letters: p storing,
-// s stored, r returning, R returned, and with an exclamation mark where they are unsure.
+// s stored, r returning, R returned, u unread, and with an exclamation mark where they are unsure.
 func (f *followers) have() (all []uint64, states string) {
 	if kf := f.keys[tokenOfK]; kf != nil {
 		for _, one := range kf.all {
-			all, states = append(all, one.sequence), states+string("psrR"[one.state])
+			all, states = append(all, one.sequence), states+string("psrRu"[one.state])
 			if one.unsure {
 				states += "!"
 			}
@@ -94,14 +95,14 @@ func TestFollowerStates(t *testing.T) {
 	if next, last := f.beginReturn(tokenOfK); !slices.Equal(next, []Follower{{Sequence: 5}}) || last {
 		t.Errorf("%v return, the last: %t; 6 is not stored yet", next, last)
 	}
-	f.endReturn(tokenOfK, []Follower{{Sequence: 5}}, []bool{true})
+	f.endReturn(tokenOfK, []Follower{{Sequence: 5}}, []bool{true}, nil)
 	f.storedLocked(tokenOfK, 6)
 	next, last := f.beginReturn(tokenOfK)
 	if !slices.Equal(next, []Follower{{Sequence: 6}, {Sequence: 7}}) || !last {
 		t.Errorf("%v return, the last: %t", next, last)
 	}
 	f.mustHave(t, "Rrr", 5, 6, 7)
-	f.endReturn(tokenOfK, next, []bool{true, true})
+	f.endReturn(tokenOfK, next, []bool{true, true}, nil)
 	f.mustHave(t, "RRR", 5, 6, 7)
 	for sequence := uint64(5); sequence <= 7; sequence++ {
 		d := fromSource(1, sequence)
@@ -128,7 +129,7 @@ func TestUnsureFollowers(t *testing.T) {
 	if len(next) != 4 || !next[0].Unsure || !next[1].Unsure || next[2].Unsure {
 		t.Errorf("%v return", next)
 	}
-	f.endReturn(tokenOfK, next, []bool{true, false}) // 6 was removed, then the server failed
+	f.endReturn(tokenOfK, next, []bool{true, false}, nil) // 6 was removed, then the server failed
 	f.mustHave(t, "R!s!s!", 5, 7, 8)
 	f.mustAdmit(t, fromSource(1, 7), true) // it comes back all the same, before 5
 	f.mustHave(t, "R!p!s!", 5, 7, 8)
@@ -145,7 +146,7 @@ func TestFollowerStoredAgainWhileItReturns(t *testing.T) {
 	t.Parallel()
 	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}}})
 	next, _ := f.beginReturn(tokenOfK)
-	f.endReturn(tokenOfK, next, []bool{true, true})
+	f.endReturn(tokenOfK, next, []bool{true, true}, nil)
 	f.mustAdmit(t, fromSource(1, 6), true) // 5 has not come
 	f.mustHave(t, "Rp!", 5, 6)
 	if kf := f.keys[tokenOfK]; kf.returning != 1 {
@@ -185,7 +186,7 @@ func TestFollowersThatAreEarly(t *testing.T) {
 			if got := f.earlyLocked(1); got != 3 || f.earlyLocked(0) != 0 || f.k.lanes.Waiting(1) != 0 {
 				t.Errorf("%d are early", got)
 			}
-			f.endReturn(tokenOfK, next, tc.found)
+			f.endReturn(tokenOfK, next, tc.found, nil)
 			f.mustHave(t, tc.states, tc.left...)
 			var put []uint64
 			for _, d := range f.queue {
@@ -196,6 +197,49 @@ func TestFollowersThatAreEarly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A follower that cannot be read keeps those behind it, is reported once, and is looked at again.
+// So does one that came back.
+func TestFollowersThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}, {Sequence: 7}}})
+	next, _ := f.beginReturn(tokenOfK)
+	why := &UnreadableError{Stream: "S-retry", Position: 9, Sequence: 6, Key: tokenOfK, Err: errors.New("odd")}
+	f.endReturn(tokenOfK, next, []bool{true}, why)
+	f.mustHave(t, "Rs!s!", 5, 6, 7)
+	kf := f.keys[tokenOfK]
+	var reported atomic.Int64
+	f.k.d.cfg.Report = func(error) { reported.Add(1) }
+	for range 2 {
+		f.k.d.mu.Lock()
+		f.unreadableLocked(kf, why)
+		f.k.d.mu.Unlock()
+	}
+	f.k.d.awaitReported(t.Context())
+	if err := f.stalledLocked(); !errors.Is(err, why) || reported.Load() != 1 {
+		t.Errorf("stalled: %v, %d reports", err, reported.Load())
+	}
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("%v return", next)
+	}
+	kf.unreadable.look = time.Now()
+	if next, _ = f.beginReturn(tokenOfK); len(next) != 2 {
+		t.Errorf("%v return", next)
+	}
+	f.endReturn(tokenOfK, next, []bool{false, true}, nil)
+	f.mustHave(t, "RR!", 5, 7)
+	if err := f.stalledLocked(); err != nil {
+		t.Errorf("stalled: %v", err)
+	}
+	f.keepLocked(&UnreadableError{Sequence: 7, Key: tokenOfK})
+	f.mustAdmit(t, fromSource(1, 5), false)
+	f.mustAdmit(t, fromSource(0, 8), true)
+	f.storedLocked(tokenOfK, 8)
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("behind one that cannot be read %v return", next)
+	}
+	f.mustHave(t, "u!s", 7, 8)
 }
 
 // What is early at the stop is returned, and so is what comes later.
@@ -209,7 +253,7 @@ func TestEarlyFollowersAtTheStop(t *testing.T) {
 		t.Errorf("%v are left", left)
 	}
 	f.mustAdmit(t, fromSource(1, 6), false)
-	f.endReturn(tokenOfK, next, []bool{true, true})
+	f.endReturn(tokenOfK, next, []bool{true, true}, nil)
 	if f.k.lanes.Waiting(1) > 0 || f.earlyLocked(1) > 0 {
 		t.Error("something waits after the stop")
 	}
@@ -238,7 +282,7 @@ func TestHowManyFollowersReturn(t *testing.T) {
 	if len(next) != maxBack || last {
 		t.Errorf("%d return, the last: %t", len(next), last)
 	}
-	f.endReturn(tokenOfK, next, slices.Repeat([]bool{true}, len(next)))
+	f.endReturn(tokenOfK, next, slices.Repeat([]bool{true}, len(next)), nil)
 	for sequence := uint64(1); sequence <= maxBack; sequence++ {
 		f.mustAdmit(t, fromSource(1, sequence), false)
 		next, last := f.beginReturn(tokenOfK)

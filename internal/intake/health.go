@@ -81,5 +81,8 @@ func (d *Durable) Stalled() error {
 	if d.deniedAck.err != nil && time.Since(d.deniedAck.at) < d.ackWait+deniedAckMemory {
 		return d.deniedAck.err
 	}
+	if err := d.keptLocked(); err != nil {
+		return err
+	}
 	return d.order.stalledLocked()
 }

@@ -90,6 +90,8 @@ func (k *keyed) deliveredLocked(p *puller, del *wire.Delivery, now time.Time, ag
 	}
 }
 
+func (k *keyed) keptLocked(why *UnreadableError) { k.followers.keepLocked(why) }
+
 // arrive has del run, wait in its lane, or wait for or in the store of followers.
 func (k *keyed) arrive(del wire.Delivery) {
 	if !hasKey(del.Stored) || k.enter(del) {
@@ -323,6 +325,9 @@ func (k *keyed) stalledLocked() error {
 		if err := k.sources[i].barrier.reported; err != nil {
 			return err
 		}
+	}
+	if err := k.followers.stalledLocked(); err != nil {
+		return err
 	}
 	return k.stuckLocked()
 }

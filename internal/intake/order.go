@@ -22,6 +22,9 @@ type order interface {
 	admit(p *puller, del *wire.Delivery, reply string) (settled bool)
 	// deliveredLocked records a delivery. again says that its message was here already.
 	deliveredLocked(p *puller, del *wire.Delivery, now time.Time, again bool)
+	// keptLocked has later messages wait behind one that came back and cannot be read, if it has
+	// a key.
+	keptLocked(why *UnreadableError)
 	// arrive has a new message run, now or when its turn comes.
 	arrive(del wire.Delivery)
 

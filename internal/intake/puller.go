@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,8 +26,9 @@ type Source struct {
 	// a stored message, and the consumer's filter. Empty elsewhere.
 	Get, Filter string
 
-	// Restore makes of a message that was deferred what it was before. Nil where
-	// messages come as they were published.
+	// Restore makes of a message that was deferred what it was before. After an
+	// *UnreadableError the message is kept, and after other errors removed. Nil where messages
+	// come as they were published.
 	Restore func(*wire.Delivery) error
 
 	// Recreate makes the consumer again after somebody deleted it. It is called again,
@@ -50,6 +52,7 @@ type puller struct {
 	held      int       // of Durable.held
 	heldBytes int       // of those
 	waiting   int       // of Durable.waiting
+	kept      int       // of Durable.kept
 	asked     int       // messages requested and not come yet
 	heard     time.Time // when the server last said something
 	stalled   error     // why no messages can be had; nil when some came since, or can come
@@ -114,7 +117,7 @@ func (p *puller) receive(m *nats.Msg) {
 	}
 	if p.Restore != nil {
 		if err := p.Restore(del); err != nil {
-			p.reject(del, m.Reply, err)
+			p.notRestored(del, m, err)
 			return
 		}
 	}
@@ -143,6 +146,15 @@ func (p *puller) delivery(m *nats.Msg) (*wire.Delivery, error) {
 	come.stored.Attempt, come.stored.Source, come.stored.SourceSequence = 1, p.index, come.stored.Sequence
 	come.del = wire.Delivery{In: wire.In{Subject: m.Subject, Header: m.Header, Data: m.Data}, Stored: &come.stored}
 	return &come.del, nil
+}
+
+// notRestored keeps or rejects del, which m brought.
+func (p *puller) notRestored(del *wire.Delivery, m *nats.Msg, err error) {
+	if why, ok := errors.AsType[*UnreadableError](err); ok {
+		p.keep(del, m, why)
+	} else {
+		p.reject(del, m.Reply, err)
+	}
 }
 
 // reject terminates del, which somebody else has put where ours come back. It counts as
@@ -188,6 +200,7 @@ type hold struct {
 	size   int       // bytes
 	reply  string    // where to settle the latest delivery of it
 	alive  time.Time // when the server last heard of it
+	kept   bool      // it cannot be read: see puller.keep
 }
 
 // hold records that del, which m brought, is this process's to settle. It is not fresh
@@ -208,7 +221,7 @@ func (p *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	again := there && old.stored.Equal(h.stored)
 	d.order.deliveredLocked(p, del, now, again)
 	if again {
-		h.hold = old.hold
+		h.hold, h.kept = old.hold, old.kept
 		d.held[at] = h
 		return false, p.hasRoom()
 	}
@@ -233,6 +246,9 @@ func (p *puller) arrivedLocked(now time.Time) {
 func (p *puller) letGo(h hold) {
 	p.held--
 	p.heldBytes -= h.size
+	if h.kept {
+		p.kept--
+	}
 	p.window.settled++
 }
 
@@ -297,8 +313,8 @@ func (p *puller) want() (messages, bytes int, doubt bool) {
 }
 
 // here is how many messages count for the window: not those that wait for their next
-// attempt, nor those that wait for others. It is called with Durable.mu.
-func (p *puller) here() int { return p.held - p.waiting - p.d.order.waitingLocked(p) }
+// attempt or cannot be read, nor those that wait for others. It is called with Durable.mu.
+func (p *puller) here() int { return p.held - p.waiting - p.kept - p.d.order.waitingLocked(p) }
 
 // hasRoom reports cheaply whether it is worth while to ask for messages. It is called with
 // Durable.mu.

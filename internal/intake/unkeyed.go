@@ -19,6 +19,8 @@ func (u *unkeyed) admit(*puller, *wire.Delivery, string) bool { return false }
 
 func (u *unkeyed) deliveredLocked(*puller, *wire.Delivery, time.Time, bool) {}
 
+func (u *unkeyed) keptLocked(*UnreadableError) {}
+
 func (u *unkeyed) arrive(del wire.Delivery) { u.d.push(del) }
 
 func (u *unkeyed) resume(del wire.Delivery) { u.d.push(del) }

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -208,4 +209,20 @@ func first(h wire.Header, key string) string {
 		return values[0]
 	}
 	return ""
+}
+
+// hasOurHeader reports whether a header is one that only this library writes, of any version.
+func hasOurHeader(h wire.Header) bool {
+	for key := range h {
+		if strings.HasPrefix(key, "Bus-") {
+			return true
+		}
+	}
+	return false
+}
+
+// unreadable returns the error of a message at a position in a side stream. a is its address, as
+// far as that is known.
+func unreadable(stream string, position uint64, a Address, err error) error {
+	return &intake.UnreadableError{Stream: stream, Position: position, Sequence: a.Sequence, Key: a.Key, Err: err}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -107,13 +108,43 @@ func (f *Followers) Waiting() map[string][]intake.Follower { return f.waiting }
 func (f *Followers) Strays() bool { return len(f.strays) > 0 }
 
 // ReturnStrays moves the strays back to the durable, until ctx ends. The next start finds what
-// is left.
+// is left. It logs those that cannot be read, which stay, and the first of other errors, after
+// which it tries again.
 func (f *Followers) ReturnStrays(ctx context.Context) {
 	slices.SortFunc(f.strays, func(a, b Address) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	failed := false
 	for _, a := range f.strays {
-		if _, err := f.returnCopies(ctx, []returning{{Address: a, unsure: true}}); ctx.Err() != nil || err != nil {
-			return
+		for {
+			err := f.returnStray(ctx, a)
+			if err == nil {
+				break
+			}
+			_, odd := errors.AsType[*intake.UnreadableError](err)
+			if ctx.Err() == nil && (odd || !failed) {
+				f.s.core.Logger.Warn("a message that waited behind a failing one of its key is not returned", "stream", a.Stream, "durable", a.Durable, "sequence", a.Sequence, "error", err)
+			}
+			if odd {
+				break
+			}
+			if failed = true; jserr.IsWrongLastSequence(err) || !pause(ctx) {
+				return // another process is the owner, or it is the end
+			}
 		}
+	}
+}
+
+func (f *Followers) returnStray(ctx context.Context, a Address) error {
+	_, err := f.returnCopies(ctx, []returning{{Address: a, unsure: true}})
+	return err
+}
+
+// pause waits for a second. It returns false if ctx ends before.
+func pause(ctx context.Context) bool {
+	select {
+	case <-time.After(time.Second):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

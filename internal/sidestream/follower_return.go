@@ -15,9 +15,10 @@ type returning struct {
 	Address
 	unsure bool // there may be several copies, or a Retry
 
-	found    bool
-	copied   *Copy
-	position uint64 // of the last copy in S-retry
+	found      bool
+	copied     *Copy
+	unreadable error  // why there is no copied, though a message is there
+	position   uint64 // of the last copy in S-retry
 }
 
 // maxReads is how many requests about copies are outstanding at once.
@@ -26,7 +27,8 @@ const maxReads = 8
 // returnCopies stores the copies with the subjects of Retries, in order, then removes them.
 // After a crash in between they are unsure: it finds the Retries, and only removes. It returns
 // how many of the first copies it has moved. An error about one of the others does not say
-// that it has no Retry.
+// that it has no Retry. A copy that cannot be read stays, with those after it: the error is an
+// *intake.UnreadableError.
 func (f *Followers) returnCopies(ctx context.Context, all []returning) (moved int, err error) {
 	if _, err := f.each(ctx, all, f.read); err != nil {
 		return 0, err
@@ -38,7 +40,10 @@ func (f *Followers) returnCopies(ctx context.Context, all []returning) (moved in
 		}
 	}
 	moved, failed := f.each(ctx, all[:stored], f.remove)
-	return moved, errors.Join(err, failed)
+	if failed != nil {
+		err = failed // that of storeRetry comes again
+	}
+	return moved, err
 }
 
 // each calls fn for all, several at once, with a timeout for each. It calls fn again when the
@@ -83,8 +88,9 @@ func (f *Followers) read(ctx context.Context, r *returning) error {
 		return err
 	}
 	r.position = m.Sequence
-	if c, err := parseFollower(wire.Header(m.Header), m.Data, r.Address); err == nil { // else somebody else has put it there
-		r.copied, r.found = c, true
+	r.found = true
+	if r.copied, err = parseFollower(wire.Header(m.Header), m.Data, r.Address); err != nil {
+		r.unreadable = unreadable(RetryStream(r.Stream), m.Sequence, r.Address, err)
 	}
 	return nil
 }
@@ -94,7 +100,7 @@ func (f *Followers) read(ctx context.Context, r *returning) error {
 // what an earlier call stored.
 func (f *Followers) storeRetry(ctx context.Context, r *returning) error {
 	if r.copied == nil {
-		return nil
+		return r.unreadable
 	}
 	if r.unsure {
 		if stored, err := f.findRetry(ctx, r.Address, r.position); err != nil || stored {

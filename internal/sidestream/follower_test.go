@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/core"
@@ -184,17 +185,61 @@ func TestFollowersStoredWhileOneReturns(t *testing.T) {
 	}
 }
 
-// What somebody has removed is not found. What is no copy is removed.
+// What somebody has removed is not found.
 func TestFollowersThatAreGone(t *testing.T) {
 	t.Parallel()
 	s, c := open(t)
 	f := openFollowers(t, s, true, false)
 	put(t, f, "a", 1, 3)
-	_, err := c.JetStream.Publish(t.Context(), subjectsOf(s, Later, "a", 2)[0], []byte("no copy"))
-	must(t, err)
 	must(t, s.Retries.Purge(t.Context(), jetstream.WithPurgeSubject(subjectsOf(s, Later, "a", 1)[0])))
 	mustReturn(t, f, "a", sure(1, 2, 3), false, false, true)
 	mustHave(t, c, "S-retry", subjectsOf(s, Retry, "a", 3)...)
+}
+
+// A copy that another version of the library wrote stays, with those behind it, and the error says
+// which it is. As soon as it can be read, or is gone, the others return.
+func TestFollowersThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	put(t, f, "a", 1)
+	_, err := c.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: subjectsOf(s, Later, "a", 2)[0], Header: nats.Header{headerFollower: {"v2"}}, Data: []byte("x")})
+	must(t, err)
+	put(t, f, "a", 3)
+	found, err := f.Return(t.Context(), KeyToken("a"), sure(1, 2, 3), false)
+	why, ok := errors.AsType[*intake.UnreadableError](err)
+	if !ok || !slices.Equal(found, []bool{true}) || why.Stream != "S-retry" || why.Position != 2 || why.Sequence != 2 || why.Key != KeyToken("a") {
+		t.Errorf("Return: %v, %#v", found, err)
+	}
+	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", 1), subjectsOf(s, Later, "a", 2, 3)...)...)
+	strays := openFollowers(t, s, false, false)
+	strays.ReturnStrays(t.Context())
+	mustHave(t, c, "S-retry", append(subjectsOf(s, Retry, "a", 1, 3), subjectsOf(s, Later, "a", 2)...)...)
+	must(t, s.Retries.DeleteMsg(t.Context(), why.Position))
+	mustReturn(t, f, "a", []intake.Follower{{Sequence: 2, Unsure: true}, {Sequence: 3, Unsure: true}}, false, true)
+}
+
+// What comes back and has a header of the library is kept if it cannot be read. What has none is
+// rejected.
+func TestRestoreWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	for _, tc := range []struct {
+		header wire.Header
+		a      Address
+		want   *intake.UnreadableError
+	}{
+		{wire.Header{"X": {"1"}}, s.Address(7), nil},
+		{wire.Header{"Bus-Version": {"2"}}, s.Address(7), &intake.UnreadableError{Stream: "S-retry", Position: 9, Sequence: 7}},
+		{wire.Header{headerFollower: {"2"}}, Address{Stream: "S", Durable: "d", Incarnation: "before", Sequence: 7, Key: "k"}, &intake.UnreadableError{Stream: "S-retry", Position: 9}},
+	} {
+		d := &wire.Delivery{In: wire.In{Subject: tc.a.Subject(Retry), Header: tc.header}, Stored: &wire.Stored{Sequence: 9}}
+		err := s.restore(d)
+		got, _ := errors.AsType[*intake.UnreadableError](err)
+		if err == nil || (got == nil) != (tc.want == nil) || got != nil && (got.Position != tc.want.Position || got.Sequence != tc.want.Sequence || got.Stream != tc.want.Stream || got.Key != tc.want.Key) {
+			t.Errorf("%v: %#v", tc.header, err)
+		}
+	}
 }
 
 // Followers of a durable without keys, and of an earlier stream, wait for nothing.

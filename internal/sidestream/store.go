@@ -263,9 +263,17 @@ func (s *Store) Source() intake.Source {
 }
 
 // restore turns a copy that comes back into the message that it was. It returns an error if
-// it is no copy of a message of the stream.
+// it is no copy of a message of the stream: an *intake.UnreadableError if it may be a copy that
+// another version of the library made.
 func (s *Store) restore(d *wire.Delivery) error {
 	c, err := ParseCopy(d.Header, d.Data)
+	if err != nil && hasOurHeader(d.Header) {
+		_, a, _ := ParseSubject(d.Subject)
+		if a.Incarnation != s.Address(0).Incarnation {
+			a = Address{} // its key has other messages now
+		}
+		return unreadable(RetryStream(s.stream.Name), d.Stored.Sequence, a, err)
+	}
 	if err != nil {
 		return err
 	}

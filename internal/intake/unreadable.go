@@ -1,0 +1,122 @@
+package intake
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// UnreadableError says that a message which the library has stored cannot be read: another
+// version of the library wrote it, or it is damaged. It stays, and so do later messages of its key.
+type UnreadableError struct {
+	Stream   string // that has it
+	Position uint64 // there
+	Sequence uint64 // of the original in its own stream; 0 if that is not known
+	Key      string // the token of its key; empty if it has none
+	Err      error
+}
+
+func (e *UnreadableError) Error() string {
+	behind := ""
+	if e.Key != "" {
+		behind = " and later messages of its key wait behind it,"
+	}
+	return fmt.Sprintf("message %d of stream %s cannot be read: %v. It stays there,%s until a process runs that can read it. "+
+		"Run the version of the library that wrote it; or, to lose the message, stop the consumer and delete it from the stream", e.Position, e.Stream, e.Err, behind)
+}
+
+// Unwrap returns why it cannot be read.
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+// kept is a message that came back and cannot be read. It stays here until the end, when it is
+// returned: the next process may be able to read it.
+type kept struct {
+	del wire.Delivery
+	why *UnreadableError
+}
+
+// keep keeps del, which m brought.
+func (p *puller) keep(del *wire.Delivery, m *nats.Msg, why *UnreadableError) {
+	d := p.d
+	fresh, room := p.hold(del, m)
+	if fresh {
+		d.mu.Lock()
+		at := positionOf(del)
+		h := d.held[at]
+		h.kept = true
+		d.held[at] = h
+		p.kept++
+		d.kept = append(d.kept, kept{*del, why})
+		d.order.keptLocked(why)
+		d.reportLocked(why)
+		d.mu.Unlock()
+	}
+	if room {
+		p.pull()
+	}
+}
+
+// returnKept returns what is kept. The drain calls it.
+func (d *Durable) returnKept() {
+	d.mu.Lock()
+	all := d.kept
+	d.kept = nil
+	d.mu.Unlock()
+	for i := range all {
+		_, _ = d.release(&all[i].del, nakBody)
+	}
+}
+
+// keptLocked returns why a message is kept, or nil.
+func (d *Durable) keptLocked() error {
+	for i := range d.kept {
+		if one := &d.kept[i]; d.held[positionOf(&one.del)].hold == one.del.Stored.HoldID {
+			return one.why
+		}
+	}
+	return nil
+}
+
+// unreadable is why followers of a key do not return for now. Guarded by Durable.mu.
+type unreadable struct {
+	why  *UnreadableError
+	look time.Time // when to try again: somebody may have removed it
+}
+
+// unreadableLocked records that a follower of a key cannot be read. It is reported once.
+func (f *followers) unreadableLocked(kf *keyFollowers, why *UnreadableError) {
+	if before := kf.unreadable; before == nil || before.why.Position != why.Position {
+		f.k.d.reportLocked(why)
+	}
+	kf.unreadable = &unreadable{why: why, look: time.Now().Add(checkReturning)}
+}
+
+// keepLocked has all later messages of a key wait behind one that came back and cannot be read.
+func (f *followers) keepLocked(why *UnreadableError) {
+	if why.Key == "" || f.store == nil {
+		return
+	}
+	kf := f.keys[why.Key]
+	if kf == nil {
+		kf = new(keyFollowers)
+		f.keys[why.Key] = kf
+	}
+	i := f.insertLocked(kf, why.Sequence)
+	if kf.all[i].comesBack() {
+		kf.returning--
+	}
+	kf.all[i].state = unread
+}
+
+// stalledLocked is why followers of a key do not return, or nil.
+func (f *followers) stalledLocked() error {
+	for _, kf := range f.keys {
+		if kf.unreadable != nil {
+			return kf.unreadable.why
+		}
+	}
+	return nil
+}
