@@ -62,9 +62,6 @@ func hostName() string {
 
 // checkNode records what cannot be used in n.
 func (c *config) checkNode(n *Cluster) {
-	if strconv.IntSize < 64 {
-		c.bad("WithCluster", n.Name, "nats-server cannot run a node of a cluster on a 32-bit system; use a 64-bit one, or WithURL")
-	}
 	for _, name := range []struct{ field, value string }{{"Name", n.Name}, {"Node", n.Node}} {
 		if !nameRule.MatchString(name.value) {
 			c.badField("WithCluster", name.field, strconv.Quote(name.value), `must have 1 to 128 letters, digits, "-" or "_"`)
@@ -201,6 +198,9 @@ func (c *config) checkModes() {
 	}
 	if s.cluster == nil {
 		return
+	}
+	if strconv.IntSize < 64 {
+		c.bad("WithCluster", s.cluster.Name, "nats-server cannot run a node of a cluster on a 32-bit system; use a 64-bit one, or WithURL")
 	}
 	if s.url != "" {
 		c.bad(c.named("WithCluster", "CLUSTER"), s.cluster.Name, elsewhere)

@@ -233,8 +233,7 @@ func TestFromEnvLeafAndCluster(t *testing.T) {
 			}
 		})
 	}
-	t.Run("Connect", func(t *testing.T) {
-		needsCluster(t)
+	t.Run("Connect", func(t *testing.T) { // also where no node can run
 		cluster["CLUSTER"], leaf["LEAF"], leaf["LEAF_CREDENTIALS"] = "shop", "nats-leaf://127.0.0.1:1", ""
 		environment(t, cluster)
 		environment(t, leaf)

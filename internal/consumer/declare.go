@@ -3,6 +3,7 @@ package consumer
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,13 +22,17 @@ import (
 // metadataKey is the metadata of a durable that names its key. Without keys it is absent.
 const metadataKey = "_omnibus.key"
 
+// createdKey is the metadata of a durable that names the call which created it. So two calls at
+// once do not both take a durable for theirs, and undo deletes none that another call created.
+const createdKey = "_omnibus.created"
+
 // minAckPending is how many messages of a durable may be unacknowledged, in all processes
 // together, unless more of them are handled at once.
 const minAckPending = 1000
 
 // change is what a call of declare has done to the durable.
 type change struct {
-	created bool                      // it may have created it
+	created string                    // the value of createdKey, if it may have created it
 	before  *jetstream.ConsumerConfig // what it was, if it may have been changed
 }
 
@@ -37,9 +42,10 @@ func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, did 
 	want := wanted(c)
 	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		con, err = create(ctx, c, want)
+		call := rand.Text()
+		con, err = create(ctx, c, want, call)
 		if !errors.Is(err, jetstream.ErrConsumerExists) {
-			did.created = true
+			did.created = call
 		} else { // another process was faster
 			con, err = c.Core.JetStream.Consumer(ctx, c.Stream.Name, want.Durable)
 		}
@@ -48,16 +54,21 @@ func declare(ctx context.Context, c *Config) (info *jetstream.ConsumerInfo, did 
 		return nil, did, jserr.Wrap(c.Stream.Name, "consume as "+c.Durable, explain(ctx, c, err))
 	}
 	have := con.CachedInfo()
-	if did.created {
+	if did.created != "" {
 		return have, did, nil
 	}
 	info, err = adopt(ctx, c, &did, have, want)
 	return info, did, err
 }
 
-// create creates the durable. It waits for the answer a little longer than ctx lasts, so that
+// create creates the durable, with the name of this call. It waits for the answer a little longer than ctx lasts, so that
 // Open can undo it.
-func create(ctx context.Context, c *Config, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+func create(ctx context.Context, c *Config, want jetstream.ConsumerConfig, call string) (jetstream.Consumer, error) {
+	want.Metadata = maps.Clone(want.Metadata)
+	if want.Metadata == nil {
+		want.Metadata = make(map[string]string)
+	}
+	want.Metadata[createdKey] = call
 	extended, done := deadline.Extend(ctx, undoTimeout)
 	defer done()
 	con, err := c.Core.JetStream.CreateConsumer(extended, c.Stream.Name, want)

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -80,20 +81,48 @@ func firstNew(ctx context.Context, c *Config, filter string, have []string) (uin
 	if err != nil {
 		return 0, err
 	}
-	var first uint64
+	var missing []string
 	for subj := range info.State.Subjects {
-		if slices.ContainsFunc(have, func(p string) bool { return subject.Matches(p, subj) }) {
-			continue
-		}
-		n, err := firstOn(ctx, c, subj)
-		if err != nil {
-			return 0, err
-		}
-		if n > 0 && (first == 0 || n < first) {
-			first = n
+		if !slices.ContainsFunc(have, func(p string) bool { return subject.Matches(p, subj) }) {
+			missing = append(missing, subj)
 		}
 	}
-	return first, nil
+	return firstOfAll(ctx, c, missing)
+}
+
+// maxLookUps is how many requests for first messages are outstanding at once.
+const maxLookUps = 16
+
+// firstOfAll returns the sequence of the first stored message on any of these subjects, or 0. It
+// asks for each, several at once, until ctx ends.
+func firstOfAll(ctx context.Context, c *Config, subjects []string) (first uint64, failed error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	next := make(chan string)
+	for range min(maxLookUps, len(subjects)) {
+		wg.Go(func() {
+			for subj := range next {
+				n, err := firstOn(ctx, c, subj)
+				mu.Lock()
+				switch {
+				case err != nil && failed == nil:
+					failed = err
+					cancel() // the others fail at once
+				case err == nil && n > 0 && (first == 0 || n < first):
+					first = n
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, subj := range subjects {
+		next <- subj
+	}
+	close(next)
+	wg.Wait()
+	return first, failed
 }
 
 // firstOn returns the sequence of the first stored message that filter matches, or 0.

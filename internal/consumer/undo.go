@@ -19,7 +19,7 @@ func (c *Consumer) undo() error {
 	defer cancel()
 	var err error
 	switch did, durable := c.did, c.cfg.Durable; {
-	case did.created:
+	case did.created != "":
 		err = jserr.Wrap(c.cfg.Stream.Name, "delete "+durable+", which nobody consumes", c.uncreate(ctx))
 	case did.before != nil:
 		_, err = update(ctx, &c.cfg, *did.before)
@@ -30,14 +30,16 @@ func (c *Consumer) undo() error {
 	return err
 }
 
-// uncreate deletes the durable. It leaves one that another process has begun to use.
+// uncreate deletes the durable. It leaves one that another call created, and one that another
+// process has begun to use. The server cannot delete on a condition: a process that begins within
+// the moment between the look and the deletion finds the durable deleted.
 func (c *Consumer) uncreate(ctx context.Context) error {
 	js, stream, durable := c.cfg.Core.JetStream, c.cfg.Stream.Name, c.cfg.Durable
 	con, err := js.Consumer(ctx, stream, durable)
 	if err != nil {
 		return err
 	}
-	if info := con.CachedInfo(); info.NumWaiting > 0 || info.Delivered.Consumer > 0 {
+	if info := con.CachedInfo(); info.Config.Metadata[createdKey] != c.did.created || info.NumWaiting > 0 || info.Delivered.Consumer > 0 {
 		return nil
 	}
 	if err := js.DeleteConsumer(ctx, stream, durable); err != nil || c.side == nil {
