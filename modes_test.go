@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -386,5 +387,49 @@ func TestModeTable(t *testing.T) {
 		if table[row] == nil {
 			t.Errorf("docs/modes.md does not have %q", row)
 		}
+	}
+}
+
+// TestMigration goes the way of docs/migration.md: alone, edge, cluster of nodes, with the restarts
+// between, and each message is there at the end.
+func TestMigration(t *testing.T) {
+	needsCluster(t)
+	t.Parallel()
+	dir := t.TempDir()
+	program := func(opts ...bus.Option) (*bus.Bus, *bus.Stream) {
+		t.Helper()
+		b := ownBus(t, append([]bus.Option{bus.WithTimeout(15 * time.Second)}, opts...)...)
+		return b, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	}
+	b, st := program(bus.WithStoreDir(dir))
+	storeNumbers(t, st, 1, 10)
+	must(t, b.Close())
+
+	b, st = program(bus.WithStoreDir(dir), bus.WithLeaf(bus.Leaf{URL: "nats-leaf://ann:s3cret@" + hubFor(t), Domain: "berlin"}))
+	eventually(t, "the link is up", func() bool { return b.Health(t.Context()).Leaf.Up })
+	storeNumbers(t, st, 11, 20)
+	_, err := b.SwitchTo(t.Context(), newTarget(t).ClientURL())
+	asError[*switchover.ObstacleError](t, err, "start the bus without a cluster and without a leaf link")
+	must(t, b.Close())
+
+	cluster := startNodes(t).bus
+	b, st = program(bus.WithStoreDir(dir))
+	declare(t, cluster, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	_, err = b.SwitchTo(t.Context(), cluster.ClientURL(), switchover.DryRun())
+	asError[*switchover.ObstacleError](t, err, "the target has a stream with this name", "delete the one at the target if nobody needs it")
+	must(t, cluster.JetStream().DeleteStream(t.Context(), "S"))
+	switchTo(t, b, cluster.ClientURL(), switchover.MaxWait(15*time.Second))
+	storeNumbers(t, st, 21, 30)
+	must(t, b.Close())
+
+	for _, opts := range [][]bus.Option{{bus.WithStoreDir(dir)}, {bus.WithURL(cluster.ClientURL())}} {
+		b, st = program(opts...)
+		if got := storedNumbers(t, st); !slices.Equal(got, oneTo(30)) {
+			t.Errorf("the stream has %v", got)
+		}
+		if n := streamInfo(t, b, "S").Config.Replicas; n != 3 {
+			t.Errorf("it has %d replicas", n)
+		}
+		must(t, b.Close())
 	}
 }

@@ -998,10 +998,9 @@ func TestErrorsNameThePart(t *testing.T) {
 		Items []inner
 		ByKey map[string]*inner
 	}
-	type hidden struct{ _, n int }
 	type refused struct {
 		Outer []struct {
-			Done map[string]struct{ Part hidden }
+			Done map[string]struct{ Part sync.Mutex }
 		}
 	}
 	odd := time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("odd", 61))
@@ -1015,9 +1014,9 @@ func TestErrorsNameThePart(t *testing.T) {
 		"a part of any":      {codec.JSON, outer{Items: []inner{{Any: map[string]any{"a": []any{1, []byte("x")}}}}}, `in Items[0].Any["a"][1]: bytes`},
 		"no UTF-8":           {codec.JSON, outer{ByKey: map[string]*inner{"k": {Text: "a\xff"}}}, `in ByKey["k"].Text: a string is not valid UTF-8`},
 		"a number":           {codec.JSON, outer{Items: []inner{{Any: int64(1<<60 + 1)}}}, "in Items[0].Any: the number 1152921504606846977"},
-		"a type":             {codec.JSON, refused{}, "codec_test.hidden in codec_test.refused (Outer[].Done[].Part)"},
-		"a type in an any":   {codec.JSON, outer{Items: []inner{{Any: refused{}}}}, "codec_test.hidden in codec_test.outer (Items[0].Any.Outer[].Done[].Part)"},
-		"a type, to be read": {codec.CBOR, refused{}, "codec_test.hidden in codec_test.refused (Outer[].Done[].Part)"},
+		"a type":             {codec.JSON, refused{}, "sync.Mutex in codec_test.refused (Outer[].Done[].Part)"},
+		"a type in an any":   {codec.JSON, outer{Items: []inner{{Any: refused{}}}}, "sync.Mutex in codec_test.outer (Items[0].Any.Outer[].Done[].Part)"},
+		"a type, to be read": {codec.CBOR, refused{}, "sync.Mutex in codec_test.refused (Outer[].Done[].Part)"},
 		"the value itself":   {codec.JSON, map[string]any{"a": []byte("x")}, `in ["a"]: bytes`},
 	} {
 		if _, err := tc.codec.Marshal(tc.value); err == nil || !strings.Contains(err.Error(), tc.want) {
