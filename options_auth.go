@@ -111,7 +111,7 @@ func (c *config) checkPath(option, path string) bool {
 	if path != "~" && !strings.HasPrefix(path, "~/") {
 		return true
 	}
-	c.bad(option, strconv.Quote(path), `begins with "~", which only shells replace; join the path with os.UserHomeDir()`)
+	c.bad(option, strconv.Quote(path), `begins with "~", which only shells replace; write the whole path, in a program with os.UserHomeDir()`)
 	return false
 }
 

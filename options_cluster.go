@@ -177,7 +177,7 @@ func (c *config) leafURLs(list string) (urls []*url.URL) {
 	for part := range strings.SplitSeq(list, ",") {
 		u, err := url.Parse(strings.TrimSpace(part))
 		if err != nil || u.Host == "" {
-			c.bad("WithLeaf", strconv.Quote(link.Redact(list)), `is not "nats-leaf://host:7422"; `+escapeHint)
+			c.bad("WithLeaf", strconv.Quote(link.Redact(list)), `is not "nats-leaf://host:7422"; in a user name or password escape what is no letter or digit (url.PathEscape, and %2C for a comma), or use a credentials file`)
 			return nil
 		}
 		urls = append(urls, u)

@@ -293,3 +293,47 @@ func TestFromEnvMistakes(t *testing.T) {
 		mustWork(t, bus.FromEnv())
 	})
 }
+
+// TestEnvironmentTable tries what docs/modes.md says of each variable, and that it has all of them.
+func TestEnvironmentTable(t *testing.T) {
+	text, err := os.ReadFile("docs/modes.md")
+	must(t, err)
+	var names []string
+	for row := range strings.Lines(string(text)) {
+		cells := strings.Split(row, " | ")
+		name, ok := strings.CutPrefix(cells[0], "| `OMNIBUS_")
+		if !ok || len(cells) != 5 {
+			continue
+		}
+		name = strings.TrimSuffix(name, "`")
+		names = append(names, "OMNIBUS_"+name)
+		wrong, _, _ := strings.Cut(strings.TrimPrefix(cells[3], "`"), "`")
+		if says := strings.TrimSuffix(cells[4], " |\n"); says != "–" {
+			t.Run(name, func(t *testing.T) {
+				if strings.HasPrefix(name, "CLUSTER") {
+					needsCluster(t)
+				}
+				environment(t, companions[name])
+				if mode, _, part := strings.Cut(name, "_"); part && (mode == "LEAF" || mode == "CLUSTER") {
+					environment(t, map[string]string{mode: map[string]string{"LEAF": "nats-leaf://hub:7422", "CLUSTER": "shop"}[mode]})
+				}
+				environment(t, map[string]string{name: wrong})
+				asError[*bus.OptionError](t, second(quietBus(bus.FromEnv())), says)
+			})
+		}
+	}
+	environment(t, map[string]string{"UNKNOWN": "x"})
+	all := second(quietBus(bus.FromEnv())).Error()
+	_, list, _ := strings.Cut(all, "the variables are ")
+	slices.Sort(names)
+	if want := strings.Join(names, ", "); list != want {
+		t.Errorf("the variables are %s, documented are %s", list, want)
+	}
+}
+
+// companions are the variables that others need, so that what is wrong with those is seen.
+var companions = map[string]map[string]string{
+	"PASSWORD":    {"URL": "nats://127.0.0.1:1"},
+	"CREDENTIALS": {"URL": "nats://127.0.0.1:1"},
+	"TOKEN":       {"URL": "nats://127.0.0.1:1", "USER": "ann"},
+}

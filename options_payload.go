@@ -69,7 +69,7 @@ func WithCompression(comp Compression) ConnectOption {
 		switch comp.Encoding {
 		case "", codec.Zstd, codec.S2, codec.Gzip:
 		default:
-			c.bad("WithCompression", strconv.Quote(comp.Encoding), "use codec.Zstd, codec.S2 or codec.Gzip")
+			c.bad("WithCompression", strconv.Quote(comp.Encoding), "use \"zstd\", \"s2\" or \"gzip\" (codec.Zstd, codec.S2, codec.Gzip)")
 		}
 		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
 			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")
