@@ -18,7 +18,13 @@ import (
 // a quarter. After MaxAttempts failures the message becomes a dead letter. Zero fields mean 25
 // attempts, 100 ms, 10 minutes (about two hours in all), and 3 crashes.
 type RetryPolicy struct {
-	MaxAttempts int // handler calls; Unlimited for no limit
+	// MaxAttempts is the number of handler calls; Unlimited for no limit. A call that a crash of
+	// the process ends does not count, nor do earlier calls of a message that waited here for its
+	// next attempt when the process crashed. Without keys a message may be stored until its next
+	// attempt, if that is 30 s away or many wait. If the process crashes between that and the
+	// acknowledgement, or within 100 ms after it, the server redelivers the message besides. Then
+	// each of the two counts its own calls: they are twice MaxAttempts at most.
+	MaxAttempts int
 	MinBackoff  time.Duration
 	MaxBackoff  time.Duration // if zero, at least MinBackoff
 
