@@ -52,9 +52,11 @@ type Bus struct {
 	unobserve  func() // ends the observation of consumers
 	retired    retired
 	keyHolders consumer.Holders
-	memory     sync.Once                     // guards the note that streams are in memory
-	switching  lifecycle.Mutex               // held by SwitchTo
-	leftBehind atomic.Pointer[storedir.Move] // a move that left copies at its target, of a bus in memory
+	memory     sync.Once                             // guards the note that streams are in memory
+	switching  lifecycle.Mutex                       // held by SwitchTo
+	startHome  func(id string) (*localServer, error) // starts the embedded server for a switch home; nil where there is none to go to
+	known      sync.Map                              // names of the streams that this bus has declared or looked up
+	leftBehind atomic.Pointer[storedir.Move]         // a move that left copies at its target, of a bus in memory
 	state      busState
 	capacity   *capacity.Watch
 	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there
@@ -76,6 +78,9 @@ type localServer struct {
 	domain     string                           // the JetStream domain
 	link       func() (*health.Link, error)     // the leaf link, nil without one, and why another edge is mixed up with this one
 	dir        *storedir.Dir                    // nil in memory
+
+	restart func() (*localServer, error) // starts another one in its place, in the middle of a switch home
+	attach  func(*Bus) error             // reports to the bus of the server what happens to it
 
 	// inReserve is core.Core.InReserve.
 	inReserve func(ctx context.Context, size int, half bool, fn func() error) error

@@ -154,6 +154,7 @@ var house = map[string]room{
 	"internal/switchover": {floor: 8, imports: map[string]string{
 		"internal/plural":               "counts in texts",
 		"internal/link":                 "which permission the target says is missing",
+		"internal/intake":               "the messages that a bus holds, when streams come home",
 		"switchover":                    "what it reports and returns",
 		"internal/subject":              "subjects that two streams would store",
 		"internal/wire":                 "the incarnation that a copy carries",
@@ -213,6 +214,7 @@ var house = map[string]room{
 		natsGo:                "reads and writes records",
 	}},
 	"internal/sidestream": {floor: 6, imports: map[string]string{
+		"switchover":             "a stream that is what a switch home has left",
 		"internal/serverversion": "whether the server keeps messages until a time",
 		"internal/core":          "the JetStream client, the way out and timeouts",
 		"internal/deadline":      "the creation of a consumer outlasts its call, to be undone",
@@ -247,6 +249,7 @@ var house = map[string]room{
 		"github.com/nats-io/nuid": "names a process that shares a durable",
 	}},
 	"internal/streamdef": {floor: 7, imports: map[string]string{
+		"switchover":         "a stream that is what a switch home has left",
 		"internal/subject":   "which subjects of streams overlap",
 		"internal/core":      "the server it asks",
 		"internal/jserr":     "the error of an operation that failed",

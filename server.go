@@ -37,28 +37,62 @@ func New(opts ...Option) (*Bus, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	b, err := c.newBus(asked)
+	if err == nil && c.server.storeDir != "" {
+		b.startHome = func(id string) (*localServer, error) { return startLocal(c, id) }
+	}
+	return b, err
+}
+
+// newBus makes a bus on the server in this process, or on another one. asked is the URL of
+// WithURL.
+func (c *config) newBus(asked string) (*Bus, error) {
 	if c.server.moved != nil {
 		return connectMoved(c, asked)
 	}
-	if c.server.url != "" {
-		if err := c.server.checkNoStreams(); err != nil {
-			return nil, err
-		}
-		return connect(context.Background(), c)
+	if c.server.url == "" {
+		return newEmbedded(c)
 	}
-	return newEmbedded(c)
+	if err := c.server.checkNoStreams(); err != nil {
+		return nil, err
+	}
+	return connect(context.Background(), c)
 }
 
 // newEmbedded makes a bus on a server in this process.
 func newEmbedded(c *config) (*Bus, error) {
-	s, err := embedded.Start(c.embedded())
+	local, err := startLocal(c, "")
 	if err != nil {
-		return nil, startError(c.server.storeDir, err)
+		return nil, err
 	}
-	c.auth.options = s.Access
+	c.auth.options = local.access
 	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
+	b, err := open(ctx, c, local)
+	if err != nil {
+		return nil, errors.Join(&StartError{Err: err}, local.stop())
+	}
+	if err := local.attach(b); err != nil {
+		return nil, errors.Join(&StartError{Err: err}, b.Close())
+	}
+	logUnfinishedSwitch(c, local.dir)
+	return b, nil
+}
+
+// startLocal starts the server in this process, for a switch home if that has an ID.
+func startLocal(c *config, home string) (*localServer, error) {
+	config := c.embedded()
+	config.HomeID = home
+	s, err := embedded.Start(config)
+	if err != nil {
+		return nil, startError(c.server.storeDir, err)
+	}
+	return localOf(c, s), nil
+}
+
+// localOf returns the functions of s.
+func localOf(c *config, s *embedded.Server) *localServer {
 	local := &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
 		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve, link: s.Link}
 	local.usage = func() (all []storageUse) {
@@ -67,17 +101,19 @@ func newEmbedded(c *config) (*Bus, error) {
 		}
 		return all
 	}
-	b, err := open(ctx, c, local)
-	if err != nil {
-		return nil, errors.Join(&StartError{Err: err}, s.Stop())
+	local.attach = func(b *Bus) error {
+		s.Watch(b.loseStore)
+		s.OnFull(func() { b.capacity.Refused(errLimitReached) })
+		return s.WatchLink(b.reportLink, func(e *embedded.DomainError) { b.report(event.Event{Kind: event.DomainTaken, Err: e}) })
 	}
-	s.Watch(b.loseStore)
-	if err := s.WatchLink(b.reportLink, func(e *embedded.DomainError) { b.report(event.Event{Kind: event.DomainTaken, Err: e}) }); err != nil {
-		return nil, errors.Join(&StartError{Err: err}, b.Close())
+	local.restart = func() (*localServer, error) {
+		fresh, err := s.Restart()
+		if err != nil {
+			return nil, startError(c.server.storeDir, err)
+		}
+		return localOf(c, fresh), nil
 	}
-	s.OnFull(func() { b.capacity.Refused(errLimitReached) })
-	logUnfinishedSwitch(c, s.Dir())
-	return b, nil
+	return local
 }
 
 // ownInboxPrefix returns the default prefix of a bus with an embedded server. Clients of the

@@ -131,6 +131,7 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 // streamOf returns the stream of info, and registers what it stores.
 func (b *Bus) streamOf(info *jetstream.StreamInfo) *Stream {
 	c := &info.Config
+	b.known.Store(c.Name, true)
 	s := &Stream{bus: b, name: c.Name, side: sidestream.Stream{Name: c.Name, Incarnation: sidestream.IncarnationOf(info),
 		MaxConsumers: c.MaxConsumers, ConsumerLimits: c.ConsumerLimits}}
 	s.register(info)

@@ -40,12 +40,21 @@ import (
 // error is a *switchover.Error. After the commit nothing leads back: the store directory says
 // so, and New with that directory connects to the new server.
 //
+// With switchover.Embedded as the url the streams come home: to the embedded server of a bus of
+// New with WithStoreDir that is connected to another server, also after an earlier SwitchTo.
+// Those come home that were moved from the store directory, and those that this bus has
+// declared or looked up, with their side streams. Other programs can store nothing in them at
+// the old server from then on; what is left there has no subjects of theirs. All is copied
+// while publishers wait. docs/modes.md says what else is different.
+//
 // The target is nats-server 2.15 or newer with JetStream. docs/modes.md says what cannot be
 // moved, and what may be different afterwards. A second call waits for the first one. Calls
 // from handlers are allowed. Safe for concurrent use.
 //
 // Other errors: *OptionError (all of them, joined); *ConnectError if the target cannot be
-// reached; *UnsupportedError if the bus has no embedded server; ErrClosed.
+// reached; *UnsupportedError if the bus has no embedded server, or is to come home and is there
+// already or has no store directory; *StoreError and *StartError if the embedded server does
+// not start; ErrClosed.
 func (b *Bus) SwitchTo(ctx context.Context, url string, opts ...switchover.Option) (switchover.Report, error) {
 	report, err := b.switchTo(ctx, url, opts)
 	report.Failed = err != nil
@@ -74,11 +83,31 @@ func (b *Bus) switchTo(ctx context.Context, url string, opts []switchover.Option
 		return switchover.Report{}, b.opError("SwitchTo", "", context.Cause(ctx))
 	}
 	defer unlock()
+	if url == switchover.Embedded {
+		if err := b.canGoHome(); err != nil {
+			return switchover.Report{}, err
+		}
+		return s.runHome(ctx)
+	}
 	if s.local = b.local.Load(); s.local == nil {
 		return switchover.Report{}, &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text,
 			instead: "this bus has no embedded server; only a bus of New without WithURL can switch"}
 	}
 	return s.run(ctx)
+}
+
+// canGoHome returns an error unless the bus is at another server and can start an embedded one.
+func (b *Bus) canGoHome() error {
+	err := &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text}
+	switch {
+	case b.local.Load() != nil:
+		err.instead = "the bus is at its embedded server already"
+	case b.startHome == nil:
+		err.instead = "this bus has no place for streams; only a bus of New with WithStoreDir can bring them home"
+	default:
+		return nil
+	}
+	return err
 }
 
 // busSwitch is one switch, as the bus sees it. It implements engine.Bus.
@@ -109,14 +138,18 @@ func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, 
 		}
 		o.OnSwitch(&s.settings)
 	}
-	c.server.url = target
-	c.checkURL("SwitchTo", target)
+	if c.server.url = target; target != switchover.Embedded {
+		c.checkURL("SwitchTo", target)
+	}
 	for _, o := range s.settings.Access {
 		if access, ours := o.(accessOption); ours {
 			access.configure(c)
 		}
 	}
 	c.checkCredentials()
+	if target == switchover.Embedded && len(c.auth.options) > 0 {
+		c.bad("an option of SwitchTo", "access", "leave it out: the embedded server knows the bus")
+	}
 	if s.settings.MaxWait <= 0 {
 		c.bad("switchover.MaxWait", s.settings.MaxWait, "must be more than zero")
 	}
@@ -148,8 +181,7 @@ func withoutCredentials(list string) string {
 // run connects to both servers and switches.
 func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	report := switchover.Report{DryRun: s.settings.DryRun, Target: link.Redact(s.target.URL)}
-	source, err := nats.Connect(link.EmbeddedURL, append([]nats.Option{nats.InProcessServer(inProcess(s.local.dial)),
-		nats.Name(s.b.cfg.name + " (switch)"), nats.NoReconnect()}, s.local.access...)...)
+	source, err := s.dialLocal()
 	if err != nil {
 		return report, &ConnectError{URL: "the embedded server", Err: err}
 	}
@@ -170,8 +202,8 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	}
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
-		NewStreams: s.newStreams(),
-		Report:     report, ID: s.move.ID, Stale: earlier.ID, Domain: s.local.domain, Linked: !s.local.single,
+		NewStreams: s.newStreams(), Left: s.left(),
+		Report: report, ID: s.move.ID, Stale: earlier.ID, Domain: s.local.domain, Linked: !s.local.single,
 		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.progress,
 	})
 	s.log(report, err)
@@ -235,6 +267,12 @@ func (s *busSwitch) log(report switchover.Report, err error) {
 	}
 }
 
+// dialLocal connects to the embedded server.
+func (s *busSwitch) dialLocal() (*nats.Conn, error) {
+	return nats.Connect(link.EmbeddedURL, append([]nats.Option{nats.InProcessServer(inProcess(s.local.dial)),
+		nats.Name(s.b.cfg.name + " (switch)"), nats.NoReconnect()}, s.local.access...)...)
+}
+
 // inProcess implements nats.InProcessConnProvider.
 type inProcess func() (net.Conn, error)
 
@@ -250,6 +288,14 @@ func (s *busSwitch) dial(u string) (*nats.Conn, error) {
 		nats.CustomInboxPrefix(cmp.Or(s.b.cfg.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // else it would print
 	return nats.Connect(u, append(opts, s.target.Access...)...)
+}
+
+// left returns the ID of the switch home by which the streams came here; empty for none.
+func (s *busSwitch) left() string {
+	if s.local.dir == nil || s.local.dir.Identity().Home == nil {
+		return ""
+	}
+	return s.local.dir.Identity().Home.ID
 }
 
 // interrupted returns the earlier move that may have left copies at a target. It is zero if

@@ -3,8 +3,10 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/dedup"
@@ -49,6 +51,10 @@ func connectMoved(c *config, asked string) (*Bus, error) {
 			"dir", c.server.storeDir, "target", m.Target, "streams", m.Streams)
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
+	if err := b.undoHome(); err != nil {
+		failed.URL, failed.Err = "", err
+		return nil, errors.Join(failed, b.Close())
+	}
 	b.answerForMoved(m)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -56,6 +62,42 @@ func connectMoved(c *config, asked string) (*Bus, error) {
 		c.logger.Warn("the mark of the switch is still on streams; the next start removes it", "streams", left)
 	}
 	return b, nil
+}
+
+// undoHome undoes a switch home that was interrupted: the streams get their subjects back, and
+// what had come home is removed.
+func (b *Bus) undoHome() error {
+	m, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir)
+	if !unfinished {
+		return nil
+	}
+	dir, err := storedir.OpenHome(b.cfg.server.storeDir, m.ID)
+	if _, locked := errors.AsType[*storedir.LockedError](err); locked {
+		b.cfg.logger.Warn("another process is bringing the streams of the store directory home", "error", err)
+		return nil
+	}
+	if err != nil {
+		return storeError(b.cfg.server.storeDir, err)
+	}
+	ctx, cancel := b.core.WithTimeout(context.Background())
+	defer cancel()
+	if err = giveBack(ctx, b.core.Link.Conn(), m); err == nil {
+		err = dir.EndMove()
+		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and stores go on there", "dir", dir.Path(), "id", m.ID, "streams", m.Streams)
+	}
+	return errors.Join(err, dir.Close())
+}
+
+// giveBack gives streams the subjects back that a switch home has taken from them.
+func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	if left := engine.GiveBack(ctx, js, m.ID, m.Subjects); len(left) > 0 {
+		return fmt.Errorf("a switch home was interrupted, and the streams %v do not have their subjects back: %w", left, ErrTimeout)
+	}
+	return nil
 }
 
 // answerForMoved has the bus know the message IDs that the streams knew before they moved,

@@ -1,19 +1,28 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/consumer"
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/dispatch"
+	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/plural"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/storedir"
+	engine "github.com/omnibus-go/bus/internal/switchover"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // OtherClients implements engine.Bus.
@@ -259,4 +268,190 @@ func (s *busSwitch) Abort() error {
 		return nil
 	}
 	return s.local.dir.EndMove()
+}
+
+// homeSwitch is a switch home, to the embedded server: what differs from another one. local is
+// the server that it starts.
+type homeSwitch struct {
+	*busSwitch
+	held map[string][]intake.Holding // since the cut, by the API subject that returns the state of a consumer
+	via  *nats.Conn                  // to the server at which the bus is
+	home *nats.Conn                  // to the embedded server
+}
+
+// runHome starts the embedded server, connects to both sides and switches.
+func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err error) {
+	b := s.b
+	report.DryRun, report.Target = s.settings.DryRun, "the embedded server"
+	s.former = b.core.Link.Target()
+	if s.local, err = b.startHome(s.move.ID); err != nil {
+		return report, err
+	}
+	defer func() {
+		if b.local.Load() == nil || !b.core.Link.Open() { // nothing came home, or Shutdown has not seen the server
+			b.local.Store(nil)
+			err = errors.Join(err, s.local.stop())
+		}
+	}()
+	h := &homeSwitch{busSwitch: s}
+	if h.via, err = s.dialFormer(); err != nil {
+		return report, &ConnectError{URL: link.Redact(s.former.URL), Err: connectionError(err)}
+	}
+	defer h.via.Close()
+	if h.home, err = s.dialLocal(); err != nil {
+		return report, &ConnectError{URL: report.Target, Err: err}
+	}
+	defer func() { h.home.Close() }()
+	if err := h.endEarlier(ctx); err != nil {
+		return report, err
+	}
+	s.move.Target, s.move.Home = withoutCredentials(s.former.URL), true
+	report, err = engine.Run(ctx, engine.Config{
+		Bus: h, Source: h.via, Target: h.home, Redact: link.Redact, Report: report, ID: s.move.ID,
+		Home:   &engine.Home{Streams: h.streams, Obstacles: h.obstacles(ctx), Journal: h.journalSubjects, Held: h.holds, Restart: h.restart},
+		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.progress,
+	})
+	s.log(report, err)
+	return report, s.publicError(err)
+}
+
+// dialFormer connects to the server at which the bus is: that has passed on what the bus has
+// sent before what this connection asks.
+func (s *busSwitch) dialFormer() (*nats.Conn, error) {
+	s.target = s.former
+	return s.dial(cmp.Or(s.b.core.Link.Conn().ConnectedUrl(), s.former.URL))
+}
+
+// endEarlier gives streams their subjects back that an earlier switch home has fenced.
+func (h *homeSwitch) endEarlier(ctx context.Context) error {
+	earlier, begun, err := h.local.dir.Begun()
+	if err != nil || !begun || !earlier.Home {
+		return err
+	}
+	ctx, cancel := h.b.core.WithTimeout(ctx)
+	defer cancel()
+	if err := giveBack(ctx, h.via, earlier); err != nil {
+		return h.b.opError("SwitchTo", "", err)
+	}
+	return h.local.dir.EndMove()
+}
+
+// streams returns the streams that come home: those that were moved from here, and those that
+// the bus has declared or looked up, with their side streams.
+func (h *homeSwitch) streams() (names []string) {
+	if m := h.local.dir.Identity().Moved; m != nil {
+		names = append(names, m.Streams...)
+	}
+	h.b.known.Range(func(name, _ any) bool {
+		n := name.(string)
+		names = append(names, n, sidestream.DeadStream(n), sidestream.RetryStream(n), sidestream.KeysStream(n))
+		return true
+	})
+	return names
+}
+
+// aloneWithin is how long a switch home waits for this process to have the keys of its
+// consumers: it may have just begun.
+const aloneWithin = 3 * time.Second
+
+// obstacles names the durables that other processes take part in.
+func (h *homeSwitch) obstacles(ctx context.Context) (all []switchover.Obstacle) {
+	ctx, cancel := context.WithTimeout(ctx, aloneWithin)
+	defer cancel()
+	for _, c := range h.consumers() {
+		for !c.engine.Alone() && ctx.Err() == nil {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+		if !c.engine.Alone() {
+			all = append(all, switchover.Obstacle{Stream: c.stream,
+				Reason: fmt.Sprintf("another process takes part in consumer %q, or this one does not know yet that none does", c.durable),
+				Remedy: "stop the others, and wait until this process has all keys, which takes up to a third of AckWait"})
+		}
+	}
+	return all
+}
+
+// holds implements engine.Home.Held.
+func (h *homeSwitch) holds(stream, durable string) (held []intake.Holding, known bool) {
+	for _, c := range h.consumers() {
+		if c.durable == durable && (c.stream == stream || sidestream.RetryStream(c.stream) == stream) {
+			return h.held["$JS.API.CONSUMER.INFO."+stream+"."+durable], true
+		}
+	}
+	return nil, false
+}
+
+// restart implements engine.Home.Restart.
+func (h *homeSwitch) restart() (*nats.Conn, error) {
+	h.home.Close()
+	fresh, err := h.local.restart()
+	if err != nil {
+		return nil, err
+	}
+	h.local = fresh
+	home, err := h.dialLocal()
+	if err == nil {
+		h.home = home
+	}
+	return home, err
+}
+
+// OtherClients implements engine.Bus. Nobody minds those of a cluster.
+func (h *homeSwitch) OtherClients() (now int, ever uint64) { return 0, 0 }
+
+// journalSubjects implements engine.Home.Journal.
+func (h *homeSwitch) journalSubjects(subjects map[string][]string) error {
+	h.move.Streams, h.move.Subjects = slices.Sorted(maps.Keys(subjects)), subjects
+	return h.local.dir.BeginMove(h.move)
+}
+
+// Cut implements engine.Bus. What handlers settle from now on waits, and counts at home.
+func (h *homeSwitch) Cut(ctx context.Context) error {
+	h.held = make(map[string][]intake.Holding)
+	for _, c := range h.consumers() {
+		held, thaw, err := c.engine.Freeze(ctx)
+		defer thaw()
+		if err != nil {
+			return fmt.Errorf("consumer %s: %w", c.durable, err)
+		}
+		for info, all := range held {
+			h.held[info] = append(h.held[info], all...)
+		}
+	}
+	at := h.b.core.Link.Conn().ConnectedServerId()
+	h.cut = true
+	if err := h.b.core.Link.Cut(ctx); err != nil {
+		h.cut = false
+		return err
+	}
+	if h.via.ConnectedServerId() != at {
+		return errors.New("the connection of the bus was lost, and came back at another server of the cluster; try again")
+	}
+	return nil
+}
+
+// Commit implements engine.Bus.
+func (h *homeSwitch) Commit(ids *dedup.IDs) error {
+	if now, _ := h.local.clients(); now > 1 {
+		return fmt.Errorf("%s connected to the port of the embedded server; keep clients away while it switches", plural.Of(now-1, "client is", "clients are"))
+	}
+	h.ids = ids
+	return h.local.dir.CommitHome(h.move)
+}
+
+// Connect implements engine.Bus.
+func (h *homeSwitch) Connect(ctx context.Context) error {
+	h.b.local.Store(h.local)
+	watched := h.local.attach(h.b)
+	return errors.Join(watched, h.b.core.Link.Lead(ctx, link.Target{URL: link.EmbeddedURL, InProcess: h.local.dial, Access: h.local.access}))
+}
+
+// Settle implements engine.Bus. Consumers with keys go on to share their durables, until the next start.
+func (h *homeSwitch) Settle(context.Context) {
+	if err := h.local.dir.RemoveOld(); err != nil {
+		h.b.cfg.logger.Warn("streams that are old since the switch home are still in the store directory; the next start removes them", "error", err)
+	}
 }

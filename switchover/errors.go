@@ -66,6 +66,18 @@ func (e *Error) Error() string {
 // Unwrap returns why.
 func (e *Error) Unwrap() error { return e.Err }
 
+// StreamMovedError reports a stream that is what a switch home has left at a server: its messages
+// are with the bus that has taken them home. Bus.Stream and Consume refuse it, since what
+// they store or settle there would not count.
+type StreamMovedError struct {
+	Stream string
+}
+
+// Error says what to do.
+func (e *StreamMovedError) Error() string {
+	return fmt.Sprintf("bus: stream %q at this server is what a switch home has left, and stores nothing: its messages are with the bus that took them home; use that one, or delete the stream here to begin a new one", e.Stream)
+}
+
 // MovedError is the reason why a bus did not open: the streams of its store directory were
 // moved to a server that does not fit to its options, or that cannot be reached. The streams
 // in the directory are old, so the bus never uses them.

@@ -22,6 +22,10 @@ type Settings struct {
 // four fifths of the timeout of the bus are less.
 const DefaultMaxWait = 5 * time.Second
 
+// Embedded is the URL with which SwitchTo brings the streams home: to the embedded server of
+// a bus of New with WithStoreDir that is connected to another server.
+const Embedded = "embedded:"
+
 type option func(*Settings)
 
 func (o option) OnSwitch(s *Settings) { o(s) }

@@ -16,6 +16,7 @@ const (
 	Preflight Phase = "preflight" // look for obstacles
 	Precopy   Phase = "precopy"   // large streams are copied while publishers go on; without such streams there is no such phase
 	Hold      Phase = "hold"      // publishers and new requests wait; consumers are held
+	Fence     Phase = "fence"     // on the way home: the old servers store nothing more in the streams
 	Cut       Phase = "cut"       // the connection to the old server ends, and that has processed everything
 	Copy      Phase = "copy"      // snapshot and restore of each stream
 	Verify    Phase = "verify"    // compare streams and consumers

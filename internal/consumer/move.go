@@ -186,3 +186,51 @@ func (c *Consumer) awaitJoining() {
 		<-j.done
 	}
 }
+
+// Freeze has settlements wait until thaw, and returns all messages that are here and not
+// settled, by the API subject that returns the state of their consumer on the server. The
+// consumer is detached. thaw must be called also after an error.
+func (c *Consumer) Freeze(ctx context.Context) (held map[string][]intake.Holding, thaw func(), err error) {
+	held = make(map[string][]intake.Holding)
+	var thaws []func()
+	thaw = func() {
+		for _, f := range thaws {
+			f()
+		}
+	}
+	for _, in := range c.intakes() {
+		some, thawOne, err := in.Freeze(ctx)
+		thaws = append(thaws, thawOne)
+		if err != nil {
+			return nil, thaw, err
+		}
+		for info, all := range some {
+			held[info] = append(held[info], all...)
+		}
+	}
+	return held, thaw, nil
+}
+
+// intakes returns what takes the messages, and what took them before Share.
+func (c *Consumer) intakes() (all []*intake.Durable) {
+	for _, f := range c.formerIntakes() {
+		all = append(all, f.Durable)
+	}
+	switch t, _ := c.current(); t := t.(type) {
+	case *intake.Durable:
+		all = append(all, t)
+	case *sharedTaker:
+		if in := t.latest(); in != nil {
+			all = append(all, in)
+		}
+	}
+	return all
+}
+
+// Alone reports whether no other process takes part in the durable, as far as this one knows. Of
+// durables without keys it does not.
+func (c *Consumer) Alone() bool {
+	t, _ := c.current()
+	s, shared := t.(*sharedTaker)
+	return !shared || s.Alone()
+}

@@ -13,6 +13,7 @@ import (
 // Config says how to start a server.
 type Config struct {
 	StoreDir   string   // empty: streams are in memory
+	HomeID     string   // of the switch that brings streams home to StoreDir; empty for none. Then nothing is synced until Restart
 	Listen     Address  // the zero value: no port
 	Cluster    *Cluster // nil: the server is in no cluster
 	Leaf       *Leaf    // nil: the server is linked to no other one
@@ -26,6 +27,8 @@ type Config struct {
 	UnsafePorts bool // ports that ask nobody who he is may be open to other machines
 
 	Logger hclog.Logger
+
+	unsynced bool // what is stored now is synced later
 }
 
 // Address is where a server listens.
@@ -50,7 +53,7 @@ func (c *Config) serverOptions(dir *store) *server.Options {
 		MaxPending:         maxPending,
 		JetStreamMaxMemory: c.MaxMemory,
 		JetStreamMaxStore:  c.MaxStore,
-		SyncAlways:         c.SyncAlways,
+		SyncAlways:         c.SyncAlways && !c.unsynced,
 	}
 	if opts.JetStreamMaxMemory == 0 {
 		opts.JetStreamMaxMemory = limits.DefaultMemory()

@@ -51,6 +51,7 @@ func Start(c *Config) (s *Server, err error) {
 	if err := c.repairStore(dir); err != nil {
 		return nil, err
 	}
+	c.unsynced = c.HomeID != ""
 	if s, err = c.run(dir); err != nil {
 		return nil, &StartError{err}
 	}
@@ -150,6 +151,24 @@ func (s *Server) Stop() error {
 	s.backlog.end()
 	stop(s.server)
 	return s.store.release()
+}
+
+// Restart ends a server with a HomeID, has all its files on the disk, and starts another one on
+// them, which syncs as the config says. What was in memory is gone. It comes before Watch. s must
+// not be used any more, but if Restart fails it must be stopped.
+func (s *Server) Restart() (*Server, error) {
+	s.backlog.end()
+	s.backlog = nil
+	stop(s.server)
+	if err := s.store.dir.Sync(); err != nil {
+		return nil, &StoreError{Err: err}
+	}
+	s.config.unsynced = false
+	fresh, err := s.config.run(s.store)
+	if err != nil {
+		return nil, &StartError{err}
+	}
+	return fresh, nil
 }
 
 func stop(s *server.Server) {

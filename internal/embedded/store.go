@@ -27,7 +27,11 @@ func (c *Config) openStore() (*store, error) {
 		name := "bus-" + strings.ToLower(filepath.Base(path))
 		return &store{path: path, identity: storedir.Identity{ServerName: name, Domain: name}}, nil
 	}
-	dir, err := storedir.OpenNode(c.StoreDir, c.Cluster.node())
+	open := func() (*storedir.Dir, error) { return storedir.OpenNode(c.StoreDir, c.Cluster.node()) }
+	if c.HomeID != "" {
+		open = func() (*storedir.Dir, error) { return storedir.OpenHome(c.StoreDir, c.HomeID) }
+	}
+	dir, err := open()
 	if err != nil {
 		return nil, &StoreError{Err: err}
 	}

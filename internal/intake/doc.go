@@ -21,7 +21,7 @@
 //
 // Core: open → draining → ended → closed. Durable: open → draining → closed, or
 // open → closed when the consumer was deleted or the Durable is abandoned. Quiescing
-// stops an open one for a while.
+// stops an open one for a while; Detach and Freeze do more (detach.go, holdings.go).
 //
 // # Goroutines
 //

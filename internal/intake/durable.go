@@ -117,10 +117,12 @@ type Durable struct {
 	abandoned      bool // nothing is sent to the server any more
 	err            error
 	deniedAck      deniedAck
+	frozen         chan struct{} // settlements wait until it is closed; nil when they need not
 
-	started atomic.Bool
-	ctx     context.Context // until Drain or Abandon
-	cancel  context.CancelFunc
+	settling atomic.Int64 // settlements that are being handed to the connection
+	started  atomic.Bool
+	ctx      context.Context // until Drain or Abandon
+	cancel   context.CancelFunc
 
 	wake       chan struct{} // something for the maintainer to look at
 	stop       chan struct{} // ends the maintainer

@@ -236,7 +236,8 @@ func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
 // more.
 func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error) {
 	at := positionOf(del)
-	d.mu.Lock()
+	d.beginSettling()
+	defer d.endSettling()
 	h := d.held[at]
 	if h.hold != del.Stored.HoldID { // its stream is gone, and another message has its place
 		d.mu.Unlock()

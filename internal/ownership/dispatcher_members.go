@@ -179,3 +179,15 @@ func (d *dispatcher) takeOutcome(r *outcomeReport) reply {
 	m.taken[id.Number] = reply{OK: true, Retrying: o.Decided != nil && o.Decided.Action == settle.Retry}
 	return m.taken[id.Number]
 }
+
+// alone reports whether no other member is alive.
+func (d *dispatcher) alone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, m := range d.members {
+		if id != d.cfg.ID && !m.dropped {
+			return false
+		}
+	}
+	return true
+}

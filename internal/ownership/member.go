@@ -240,3 +240,10 @@ func (m *Member) refuse(d *wire.Delivery, why error) {
 	}
 	m.cfg.OutcomeRefused(d, why)
 }
+
+// Alone reports whether this process owns the durable and no other one takes part, as far as
+// it knows.
+func (m *Member) Alone() bool {
+	owner := m.currentOwner()
+	return owner != nil && owner.dispatcher.alone()
+}

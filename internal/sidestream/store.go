@@ -15,6 +15,7 @@ import (
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // Stream is the stream that the side streams belong to. They are stored as safely as it.
@@ -108,6 +109,9 @@ func (s *Store) readIncarnation(ctx context.Context) error {
 	st, err := s.core.JetStream.Stream(ctx, s.stream.Name)
 	if err != nil {
 		return jserr.Wrap(s.stream.Name, "look up", err)
+	}
+	if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
+		return &switchover.StreamMovedError{Stream: s.stream.Name}
 	}
 	now := IncarnationOf(st.CachedInfo())
 	s.incarnation.Store(&now)

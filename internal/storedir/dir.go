@@ -33,6 +33,7 @@ type Dir struct {
 
 	path     string
 	identity Identity
+	data     string // the name of the folder for the server
 	locks    *locks
 	parts    []part // what must stay where it is
 	closing  sync.Once
@@ -46,10 +47,10 @@ type Dir struct {
 // [*LockedError], [*AccessError], [*FormatError], [*ForeignError], [*CorruptError] or
 // [*MovedError]; then dir is not locked. The directory of a node of a cluster is refused with
 // a [*NodeError].
-func Open(dir string) (*Dir, error) { return open(dir, Node{}) }
+func Open(dir string) (*Dir, error) { return open(dir, Node{}, "") }
 
-// open is Open for a server that is the node.
-func open(dir string, node Node) (*Dir, error) {
+// open is Open for a server that is the node, or for the way home with an ID.
+func open(dir string, node Node, home string) (*Dir, error) {
 	path, err := createDir(dir)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func open(dir string, node Node) (*Dir, error) {
 	if warning != "" {
 		d.Warnings = append(d.Warnings, warning)
 	}
-	if err := d.prepare(node); err != nil {
+	if err := d.prepare(node, home); err != nil {
 		_ = d.Close() // err is more important
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func missingDirs(path string) []string {
 
 // prepare cleans a locked directory, reads or creates the identity, and fills d. Open calls
 // it.
-func (d *Dir) prepare(node Node) error {
+func (d *Dir) prepare(node Node, home string) error {
 	if err := d.clean(); err != nil {
 		return err
 	}
@@ -124,25 +125,49 @@ func (d *Dir) prepare(node Node) error {
 	if err != nil {
 		return err
 	}
-	if identity.Moved != nil {
-		return &MovedError{Dir: d.path, Move: *identity.Moved}
+	if err := d.choose(identity, home); err != nil {
+		return err
 	}
-	d.identity = identity
 	if err := d.checkNode(node); err != nil {
 		return err
 	}
+	if err := d.removeFolders(d.identity.data(), d.data); err != nil {
+		d.Warnings = append(d.Warnings, err.Error())
+	}
 	if err := makeData(d.Data()); err != nil {
-		return &AccessError{Dir: d.path, Op: "create " + dataName, Err: err}
+		return &AccessError{Dir: d.path, Op: "create " + d.data, Err: err}
 	}
 	if err := checkRegularBelow(d.path, d.Data()); err != nil {
 		return err
 	}
 	d.Warnings = append(d.Warnings, modeWarnings(d.path, d.path, d.file(identityName), d.Data())...)
-	if d.parts, err = partsOf(d.path); err != nil {
+	if d.parts, err = partsOf(d.path, d.data); err != nil {
 		return &AccessError{Dir: d.path, Op: "look at", Err: err}
 	}
 	if err := writeOwner(d.path, d.identity); err != nil {
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%v; if another process finds the directory locked, its error will not say who uses it", err))
+	}
+	return nil
+}
+
+// choose chooses the folder of the data: that of the identity, or the new one of a way home. It
+// refuses to use streams that are old.
+func (d *Dir) choose(identity Identity, home string) error {
+	d.identity, d.data = identity, identity.data()
+	if home != "" {
+		return d.prepareHome(home)
+	}
+	if identity.Moved != nil {
+		return &MovedError{Dir: d.path, Move: *identity.Moved}
+	}
+	if m, unfinished, err := wayHome(d.path, identity); err == nil && unfinished {
+		return &MovedError{Dir: d.path, Move: m}
+	}
+	if m, begun, err := d.Begun(); err == nil && begun && m.Home {
+		return d.EndMove() // a crash came between the commit and this
+	}
+	if _, err := os.Stat(d.Data()); identity.Home != nil && err != nil { // an empty one would hide that the streams are gone
+		return &AccessError{Dir: d.path, Op: "open " + d.data + ", where the streams are since they came home; restore it", Err: err}
 	}
 	return nil
 }
@@ -177,7 +202,7 @@ func (d *Dir) Path() string { return d.path }
 func (d *Dir) Identity() Identity { return d.identity }
 
 // Data returns the path of the directory for the data of the server. It exists.
-func (d *Dir) Data() string { return d.file(dataName) }
+func (d *Dir) Data() string { return d.file(d.data) }
 
 // file returns the path of an entry of the directory.
 func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }

@@ -12,6 +12,7 @@
 //	omnibus.json  the identity; it also says whether the streams were moved to another server
 //	switch.json   the journal of such a move, while it is not finished, see [Move]
 //	data/         the data of the server
+//	home-*/       instead of data, when streams came home: the identity names the folder, see [OpenHome]
 //	set-aside/    streams whose creation a killed process did not finish, see [Dir.Repair]
 //
 // States: a directory is open, from [Open] to [Dir.Close], or closed.

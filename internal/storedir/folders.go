@@ -119,7 +119,7 @@ func (f *Folders) judge(suspects map[string]string, created map[string]time.Time
 			delete(f.seen, stream)
 			delete(suspects, stream)
 		case f.suspects[stream] != "":
-			name := filepath.Join(dataName, jetstreamName, f.account, streamsName, stream)
+			name := filepath.Join(f.dir.data, jetstreamName, f.account, streamsName, stream)
 			err = &LostError{Dir: f.dir.path, What: fmt.Sprintf("its folder %s %s", name, what), Remedy: "restore the directory"}
 		}
 	}

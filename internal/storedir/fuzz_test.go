@@ -17,7 +17,9 @@ func FuzzParseIdentity(f *testing.F) {
 		`{"format":1,"id":"a","server_name":"bus-x","domain":"bus-y","created":"2026-01-02T03:04:05Z"}`,
 		`{"format":1,"id":"a","server_name":"s","domain":"d","later":{"x":[1]}}`,
 		`{"format":2,"id":"a","server_name":"s","domain":"d","moved":{"id":"x","target":"nats://h:4222","streams":["S"]}}`,
-		`{"format":2}`, `{"format":3}`, `{"format":99999999999999999999}`, `{"Format":1,"format":2}`,
+		`{"format":3,"id":"a","server_name":"s","domain":"d","home":{"id":"x","target":"nats://h:4222","streams":["S"]}}`,
+		`{"format":3,"id":"a","server_name":"s","domain":"d","home":{"id":"../x"}}`,
+		`{"format":2}`, `{"format":3}`, `{"format":4}`, `{"format":99999999999999999999}`, `{"Format":1,"format":2}`,
 		`{"format":1,"id":"a","server_name":"a b","domain":"a.b"}`, `[]`, `null`, ``, `{"format":1,"created":"x"}`,
 	} {
 		f.Add([]byte(s))
@@ -28,7 +30,7 @@ func FuzzParseIdentity(f *testing.F) {
 			checkIdentityError(t, err)
 			return
 		}
-		if id.Format < 1 || id.Format > storedir.FormatMoved || id.ID == "" || strings.ContainsAny(id.Domain, " .*>\r\n") || strings.ContainsFunc(id.ServerName, unicode.IsSpace) {
+		if id.Format < 1 || id.Format > storedir.FormatHome || id.ID == "" || strings.ContainsAny(id.Domain, " .*>\r\n") || strings.ContainsFunc(id.ServerName, unicode.IsSpace) {
 			t.Fatalf("accepted: %+v", id)
 		}
 		text, err := json.Marshal(id)
@@ -45,7 +47,7 @@ func FuzzParseIdentity(f *testing.F) {
 func checkIdentityError(t *testing.T, err error) {
 	_, corrupt := errors.AsType[*storedir.CorruptError](err)
 	format, newer := errors.AsType[*storedir.FormatError](err)
-	if corrupt == newer || newer && format.Found <= storedir.FormatMoved || len(err.Error()) > 1000 {
+	if corrupt == newer || newer && format.Found <= storedir.FormatHome || len(err.Error()) > 1000 {
 		t.Fatalf("the error is %T %.2000v", err, err)
 	}
 }

@@ -18,14 +18,16 @@ const (
 	// cluster.
 	Format = 1
 	// FormatMoved is the version of a directory whose streams were moved to another server, or
-	// whose server is a node of a cluster. It is the newest that this code reads. Programs that
-	// do not know it refuse the directory, and so do not use the old streams, or use those of a
-	// node alone.
+	// whose server is a node of a cluster. Programs that do not know it refuse the
+	// directory, and so do not use the old streams, or use those of a node alone.
 	FormatMoved = 2
+	// FormatHome is the version of a directory whose streams came home, see [OpenHome]. It is
+	// the newest that this code reads. Programs that do not know it would use old streams.
+	FormatHome = 3
 )
 
 // Identity identifies a directory. The first [Open] creates it. It changes only when the
-// streams of the directory are moved to another server, or when a directory without streams
+// streams of the directory are moved to another server or come home, or when a directory without streams
 // becomes that of a node of a cluster.
 type Identity struct {
 	// Format is the version of the layout, see [Format].
@@ -43,6 +45,9 @@ type Identity struct {
 	Created time.Time `json:"created"`
 	// Moved says where the streams were moved to. It is nil if they are in the directory.
 	Moved *Move `json:"moved,omitempty"`
+	// Home is the move by which the streams came home the last time. Its ID names the folder
+	// that they are in.
+	Home *Move `json:"home,omitempty"`
 }
 
 // maxIdentity is the largest size of the identity and of the journal of a move, in bytes. The
@@ -110,8 +115,8 @@ func parseIdentity(path, file string, raw []byte) (Identity, error) {
 	if err := json.Unmarshal(raw, &version); err != nil {
 		return Identity{}, &CorruptError{File: file, Err: shortError(err)}
 	}
-	if version.Format > FormatMoved {
-		return Identity{}, &FormatError{Dir: path, Found: version.Format, Supported: FormatMoved}
+	if version.Format > FormatHome {
+		return Identity{}, &FormatError{Dir: path, Found: version.Format, Supported: FormatHome}
 	}
 	var id Identity
 	if err := json.Unmarshal(raw, &id); err != nil {
@@ -145,15 +150,32 @@ func (id Identity) check() error {
 		return errors.New("server_name is missing")
 	case id.Domain == "":
 		return errors.New("domain is missing")
-	case (id.Format == FormatMoved) != (id.Moved != nil || id.Cluster != ""):
+	case id.Format != id.neededFormat():
 		return fmt.Errorf("format %d does not fit to what it says of a move or of a cluster", id.Format)
 	}
-	if id.Moved != nil {
-		if err := id.Moved.check(); err != nil {
+	if id.Home != nil && !isFolderPart(id.Home.ID) {
+		return fmt.Errorf("the id of the way home, %.64q, is no part of a name of a folder", id.Home.ID)
+	}
+	for _, m := range []*Move{id.Moved, id.Home} {
+		if m == nil {
+			continue
+		}
+		if err := m.check(); err != nil {
 			return err
 		}
 	}
 	return id.checkNames()
+}
+
+// neededFormat is the version of a directory with this identity.
+func (id Identity) neededFormat() int {
+	switch {
+	case id.Home != nil:
+		return FormatHome
+	case id.Moved != nil || id.Cluster != "":
+		return FormatMoved
+	}
+	return Format
 }
 
 // checkNames checks the names that the server uses.

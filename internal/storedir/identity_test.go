@@ -46,9 +46,9 @@ func TestCrashAfterIdentity(t *testing.T) {
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "omnibus.json"), `{"format":3,"id":["another","kind"]}`)
+	write(t, filepath.Join(dir, "omnibus.json"), `{"format":4,"id":["another","kind"]}`)
 	err := refused[*storedir.FormatError](t, dir)
-	if *err != (storedir.FormatError{Dir: dir, Found: 3, Supported: storedir.FormatMoved}) {
+	if *err != (storedir.FormatError{Dir: dir, Found: 4, Supported: storedir.FormatHome}) {
 		t.Errorf("error = %+v", *err)
 	}
 }

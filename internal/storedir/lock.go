@@ -72,10 +72,13 @@ func (l *locks) unlock() error {
 // on Windows a process that reads the file at this moment prevents its removal.
 func (d *Dir) removeOwner() { _ = remove(d.file(ownerName)) }
 
-// Close unlocks the directory. Later and concurrent calls wait for the first one and return
+// Close unlocks the directory. The folder of a way home that is not committed goes. Later and concurrent calls wait for the first one and return
 // its error.
 func (d *Dir) Close() error {
 	d.closing.Do(func() {
+		if d.data != d.identity.data() && d.data != "" {
+			_ = os.RemoveAll(d.Data()) // else the next Open does it
+		}
 		// OWNER goes first: after the unlock it may belong to the next owner.
 		d.removeOwner()
 		d.closeErr = d.locks.unlock()

@@ -26,6 +26,10 @@ type Move struct {
 	Streams []string `json:"streams"`
 	// At is when the move began, in UTC.
 	At time.Time `json:"at"`
+	// Home says that the streams come from the target, see [OpenHome].
+	Home bool `json:"home,omitempty"`
+	// Subjects are those of the streams at the target, while others must not store there.
+	Subjects map[string][]string `json:"subjects,omitempty"`
 }
 
 // MovedError is the error of [Open] for a directory whose streams were moved.
@@ -89,9 +93,15 @@ var ErrUndecided = errors.New("it is not known where a restart would look for th
 // directory, also after a crash, unless the error is ErrUndecided.
 func (d *Dir) CommitMove(m Move) error {
 	id := d.identity
-	id.Format, id.Moved = FormatMoved, &m
+	id.Format, id.Moved = max(id.Format, FormatMoved), &m
+	return d.commit(id)
+}
+
+// commit replaces the identity, and ends the journal.
+func (d *Dir) commit(id Identity) error {
 	err := writeJSON(d.path, identityName, id)
 	if err == nil {
+		d.identity = id
 		_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
 		return nil
 	}
@@ -107,7 +117,12 @@ func (d *Dir) CommitMove(m Move) error {
 // Begun returns the move that had begun and was not finished when the last process ended.
 // ok is false if there is none.
 func (d *Dir) Begun() (m Move, ok bool, err error) {
-	file := d.file(journalName)
+	return readJournal(d.path)
+}
+
+// readJournal reads the journal of a move. ok is false if there is none.
+func readJournal(path string) (m Move, ok bool, err error) {
+	file := filepath.Join(path, journalName)
 	raw, err := readSmall(file, maxIdentity)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -115,7 +130,7 @@ func (d *Dir) Begun() (m Move, ok bool, err error) {
 	case errors.Is(err, errTooLarge):
 		return Move{}, false, &CorruptError{File: file, Err: err}
 	case err != nil:
-		return Move{}, false, &AccessError{Dir: d.path, Op: "read " + journalName, Err: err}
+		return Move{}, false, &AccessError{Dir: path, Op: "read " + journalName, Err: err}
 	}
 	m, err = parseMove(file, raw)
 	return m, err == nil, err
@@ -151,25 +166,36 @@ func (m *Move) check() error {
 			return fmt.Errorf("the stream %.64q of the move %s", name, problem)
 		}
 	}
+	return m.checkSubjects()
+}
+
+// checkSubjects checks the subjects of streams, which a cluster gets back.
+func (m *Move) checkSubjects() error {
+	for name, subjects := range m.Subjects {
+		for _, subject := range append([]string{name}, subjects...) {
+			if problem := nameProblem(subject); problem != "" {
+				return fmt.Errorf("the subject or stream %.64q of the move %s", subject, problem)
+			}
+		}
+	}
 	return nil
 }
 
-// MovedTo returns where the streams of dir were moved to. ok is false if they were not moved,
-// and if there is nothing in dir that says so; [Open] finds out what is wrong with it then.
+// MovedTo returns where the streams of dir were moved to, or where those are that were coming
+// home when the last process ended. ok is false if they were not moved, and if there is nothing in dir that says so; [Open] finds out what is wrong with it then.
 // It does not lock dir.
 func MovedTo(dir string) (m Move, ok bool) {
 	path, err := filepath.Abs(dir)
 	if err != nil {
 		return Move{}, false
 	}
-	file := filepath.Join(path, identityName)
-	raw, err := readSmall(file, maxIdentity)
+	id, err := readIdentity(path)
 	if err != nil {
 		return Move{}, false
 	}
-	id, err := parseIdentity(path, file, raw)
-	if err != nil || id.Moved == nil {
-		return Move{}, false
+	if id.Moved != nil {
+		return *id.Moved, true
 	}
-	return *id.Moved, true
+	m, ok, err = wayHome(path, id)
+	return m, ok && err == nil
 }

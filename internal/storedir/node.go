@@ -50,7 +50,7 @@ func (e *NodeError) advice() string {
 // OpenNode is [Open] for a node of a cluster. The first [Dir.Claim] of a directory without
 // streams makes it the directory of that node, for ever. It also fails with a [*NodeError]:
 // a cluster deletes streams that it does not know.
-func OpenNode(dir string, node Node) (*Dir, error) { return open(dir, node) }
+func OpenNode(dir string, node Node) (*Dir, error) { return open(dir, node, "") }
 
 // Claim stores that the directory belongs to the node of [OpenNode]. It is called just before
 // the server starts: a start that is refused earlier leaves the directory to anybody.
@@ -90,7 +90,7 @@ func (id Identity) node() Node {
 // as returns the identity of the directory of node. All nodes of a cluster have one domain,
 // because a stream can be on any of them.
 func (id Identity) as(node Node) Identity {
-	id.Format = FormatMoved
+	id.Format = max(id.Format, FormatMoved)
 	id.Cluster, id.ServerName, id.Domain = node.Cluster, node.Name, node.Cluster
 	return id
 }

@@ -38,7 +38,11 @@ const maxEmptyBlock = 30
 // [*AccessError].
 func Streams(dir string) ([]string, error) {
 	var names []string
-	err := eachStream(filepath.Join(dir, dataName), func(path string) error {
+	data := dataName
+	if id, err := readIdentity(dir); err == nil { // else Open says what is wrong
+		data = id.data()
+	}
+	err := eachStream(filepath.Join(dir, data), func(path string) error {
 		name := filepath.Base(path)
 		if strings.HasPrefix(name, removedPrefix) {
 			return nil

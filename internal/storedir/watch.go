@@ -34,10 +34,10 @@ type part struct {
 
 // partsOf returns the parts of an open directory. LOCK comes first: a path that leads to that
 // file leads to the locked directory.
-func partsOf(path string) ([]part, error) {
+func partsOf(path, data string) ([]part, error) {
 	parts := []part{
 		{path: filepath.Join(path, lockName), name: "its file " + lockName},
-		{path: filepath.Join(path, dataName), name: "its folder " + dataName},
+		{path: filepath.Join(path, data), name: "its folder " + data},
 		{path: path, name: "the directory"},
 	}
 	for i := range parts {

@@ -14,6 +14,8 @@ import (
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/lifecycle"
+	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // Definition says what a program wants a stream to be.
@@ -74,6 +76,9 @@ func (d *Declarer) declareOnce(ctx context.Context, def Definition) (info *jetst
 	}
 	if err != nil {
 		return nil, false, jserr.Wrap(def.Name, "look up", err)
+	}
+	if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
+		return nil, false, &switchover.StreamMovedError{Stream: def.Name}
 	}
 	c, err := compare(st.CachedInfo().Config, def)
 	switch {

@@ -57,6 +57,8 @@ type Config struct {
 	Report switchover.Report                    // to begin with: the target
 
 	NewStreams []string // that are made at the target after the switch
+	Left       string   // the switch that took streams away from the target; what it left there does not count
+	Home       *Home    // nil unless the streams come home
 
 	ID       string        // marks the copies of this switch
 	Stale    string        // marks those of an earlier one, which do not count; empty for none
@@ -72,6 +74,7 @@ const (
 	preflightLimit = 30 * time.Second       // all checks together
 	questionLimit  = 4 * time.Second        // one of them
 	returnLimit    = 5 * time.Second        // the way back
+	giveBackLimit  = 30 * time.Second       // before it, on the way home
 	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
 	unmarkLimit    = time.Second            // within the time that publishers wait

@@ -149,6 +149,12 @@ func (s *run) configOfCopy(original json.RawMessage, info *jetstream.StreamInfo)
 	metadata[wire.KeyIncarnation] = wire.Incarnation(has.Metadata, info.Created)
 	metadata[keyMark] = s.ID
 	config["num_replicas"], config["metadata"] = s.report.Replicas, metadata
+	if s.Home != nil {
+		delete(metadata, wire.KeyMoved)
+		delete(metadata, keyMark)
+		delete(config, "placement")
+		config["subjects"] = s.subjects[info.Config.Name]
+	}
 	return config, nil
 }
 

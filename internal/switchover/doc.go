@@ -1,5 +1,6 @@
 // Package switchover moves all streams of a bus from its embedded server to another server or
-// cluster, while the bus runs. ADR 21 says why it does so in this way.
+// cluster, while the bus runs, and brings them home again. ADR 21 says why it does so in this
+// way, and ADR 26 what differs on the way home (home.go, home_copy.go).
 //
 // # Promises
 //
@@ -11,6 +12,9 @@
 //
 //	preflight → journal → (precopy) → held → cut → copied → verified → moved → connected → released → settled
 //	             └─────────────────── failure, cancel, MaxWait ──────────────┘→ returned
+//
+// On the way home streams are fenced between held and cut. The way back gives them their
+// subjects back first.
 //
 // Run goes through all of them. What the bus does for them is the interface Bus; what this
 // package does over connections of its own is the rest: the check for obstacles, the copies,
@@ -43,4 +47,10 @@
 //	the precopy                  embedded             deletes the marked copies
 //	copy, verify                 embedded             deletes the marked copies
 //	moved and later              at the target        removes the marks
+//
+// On the way home, where the target is the embedded server:
+//
+//	killed in                    the next start
+//	journal to verify            at the old servers; it ends the fence and removes the copies
+//	moved and later              embedded, on the new folder
 package switchover

@@ -97,7 +97,7 @@ func largest(need, limit int64) int64 {
 func (s *run) checkLimit(what string, need, limit, used int64) bool {
 	fits := limit < 0 || need <= limit-used
 	if !fits {
-		s.found("", fmt.Sprintf("the account may have %d %s and has %d; the streams need %d more", limit, what, used, need), "raise that limit at the target")
+		s.found("", fmt.Sprintf("the account may have %d %s and has %d; the streams need %d more", limit, what, used, need), s.remedy("raise that limit at the target", "raise WithMaxStore or WithMaxMemory"))
 	}
 	return fits
 }
@@ -110,7 +110,7 @@ func (s *run) checkRoom(ctx context.Context, storage jetstream.StorageType, need
 	probe := jetstream.StreamConfig{Name: roomProbe + s.ID, Subjects: []string{"$OMNIBUS.room." + s.ID}, Storage: storage, Replicas: s.report.Replicas, MaxBytes: need}
 	if err := s.createProbe(ctx, probe); err != nil {
 		s.failedAt(fmt.Sprintf("the target does not reserve the %d bytes %s that the streams need", need, where), err,
-			fmt.Sprintf("make room there, or raise its %s", setting))
+			s.remedy(fmt.Sprintf("make room there, or raise its %s", setting), "make room on the disk, or raise WithMaxStore or WithMaxMemory"))
 		return
 	}
 	s.deleteProbe(ctx, probe.Name)

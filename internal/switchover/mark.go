@@ -38,15 +38,20 @@ func failing(names []string, do func(name string) error) (left []string) {
 	return left
 }
 
-// removeCopy deletes a stream if it has the mark. It looks again for a while if the stream
-// does not answer: it may have no leader yet.
+// removeCopy deletes a copy with a mark.
 func removeCopy(ctx context.Context, js jetstream.JetStream, name, mark string) error {
+	return removeIfMarked(ctx, js, name, keyMark, mark)
+}
+
+// removeIfMarked deletes a stream if it has the mark. It looks again for a while if the stream
+// does not answer: it may have no leader yet.
+func removeIfMarked(ctx context.Context, js jetstream.JetStream, name, key, mark string) error {
 	for {
 		info, err := look(ctx, js, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil
-		case err == nil && info.Config.Metadata[keyMark] != mark:
+		case err == nil && info.Config.Metadata[key] != mark:
 			return nil // somebody else's
 		case err == nil:
 			if err = js.DeleteStream(ctx, name); err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -67,17 +72,27 @@ func RemoveMarks(ctx context.Context, js jetstream.JetStream, names []string, id
 
 // removeMark removes a mark, unless the stream does not have it. It fails when ctx ends first.
 func removeMark(ctx context.Context, js jetstream.JetStream, name, id string) error {
+	return updateMarked(ctx, js, name, keyMark, id, func(*jetstream.StreamConfig) {})
+}
+
+// updateMarked removes the mark key with the value id from a stream and changes it otherwise,
+// unless the stream does not have that mark. It tries again, and fails when ctx ends first.
+func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id string, change func(*jetstream.StreamConfig)) error {
 	for {
 		info, err := look(ctx, js, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil // somebody has deleted it since
-		case err == nil && info.Config.Metadata[keyMark] != id:
+		case err == nil && info.Config.Metadata[key] != id:
 			return nil
 		case err == nil:
 			config := info.Config
-			delete(config.Metadata, keyMark)
-			if _, err = js.UpdateStream(ctx, config); err == nil {
+			delete(config.Metadata, key)
+			change(&config)
+			limited, cancel := context.WithTimeout(ctx, updateLimit)
+			_, err = js.UpdateStream(limited, config)
+			cancel()
+			if err == nil {
 				return nil
 			}
 		}

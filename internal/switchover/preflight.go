@@ -14,6 +14,7 @@ import (
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/subject"
+	"github.com/omnibus-go/bus/internal/wire"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -23,11 +24,15 @@ func (s *run) preflight(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
 	defer cancel()
 	var err error
-	if s.infos, err = streams(ctx, s.sourceJS); err != nil {
+	if s.infos, err = s.sources(ctx); err != nil {
 		return fmt.Errorf("the streams of this bus: %w", err)
 	}
 	s.describe()
-	s.checkClients(ctx)
+	if s.Home != nil {
+		s.checkHome(ctx)
+	} else {
+		s.checkClients(ctx)
+	}
 	if s.checkServer() && s.checkNames(ctx) {
 		s.removeLeftovers(ctx)
 		s.checkReplicas(ctx)
@@ -37,7 +42,9 @@ func (s *run) preflight(ctx context.Context) error {
 	for _, info := range s.infos {
 		s.checkStream(info)
 	}
-	s.planLive()
+	if s.Home == nil {
+		s.planLive()
+	}
 	if len(s.obstacles) > 0 {
 		return &switchover.ObstacleError{Target: s.report.Target, Obstacles: s.obstacles}
 	}
@@ -49,6 +56,14 @@ func (s *run) found(stream, reason, remedy string) {
 	if o := (switchover.Obstacle{Stream: stream, Reason: reason, Remedy: remedy}); !slices.Contains(s.obstacles, o) {
 		s.obstacles = append(s.obstacles, o)
 	}
+}
+
+// remedy returns what to do about a limit of the target: of a server, or of the embedded one.
+func (s *run) remedy(there, home string) string {
+	if s.Home != nil {
+		return home
+	}
+	return there
 }
 
 // describe enters the streams into the report.
@@ -90,7 +105,7 @@ func (s *run) checkServer() bool {
 	}
 	if here, there := s.Source.MaxPayload(), s.Target.MaxPayload(); there < here {
 		s.found("", fmt.Sprintf("the target accepts messages of %d bytes, and this bus of %d", there, here),
-			fmt.Sprintf("set its max_payload to %d", here))
+			s.remedy(fmt.Sprintf("set its max_payload to %d", here), fmt.Sprintf("start the bus with WithMaxPayload(%d)", here)))
 	}
 	return true
 }
@@ -109,6 +124,10 @@ func (s *run) checkNames(ctx context.Context) bool {
 	for _, other := range there {
 		if s.Stale != "" && other.Config.Metadata[keyMark] == s.Stale {
 			s.stale = append(s.stale, other.Config.Name)
+			continue
+		}
+		if s.Left != "" && other.Config.Metadata[wire.KeyMoved] == s.Left {
+			s.left = append(s.left, other.Config.Name)
 			continue
 		}
 		if forgotten(other) {
@@ -150,6 +169,10 @@ func (s *run) removeLeftovers(ctx context.Context) {
 	if left := removeCopies(limited, s.targetJS, s.stale, s.Stale); len(left) > 0 {
 		s.found("", fmt.Sprintf("the copies that an earlier switch left cannot be deleted: %v", left), "let its user delete streams, or delete those")
 	}
+	left := failing(s.left, func(name string) error { return removeIfMarked(limited, s.targetJS, name, wire.KeyMoved, s.Left) })
+	if len(left) > 0 {
+		s.found("", fmt.Sprintf("what the switch home has left there cannot be deleted: %v", left), "let its user delete streams, or delete those")
+	}
 	for _, name := range s.probes {
 		s.deleteProbe(ctx, name)
 	}
@@ -160,6 +183,8 @@ func (s *run) compareNames(own, other *jetstream.StreamInfo) {
 	switch both := overlap(own.Config.Subjects, other.Config.Subjects); {
 	case other.Config.Name == name && other.Config.Metadata[keyMark] != "":
 		s.found(name, "the target has an unfinished copy with this name, of another switch", "wait for that switch, or delete the copy if no switch is under way")
+	case other.Config.Name == name && other.Config.Metadata[wire.KeyMoved] != "":
+		s.found(name, "the target has what a switch home left of a stream with this name", "delete it there if this bus, or another one, has its messages")
 	case other.Config.Name == name:
 		s.found(name, "the target has a stream with this name", deleteOther)
 	case both != "":

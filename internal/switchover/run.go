@@ -29,6 +29,7 @@ type run struct {
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
 	stale     []string // copies of an earlier switch
+	left      []string // what a switch home has left
 	probes    []string // of earlier switches
 	ids       *dedup.Collector
 	refuse    atomic.Pointer[context.CancelCauseFunc] // ends the question of now
@@ -40,6 +41,11 @@ type run struct {
 	told     time.Time // when bytes were last reported
 	made     []string  // streams whose copy has begun
 	paced    time.Time // when the next bytes may be copied before the hold
+
+	subjects    map[string][]string                  // on the way home: of streams that may be fenced
+	fencing     []*jetstream.StreamInfo              // those streams as they were
+	doubtful    map[string]bool                      // those whose change had no answer
+	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
 
 	lives      map[string]*live // copies that follow their streams
 	cancelLive context.CancelFunc
@@ -87,16 +93,7 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 	defer cancel()
 	s.held = time.Now()
 	close(s.unpaced)
-	for _, p := range []struct {
-		name switchover.Phase
-		do   func(context.Context) error
-	}{
-		{switchover.Hold, s.Bus.Hold},
-		{switchover.Cut, s.cutOff},
-		{switchover.Copy, s.copyAll},
-		{switchover.Verify, s.verifyAll},
-		{switchover.Commit, s.commit},
-	} {
+	for _, p := range s.steps() {
 		if err := s.phase(p.name, func() error { return p.do(ctx) }); err != nil {
 			if cause := ended(ctx); cause != nil && !errors.Is(err, cause) {
 				err = fmt.Errorf("%w (%w)", cause, err)
@@ -105,6 +102,22 @@ func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
 		}
 	}
 	return "", nil
+}
+
+// step is a phase, and what is done in it.
+type step struct {
+	name switchover.Phase
+	do   func(context.Context) error
+}
+
+// steps returns the phases in which publishers wait, until the commit.
+func (s *run) steps() []step {
+	if s.Home != nil {
+		return []step{{switchover.Hold, s.Bus.Hold}, {switchover.Fence, s.fence}, {switchover.Cut, s.cutHome},
+			{switchover.Copy, s.copyAllHome}, {switchover.Verify, s.verifyAll}, {switchover.Commit, s.commit}}
+	}
+	return []step{{switchover.Hold, s.Bus.Hold}, {switchover.Cut, s.cutOff},
+		{switchover.Copy, s.copyAll}, {switchover.Verify, s.verifyAll}, {switchover.Commit, s.commit}}
 }
 
 // ended returns why ctx has ended, nil if it has not. A call with a timer of its own for the
@@ -194,7 +207,11 @@ func (s *run) forget(name string) {
 
 func (s *run) verifyAll(ctx context.Context) error {
 	s.verified = time.Now()
-	return s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.verify(ctx, info) })
+	verify := s.verify
+	if s.Home != nil {
+		verify = s.verifyHome
+	}
+	return s.each(s.infos, func(info *jetstream.StreamInfo) error { return verify(ctx, info) })
 }
 
 // commit commits, if nobody else has been at the old server since the cut.
@@ -239,8 +256,9 @@ func (s *run) each(infos []*jetstream.StreamInfo, do func(*jetstream.StreamInfo)
 
 // goBack leads the bus back to the old server and deletes the copies.
 func (s *run) goBack(phase switchover.Phase, why error) error {
+	fenced := s.giveBack()
 	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
-	err := s.Bus.Return(ctx)
+	err := errors.Join(fenced, s.Bus.Return(ctx))
 	cancel()
 	if !s.held.IsZero() {
 		s.report.Waited = time.Since(s.held)
@@ -249,7 +267,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	failed := s.failed(phase, errors.Join(why, err))
 	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
 	defer cancel()
-	if failed.LeftBehind = removeCopies(ctx, s.targetJS, s.made, s.ID); len(failed.LeftBehind) == 0 {
+	if failed.LeftBehind = removeCopies(ctx, s.targetJS, s.made, s.ID); len(failed.LeftBehind) == 0 && fenced == nil {
 		failed.Err = errors.Join(failed.Err, s.Bus.Abort())
 	}
 	return failed

@@ -76,9 +76,14 @@ func (s *run) verifyConsumer(ctx context.Context, from *jetstream.ConsumerInfo, 
 }
 
 func (s *run) lookAtConsumer(ctx context.Context, from *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+	return consumerAt(ctx, s.targetJS, from)
+}
+
+// consumerAt asks a server for a consumer for a short time.
+func consumerAt(ctx context.Context, js jetstream.JetStream, from *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollLimit)
 	defer cancel()
-	c, err := s.targetJS.Consumer(ctx, from.Stream, from.Name)
+	c, err := js.Consumer(ctx, from.Stream, from.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,257 @@
+package switchover
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/plural"
+	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
+)
+
+// Home is what differs when streams come home: from other servers, which other programs use, too,
+// to the embedded one. The cut of the connection is no fence there, and copies need no mark,
+// since the server that gets them begins empty and is thrown away if the switch fails.
+type Home struct {
+	Streams   func() []string       // that come home; others stay where they are. It changes until the hold
+	Obstacles []switchover.Obstacle // that the bus has found
+
+	// Journal records the subjects that the streams have at the old servers, just before those
+	// lose them.
+	Journal func(subjects map[string][]string) error
+	// Held returns what the bus holds of a consumer since the cut. known is false if it takes
+	// no messages of it.
+	Held func(stream, consumer string) (held []intake.Holding, known bool)
+	// Restart starts the embedded server again, which has synced nothing until then, and
+	// returns a connection to it. What it has in memory is gone.
+	Restart func() (*nats.Conn, error)
+}
+
+// sources returns the streams of the old servers that are to be moved.
+func (s *run) sources(ctx context.Context) ([]*jetstream.StreamInfo, error) {
+	all, err := streams(ctx, s.sourceJS)
+	if err != nil || s.Home == nil {
+		return all, err
+	}
+	ours := s.Home.Streams()
+	return slices.DeleteFunc(all, func(i *jetstream.StreamInfo) bool { return !slices.Contains(ours, i.Config.Name) }), nil
+}
+
+// checkHome looks for what is in the way of streams that come home.
+func (s *run) checkHome(ctx context.Context) {
+	s.obstacles = append(s.obstacles, s.Home.Obstacles...)
+	if _, level := s.Source.ConnectedServerJetStream(); level < apiLevel {
+		s.found("", fmt.Sprintf("the streams are at nats-server %s, which makes no snapshots that can be taken home", s.Source.ConnectedServerVersion()),
+			"update its servers to 2.15 or newer")
+		return
+	}
+	all, err := streams(ctx, s.sourceJS)
+	if err != nil {
+		s.failedHere("the streams cannot be listed", err)
+		return
+	}
+	var staying []string
+	ours := s.Home.Streams()
+	for _, other := range all {
+		if slices.Contains(ours, other.Config.Name) {
+			continue
+		}
+		staying = append(staying, other.Config.Name)
+		for _, origin := range origins(&other.Config) {
+			if slices.Contains(ours, origin) {
+				s.found(origin, fmt.Sprintf("stream %q, which stays, copies it", other.Config.Name), "delete that stream, or declare it, so that it comes along")
+			}
+		}
+	}
+	if len(staying) > 0 {
+		s.warn("these streams stay, since this bus has not declared, looked up or consumed them: %v", staying)
+	}
+	for _, info := range s.infos {
+		s.checkComesHome(ctx, info)
+	}
+}
+
+// failedHere records what the old servers did not do.
+func (s *run) failedHere(what string, err error) {
+	s.found("", fmt.Sprintf("%s at the old servers: %v", what, err), "let the user of this bus publish to $JS.API.> and subscribe to its inboxes, and try again when all servers answer")
+}
+
+// origins returns the streams that a stream copies.
+func origins(c *jetstream.StreamConfig) (names []string) {
+	if c.Mirror != nil {
+		names = append(names, c.Mirror.Name)
+	}
+	for _, source := range c.Sources {
+		names = append(names, source.Name)
+	}
+	return names
+}
+
+// checkComesHome looks for what is in the way of one stream.
+func (s *run) checkComesHome(ctx context.Context, info *jetstream.StreamInfo) {
+	c := &info.Config
+	switch {
+	case len(origins(c)) > 0:
+		s.found(c.Name, "it copies other streams, whose servers the embedded one does not reach", "delete it, or remove its Mirror or Sources")
+	case c.Sealed:
+		s.found(c.Name, "it is sealed, so it cannot be changed to refuse settlements of other programs", "delete it if nobody needs it")
+	case c.Metadata[wire.KeyMoved] != "":
+		s.found(c.Name, "another switch is taking it home, or has done so", "wait for that switch; if it has ended, delete the stream here")
+	}
+	all, err := consumers(ctx, s.sourceJS, c.Name)
+	if err != nil {
+		s.failedHere(fmt.Sprintf("the consumers of stream %q cannot be listed", c.Name), err)
+		return
+	}
+	for _, d := range all {
+		s.checkConsumer(d, c)
+	}
+}
+
+// checkConsumer looks for other clients of a consumer, and for what a restart of the embedded
+// server would not keep. Consumers in memory that acknowledge nothing are made anew by their clients.
+func (s *run) checkConsumer(d *jetstream.ConsumerInfo, c *jetstream.StreamConfig) {
+	passing := d.Config.AckPolicy == jetstream.AckNonePolicy && c.Retention == jetstream.LimitsPolicy
+	if d.Config.MemoryStorage && c.Storage == jetstream.FileStorage && !passing {
+		s.found(c.Name, fmt.Sprintf("consumer %q is kept in memory, and the embedded server would lose it", d.Name), "delete it, or make it without MemoryStorage")
+	}
+	_, ours := s.Home.Held(d.Stream, d.Name)
+	switch used := d.NumWaiting > 0 || d.PushBound; {
+	case ours: // what else pulls from it is seen when the bus does not any more
+	case used && d.Config.AckPolicy == jetstream.AckNonePolicy:
+		s.warn("consumer %s of stream %s has clients; those that are not of this bus get nothing more", d.Name, d.Stream)
+	case used:
+		s.found(d.Stream, fmt.Sprintf("a client that is no Consume of this bus takes messages of consumer %q, and would not come along", d.Name), "stop it")
+	case d.NumAckPending > 0:
+		s.warn("%s of consumer %s of stream %s unacknowledged, and this bus does not consume it: up to %d messages of it come again at home",
+			plural.Of(d.NumAckPending, "message is", "messages are"), d.Name, d.Stream, d.Delivered.Stream-d.AckFloor.Stream)
+	}
+}
+
+// fence has the old servers store nothing more in the streams: it gives them other subjects.
+// What was stored until then stays as it is, and consumers go on to take settlements.
+func (s *run) fence(ctx context.Context) error {
+	infos, err := s.sources(ctx)
+	if err != nil {
+		return err
+	}
+	subjects := make(map[string][]string, len(infos))
+	for _, info := range infos {
+		subjects[info.Config.Name] = info.Config.Subjects
+	}
+	if err := s.Home.Journal(subjects); err != nil {
+		return err
+	}
+	s.subjects, s.fencing, s.doubtful = subjects, infos, make(map[string]bool)
+	return s.each(infos, func(info *jetstream.StreamInfo) error {
+		for _, d := range s.stillUsed(ctx, info.Config.Name) {
+			return fmt.Errorf("another program takes messages of consumer %s of stream %s, and would not come along; stop it", d, info.Config.Name)
+		}
+		return s.fenceOne(ctx, info.Config)
+	})
+}
+
+// stillUsed returns the consumers of the bus that others pull from, too. The bus does not any more.
+func (s *run) stillUsed(ctx context.Context, stream string) (names []string) {
+	all, err := consumers(ctx, s.sourceJS, stream)
+	if err != nil {
+		return nil // the copy needs them, and says so
+	}
+	for _, d := range all {
+		if _, ours := s.Home.Held(d.Stream, d.Name); ours && d.NumWaiting > 0 {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// updateLimit is how long one change of a stream may take.
+const updateLimit = time.Second
+
+// fenceOne fences a stream, and makes sure of that.
+func (s *run) fenceOne(ctx context.Context, c jetstream.StreamConfig) error {
+	s.doubt(c.Name, false)
+	c.Metadata = maps.Clone(c.Metadata)
+	if c.Metadata == nil {
+		c.Metadata = make(map[string]string)
+	}
+	c.Metadata[wire.KeyMoved] = s.ID
+	c.Subjects = []string{fmt.Sprintf("$OMNIBUS.moved.%s.%s", s.ID, c.Name)}
+	for {
+		limited, cancel := context.WithTimeout(ctx, updateLimit)
+		_, err := s.sourceJS.UpdateStream(limited, c)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if limited.Err() == nil || sleep(ctx, 10*pollPause) != nil {
+			s.doubt(c.Name, limited.Err() != nil)
+			return fmt.Errorf("stream %s does not get other subjects: %w", c.Name, because(ctx, err))
+		}
+	}
+}
+
+// doubt says whether a change of a stream had no answer: then it may still come.
+func (s *run) doubt(stream string, doubtful bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful[stream] = doubtful
+}
+
+// isFenced returns an error unless the old servers have a stream as it was when it was copied.
+func (s *run) isFenced(ctx context.Context, was *jetstream.StreamInfo) error {
+	now, err := s.lookLong(ctx, was.Config.Name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("stream %s: %w", was.Config.Name, err)
+	case now.Config.Metadata[wire.KeyMoved] != s.ID || now.State.LastSeq != was.State.LastSeq && !s.isVolatile(was):
+		return fmt.Errorf("somebody has changed stream %s at the old servers since it was copied", was.Config.Name)
+	}
+	return nil
+}
+
+// lookLong is look, but waits for a stream without a leader.
+func (s *run) lookLong(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	for {
+		info, err := look(ctx, s.sourceJS, name)
+		if err == nil {
+			return info, nil
+		}
+		if why := sleep(ctx, pollPause); why != nil {
+			return nil, fmt.Errorf("%w (%w)", why, err)
+		}
+	}
+}
+
+// giveBack ends the fence when the switch has failed. Publishers wait meanwhile: they would fail.
+func (s *run) giveBack() error {
+	if len(s.subjects) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackLimit)
+	defer cancel()
+	for _, info := range s.fencing { // a change that may still come must not come last
+		if s.doubtful[info.Config.Name] {
+			_ = s.fenceOne(ctx, info.Config)
+		}
+	}
+	if left := GiveBack(ctx, s.sourceJS, s.ID, s.subjects); len(left) > 0 {
+		return fmt.Errorf("the streams %v do not have their subjects back, so nothing can be stored there: the next start of this program and the next SwitchTo try it again", left)
+	}
+	return nil
+}
+
+// GiveBack ends the fence of a switch: the streams get their subjects back. It may be called
+// again. It returns the streams that do not have them yet, sorted.
+func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left []string) {
+	return failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
+		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Subjects = subjects[name] })
+	})
+}

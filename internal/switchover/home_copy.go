@@ -1,0 +1,348 @@
+package switchover
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/nats-io/nats-server/v2/server/archive"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/dedup"
+	"github.com/omnibus-go/bus/internal/intake"
+	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/wire"
+)
+
+// A snapshot of a cluster does not have what is unacknowledged: it takes each consumer back to
+// the last message before which everything is acknowledged. So the entries of the consumers are
+// rewritten on the way, from what the cluster counts and from what this bus holds.
+
+// positionLimit is how long the server that leads a consumer may take to count what all servers
+// of the cluster have agreed on.
+const positionLimit = time.Second
+
+// position returns where a consumer is, or nil if nobody knows exactly what of it is out. Then
+// it goes on from the snapshot.
+func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, last uint64) (*consumerState, error) {
+	held, ours := s.Home.Held(d.Stream, d.Name)
+	if d.Config.AckPolicy == jetstream.AckNonePolicy {
+		return nil, nil // nothing is out
+	}
+	for end := time.Now().Add(positionLimit); ; {
+		switch counted := d.NumAckPending == len(held) && (len(held) > 0 || d.AckFloor.Consumer >= d.Delivered.Consumer); {
+		case counted:
+			return stateOf(d, held, last), nil
+		case ours && time.Now().Before(end):
+		case ours && d.NumAckPending < len(held): // the stream has removed some of them
+			return stateOf(d, held, last), nil
+		case d.NumAckPending == 0:
+			return nil, nil // the snapshot is exact
+		default:
+			s.warn("%d messages of consumer %s of stream %s are unacknowledged, and this bus holds %d of them: up to %d messages come again",
+				d.NumAckPending, d.Name, d.Stream, len(held), d.Delivered.Stream-d.AckFloor.Stream)
+			return nil, nil
+		}
+		if err := sleep(ctx, pollPause); err != nil {
+			return nil, err
+		}
+		if now, err := consumerAt(ctx, s.sourceJS, d); err == nil {
+			d = now
+		}
+	}
+}
+
+// stateOf returns the state of a consumer of which exactly these messages are out. last is the
+// last sequence of its stream.
+func stateOf(d *jetstream.ConsumerInfo, held []intake.Holding, last uint64) *consumerState {
+	p := &consumerState{Delivered: sequences{d.Delivered.Consumer, min(d.Delivered.Stream, last)}, AckFloor: sequences{d.AckFloor.Consumer, min(d.AckFloor.Stream, last)},
+		Pending: make(map[uint64]*pending, len(held)), Redelivered: make(map[uint64]uint64)}
+	for _, h := range held {
+		if h.Sequence <= p.AckFloor.Stream || h.Sequence > last {
+			continue // it is acknowledged, or of an earlier stream of that name
+		}
+		p.Delivered.Consumer, p.Delivered.Stream = max(p.Delivered.Consumer, h.Delivery), max(p.Delivered.Stream, h.Sequence)
+		p.Pending[h.Sequence] = &pending{Sequence: h.Delivery, Timestamp: time.Now().UnixNano()}
+		if h.Deliveries > 1 {
+			p.Redelivered[h.Sequence] = h.Deliveries - 1
+		}
+	}
+	return p
+}
+
+// positions returns where the consumers of a stream are, by their names.
+func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo) (map[string]*consumerState, error) {
+	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]*consumerState, len(all))
+	for _, d := range all {
+		if known[d.Name], err = s.position(ctx, d, info.State.LastSeq); err != nil {
+			return nil, fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
+		}
+	}
+	return known, nil
+}
+
+// copyAllHome copies the streams. Those on disk come first: the embedded server syncs nothing
+// while it gets them, and is started again then.
+func (s *run) copyAllHome(ctx context.Context) error {
+	if err := s.copyIn(ctx, jetstream.FileStorage); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	target, err := s.Home.Restart()
+	if err != nil {
+		return fmt.Errorf("the embedded server does not start again: %w", err)
+	}
+	s.Target = target
+	if s.targetJS, err = jetstream.New(target); err != nil {
+		return err
+	}
+	return s.copyIn(ctx, jetstream.MemoryStorage)
+}
+
+// copyIn copies the streams with a storage.
+func (s *run) copyIn(ctx context.Context, storage jetstream.StorageType) error {
+	those := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return i.Config.Storage != storage })
+	return s.each(those, func(info *jetstream.StreamInfo) error {
+		err := s.copyHome(ctx, info)
+		if err == nil {
+			s.copied(info)
+		}
+		return err
+	})
+}
+
+// copyHome copies a stream and rewrites its consumers. The old servers store nothing in it any
+// more.
+func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
+	positions, err := s.positions(ctx, info)
+	if err != nil {
+		return err
+	}
+	s.setPositions(info.Config.Name, positions)
+	c, err := s.newCopier(info.Config.Name)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if _, err = c.begin(ctx, info); err == nil {
+		err = s.passHome(ctx, c, info, positions)
+	}
+	if jserr.IsFull(err) {
+		err = fmt.Errorf("%w; make room on the disk here, or raise WithMaxStore or WithMaxMemory", err)
+	}
+	if err != nil {
+		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+	}
+	return nil
+}
+
+func (s *run) setPositions(stream string, positions map[string]*consumerState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.positionsOf == nil {
+		s.positionsOf = make(map[string]map[string]*consumerState)
+	}
+	s.positionsOf[stream] = positions
+}
+
+// passHome passes the entries of a snapshot on, with the consumers rewritten.
+func (s *run) passHome(ctx context.Context, c *copier, info *jetstream.StreamInfo, positions map[string]*consumerState) error {
+	out := &chunks{ctx: ctx, c: c}
+	encoder := s2.NewWriter(out, s2.WriterConcurrency(1), s2.WriterBlockSize(chunkSize))
+	from, to := archive.NewReader(s2.NewReader(&snapshotReader{ctx: ctx, c: c})), archive.NewWriter(encoder)
+	var ids *dedup.StreamCollector
+	if window := info.Config.Duplicates; window > 0 {
+		ids = s.ids.Stream(c.name, wire.Incarnation(info.Config.Metadata, info.Created), window)
+	}
+	var body []byte
+	for {
+		h, err := from.Next()
+		if err != nil {
+			return fmt.Errorf("the snapshot: %w", err)
+		}
+		if isEnd(h) {
+			break
+		}
+		if body, err = readBody(from, h, body); err != nil {
+			return fmt.Errorf("the snapshot: %w", err)
+		}
+		if body, err = rewriteConsumer(h, body, positions); err != nil {
+			return err
+		}
+		if ids != nil && h.HeaderSize > 0 {
+			ids.Add(body[:h.HeaderSize], h.Sequence, h.Timestamp)
+		}
+		if err := to.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := to.Write(body); err != nil {
+			return err
+		}
+	}
+	if err := to.WriteHeader(&archive.Header{}); err != nil {
+		return err
+	}
+	if err := encoder.Close(); err != nil {
+		return err
+	}
+	if err := out.flush(); err != nil {
+		return err
+	}
+	return c.end(ctx)
+}
+
+// rewriteConsumer rewrites the entry of a consumer. A server alone has one replica.
+func rewriteConsumer(h *archive.Header, body []byte, positions map[string]*consumerState) ([]byte, error) {
+	name, is := strings.CutPrefix(h.Name, consumerPrefix)
+	if !is || h.Sequence != 0 {
+		return body, nil
+	}
+	var entry, config map[string]json.RawMessage
+	err := json.Unmarshal(body, &entry)
+	if err == nil {
+		err = json.Unmarshal(entry["config"], &config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s in the snapshot: %w", name, err)
+	}
+	config["num_replicas"] = json.RawMessage("0")
+	if entry["config"], err = json.Marshal(config); err != nil {
+		return nil, err
+	}
+	if p := positions[name]; p != nil {
+		if entry["state"], err = json.Marshal(p); err != nil {
+			return nil, err
+		}
+	}
+	if body, err = json.Marshal(entry); err != nil {
+		return nil, err
+	}
+	h.PayloadSize = int64(len(body))
+	return body, nil
+}
+
+// chunks sends what is written in chunks.
+type chunks struct {
+	ctx context.Context
+	c   *copier
+	buf []byte
+}
+
+// Write implements io.Writer.
+func (w *chunks) Write(p []byte) (int, error) {
+	w.buf = append(w.buf, p...)
+	for len(w.buf) >= chunkSize {
+		if err := w.c.send(w.ctx, w.buf[:chunkSize]); err != nil {
+			return 0, err
+		}
+		w.buf = append(w.buf[:0], w.buf[chunkSize:]...)
+	}
+	return len(p), nil
+}
+
+// flush sends the rest.
+func (w *chunks) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.c.send(w.ctx, w.buf)
+	w.buf = nil
+	return err
+}
+
+// cutHome cuts the bus off. The old servers are many: what one of them has counted, the others
+// know a little later, so it waits until the streams stay as they are.
+func (s *run) cutHome(ctx context.Context) error {
+	infos, err := s.sources(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Bus.Cut(ctx); err != nil {
+		return err
+	}
+	if err := s.barrier(ctx, infos); err != nil {
+		return err
+	}
+	for {
+		if s.infos, err = s.sources(ctx); err != nil {
+			return err
+		}
+		if slices.EqualFunc(infos, s.infos, sameState) {
+			s.describe()
+			return nil
+		}
+		infos = s.infos
+		if err := sleep(ctx, 10*pollPause); err != nil {
+			return err
+		}
+	}
+}
+
+func sameState(a, b *jetstream.StreamInfo) bool {
+	return a.Config.Name == b.Config.Name && same(a, b) && a.State.LastSeq == b.State.LastSeq
+}
+
+// verifyHome compares the copy of a stream with what was copied, and makes sure that the old
+// servers have stored nothing since.
+func (s *run) verifyHome(ctx context.Context, from *jetstream.StreamInfo) error {
+	to, err := s.await(ctx, from)
+	if err != nil {
+		return fmt.Errorf("the copy of stream %s is not there: %w", from.Config.Name, err)
+	}
+	settles := from.Config.Retention != jetstream.LimitsPolicy // settlements that the stream had not seen remove messages
+	if !s.isVolatile(from) && (to.State.LastSeq != from.State.LastSeq || to.State.Msgs > from.State.Msgs || to.State.Msgs < from.State.Msgs && !settles) {
+		return fmt.Errorf("the copy of stream %s has %d messages up to sequence %d, and not %d up to %d",
+			from.Config.Name, to.State.Msgs, to.State.LastSeq, from.State.Msgs, from.State.LastSeq)
+	}
+	if err := s.isFenced(ctx, from); err != nil {
+		return err
+	}
+	all, err := consumers(ctx, s.sourceJS, from.Config.Name)
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		if err := s.verifyConsumerHome(ctx, d, s.isVolatile(from)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyConsumerHome waits until the copy of a consumer takes settlements, and is where it should
+// be.
+func (s *run) verifyConsumerHome(ctx context.Context, from *jetstream.ConsumerInfo, volatile bool) error {
+	if from.Config.AckPolicy == jetstream.AckNonePolicy {
+		return nil
+	}
+	if err := answers(ctx, s.Target, from.Stream, from.Name); err != nil {
+		return err
+	}
+	want := s.positionsOf[from.Stream][from.Name]
+	if want == nil {
+		return nil // it goes on from the snapshot
+	}
+	for {
+		to, err := s.lookAtConsumer(ctx, from)
+		if err == nil && to.Delivered.Consumer == want.Delivered.Consumer && to.NumAckPending <= len(want.Pending) && (volatile || to.NumPending == from.NumPending) {
+			return nil
+		}
+		if why := sleep(ctx, pollPause); why != nil {
+			if to != nil {
+				why = fmt.Errorf("the copy of consumer %s of stream %s differs: %s, and not delivered %d, unacknowledged %d, pending %d: %w",
+					from.Name, from.Stream, position(to), want.Delivered.Consumer, len(want.Pending), from.NumPending, why)
+			}
+			return why
+		}
+	}
+}
