@@ -21,9 +21,9 @@ type Followers interface {
 	// once, but makes it an unsure one.
 	Put(ctx context.Context, d *wire.Delivery) error
 	// Return has messages of a key come back, in this order. With last no others are stored.
-	// An *UnreadableError is about the first of the others. found has an element for each of the first messages: whether it comes back and is stored
+	// found has an element for each of the first messages: whether it comes back and is stored
 	// no more, or is not stored. After an error some of the others may come back too, and are
-	// stored still.
+	// stored still. An *UnreadableError is about the first of the others.
 	Return(ctx context.Context, token string, all []Follower, last bool) (found []bool, err error)
 	// IsReturning reports whether a message that was returned has not been settled yet.
 	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)

@@ -197,7 +197,7 @@ type hold struct {
 	hold   uint64    // numbers it; a message of a stream that was created again gets another
 	number uint64    // of the latest delivery of it, among those of its consumer
 	stored time.Time // when the server stored it
-	size   int       // bytes
+	size   int       // bytes; 0 if it is kept
 	reply  string    // where to settle the latest delivery of it
 	alive  time.Time // when the server last heard of it
 	kept   bool      // it cannot be read: see puller.keep
@@ -221,7 +221,7 @@ func (p *puller) hold(del *wire.Delivery, m *nats.Msg) (fresh, room bool) {
 	again := there && old.stored.Equal(h.stored)
 	d.order.deliveredLocked(p, del, now, again)
 	if again {
-		h.hold, h.kept = old.hold, old.kept
+		h.hold, h.kept, h.size = old.hold, old.kept, old.size
 		d.held[at] = h
 		return false, p.hasRoom()
 	}

@@ -32,7 +32,7 @@ func (e *UnreadableError) Error() string {
 func (e *UnreadableError) Unwrap() error { return e.Err }
 
 // kept is a message that came back and cannot be read. It stays here until the end, when it is
-// returned: the next process may be able to read it.
+// returned: the next process may be able to read it. Its payload is not kept.
 type kept struct {
 	del wire.Delivery
 	why *UnreadableError
@@ -44,12 +44,10 @@ func (p *puller) keep(del *wire.Delivery, m *nats.Msg, why *UnreadableError) {
 	fresh, room := p.hold(del, m)
 	if fresh {
 		d.mu.Lock()
-		at := positionOf(del)
-		h := d.held[at]
-		h.kept = true
-		d.held[at] = h
-		p.kept++
-		d.kept = append(d.kept, kept{*del, why})
+		p.keepLocked(positionOf(del))
+		one := kept{*del, why}
+		one.del.Data, one.del.Header = nil, nil
+		d.kept = append(d.kept, one)
 		d.order.keptLocked(why)
 		d.reportLocked(why)
 		d.mu.Unlock()
@@ -57,6 +55,15 @@ func (p *puller) keep(del *wire.Delivery, m *nats.Msg, why *UnreadableError) {
 	if room {
 		p.pull()
 	}
+}
+
+// keepLocked has a held message take no room for others: it may stay for long.
+func (p *puller) keepLocked(at position) {
+	h := p.d.held[at]
+	p.kept++
+	p.heldBytes -= h.size
+	h.kept, h.size = true, 0
+	p.d.held[at] = h
 }
 
 // returnKept returns what is kept. The drain calls it.

@@ -91,7 +91,14 @@ func (a *anchor) delete(ctx context.Context, f *Followers, sequence uint64) erro
 	if sequence == 0 {
 		return nil
 	}
-	err := f.s.core.Link.Repeat(ctx, func(ctx context.Context) error { return f.s.Retries.DeleteMsg(ctx, sequence) })
+	first := true
+	err := f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
+		if first {
+			first = false
+			return f.s.Retries.DeleteMsg(ctx, sequence)
+		}
+		return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(f.s.Address(0).Anchor()), jetstream.WithPurgeSequence(sequence+1))
+	})
 	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		return nil
 	}

@@ -112,7 +112,8 @@ func (f *Followers) storeRetry(ctx context.Context, r *returning) error {
 
 // remove removes the copies of r up to the one that was read. What was stored since stays. It
 // waits while the bus moves to another server, which has the same positions. The server removes
-// one message faster than it purges a subject.
+// one message faster than it purges a subject. A repeat goes by the subject, too: a server that
+// has lost its last messages gives their positions to others.
 func (f *Followers) remove(ctx context.Context, r *returning) error {
 	if r.position == 0 {
 		return nil
@@ -122,6 +123,7 @@ func (f *Followers) remove(ctx context.Context, r *returning) error {
 	}
 	defer f.s.core.Link.Leave()
 	if !r.unsure {
+		r.unsure = true
 		err := f.s.Retries.DeleteMsg(ctx, r.position)
 		if !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return err

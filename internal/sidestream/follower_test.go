@@ -185,6 +185,24 @@ func TestFollowersStoredWhileOneReturns(t *testing.T) {
 	}
 }
 
+// A server that has lost its last messages gives their positions to others. A removal that is
+// repeated then does not remove those.
+func TestFollowersWhosePositionsOthersHave(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	f := openFollowers(t, s, true, false)
+	put(t, f, "a", 1)
+	r := returning{Address: f.address(KeyToken("a"), 1)}
+	must(t, f.read(t.Context(), &r))
+	must(t, f.remove(t.Context(), &r)) // the reply is lost
+	put(t, f, "b", 2)
+	m, err := s.Retries.GetLastMsgForSubject(t.Context(), subjectsOf(s, Later, "b", 2)[0])
+	must(t, err)
+	r.position = m.Sequence
+	must(t, f.remove(t.Context(), &r))
+	mustHave(t, c, "S-retry", subjectsOf(s, Later, "b", 2)...)
+}
+
 // What somebody has removed is not found.
 func TestFollowersThatAreGone(t *testing.T) {
 	t.Parallel()
