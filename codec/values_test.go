@@ -161,7 +161,8 @@ type readOnlyKey int
 func (k *readOnlyKey) UnmarshalText(data []byte) error { *k = readOnlyKey(len(data)); return nil }
 
 // The types of Kubernetes, Stripe, GitHub and CloudEvents below have the shapes of the real ones.
-// The real ones are no dependency of the library. TestRealWebhooks carries real payloads.
+// The real ones are no dependency of the library. TestRealWebhooks carries real payloads, and
+// TestRealTypes in bench does so in the types of go-github and CloudEvents.
 
 // Shapes of Kubernetes: a type that is a number or a text, a quantity, and a time.
 
