@@ -96,6 +96,7 @@ func (f *fence) add(m settledMessage, then func(error)) (fits bool) {
 	f.mu.Lock()
 	e := f.entries[m.messageID]
 	if e == nil {
+		m.Epoch = f.epoch
 		e = &fenceEntry{settledMessage: m, maxSize: m.maxSize()}
 	}
 	lost, fits := f.lost, f.fitsLocked(e)

@@ -3,6 +3,7 @@ package ownership
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"time"
 )
@@ -11,17 +12,21 @@ import (
 // stored says whether the message is settled. It is not refused if a record has it: the next
 // owner acknowledges it without a handler.
 func TestRecordWithoutReply(t *testing.T) {
-	one := settleRecord{Entries: []settledMessage{{messageID: messageID{Position: 1}}}}
+	type owner = func(a, b uint64) uint64
+	a, b, unsaid := func(a, _ uint64) uint64 { return a }, func(_, b uint64) uint64 { return b }, func(uint64, uint64) uint64 { return 0 }
+	nobody := func(uint64, uint64) uint64 { return math.MaxUint64 }
 	for name, c := range map[string]struct {
 		stored bool
-		next   *settleRecord // what the next owner has written
+		next   owner // who settled the message, as the next owner has written it; nil: it has written nothing
 		want   error
 	}{
-		"stored":                                     {true, nil, nil},
-		"stored, and the next owner has it":          {true, &one, nil},
-		"stored, and the next owner has not":         {true, &settleRecord{}, ErrUnknown},
+		"stored":                            {true, nil, nil},
+		"stored, and the next owner has it": {true, a, nil},
+		"not stored, and the next owner settled it":  {false, b, ErrLost},
+		"not stored, and an old version settled it":  {false, unsaid, ErrUnknown},
+		"stored, and the next owner has not":         {true, nobody, ErrUnknown},
 		"not stored":                                 {false, nil, ErrLost},
-		"not stored, and the next owner has written": {false, &settleRecord{}, ErrUnknown},
+		"not stored, and the next owner has written": {false, nobody, ErrUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -41,10 +46,14 @@ func TestRecordWithoutReply(t *testing.T) {
 				result := make(chan error, 1)
 				f.settle(messageID{Position: 1}, func(err error) { result <- err })
 				time.Sleep(1100 * time.Millisecond)
-				epoch, err = b.acquireLease(t.Context(), lease{Member: "b"}, epoch)
+				later, err := b.acquireLease(t.Context(), lease{Member: "b"}, epoch)
 				must(t, err)
 				if c.next != nil {
-					_, err = b.writeSettleRecord(t.Context(), *c.next, epoch)
+					var r settleRecord
+					if by := c.next(epoch, later); by != math.MaxUint64 {
+						r.Entries = []settledMessage{{messageID: messageID{Position: 1}, Epoch: by}}
+					}
+					_, err = b.writeSettleRecord(t.Context(), r, later)
 					must(t, err)
 				}
 				s.forget()

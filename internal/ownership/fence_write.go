@@ -154,7 +154,8 @@ func (f *fence) putBack(batch []*fenceEntry, inDoubt bool) {
 }
 
 // decideDoubts decides, once the fence is lost, what is in doubt. What is stored tells, unless
-// a later owner has written a record without the message: it may have dropped it.
+// a later owner has written a record without the message: it may have dropped it. If a later owner
+// has settled the message itself, the outcome of this one does not count.
 func (f *fence) decideDoubts() {
 	inDoubt := f.takeDoubts()
 	if len(inDoubt) == 0 {
@@ -165,10 +166,11 @@ func (f *fence) decideDoubts() {
 	stored, epoch, err := f.store.readSettled(ctx)
 	unchanged := epoch != f.epoch && stored.sequence == f.last // and the server refuses what it reads later
 	for _, e := range inDoubt {
+		by, settled := stored.settledBy(e.messageID)
 		switch {
-		case err == nil && stored.has(e.messageID):
+		case err == nil && settled && by == e.Epoch:
 			e.then(nil)
-		case err == nil && unchanged:
+		case err == nil && (unchanged || settled && by != 0):
 			e.then(ErrLost)
 		default:
 			e.then(ErrUnknown)

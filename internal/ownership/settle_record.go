@@ -23,7 +23,8 @@ func idOf(d *wire.Delivery) messageID {
 // settledMessage is one settled message. Dead is nil unless it is to become a dead letter.
 type settledMessage struct {
 	messageID
-	Dead *settle.DeadReason `json:"dead,omitempty"`
+	Epoch uint64             `json:"epoch,omitempty"` // of the owner that settled it
+	Dead  *settle.DeadReason `json:"dead,omitempty"`
 }
 
 // settleRecord is the body of the settle record: all messages that are settled and
@@ -34,8 +35,13 @@ type settleRecord struct {
 	sequence uint64 // of the stored message; 0 if there is none
 }
 
-func (r *settleRecord) has(id messageID) bool {
-	return slices.ContainsFunc(r.Entries, func(m settledMessage) bool { return m.messageID == id })
+// settledBy returns the epoch of the owner that settled a message. found is whether r has it.
+func (r *settleRecord) settledBy(id messageID) (epoch uint64, found bool) {
+	i := slices.IndexFunc(r.Entries, func(m settledMessage) bool { return m.messageID == id })
+	if i < 0 {
+		return 0, false
+	}
+	return r.Entries[i].Epoch, true
 }
 
 // encode returns v as JSON. It panics if v has no JSON form, which none of our types lacks.
