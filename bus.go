@@ -52,11 +52,10 @@ type Bus struct {
 	unobserve  func() // ends the observation of consumers
 	retired    retired
 	keyHolders consumer.Holders
-	memory     sync.Once                             // guards the note that streams are in memory
-	switching  lifecycle.Mutex                       // held by SwitchTo
-	startHome  func(id string) (*localServer, error) // starts the embedded server for a switch home; nil where there is none to go to
-	known      sync.Map                              // names of the streams that this bus has declared or looked up
-	leftBehind atomic.Pointer[storedir.Move]         // a move that left copies at its target, of a bus in memory
+	memory     sync.Once                     // guards the note that streams are in memory
+	switching  lifecycle.Mutex               // held by SwitchTo
+	known      sync.Map                      // names of the streams that this bus has declared or looked up
+	leftBehind atomic.Pointer[storedir.Move] // a move that left copies at its target, of a bus in memory
 	state      busState
 	capacity   *capacity.Watch
 	lost       atomic.Pointer[StoreError] // why nothing is stored any more; nil while the store directory is there

@@ -52,7 +52,8 @@ func forConnect(f func(*config)) ConnectOption { return anywhere{f} }
 type config struct {
 	name       string
 	version    string
-	server     serverConfig // of New only
+	server     serverConfig                          // of New only
+	startHome  func(id string) (*localServer, error) // starts the embedded server for a switch home; nil where there is none to go to
 	auth       authConfig
 	inbox      string // the prefix of the subjects of replies; empty: the default
 	log        logConfig

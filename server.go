@@ -37,11 +37,10 @@ func New(opts ...Option) (*Bus, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	b, err := c.newBus(asked)
-	if err == nil && c.server.storeDir != "" {
-		b.startHome = func(id string) (*localServer, error) { return startLocal(c, id) }
+	if c.server.storeDir != "" {
+		c.startHome = func(id string) (*localServer, error) { return startLocal(c, id) }
 	}
-	return b, err
+	return c.newBus(asked)
 }
 
 // newBus makes a bus on the server in this process, or on another one. asked is the URL of

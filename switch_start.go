@@ -79,6 +79,12 @@ func (b *Bus) undoHome() error {
 	if err != nil {
 		return storeError(b.cfg.server.storeDir, err)
 	}
+	if m, unfinished, err = dir.Begun(); err != nil {
+		return errors.Join(storeError(dir.Path(), err), dir.Close())
+	}
+	if !unfinished || !m.Home { // another process has come first
+		return dir.Close()
+	}
 	ctx, cancel := b.core.WithTimeout(context.Background())
 	defer cancel()
 	if err = giveBack(ctx, b.core.Link.Conn(), m); err == nil {

@@ -284,7 +284,7 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 	b := s.b
 	report.DryRun, report.Target = s.settings.DryRun, "the embedded server"
 	s.former = b.core.Link.Target()
-	if s.local, err = b.startHome(s.move.ID); err != nil {
+	if s.local, err = b.cfg.startHome(s.move.ID); err != nil {
 		return report, err
 	}
 	defer func() {

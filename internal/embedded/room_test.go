@@ -14,6 +14,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// A bus that is shut down while its streams come home stops the server twice.
+func TestStopTwice(t *testing.T) {
+	t.Parallel()
+	s, _ := startLimited(t, t.TempDir())
+	s.Watch(func(err error) { t.Errorf("lost: %v", err) })
+	for range 2 {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // startLimited starts a server with a limit of 1 MiB for memory and disk, and returns a client
 // with a stream in dir, or in memory.
 func startLimited(t *testing.T, dir string) (*Server, jetstream.JetStream) {

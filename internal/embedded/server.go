@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -32,6 +33,9 @@ type Server struct {
 	edge    edge
 	backlog *backlog
 	room    *room // nil if the library does not see to the limits
+
+	stopping sync.Once
+	stopErr  error
 }
 
 // Start starts a server and waits until it is ready. It is called by New.
@@ -144,13 +148,17 @@ func (s *Server) Domain() string { return s.store.identity.Domain }
 // Dir is the store directory; nil for streams in memory.
 func (s *Server) Dir() *storedir.Dir { return s.store.dir }
 
-// Stop stops the server and gives the store directory up. It is called once.
+// Stop stops the server and gives the store directory up. It may be called again, and returns
+// the same then.
 func (s *Server) Stop() error {
-	s.watch.end()
-	s.edge.end()
-	s.backlog.end()
-	stop(s.server)
-	return s.store.release()
+	s.stopping.Do(func() {
+		s.watch.end()
+		s.edge.end()
+		s.backlog.end()
+		stop(s.server)
+		s.stopErr = s.store.release()
+	})
+	return s.stopErr
 }
 
 // Restart ends a server with a HomeID, has all its files on the disk, and starts another one on

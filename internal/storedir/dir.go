@@ -160,11 +160,16 @@ func (d *Dir) choose(identity Identity, home string) error {
 	if identity.Moved != nil {
 		return &MovedError{Dir: d.path, Move: *identity.Moved}
 	}
-	if m, unfinished, err := wayHome(d.path, identity); err == nil && unfinished {
+	m, begun, err := d.Begun()
+	switch {
+	case err != nil: // it may say that the streams are elsewhere
+		return err
+	case begun && m.Home && (identity.Home == nil || identity.Home.ID != m.ID):
 		return &MovedError{Dir: d.path, Move: m}
-	}
-	if m, begun, err := d.Begun(); err == nil && begun && m.Home {
-		return d.EndMove() // a crash came between the commit and this
+	case begun && m.Home: // a crash came between the commit and this
+		if err := d.EndMove(); err != nil {
+			return err
+		}
 	}
 	if _, err := os.Stat(d.Data()); identity.Home != nil && err != nil { // an empty one would hide that the streams are gone
 		return &AccessError{Dir: d.path, Op: "open " + d.data + ", where the streams are since they came home; restore it", Err: err}

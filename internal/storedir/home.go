@@ -90,11 +90,17 @@ func (d *Dir) CommitHome(m Move) error {
 // RemoveOld removes the folders with streams that are old since a commit. Open does that, too.
 func (d *Dir) RemoveOld() error { return d.removeFolders(d.identity.data()) }
 
+// isData reports whether an entry of a directory has a name of a folder for data.
+func isData(name string) bool {
+	id, home := strings.CutPrefix(name, homePrefix)
+	return name == dataName || home && isFolderPart(id)
+}
+
 // removeFolders removes the folders for data, except those to keep.
 func (d *Dir) removeFolders(keep ...string) error {
 	entries, err := readDir(d.path)
 	for _, e := range entries {
-		if name := e.Name(); (name == dataName || strings.HasPrefix(name, homePrefix)) && !slices.Contains(keep, name) {
+		if name := e.Name(); isData(name) && !slices.Contains(keep, name) {
 			err = errors.Join(err, os.RemoveAll(d.file(name)))
 		}
 	}

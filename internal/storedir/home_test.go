@@ -122,3 +122,71 @@ func exists(path string) bool {
 func aMove(id string) storedir.Move {
 	return storedir.Move{ID: id, Target: "nats://a:4222", Streams: []string{"S"}}
 }
+
+// A journal that could not be read again is not written. One that is damaged is not passed over:
+// it may say that the streams are elsewhere.
+func TestHomeJournalThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d, err := storedir.OpenHome(dir, "x1")
+	succeed(t, err)
+	journal := aMove("x1")
+	journal.Home, journal.Subjects = true, map[string][]string{"S": {"a." + strings.Repeat("x", 5000)}}
+	if err := d.BeginMove(journal); err == nil || !strings.Contains(err.Error(), "4096 bytes") {
+		t.Errorf("BeginMove = %v", err)
+	}
+	if _, begun, err := d.Begun(); begun || err != nil {
+		t.Errorf("it was written: %v", err)
+	}
+	journal.Subjects["S"][0] = "a." + strings.Repeat("x", 300)
+	succeed(t, d.BeginMove(journal))
+	succeed(t, d.Close())
+	if _, unfinished := storedir.UnfinishedHome(dir); !unfinished {
+		t.Error("a long subject hides the journal")
+	}
+	write(t, filepath.Join(dir, "switch.json"), `{"id":"x1","home":tr`)
+	refused[*storedir.CorruptError](t, dir)
+}
+
+// What is not of a way home stays, and so do the message IDs of the move before it, when it is
+// given up.
+func TestHomeLeavesWhatIsOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	write(t, filepath.Join(dir, "home-my.backup", "x"), "")
+	succeed(t, d.KeepIDs([]byte("ids")))
+	succeed(t, d.CommitMove(aMove("away")))
+	succeed(t, d.Close())
+	d, err := storedir.OpenHome(dir, "x1")
+	succeed(t, err)
+	journal := aMove("x1")
+	journal.Home = true
+	succeed(t, d.BeginMove(journal))
+	succeed(t, d.EndMove())
+	succeed(t, d.Close())
+	if ids, err := storedir.KeptIDs(dir, 100); err != nil || string(ids) != "ids" {
+		t.Errorf("the message IDs are %q, %v", ids, err)
+	}
+	if !exists(filepath.Join(dir, "home-my.backup", "x")) {
+		t.Error("a folder of somebody else is gone")
+	}
+}
+
+// A directory whose folder is gone is refused, also by the start after a crash at the commit.
+func TestHomeWithoutItsFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d, err := storedir.OpenHome(dir, "x1")
+	succeed(t, err)
+	journal := aMove("x1")
+	journal.Home = true
+	succeed(t, d.BeginMove(journal))
+	succeed(t, d.CommitHome(journal))
+	succeed(t, d.BeginMove(journal)) // the crash came before it was removed
+	succeed(t, d.Close())
+	succeed(t, os.RemoveAll(filepath.Join(dir, "home-x1")))
+	for range 2 {
+		refused[*storedir.AccessError](t, dir)
+	}
+}

@@ -46,12 +46,20 @@ func (e *MovedError) Error() string {
 		e.Dir, e.Move.Target, e.Move.At.Format(time.RFC3339))
 }
 
-// BeginMove writes the journal of a move. When it returns nil, the journal is on the disk.
-func (d *Dir) BeginMove(m Move) error { return writeJSON(d.path, journalName, m) }
+// BeginMove writes the journal of a move. When it returns nil, the journal is on the disk. It
+// refuses what could not be read again.
+func (d *Dir) BeginMove(m Move) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	return writeJSON(d.path, journalName, m)
+}
 
 // EndMove removes the journal of a move that was given up. There need not be one.
 func (d *Dir) EndMove() error {
-	_ = remove(d.file(idsName)) // a rest does no harm: it belongs to no other move
+	if d.identity.Moved == nil { // else the message IDs are those of the move by which the streams left
+		_ = remove(d.file(idsName)) // a rest does no harm: it belongs to no other move
+	}
 	err := remove(d.file(journalName))
 	if err == nil {
 		err = syncDir(d.path)
@@ -149,8 +157,10 @@ func parseMove(file string, raw []byte) (m Move, err error) {
 	return m, nil
 }
 
-// maxTarget is the longest list of URLs in bytes.
-const maxTarget = 4 << 10
+const (
+	maxTarget  = 4 << 10 // bytes of a list of URLs
+	maxSubject = 4 << 10 // bytes; servers take no line that is longer
+)
 
 // check returns an error if a stored move has a text that this package does not write. The
 // texts get into errors and requests.
@@ -172,9 +182,12 @@ func (m *Move) check() error {
 // checkSubjects checks the subjects of streams, which a cluster gets back.
 func (m *Move) checkSubjects() error {
 	for name, subjects := range m.Subjects {
-		for _, subject := range append([]string{name}, subjects...) {
-			if problem := nameProblem(subject); problem != "" {
-				return fmt.Errorf("the subject or stream %.64q of the move %s", subject, problem)
+		if problem := nameProblem(name); problem != "" {
+			return fmt.Errorf("the stream %.64q of the move %s", name, problem)
+		}
+		for _, subject := range subjects {
+			if len(subject) > maxSubject || strings.ContainsFunc(subject, isUnprintable) {
+				return fmt.Errorf("the subject %.64q of stream %.64q in the move has more than %d bytes, or what cannot be printed", subject, name, maxSubject)
 			}
 		}
 	}
