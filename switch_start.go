@@ -123,8 +123,35 @@ func (b *Bus) answerForMoved(m *storedir.Move) {
 	case err != nil:
 		b.cfg.logger.Warn("the message IDs of before the switch cannot be read: those that are published again are stored again", "error", err)
 	default:
-		b.core.Outlet.AnswerFor(ids)
+		b.answerFor(ids)
 	}
+}
+
+// answerFor has the bus answer for the message IDs of streams that moved. When the last window is
+// over, it forgets them, and so does the store directory.
+func (b *Bus) answerFor(ids *dedup.IDs) {
+	if ids.Len() == 0 {
+		return
+	}
+	b.core.Outlet.AnswerFor(ids)
+	go func() { // ends then, or when the bus stops
+		select {
+		case <-time.After(time.Until(ids.Until())):
+		case <-b.state.stopping:
+			return
+		}
+		unlock, err := b.switching.Lock(context.Background()) // a switch may be about to write others
+		if err != nil {
+			return
+		}
+		defer unlock()
+		if !b.core.Outlet.Forget(ids) || b.cfg.server.storeDir == "" {
+			return
+		}
+		if err := storedir.RemoveIDs(b.cfg.server.storeDir); err != nil {
+			b.cfg.logger.Warn("the message IDs of before the switch are not needed any more, and cannot be removed", "error", err)
+		}
+	}()
 }
 
 // errNoneThere is why a server is not the one that streams were moved to.

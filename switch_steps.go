@@ -215,19 +215,19 @@ func (s *busSwitch) stopLocal() {
 func (s *busSwitch) Release(context.Context) {
 	for _, c := range s.consumers() {
 		join, err := c.engine.Share()
-		s.reportShare(c, err)
+		s.reportShare(c, "the connection of the bus is closed", err)
 		if join {
 			s.joining = append(s.joining, c)
 		}
 	}
-	s.b.core.Outlet.AnswerFor(s.ids)
+	s.b.answerFor(s.ids)
 	s.resume()
 }
 
 // Settle implements engine.Bus. Consumers with keys share their durables from now on.
 func (s *busSwitch) Settle(ctx context.Context) {
 	for _, c := range s.joining {
-		s.reportShare(c, c.engine.Join(ctx))
+		s.reportShare(c, "it is tried again", c.engine.Join(ctx))
 	}
 	if s.local.alone {
 		s.stopLocal()
@@ -235,13 +235,13 @@ func (s *busSwitch) Settle(ctx context.Context) {
 }
 
 // reportShare reports that a consumer with keys takes no messages after a switch, unless err is
-// nil or the consumer has ended.
-func (s *busSwitch) reportShare(c *Consumer, err error) {
+// nil or the consumer has ended. next is what happens then.
+func (s *busSwitch) reportShare(c *Consumer, next string, err error) {
 	if err == nil || errors.Is(err, consumer.ErrEnded) {
 		return
 	}
 	c.report(event.Event{Kind: event.ConsumerStalled, Stream: c.stream, Durable: c.durable,
-		Err: fmt.Errorf("after the switch it cannot share the durable with other processes yet, and takes no messages; it is tried again: %w", c.publicError(err))})
+		Err: fmt.Errorf("after the switch it cannot share the durable with other processes yet, and takes no messages; %s: %w", next, c.publicError(err))})
 }
 
 // Return implements engine.Bus.

@@ -1,11 +1,12 @@
 package bus_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
-
 	"testing"
 	"time"
 
@@ -145,6 +146,38 @@ func TestSwitchToForgetsMsgIDsAfterTheWindow(t *testing.T) {
 		}
 		return !ack.Duplicate
 	})
+}
+
+// When the window is over, the store directory has the IDs no more: not if the bus lives, nor at
+// the next start.
+func TestSwitchToRemovesMsgIDsAfterTheWindow(t *testing.T) {
+	t.Parallel()
+	for _, restarts := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarts=%t", restarts), func(t *testing.T) {
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			b := openOn(t, dir)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Duplicates: 2 * time.Second})
+			stored := time.Now()
+			storeID(t, st, "s.a", "one")
+			switchTo(t, b, target.ClientURL())
+			ids := filepath.Join(dir, "switch.ids")
+			if _, err := os.Stat(ids); err != nil && time.Since(stored) < time.Second {
+				t.Error(err)
+			}
+			if restarts {
+				must(t, b.Close())
+				openOn(t, dir)
+			}
+			eventually(t, "the file is removed", func() bool {
+				_, err := os.Stat(ids)
+				return errors.Is(err, os.ErrNotExist)
+			})
+			if age := time.Since(stored); age < 2*time.Second {
+				t.Errorf("removed after %v", age)
+			}
+		})
+	}
 }
 
 // A switch keeps all IDs of a large window, of a stream that is copied while publishers go on.

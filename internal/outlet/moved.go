@@ -13,8 +13,11 @@ import (
 
 // AnswerFor has the outlet answer for the streams that moved to another server: messages with
 // one of these IDs are not sent, because the stream has them already. The server does not know
-// that. It ends by itself when the last window is over, and replaces an earlier call.
+// that. It goes on until Forget, and replaces an earlier call.
 func (o *Outlet) AnswerFor(ids *dedup.IDs) { o.moved.Store(ids) }
+
+// Forget ends AnswerFor. It returns false if that was called with others since.
+func (o *Outlet) Forget(ids *dedup.IDs) bool { return o.moved.CompareAndSwap(ids, nil) }
 
 // duplicate returns the acknowledgement of the message with an ID, if the stream had that
 // when it moved and still refuses the ID as a duplicate. A stream that was deleted and created
@@ -24,12 +27,7 @@ func (o *Outlet) duplicate(ctx context.Context, stream, id string) (ack Ack, kno
 	if ids == nil || id == "" {
 		return Ack{}, false, nil
 	}
-	now := time.Now()
-	if !now.Before(ids.Until()) {
-		o.moved.CompareAndSwap(ids, nil)
-		return Ack{}, false, nil
-	}
-	k, known := ids.Find(stream, id, now)
+	k, known := ids.Find(stream, id, time.Now())
 	if known {
 		known, err = o.isIncarnation(ctx, stream, k.Incarnation)
 	}

@@ -92,6 +92,15 @@ func KeptIDs(dir string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// RemoveIDs removes what [Dir.KeepIDs] has written. There need not be anything. It does not lock
+// dir.
+func RemoveIDs(dir string) error {
+	if err := remove(filepath.Join(dir, idsName)); err != nil {
+		return &AccessError{Dir: dir, Op: "remove " + idsName, Err: err}
+	}
+	return nil
+}
+
 // ErrUndecided is returned by [Dir.CommitMove] together with other errors if nobody knows
 // whether a crash would leave the streams here or at the target.
 var ErrUndecided = errors.New("it is not known where a restart would look for the streams")
