@@ -81,5 +81,6 @@ const (
 	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo
 	pollLimit      = 200 * time.Millisecond // one question to a stream, which may have no leader
 	pollPause      = 3 * time.Millisecond
-	maxParallel    = 4 // streams at a time
+	maxLive        = 4  // large streams at a time that are copied before the hold
+	maxParallel    = 16 // streams at a time otherwise: a cluster takes most of that time to elect their leaders
 )

@@ -98,7 +98,7 @@ func (s *run) precopy(ctx context.Context) error {
 		return err
 	}
 	ctx, s.cancelLive = context.WithCancel(ctx)
-	turns := make(chan struct{}, maxParallel)
+	turns := make(chan struct{}, maxLive)
 	for _, info := range infos {
 		l := &live{info: info, stop: make(chan struct{}), done: make(chan struct{})}
 		s.lives[info.Config.Name] = l
