@@ -459,7 +459,11 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 	if l.err != nil {
 		return l.err
 	}
-	defer l.abort()
+	defer func() {
+		if ctx.Err() == nil { // else publishers go on first
+			l.abort()
+		}
+	}()
 	if l.left != nil {
 		return l.left
 	}
