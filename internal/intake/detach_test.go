@@ -215,17 +215,22 @@ func TestDetachSeveralOfOneConsumer(t *testing.T) {
 // others are those of before Detach.
 func shortRequests(t *testing.T, s *nats.Subscription) (n int) {
 	t.Helper()
-	for {
-		m, err := s.NextMsg(time.Millisecond)
-		if err != nil {
-			return n
+	come, _, err := s.Pending()
+	for range come {
+		var m *nats.Msg
+		if m, err = s.NextMsgWithContext(t.Context()); err != nil {
+			break
 		}
 		var r struct{ Expires time.Duration }
-		if err := json.Unmarshal(m.Data, &r); err != nil {
-			t.Fatal(err)
+		if err = json.Unmarshal(m.Data, &r); err != nil {
+			break
 		}
 		if r.Expires < time.Second {
 			n++
 		}
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
