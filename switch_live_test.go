@@ -354,6 +354,35 @@ func TestSwitchToGivesUpWhileItCopies(t *testing.T) {
 	}
 }
 
+// What waited for a consumer before a switch to a cluster is handled soon after it, also when
+// nothing more is published: the server that leads the consumer may get the messages late.
+func TestSwitchToAClusterWithABacklog(t *testing.T) {
+	needsCluster(t)
+	t.Parallel()
+	_, urls := servers(t, 3)
+	b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute), bus.WithSync(bus.SyncEvery(time.Minute)))
+	var all [4]ledger
+	for i := range all { // their leaders are on several servers
+		st := declare(t, b, bus.StreamConfig{Name: fmt.Sprint("S", i), Subjects: []string{fmt.Sprintf("s%d.*", i)}})
+		for range 100 {
+			must(t, second(bus.PublishTo(t.Context(), st, bus.Subject[[]byte](fmt.Sprintf("s%d.1", i)), incompressible(50_000))))
+		}
+		consume(t, st, "c", bus.Subject[[]byte](fmt.Sprintf("s%d.*", i)), func(_ context.Context, m *bus.Msg[[]byte]) error {
+			if strings.Contains(b.ClientURL(), "embedded") && m.Sequence > 10 {
+				return bus.RetryAfter(time.Second, errNotYet)
+			}
+			all[i].note(m.Sequence)
+			return nil
+		}, bus.Concurrency(1), bus.Retry(bus.RetryPolicy{MaxAttempts: 100, MinBackoff: time.Second, MaxBackoff: time.Second}))
+	}
+	report := switchTo(t, b, urls)
+	t.Log(report, report.Phases)
+	for i := range all {
+		eventually(t, "all are handled", func() bool { return all[i].distinct() == 100 })
+		all[i].mustBeOnce(t, 100)
+	}
+}
+
 // A stream that is deleted while it is copied is not at the target. One that is created meanwhile
 // is.
 func TestSwitchToWithoutAStreamThatIsGone(t *testing.T) {

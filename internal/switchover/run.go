@@ -334,7 +334,30 @@ func (s *run) settle(ctx context.Context) error {
 	if err != nil {
 		s.warn("not all replicas have the data yet: %v", err)
 	}
+	s.wakeConsumers()
 	return nil
+}
+
+// wakeConsumers has the target look for messages that it can send. Otherwise a server that got
+// them after the consumer had asked for them looks when something else happens, such as the
+// next request. What is asked for here ends at once, and nobody hears the answer.
+func (s *run) wakeConsumers() {
+	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
+	defer cancel()
+	err := s.each(s.infos, func(info *jetstream.StreamInfo) error {
+		all, err := consumers(ctx, s.targetJS, info.Config.Name)
+		for _, c := range all {
+			subject := "$JS.API.CONSUMER.MSG.NEXT." + c.Stream + "." + c.Name // one that gets messages pushed ignores it
+			err = errors.Join(err, s.Target.PublishRequest(subject, s.Target.NewInbox(), []byte(`{"batch":1,"expires":1}`)))
+		}
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil // it was deleted since
+		}
+		return err
+	})
+	if err = errors.Join(err, s.Target.FlushWithContext(ctx)); err != nil {
+		s.warn("consumers may get messages of before the switch up to half a minute late: %v", err)
+	}
 }
 
 // trustAfter is how long after a restore what the server says of replicas can be trusted: for

@@ -63,7 +63,7 @@ func (s *run) verifyConsumer(ctx context.Context, from *jetstream.ConsumerInfo, 
 	}
 	for {
 		to, err := s.lookAtConsumer(ctx, from)
-		if err == nil && equal(from, to, volatile) {
+		if err == nil && s.equal(from, to, volatile) {
 			return nil
 		}
 		if why := sleep(ctx, pollPause); why != nil {
@@ -90,10 +90,15 @@ func consumerAt(ctx context.Context, js jetstream.JetStream, from *jetstream.Con
 	return c.CachedInfo(), nil
 }
 
-// equal reports whether the copy of a consumer is where the original is.
-func equal(from, to *jetstream.ConsumerInfo, volatile bool) bool {
+// equal reports whether the copy of a consumer is where the original is. In a cluster a server
+// may lead it that does not have all messages yet, and counts as pending those that it has. That may
+// take many seconds. It sends the others when they are there; see wakeConsumers.
+func (s *run) equal(from, to *jetstream.ConsumerInfo, volatile bool) bool {
 	if volatile {
 		return from.Delivered.Consumer == to.Delivered.Consumer
+	}
+	if s.report.Replicas > 1 {
+		return from.Delivered.Consumer == to.Delivered.Consumer && from.AckFloor.Consumer == to.AckFloor.Consumer && from.NumAckPending == to.NumAckPending
 	}
 	return position(from) == position(to)
 }
