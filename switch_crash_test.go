@@ -312,7 +312,7 @@ func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 		t.Run(string(phase), func(t *testing.T) {
 			t.Parallel()
 			all, urls := servers(t, 3)
-			b := openOn(t, t.TempDir())
+			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute)) // it may elect leaders
 			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 			storeNumbers(t, st, 1, 100)
 			var once sync.Once
