@@ -93,7 +93,7 @@ func (e *MovedError) Error() string {
 	if e.URL != "" {
 		return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, and the server of WithURL, %s, does not have them: %v; use the URL of that server or cluster, or remove WithStoreDir to leave the streams alone", e.Dir, e.Target, e.URL, e.Err)
 	}
-	return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, which cannot be used now: %v", e.Dir, e.Target, e.Err)
+	return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, which cannot be used now: %v; the data in the directory is old and never used, so start again when that server can be used", e.Dir, e.Target, e.Err)
 }
 
 // Unwrap returns why the target cannot be used.
