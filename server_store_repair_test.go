@@ -248,7 +248,7 @@ func TestStoreProblems(t *testing.T) {
 			write(t, dir, "photos/1.jpg", "")
 			must(t, os.RemoveAll(filepath.Join(dir, "omnibus.json")))
 		},
-		bus.StoreNewer:   func(t *testing.T, dir string) { write(t, dir, "omnibus.json", `{"format": 3}`) },
+		bus.StoreNewer:   func(t *testing.T, dir string) { write(t, dir, "omnibus.json", `{"format": 4}`) },
 		bus.StoreDamaged: func(t *testing.T, dir string) { write(t, dir, "omnibus.json", `{"form`) },
 		bus.StoreUnusable: func(t *testing.T, dir string) {
 			must(t, os.RemoveAll(dir))

@@ -247,7 +247,7 @@ func TestStoreDirThatCannotBeUsed(t *testing.T) {
 		{"identity of zeros", identity(strings.Repeat("\x00", 200)), []string{"damaged"}},
 		{"identity without a name", identity(`{"format": 1, "id": "x", "domain": "d"}`), []string{"damaged", "server_name is missing"}},
 		{"identity with a bad domain", identity(`{"format": 1, "id": "x", "server_name": "s", "domain": "a.b"}`), []string{"damaged", "domain"}},
-		{"newer format", identity(`{"format": 3, "layout": ["another"]}`), []string{"format 3", "reads up to 2", "upgrade this program"}},
+		{"newer format", identity(`{"format": 4, "layout": ["another"]}`), []string{"format 4", "reads up to 3", "upgrade this program"}},
 		{"no identity", func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "omnibus.json"))) },
 			[]string{"not a bus directory", "restore omnibus.json from a backup"}},
 		{"data is a file", func(t *testing.T, dir string) {
