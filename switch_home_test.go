@@ -284,6 +284,9 @@ func TestSwitchHomeObstacles(t *testing.T) {
 			must(t, err)
 		}},
 		"messages too large": {target: []testserver.Option{func(o *server.Options) { o.MaxPayload = 4 << 20 }}, want: []string{"WithMaxPayload(4194304)"}},
+		"permissions": {target: []testserver.Option{func(o *server.Options) {
+			o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.UPDATE.>"}}}}}
+		}}, opts: []bus.Option{bus.WithUser("ann", "x")}, want: []string{`stream "S"`, "do not answer $JS.API.STREAM.UPDATE.S", "let the user of this bus publish to $JS.API.STREAM.UPDATE.>"}},
 		"two at once": {names: []string{"SEALED"}, want: []string{"2 in the way", "it is sealed", `"theirs"`}, before: func(t *testing.T, js jetstream.JetStream) {
 			pull(t, js, "S")
 			_, err := js.CreateStream(t.Context(), stream{Name: "SEALED"})
@@ -455,5 +458,140 @@ func TestWhatASwitchHomeLeaves(t *testing.T) {
 	asError[*switchover.StreamMovedError](t, err, `stream "S"`)
 	if _, err := other.JetStream().Publish(t.Context(), "s.a", nil); !errors.Is(err, jetstream.ErrNoStreamResponse) {
 		t.Errorf("Publish = %v", err)
+	}
+}
+
+// A server of a cluster, or the only one, that dies in the middle of a switch home does no harm:
+// the switch goes on, or leads back when the server is there again.
+func TestServerKilledWhileSwitchingHome(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		for _, phase := range []switchover.Phase{switchover.Fence, switchover.Copy, switchover.Commit} {
+			t.Run(fmt.Sprintf("%s of %d", phase, n), func(t *testing.T) {
+				if n > 1 {
+					needsCluster(t)
+				}
+				t.Parallel()
+				all, urls := servers(t, n)
+				b := elsewhere(t, urls, bus.WithTimeout(time.Minute))
+				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+				got := make(chan int, 1000)
+				consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil })
+				storeNumbers(t, st, 1, 100)
+				for range 100 {
+					receive(t, got)
+				}
+				var once sync.Once
+				_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(20*time.Second), switchover.OnProgress(func(p switchover.Progress) {
+					if p.Phase == phase {
+						once.Do(func() {
+							all[0].end()
+							all[0].start()
+						})
+					}
+				}))
+				t.Logf("SwitchTo = %v", err)
+				if err != nil {
+					asError[*switchover.Error](t, err)
+				}
+				within(t, time.Minute, "the bus is connected", b.Conn().IsConnected)
+				storeNumbers(t, st, 101, 110)
+				if all := storedNumbers(t, st); !slices.Equal(all, oneTo(110)) {
+					t.Errorf("the stream has %v", all)
+				}
+				for seen := make(map[int]bool); len(seen) < 10; {
+					select {
+					case m := <-got:
+						seen[m] = true
+					case <-time.After(time.Minute):
+						t.Fatalf("handled %v", seen)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Others must not see the streams before they count, so the embedded server must have no port.
+func TestSwitchHomeWithAPort(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	for name, opt := range map[string]bus.Option{
+		"WithListen":        bus.WithListen("127.0.0.1:0"),
+		"WithServerOptions": bus.WithServerOptions(func(o *server.Options) { o.DontListen, o.Host, o.Port = false, "127.0.0.1", server.RANDOM_PORT }),
+	} {
+		_, err := elsewhere(t, target.ClientURL(), opt).SwitchTo(t.Context(), switchover.Embedded)
+		t.Logf("%s: %v", name, err)
+		asError[*switchover.ObstacleError](t, err, "would have a port", "start the program without WithListen")
+	}
+}
+
+// A message that the bus still holds and the stream has removed is not counted for one that another
+// client got and did not acknowledge: that one comes again.
+func TestSwitchHomeCountsWhatTheStreamHas(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := elsewhere(t, target.ClientURL())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, MaxMsgsPerSubject: 1})
+	begun, release, got := make(chan int, 10), make(chan struct{}), make(chan int, 10)
+	con := consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error { return nil })
+	must(t, con.Drain(t.Context()))
+	_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.x"), 1)
+	must(t, err)
+	theirs, err := b.JetStream().Consumer(t.Context(), "S", "c")
+	must(t, err)
+	m, err := theirs.Next()
+	must(t, err)
+	t.Logf("another client has %s", m.Subject()) // and never acknowledges it
+	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error {
+		begun <- m.Data
+		<-release
+		got <- m.Data
+		return nil
+	}, bus.Concurrency(2))
+	for n := 2; n <= 3; n++ { // 3 removes 2, whose handler runs
+		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.a"), n)
+		must(t, err)
+		receive(t, begun)
+	}
+	report := goHome(t, b)
+	close(release)
+	if !strings.Contains(fmt.Sprint(report.Warnings), "consumer c of stream S") {
+		t.Errorf("the warnings are %v", report.Warnings)
+	}
+	for n := 0; n != 1; {
+		select {
+		case n = <-got:
+		case <-time.After(time.Minute):
+			t.Fatal("the message of the other client did not come")
+		}
+	}
+}
+
+// A fence that somebody ends before the commit makes the switch go back, and nothing is lost.
+func TestSwitchHomeWithoutItsFence(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := elsewhere(t, target.ClientURL())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, MaxAge: time.Hour})
+	storeNumbers(t, st, 1, 10)
+	js := clientOf(t, target.ClientURL())
+	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.OnProgress(func(p switchover.Progress) {
+		if p.Phase != switchover.Commit {
+			return
+		}
+		there, err := js.Stream(t.Context(), "S")
+		must(t, err)
+		config := there.CachedInfo().Config
+		config.Subjects = []string{"s.*"}
+		_, err = js.UpdateStream(t.Context(), config)
+		must(t, err)
+		_, err = js.Publish(t.Context(), "s.1", []byte("11"))
+		must(t, err)
+	}))
+	asError[*switchover.Error](t, err, "somebody has changed stream S", "the bus is where it was")
+	storeNumbers(t, st, 12, 12)
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(12)) {
+		t.Errorf("the stream has %v", got)
 	}
 }

@@ -283,6 +283,9 @@ type homeSwitch struct {
 func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err error) {
 	b := s.b
 	report.DryRun, report.Target = s.settings.DryRun, "the embedded server"
+	if b.cfg.server.listen.addr != "" { // others must not see the streams before they count
+		return report, &switchover.ObstacleError{Target: report.Target, Obstacles: []switchover.Obstacle{portObstacle}}
+	}
 	s.former = b.core.Link.Target()
 	if s.local, err = b.cfg.startHome(s.move.ID); err != nil {
 		return report, err
@@ -315,6 +318,10 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 	return report, s.publicError(err)
 }
 
+// portObstacle is in the way of a switch home.
+var portObstacle = switchover.Obstacle{Reason: "the embedded server would have a port, at which others could store messages before the streams there count",
+	Remedy: "start the program without WithListen and without other ports, switch, and start it with them again"}
+
 // dialFormer connects to the server at which the bus is: that has passed on what the bus has
 // sent before what this connection asks.
 func (s *busSwitch) dialFormer() (*nats.Conn, error) {
@@ -325,7 +332,7 @@ func (s *busSwitch) dialFormer() (*nats.Conn, error) {
 // endEarlier gives streams their subjects back that an earlier switch home has fenced.
 func (h *homeSwitch) endEarlier(ctx context.Context) error {
 	earlier, begun, err := h.local.dir.Begun()
-	if err != nil || !begun || !earlier.Home {
+	if err != nil || !begun || !earlier.Home || h.settings.DryRun { // a dry run names the fence as an obstacle
 		return err
 	}
 	ctx, cancel := h.b.core.WithTimeout(ctx)
@@ -356,6 +363,9 @@ const aloneWithin = 3 * time.Second
 
 // obstacles names the durables that other processes take part in.
 func (h *homeSwitch) obstacles(ctx context.Context) (all []switchover.Obstacle) {
+	if !h.local.alone {
+		all = append(all, portObstacle)
+	}
 	ctx, cancel := context.WithTimeout(ctx, aloneWithin)
 	defer cancel()
 	for _, c := range h.consumers() {
@@ -435,9 +445,6 @@ func (h *homeSwitch) Cut(ctx context.Context) error {
 
 // Commit implements engine.Bus.
 func (h *homeSwitch) Commit(ids *dedup.IDs) error {
-	if now, _ := h.local.clients(); now > 1 {
-		return fmt.Errorf("%s connected to the port of the embedded server; keep clients away while it switches", plural.Of(now-1, "client is", "clients are"))
-	}
 	h.ids = ids
 	return h.local.dir.CommitHome(h.move)
 }

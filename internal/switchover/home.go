@@ -75,6 +75,23 @@ func (s *run) checkHome(ctx context.Context) {
 	}
 	for _, info := range s.infos {
 		s.checkComesHome(ctx, info)
+		s.checkMayTake(ctx, info.Config.Name)
+	}
+}
+
+// checkMayTake finds out whether the user may fence a stream and take a snapshot of it: without
+// an answer the streams would be fenced for long. The requests are refused, since they say nothing.
+func (s *run) checkMayTake(ctx context.Context, stream string) {
+	s.Source.SetErrorHandler(s.onTargetError)
+	for _, request := range []string{"UPDATE", "SNAPSHOT"} {
+		ctx, end := s.question(ctx)
+		_, err := s.Source.RequestWithContext(ctx, "$JS.API.STREAM."+request+"."+stream, []byte("-"))
+		err = because(ctx, err)
+		end()
+		if err != nil {
+			s.found(stream, fmt.Sprintf("the old servers do not answer $JS.API.STREAM.%s.%s: %v", request, stream, err),
+				"let the user of this bus publish to $JS.API.STREAM.UPDATE.>, $JS.API.STREAM.SNAPSHOT.>, $JS.SNAPSHOT.ACK.> and $JS.ACK.>")
+		}
 	}
 }
 
@@ -183,7 +200,7 @@ func (s *run) fenceOne(ctx context.Context, c jetstream.StreamConfig) error {
 		c.Metadata = make(map[string]string)
 	}
 	c.Metadata[wire.KeyMoved] = s.ID
-	c.Subjects = []string{fmt.Sprintf("$OMNIBUS.moved.%s.%s", s.ID, c.Name)}
+	c.Subjects = s.fenceOf(c.Name)
 	for {
 		limited, cancel := context.WithTimeout(ctx, updateLimit)
 		_, err := s.sourceJS.UpdateStream(limited, c)
@@ -205,13 +222,24 @@ func (s *run) doubt(stream string, doubtful bool) {
 	s.doubtful[stream] = doubtful
 }
 
+// fenceOf returns what a fenced stream has instead of its subjects.
+func (s *run) fenceOf(stream string) []string {
+	return []string{fmt.Sprintf("$OMNIBUS.moved.%s.%s", s.ID, stream)}
+}
+
+// storesItself reports whether the server may store messages of its own in a stream.
+func storesItself(info *jetstream.StreamInfo) bool {
+	return info.Config.AllowMsgSchedules || info.Config.SubjectDeleteMarkerTTL > 0
+}
+
 // isFenced returns an error unless the old servers have a stream as it was when it was copied.
 func (s *run) isFenced(ctx context.Context, was *jetstream.StreamInfo) error {
 	now, err := s.lookLong(ctx, was.Config.Name)
 	switch {
 	case err != nil:
 		return fmt.Errorf("stream %s: %w", was.Config.Name, err)
-	case now.Config.Metadata[wire.KeyMoved] != s.ID || now.State.LastSeq != was.State.LastSeq && !s.isVolatile(was):
+	case now.Config.Metadata[wire.KeyMoved] != s.ID || !slices.Equal(now.Config.Subjects, s.fenceOf(was.Config.Name)),
+		now.State.LastSeq != was.State.LastSeq && !storesItself(was):
 		return fmt.Errorf("somebody has changed stream %s at the old servers since it was copied", was.Config.Name)
 	}
 	return nil

@@ -28,8 +28,12 @@ const positionLimit = time.Second
 
 // position returns where a consumer is, or nil if nobody knows exactly what of it is out. Then
 // it goes on from the snapshot.
-func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, last uint64) (*consumerState, error) {
+//
+// missing are the sequences that the stream does not have any more: the server does not wait for
+// these, and the bus may still hold them.
+func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, last uint64, missing map[uint64]bool) (*consumerState, error) {
 	held, ours := s.Home.Held(d.Stream, d.Name)
+	held = slices.DeleteFunc(slices.Clone(held), func(h intake.Holding) bool { return h.Sequence < first || missing[h.Sequence] })
 	if d.Config.AckPolicy == jetstream.AckNonePolicy {
 		return nil, nil // nothing is out
 	}
@@ -38,8 +42,6 @@ func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, last uint
 		case counted:
 			return stateOf(d, held, last), nil
 		case ours && time.Now().Before(end):
-		case ours && d.NumAckPending < len(held): // the stream has removed some of them
-			return stateOf(d, held, last), nil
 		case d.NumAckPending == 0:
 			return nil, nil // the snapshot is exact
 		default:
@@ -80,9 +82,13 @@ func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo) (map[st
 	if err != nil {
 		return nil, err
 	}
+	missing, err := deleted(ctx, s.sourceJS, info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
 	known := make(map[string]*consumerState, len(all))
 	for _, d := range all {
-		if known[d.Name], err = s.position(ctx, d, info.State.LastSeq); err != nil {
+		if known[d.Name], err = s.position(ctx, d, info.State.FirstSeq, info.State.LastSeq, missing); err != nil {
 			return nil, fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
 		}
 	}
@@ -300,7 +306,7 @@ func (s *run) verifyHome(ctx context.Context, from *jetstream.StreamInfo) error 
 		return fmt.Errorf("the copy of stream %s is not there: %w", from.Config.Name, err)
 	}
 	settles := from.Config.Retention != jetstream.LimitsPolicy // settlements that the stream had not seen remove messages
-	if !s.isVolatile(from) && (to.State.LastSeq != from.State.LastSeq || to.State.Msgs > from.State.Msgs || to.State.Msgs < from.State.Msgs && !settles) {
+	if !storesItself(from) && to.State.LastSeq != from.State.LastSeq || !s.isVolatile(from) && (to.State.Msgs > from.State.Msgs || to.State.Msgs < from.State.Msgs && !settles) {
 		return fmt.Errorf("the copy of stream %s has %d messages up to sequence %d, and not %d up to %d",
 			from.Config.Name, to.State.Msgs, to.State.LastSeq, from.State.Msgs, from.State.LastSeq)
 	}

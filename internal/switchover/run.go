@@ -219,6 +219,11 @@ func (s *run) commit(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if s.Home != nil { // once more: somebody may have ended the fence since the streams were compared
+		if err := s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.isFenced(ctx, info) }); err != nil {
+			return err
+		}
+	}
 	ids, dropped := s.ids.Finish()
 	if !dropped.IsZero() {
 		s.warn("there are more message IDs than the %d that are kept: one that was stored before %v is stored again if it is published again", dedup.Max, dropped.UTC())
