@@ -472,7 +472,7 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 	}
 	l.ctx = ctx
 	if err := l.complete(ctx, info); err != nil {
-		return err
+		return fmt.Errorf("the end of the restore: %w", err)
 	}
 	l.deliver = "" // the restore has ended
 	now, err := l.consumersNow(ctx)
@@ -482,7 +482,10 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 	if err := l.settle(ctx, now); err != nil {
 		return err
 	}
-	return l.removeDeleted(ctx, info)
+	if err := l.removeDeleted(ctx, info); err != nil {
+		return fmt.Errorf("the messages of the copy: %w", err)
+	}
+	return nil
 }
 
 // complete sends what is left and the end.

@@ -180,8 +180,11 @@ func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
 		return s.copy(ctx, info)
 	}
 	err := l.finish(ctx, info)
-	if err == nil || ctx.Err() != nil {
-		return because(ctx, err)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("copy of stream %s: %w", info.Config.Name, err)
 	}
 	s.notLive(info.Config.Name)
 	s.warn("stream %s was copied again while publishers waited: %v", info.Config.Name, err)
