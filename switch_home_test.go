@@ -595,3 +595,24 @@ func TestSwitchHomeWithoutItsFence(t *testing.T) {
 		t.Errorf("the stream has %v", got)
 	}
 }
+
+// A fence is ended at the server that has it, and not forgotten at another one.
+func TestInterruptedSwitchHomeAtAnotherServer(t *testing.T) {
+	t.Parallel()
+	target, other, dir := newTarget(t), newTarget(t), t.TempDir()
+	for _, s := range []*testserver.Server{target, other} {
+		b := elsewhere(t, s.ClientURL())
+		declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	}
+	must(t, openOn(t, dir).Close())
+	journal := fmt.Sprintf(`{"id":"x","target":%q,"streams":["S"],"home":true,"subjects":{"S":["s.*"]}}`, target.ClientURL())
+	must(t, os.WriteFile(filepath.Join(dir, "switch.json"), []byte(journal), 0o600))
+	_, err := clientOf(t, target.ClientURL()).UpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", AllowDirect: true, Subjects: []string{"$OMNIBUS.moved.x.S"}, Metadata: map[string]string{"_omnibus.moved": "x"}})
+	must(t, err)
+	_, err = quietBus(bus.WithStoreDir(dir), bus.WithURL(other.ClientURL()))
+	asError[*switchover.MovedError](t, err, target.ClientURL(), "use that URL once")
+	b := openOn(t, dir)
+	if c := streamInfo(t, b, "S").Config; c.Metadata["_omnibus.moved"] != "" || !slices.Equal(c.Subjects, []string{"s.*"}) {
+		t.Errorf("the stream is %+v", c)
+	}
+}

@@ -87,7 +87,7 @@ func (b *Bus) undoHome() error {
 	}
 	ctx, cancel := b.core.WithTimeout(context.Background())
 	defer cancel()
-	if err = giveBack(ctx, b.core.Link.Conn(), m); err == nil {
+	if err = giveBack(ctx, b.core.Link.Conn(), m, b.cfg.server.url); err == nil {
 		err = dir.EndMove()
 		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and stores go on there", "dir", dir.Path(), "id", m.ID, "streams", m.Streams)
 	}
@@ -95,10 +95,14 @@ func (b *Bus) undoHome() error {
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.
-func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move) error {
+// url is where nc leads: a server that has none of the fenced streams and another URL is another one.
+func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, url string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
+	}
+	if withoutCredentials(url) != m.Target && len(m.Subjects) > 0 && !engine.AnyFenced(ctx, js, m.ID, m.Subjects) {
+		return fmt.Errorf("a switch home from %s was interrupted, and streams there may not have their subjects back; use that URL once", m.Target)
 	}
 	if left := engine.GiveBack(ctx, js, m.ID, m.Subjects); len(left) > 0 {
 		return fmt.Errorf("a switch home was interrupted, and the streams %v do not have their subjects back: %w", left, ErrTimeout)

@@ -337,7 +337,7 @@ func (h *homeSwitch) endEarlier(ctx context.Context) error {
 	}
 	ctx, cancel := h.b.core.WithTimeout(ctx)
 	defer cancel()
-	if err := giveBack(ctx, h.via, earlier); err != nil {
+	if err := giveBack(ctx, h.via, earlier, h.former.URL); err != nil {
 		return h.b.opError("SwitchTo", "", err)
 	}
 	return h.local.dir.EndMove()

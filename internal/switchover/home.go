@@ -276,6 +276,16 @@ func (s *run) giveBack() error {
 	return nil
 }
 
+// AnyFenced reports whether a server has a stream that a switch has fenced.
+func AnyFenced(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) bool {
+	for name := range subjects {
+		if info, err := look(ctx, js, name); err == nil && info.Config.Metadata[wire.KeyMoved] == id {
+			return true
+		}
+	}
+	return false
+}
+
 // GiveBack ends the fence of a switch: the streams get their subjects back. It may be called
 // again. It returns the streams that do not have them yet, sorted.
 func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left []string) {
