@@ -41,6 +41,7 @@ type Bus struct {
 	cfg        *config
 	core       *core.Core
 	local      atomic.Pointer[localServer] // nil when the server is elsewhere
+	startHome  startHome                   // nil where there is nothing to go home to
 	async      *outlet.Async
 	window     *outlet.Window
 	registry   lifecycle.Registry
@@ -105,7 +106,7 @@ func Connect(ctx context.Context, url string, opts ...ConnectOption) (*Bus, erro
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	return connect(ctx, c)
+	return connect(ctx, c, nil)
 }
 
 // asOptions returns opts as options of New. Nil ones stay nil.
@@ -120,10 +121,10 @@ func asOptions(opts []ConnectOption) []Option {
 }
 
 // connect makes a bus on an existing server.
-func connect(ctx context.Context, c *config) (*Bus, error) {
+func connect(ctx context.Context, c *config, home startHome) (*Bus, error) {
 	ctx, cancel := (&core.Core{Timeout: c.timeout}).WithTimeout(ctx)
 	defer cancel()
-	b, err := open(ctx, c, nil)
+	b, err := open(ctx, c, nil, home)
 	if err != nil {
 		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: connectionError(err)}
 	}
@@ -131,10 +132,13 @@ func connect(ctx context.Context, c *config) (*Bus, error) {
 	return b, nil
 }
 
+// startHome starts the embedded server for a switch home with an ID.
+type startHome func(id string) (*localServer, error)
+
 // open makes the bus on a running server: the local one, or the one at the URL where local
 // is nil.
-func open(ctx context.Context, c *config, local *localServer) (*Bus, error) {
-	b := &Bus{cfg: c}
+func open(ctx context.Context, c *config, local *localServer, home startHome) (*Bus, error) {
+	b := &Bus{cfg: c, startHome: home}
 	b.local.Store(local)
 	b.capacity = capacity.New(func(err error) { b.report(event.Event{Kind: event.StoreFull, Err: b.storeFullError(err)}) })
 	b.state.begin()

@@ -52,8 +52,7 @@ func forConnect(f func(*config)) ConnectOption { return anywhere{f} }
 type config struct {
 	name       string
 	version    string
-	server     serverConfig                          // of New only
-	startHome  func(id string) (*localServer, error) // starts the embedded server for a switch home; nil where there is none to go to
+	server     serverConfig // of New only
 	auth       authConfig
 	inbox      string // the prefix of the subjects of replies; empty: the default
 	log        logConfig

@@ -37,29 +37,30 @@ func New(opts ...Option) (*Bus, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	if c.server.storeDir != "" {
-		c.startHome = func(id string) (*localServer, error) { return startLocal(c, id) }
-	}
 	return c.newBus(asked)
 }
 
 // newBus makes a bus on the server in this process, or on another one. asked is the URL of
 // WithURL.
 func (c *config) newBus(asked string) (*Bus, error) {
+	var home startHome
+	if c.server.storeDir != "" {
+		home = func(id string) (*localServer, error) { return startLocal(c, id) }
+	}
 	if c.server.moved != nil {
-		return connectMoved(c, asked)
+		return connectMoved(c, asked, home)
 	}
 	if c.server.url == "" {
-		return newEmbedded(c)
+		return newEmbedded(c, home)
 	}
 	if err := c.server.checkNoStreams(); err != nil {
 		return nil, err
 	}
-	return connect(context.Background(), c)
+	return connect(context.Background(), c, home)
 }
 
 // newEmbedded makes a bus on a server in this process.
-func newEmbedded(c *config) (*Bus, error) {
+func newEmbedded(c *config, home startHome) (*Bus, error) {
 	local, err := startLocal(c, "")
 	if err != nil {
 		return nil, err
@@ -68,7 +69,7 @@ func newEmbedded(c *config) (*Bus, error) {
 	c.inbox = cmp.Or(c.inbox, ownInboxPrefix())
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	b, err := open(ctx, c, local)
+	b, err := open(ctx, c, local, home)
 	if err != nil {
 		return nil, errors.Join(&StartError{Err: err}, local.stop())
 	}

@@ -102,7 +102,7 @@ func (b *Bus) canGoHome() error {
 	switch {
 	case b.local.Load() != nil:
 		err.instead = "the bus is at its embedded server already"
-	case b.cfg.startHome == nil:
+	case b.startHome == nil:
 		err.instead = "this bus has no place for streams; only a bus of New with WithStoreDir can bring them home"
 	default:
 		return nil

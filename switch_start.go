@@ -34,10 +34,10 @@ func (c *config) followMove() {
 
 // connectMoved makes a bus on the server that has the streams of the store directory now.
 // asked is the URL of WithURL, or empty. It never falls back to the old streams.
-func connectMoved(c *config, asked string) (*Bus, error) {
+func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	m := c.server.moved
 	failed := &switchover.MovedError{Dir: c.server.storeDir, Target: m.Target, URL: link.Redact(asked)}
-	b, err := connect(context.Background(), c)
+	b, err := connect(context.Background(), c, home)
 	if err != nil {
 		failed.URL, failed.Err = "", err
 		return nil, failed

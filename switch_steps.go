@@ -287,7 +287,7 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 		return report, &switchover.ObstacleError{Target: report.Target, Obstacles: []switchover.Obstacle{portObstacle}}
 	}
 	s.former = b.core.Link.Target()
-	if s.local, err = b.cfg.startHome(s.move.ID); err != nil {
+	if s.local, err = b.startHome(s.move.ID); err != nil {
 		return report, err
 	}
 	defer func() {
