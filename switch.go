@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"time"
 
@@ -159,23 +158,6 @@ func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, 
 	s.target = link.Target{URL: target, Access: c.auth.options}
 	s.move = storedir.Move{ID: nuid.Next(), Target: withoutCredentials(target), At: time.Now().UTC().Truncate(time.Second)}
 	return s, errors.Join(c.errs...)
-}
-
-// withoutCredentials returns a list of URLs without user names and passwords.
-func withoutCredentials(list string) string {
-	var urls []string
-	for u := range strings.SplitSeq(list, ",") {
-		u = strings.TrimSpace(u)
-		if !strings.Contains(u, "://") {
-			u = "nats://" + u
-		}
-		if p, err := url.Parse(u); err == nil {
-			p.User = nil
-			u = p.String()
-		}
-		urls = append(urls, u)
-	}
-	return strings.Join(urls, ",")
 }
 
 // run connects to both servers and switches.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -95,13 +97,13 @@ func (b *Bus) undoHome() error {
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.
-// url is where nc leads: a server that has none of the fenced streams and another URL is another one.
-func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, url string) error {
+// leads is the URL of nc: a server that has none of the fenced streams and another URL is another one.
+func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
 	}
-	if withoutCredentials(url) != m.Target && len(m.Subjects) > 0 && !engine.AnyFenced(ctx, js, m.ID, m.Subjects) {
+	if withoutCredentials(leads) != m.Target && len(m.Subjects) > 0 && !engine.AnyFenced(ctx, js, m.ID, m.Subjects) {
 		return fmt.Errorf("a switch home from %s was interrupted, and streams there may not have their subjects back; use that URL once", m.Target)
 	}
 	if left := engine.GiveBack(ctx, js, m.ID, m.Subjects); len(left) > 0 {
@@ -190,4 +192,21 @@ func logUnfinishedSwitch(c *config, dir *storedir.Dir) {
 		c.logger.Warn("a switch to another server was interrupted; the streams in the store directory count, and the next SwitchTo to that target deletes the copies there",
 			"dir", dir.Path(), "target", move.Target, "at", move.At, "id", move.ID, "streams", move.Streams)
 	}
+}
+
+// withoutCredentials returns a list of URLs without user names and passwords.
+func withoutCredentials(list string) string {
+	var urls []string
+	for u := range strings.SplitSeq(list, ",") {
+		u = strings.TrimSpace(u)
+		if !strings.Contains(u, "://") {
+			u = "nats://" + u
+		}
+		if p, err := url.Parse(u); err == nil {
+			p.User = nil
+			u = p.String()
+		}
+		urls = append(urls, u)
+	}
+	return strings.Join(urls, ",")
 }
