@@ -446,7 +446,11 @@ func (h *homeSwitch) Cut(ctx context.Context) error {
 // Commit implements engine.Bus.
 func (h *homeSwitch) Commit(ids *dedup.IDs) error {
 	h.ids = ids
-	return h.local.dir.CommitHome(h.move)
+	err := h.local.dir.CommitHome(h.move)
+	if errors.Is(err, storedir.ErrUndecided) {
+		h.b.loseStore(err)
+	}
+	return err
 }
 
 // Connect implements engine.Bus.

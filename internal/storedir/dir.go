@@ -31,13 +31,14 @@ type Dir struct {
 	// that lets other users read it. Each is a text for the log.
 	Warnings []string
 
-	path     string
-	identity Identity
-	data     string // the name of the folder for the server
-	locks    *locks
-	parts    []part // what must stay where it is
-	closing  sync.Once
-	closeErr error
+	path      string
+	identity  Identity
+	data      string // the name of the folder for the server
+	undecided bool   // nobody knows which folder the identity names
+	locks     *locks
+	parts     []part // what must stay where it is
+	closing   sync.Once
+	closeErr  error
 
 	unclaimed bool // identity is that of a node, and not stored yet
 }

@@ -76,7 +76,7 @@ func (d *Dir) removeOwner() { _ = remove(d.file(ownerName)) }
 // its error.
 func (d *Dir) Close() error {
 	d.closing.Do(func() {
-		if d.data != d.identity.data() && d.data != "" {
+		if d.data != d.identity.data() && d.data != "" && !d.undecided {
 			_ = os.RemoveAll(d.Data()) // else the next Open does it
 		}
 		// OWNER goes first: after the unlock it may belong to the next owner.

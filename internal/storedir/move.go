@@ -126,6 +126,7 @@ func (d *Dir) commit(id Identity) error {
 		return err
 	}
 	if worse := writeJSON(d.path, identityName, d.identity); worse != nil {
+		d.undecided = true
 		return errors.Join(ErrUndecided, err, worse)
 	}
 	return err

@@ -105,6 +105,24 @@ func TestMoveUndecided(t *testing.T) {
 	succeed(t, d.Close())
 }
 
+// The same on the way home: the folder stays, since the identity may name it.
+func TestHomeUndecided(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "store")
+	d, err := storedir.OpenHome(dir, "x1")
+	succeed(t, err)
+	identity := filepath.Join(dir, "omnibus.json")
+	succeed(t, os.Rename(identity, identity+".away"))
+	succeed(t, os.MkdirAll(filepath.Join(identity, "in the way"), 0o700))
+	if err := d.CommitHome(storedir.Move{ID: "x1", Target: "nats://a:4222", Home: true}); !errors.Is(err, storedir.ErrUndecided) {
+		t.Errorf("got %v", err)
+	}
+	succeed(t, d.Close())
+	if !exists(filepath.Join(dir, "home-x1")) {
+		t.Error("the folder is gone")
+	}
+}
+
 func succeed(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
