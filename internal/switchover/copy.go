@@ -39,6 +39,8 @@ type copier struct {
 	out      int           // chunks without a reply
 	patience time.Duration // for a server that says nothing
 	ids      *idTap        // reads the message IDs that pass by
+
+	mayOthers func() // ends the turn to make a stream; nil without one
 }
 
 func (s *run) newCopier(name string) (c *copier, err error) {
@@ -55,6 +57,9 @@ func (s *run) newCopier(name string) (c *copier, err error) {
 
 // close ends the subscriptions, and so a snapshot that is under way.
 func (c *copier) close() {
+	if c.mayOthers != nil {
+		c.mayOthers()
+	}
 	_ = c.from.Unsubscribe()
 	_ = c.to.Unsubscribe()
 }
@@ -107,9 +112,12 @@ const nameGrace = 2 * time.Second
 
 // restore has the target begin a restore. An earlier attempt of this switch, which was given up
 // or deleted, may still have the name for a moment.
-func (c *copier) restore(ctx context.Context, body any) (apiReply, error) {
+func (c *copier) restore(ctx context.Context, body any) (reply apiReply, err error) {
+	if c.mayOthers, err = c.s.turn(ctx); err != nil {
+		return reply, err
+	}
 	for began := time.Now(); ; {
-		reply, err := ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, body)
+		reply, err = ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, body)
 		if !jserr.Is(err, jserr.RestoreNameInUse) || time.Since(began) > nameGrace {
 			return reply, err
 		}
@@ -218,13 +226,24 @@ func (c *copier) next(ctx context.Context) (*nats.Msg, error) {
 func (c *copier) send(ctx context.Context, data []byte) error {
 	defer c.s.sent(len(data))
 	if !c.open {
-		return c.sendFirst(ctx, data)
+		if err := c.sendFirst(ctx, data); err != nil {
+			return err
+		}
+		c.endTurn(ctx)
+		return nil
 	}
 	if err := c.s.Target.PublishRequest(c.deliver, c.to.Subject, data); err != nil {
 		return err
 	}
 	c.out++
-	if c.out < maxUnstored {
+	switch {
+	case c.mayOthers != nil: // the target needs more to make the stream
+		if err := c.await(ctx, 0); err != nil {
+			return err
+		}
+		c.endTurn(ctx)
+		return nil
+	case c.out < maxUnstored:
 		return nil
 	}
 	return c.await(ctx, maxUnstored/2)

@@ -159,7 +159,7 @@ func (s *run) dropGone(ctx context.Context) error {
 		l.abort()
 		delete(s.lives, name)
 		s.notLive(name)
-		if err := removeCopy(ctx, s.targetJS, name, s.ID); err != nil {
+		if err := s.removeOne(ctx, name); err != nil {
 			return fmt.Errorf("the copy of stream %s, which was deleted: %w", name, err)
 		}
 		s.forget(name)
@@ -208,7 +208,7 @@ func leaves(err error) error {
 func (s *run) removeBegun(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, returnLimit)
 	defer cancel()
-	return removeCopy(ctx, s.targetJS, name, s.ID)
+	return s.removeOne(ctx, name)
 }
 
 func (l *live) stopped() bool {

@@ -47,6 +47,7 @@ type run struct {
 	doubtful    map[string]bool                      // those whose change had no answer
 	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
 
+	making     chan struct{}    // full while a stream is made or deleted, see turn
 	lives      map[string]*live // copies that follow their streams
 	cancelLive context.CancelFunc
 }
@@ -54,7 +55,7 @@ type run struct {
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live)}
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), making: make(chan struct{}, 1)}
 	s.report.DryRun = c.DryRun
 	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
@@ -188,7 +189,7 @@ func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
 	}
 	s.notLive(info.Config.Name)
 	s.warn("stream %s was copied again while publishers waited: %v", info.Config.Name, err)
-	if err := removeCopy(ctx, s.targetJS, info.Config.Name, s.ID); err != nil {
+	if err := s.removeOne(ctx, info.Config.Name); err != nil {
 		return err
 	}
 	return s.copy(ctx, info)
