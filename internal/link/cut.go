@@ -17,17 +17,17 @@ const flushBeforeCut = 5 * time.Second
 // has processed what had come on it, so Publish waits while Cut flushes. What is published
 // later waits in nats.go's buffer.
 // Requests to the server itself fail, others wait on. A cut is not reported as a lost
-// connection. Cut waits for a Repoint that is under way, until ctx ends. On a closed link it
+// connection. Cut waits for the end of another one, until ctx ends. On a closed link it
 // returns nats.ErrConnectionClosed.
 func (l *Link) Cut(ctx context.Context) error {
 	select {
-	case l.repointing <- struct{}{}:
+	case l.moving <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	err := l.cut(ctx)
 	if err != nil {
-		<-l.repointing
+		<-l.moving
 	}
 	return err
 }
@@ -69,7 +69,7 @@ func (l *Link) disconnect() error {
 // answered a ping. When ctx ends first it returns why, and the link goes on to dial the
 // target, as after any loss. It never goes back by itself.
 func (l *Link) Lead(ctx context.Context, to Target) error {
-	defer func() { <-l.repointing }()
+	defer func() { <-l.moving }()
 	if to.InProcess == nil {
 		l.denials.trusted.Store(false) // another server may have permissions
 	}
@@ -81,8 +81,8 @@ func (l *Link) Lead(ctx context.Context, to Target) error {
 	return err
 }
 
-// Target returns where the link leads. It must not be called during Repoint, nor from Lead
-// on until that has returned.
+// Target returns where the link leads. It must not be called from Lead on until that has
+// returned.
 func (l *Link) Target() Target { return l.target }
 
 // replaceAccess sets in o how the connection identifies itself at the target. The dialer

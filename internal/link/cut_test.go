@@ -169,9 +169,6 @@ func TestCutInVain(t *testing.T) {
 	if err := m.link.Cut(ctx); !errors.Is(err, errLate) {
 		t.Errorf("a second Cut = %v", err)
 	}
-	if err := m.link.Repoint(ctx, inProcess(b)); !errors.Is(err, errLate) {
-		t.Errorf("Repoint during a cut = %v", err)
-	}
 	m.lead(inProcess(b))
 	m.works(b, "after")
 	m.link.Close()

@@ -27,7 +27,7 @@ type dialer struct {
 	inProcess func() (net.Conn, error)
 	nc        *nats.Conn                // whose options access changes; nil during the first connect
 	access    func(*nats.Options) error // to be called before the next attempt; nil if nothing changes
-	move      int                       // how often Repoint has cut the connection
+	move      int                       // how often Cut and Lead have cut the connection
 	isCut     bool                      // dial nobody for now
 	stopDial  func()                    // ends the attempt that is under way; nil before the first one
 	ctx       context.Context           // of the first connect; nil afterwards
@@ -109,7 +109,7 @@ func (d *dialer) changeAccessLocked() error {
 }
 
 // dial dials one address. Only connections to the server in this process read ahead, so it
-// follows the connection when Repoint moves it.
+// follows the connection when Lead moves it.
 func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func() (net.Conn, error)) (net.Conn, error) {
 	if addr != embeddedAddr {
 		return (&net.Dialer{Timeout: d.timeout}).DialContext(ctx, network, addr)

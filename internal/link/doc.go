@@ -2,13 +2,13 @@
 // everything outgoing passes, flushing, and what the connection reports.
 //
 // A Link promises that the connection comes back by itself for as long as it lives, and
-// that no peer can hold up a write for long. Repoint moves it to another server while its
-// users live on; Cut and Lead do the same in two steps, with time for other work between
+// that no peer can hold up a write for long. Cut and Lead move it to another server
+// while its users live on, in two steps, with time for other work between
 // them. Gate lets whoever stops the bus wait until nobody publishes, and whoever
 // quiesces the bus make publishers wait.
 //
 // States of a Link: connecting → connected ⇄ disconnected → closed, and from both →
-// aborted → closed. Repoint goes connected → cut → connected; see there; with Cut and Lead it stays cut from the one to the other. States of a Gate:
+// aborted → closed. Cut and Lead go connected → cut → connected. States of a Gate:
 // open ⇄ held → shut.
 //
 // Goroutines: those of nats.go, which call the hooks and callbacks; and one for each

@@ -53,9 +53,9 @@ type Link struct {
 	reconnects hooks
 	losses     hooks
 
-	repointing chan struct{} // has one during Repoint
-	target     Target        // where it leads; of whoever repoints
-	quiet      atomic.Bool   // a cut is not reported, nor that it is over
+	moving chan struct{} // has one from Cut to the end of Lead
+	target Target        // where it leads; of whoever moves the link
+	quiet  atomic.Bool   // a cut is not reported, nor that it is over
 }
 
 // hooks are the functions to call after each change of the connection.
@@ -68,7 +68,7 @@ type hooks struct {
 // Dial connects, trying once per server of the URL until ctx ends. The
 // connection it returns comes back by itself for as long as it lives.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), repointing: make(chan struct{}, 1), target: Target{c.URL, c.InProcess, c.Access}}
+	l := &Link{Gate: NewGate(), dialer: newDialer(ctx, c), moving: make(chan struct{}, 1), target: Target{c.URL, c.InProcess, c.Access}}
 	l.denials.trusted.Store(c.Trusted)
 	nc, err := nats.Connect(c.URL, append(l.options(c), c.Access...)...)
 	if err == nil && l.dialer.connected(nc) {
@@ -114,7 +114,7 @@ func (l *Link) options(c Config) []nats.Option {
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if cut := err == nil && l.quiet.Load(); !cut {
 				if err == nil {
-					l.requests.lose(true) // ForceReconnect of the program, or Repoint
+					l.requests.lose(true) // ForceReconnect of the program, or Lead
 				}
 				c.Disconnected(err)
 			}
@@ -152,7 +152,7 @@ func (l *Link) asyncError(c Config, s *nats.Subscription, err error) {
 func (l *Link) Conn() *nats.Conn { return l.nc }
 
 // register keeps what the server says of itself when it is connected. The first connect,
-// each reconnect and Repoint call it.
+// each reconnect and Lead call it.
 func (l *Link) register(nc *nats.Conn) {
 	l.maxPayload.Store(nc.MaxPayload())
 	if version := nc.ConnectedServerVersion(); version != "" { // empty: the connection is lost again

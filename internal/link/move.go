@@ -19,78 +19,8 @@ type Target struct {
 	Access    []nats.Option            // how the link identifies itself, and TLS; replaces those of the former target
 }
 
-// RepointError says why a link does not lead to another server.
-type RepointError struct {
-	URL  string // where it was to lead, without credentials
-	Err  error  // why it does not
-	Back error  // nil when the connection to the former server is confirmed; else why it is not yet
-}
-
-func (e *RepointError) Error() string {
-	text := fmt.Sprintf("the connection was not moved to %s: %v", e.URL, e.Err)
-	if e.Back != nil {
-		text += fmt.Sprintf("; the former server has not answered yet: %v", e.Back)
-	}
-	return text
-}
-
-// Unwrap returns why the link does not lead to the server.
-func (e *RepointError) Unwrap() error { return e.Err }
-
-// Repoint moves the connection to another server. It returns nil when that has answered a
-// ping. Subscriptions, pulls and windows live on: nats.go subscribes again, and what is
-// published meanwhile waits in its buffer. To all users of the link it is a lost connection
-// that comes back. Requests under way fail. Whether something is lost is up
-// to the caller, who quiesces the bus, sees to the same streams on both sides, and is alone:
-// a second call waits for the first one.
-//
-// States: settled at a target → cut, when nothing is dialled → dialling the new target →
-// settled there. When ctx ends before, the link is cut again and dials the former target →
-// settled there. Then the error is a *RepointError. Repoint waits for the former server as
-// long as for one connection attempt. If that has not answered by then, Back says so, and
-// the link goes on to dial it, as after any loss. On a closed link it returns
-// nats.ErrConnectionClosed.
-//
-// A crash on the way leaves nothing: the next start dials what its configuration says.
-func (l *Link) Repoint(ctx context.Context, to Target) error {
-	if to.URL == EmbeddedURL && to.InProcess == nil {
-		return &RepointError{URL: to.URL, Err: errNotEmbedded}
-	}
-	select {
-	case l.repointing <- struct{}{}:
-		defer func() { <-l.repointing }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	l.denials.trusted.Store(false) // another server may have permissions
-	err := l.pointTo(ctx, to)
-	if err == nil {
-		l.target = to
-		return nil
-	}
-	if l.nc.IsClosed() {
-		return nats.ErrConnectionClosed
-	}
-	return &RepointError{URL: Redact(to.URL), Err: err, Back: l.rollBack(ctx)}
-}
-
-// rollBack leads the connection back to where it led before, within the time of one
-// connection attempt, also when ctx has ended. Repoint calls it.
-func (l *Link) rollBack(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.dialer.timeout)
-	defer cancel()
-	err := l.pointTo(ctx, l.target)
-	if err != nil {
-		l.dialer.lead(l.target) // nats.go goes on to try
-	}
-	return err
-}
-
 // pointTo cuts the connection, leads it to a target, and waits until that answers. When ctx
-// ends first it returns why it did not. Repoint calls it.
+// ends first it returns why it did not. Lead calls it.
 func (l *Link) pointTo(ctx context.Context, to Target) error {
 	move := l.dialer.cut()
 	err := l.disconnect() // first: while connected, the former server may announce addresses of its own

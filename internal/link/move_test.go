@@ -2,8 +2,6 @@ package link_test
 
 import (
 	"context"
-	"errors"
-	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -144,15 +142,12 @@ func (m *movable) leadsTo(s *testserver.Server) {
 // to moves the link, within a time that is ample.
 func (m *movable) to(target link.Target) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), testTimeout)
-	defer cancel()
-	if err := m.link.Repoint(ctx, target); err != nil {
-		m.t.Fatal(err)
-	}
+	m.cut()
+	m.lead(target)
 }
 
 // Whatever uses the link works before, after, and when it is back.
-func TestRepoint(t *testing.T) {
+func TestMove(t *testing.T) {
 	t.Parallel()
 	for name, target := range map[string]func(*testserver.Server) link.Target{"in process": inProcess, "over TCP": overPort} {
 		t.Run(name, func(t *testing.T) {
@@ -176,7 +171,7 @@ func TestRepoint(t *testing.T) {
 }
 
 // The connection comes back to the server to which it was moved.
-func TestRepointedLinkReconnects(t *testing.T) {
+func TestMovedLinkReconnects(t *testing.T) {
 	t.Parallel()
 	a, b := twoServers(t)
 	m := newMovable(t, a)
@@ -195,7 +190,7 @@ func TestRepointedLinkReconnects(t *testing.T) {
 }
 
 // What is published while the link is moved arrives at the one server or the other.
-func TestRepointLosesNothingFlushed(t *testing.T) {
+func TestMoveLosesNothingFlushed(t *testing.T) {
 	t.Parallel()
 	a, b := twoServers(t)
 	m := newMovable(t, a)
@@ -251,87 +246,8 @@ func TestRepointLosesNothingFlushed(t *testing.T) {
 	}
 }
 
-// A target that cannot be reached rolls the link back, and says why.
-func TestRepointRollsBack(t *testing.T) {
-	t.Parallel()
-	closedPort := func(t *testing.T) link.Target {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = l.Close()
-		return link.Target{URL: "nats://me:secret@" + l.Addr().String()}
-	}
-	silent := func(t *testing.T) link.Target { // accepts and says nothing
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = l.Close() })
-		return link.Target{URL: "nats://" + l.Addr().String()}
-	}
-	for name, target := range map[string]func(*testing.T) link.Target{
-		"closed port": closedPort,
-		"silent":      silent,
-		"no server here": func(*testing.T) link.Target {
-			return link.Target{URL: link.EmbeddedURL, InProcess: nowhere}
-		},
-		"none embedded": func(*testing.T) link.Target { return link.Target{URL: link.EmbeddedURL} },
-		"bad URL":       func(*testing.T) link.Target { return link.Target{URL: "nats://%zz"} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			a, b := twoServers(t)
-			m := newMovable(t, a)
-			m.works(a, "before")
-			to := target(t)
-			for round := range 2 { // from both kinds of server
-				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-				began := time.Now()
-				err := m.link.Repoint(ctx, to)
-				cancel()
-				e, ok := errors.AsType[*link.RepointError](err)
-				if !ok || e.Back != nil || e.URL != link.Redact(to.URL) {
-					t.Fatalf("got %v", err)
-				}
-				if took := time.Since(began); took > 3*time.Second {
-					t.Errorf("it took %v", took)
-				}
-				now := a
-				if round > 0 {
-					now = b
-				}
-				m.leadsTo(now)
-				m.works(now, "after"+strconv.Itoa(round))
-				if round == 0 {
-					m.to(overPort(b))
-				}
-			}
-		})
-	}
-}
-
-// A call whose context has ended changes nothing, nor does one on a closed link.
-func TestRepointInVain(t *testing.T) {
-	t.Parallel()
-	a, b := twoServers(t)
-	m := newMovable(t, a)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	reason := errors.New("no time")
-	cancel(reason)
-	if err := m.link.Repoint(ctx, inProcess(b)); !errors.Is(err, reason) {
-		t.Errorf("got %v", err)
-	}
-	none(t, m.told.disconnected, "a disconnect")
-	m.works(a, "still")
-	m.link.Close()
-	if err := m.link.Repoint(t.Context(), inProcess(b)); !errors.Is(err, nats.ErrConnectionClosed) {
-		t.Errorf("got %v", err)
-	}
-}
-
 // Calls at the same time take turns; the link leads where the last one says.
-func TestRepointConcurrently(t *testing.T) {
+func TestMoveConcurrently(t *testing.T) {
 	t.Parallel()
 	a, b := twoServers(t)
 	m := newMovable(t, a)
@@ -349,7 +265,7 @@ func TestRepointConcurrently(t *testing.T) {
 }
 
 // Only connections to a server in this process read ahead, also after a move.
-func TestRepointedLinkReadsAhead(t *testing.T) {
+func TestMovedLinkReadsAhead(t *testing.T) {
 	t.Parallel()
 	a, b := twoServers(t)
 	m := newMovable(t, a)
