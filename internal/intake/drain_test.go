@@ -136,9 +136,10 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := newFakeServer(t)
 				var calls atomic.Int64
-				release := make(chan struct{})
+				begun, release := make(chan struct{}, 50), make(chan struct{})
 				d := open(t, o, 1, func(wire.Delivery) settle.Outcome {
 					calls.Add(1)
+					begun <- struct{}{}
 					<-release
 					return failed
 				})
@@ -147,6 +148,7 @@ func TestDurableDrainGivesUpWithItsContext(t *testing.T) {
 				for seq := range uint64(50) {
 					o.send(r.inbox, seq+1, 1)
 				}
+				<-begun // Drain has nothing to give up otherwise
 				if c.limit > 0 {
 					synctest.Wait()
 				} else {
