@@ -176,7 +176,12 @@ func TestSwitchToKeepsTheOrderOfKeys(t *testing.T) {
 		next += 30
 		return order.count("second") > 0 && next > 300
 	})
-	eventually(t, "the key is still blocked", func() bool { return len(deadLetters(t, st, bus.DeadFilter{})) == 9+(next-31)/3 })
+	dead := 0
+	t.Cleanup(func() { t.Logf("%d dead letters of %d", dead, 9+(next-31)/3) })
+	within(t, time.Minute, "the key is still blocked", func() bool {
+		dead = len(deadLetters(t, st, bus.DeadFilter{}))
+		return dead == 9+(next-31)/3
+	})
 	fails.Store(false)
 	if n, err := st.Redrive(t.Context(), bus.DeadFilter{}); err != nil || n != 9+(next-31)/3 {
 		t.Fatalf("Redrive = %d, %v", n, err)
