@@ -23,6 +23,7 @@ type place struct {
 	peer   *bus.Bus                  // of another program, which messages reach; bus where there is none
 	twin   *bus.Bus                  // of another program, which uses the same streams; bus where there is none
 	reopen func(*testing.T) *bus.Bus // closes bus, starts its program again, and returns the new one
+	node   bool                      // bus is a node of a cluster of programs
 }
 
 // behaviours are what every mode and every version of the server does. Each uses streams and
