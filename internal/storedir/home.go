@@ -122,11 +122,7 @@ func wayHome(path string, id Identity) (m Move, ok bool, err error) {
 // UnfinishedHome returns the way home to dir that had begun and was not finished when the last
 // process ended. ok is false if there is none. It does not lock dir.
 func UnfinishedHome(dir string) (m Move, ok bool) {
-	path, err := filepath.Abs(dir)
-	if err != nil {
-		return Move{}, false
-	}
-	id, err := readIdentity(path)
+	path, id, err := readIdentity(dir)
 	if err != nil {
 		return Move{}, false
 	}
@@ -134,12 +130,16 @@ func UnfinishedHome(dir string) (m Move, ok bool) {
 	return m, ok && err == nil
 }
 
-// readIdentity reads the identity of a directory without its lock.
-func readIdentity(path string) (Identity, error) {
+// readIdentity reads the identity of a directory without its lock, and returns its absolute path.
+func readIdentity(dir string) (path string, id Identity, err error) {
+	if path, err = filepath.Abs(dir); err != nil {
+		return "", Identity{}, err
+	}
 	file := filepath.Join(path, identityName)
 	raw, err := readSmall(file, maxIdentity)
 	if err != nil {
-		return Identity{}, err
+		return "", Identity{}, err
 	}
-	return parseIdentity(path, file, raw)
+	id, err = parseIdentity(path, file, raw)
+	return path, id, err
 }

@@ -205,14 +205,10 @@ func (m *Move) checkSubjects() error {
 }
 
 // MovedTo returns where the streams of dir were moved to, or where those are that were coming
-// home when the last process ended. ok is false if they were not moved, and if there is nothing in dir that says so; [Open] finds out what is wrong with it then.
-// It does not lock dir.
+// home when the last process ended. ok is false if they were not moved, and if nothing in dir
+// says so; [Open] finds out what is wrong with it then. It does not lock dir.
 func MovedTo(dir string) (m Move, ok bool) {
-	path, err := filepath.Abs(dir)
-	if err != nil {
-		return Move{}, false
-	}
-	id, err := readIdentity(path)
+	path, id, err := readIdentity(dir)
 	if err != nil {
 		return Move{}, false
 	}

@@ -39,7 +39,7 @@ const maxEmptyBlock = 30
 func Streams(dir string) ([]string, error) {
 	var names []string
 	data := dataName
-	if id, err := readIdentity(dir); err == nil { // else Open says what is wrong
+	if _, id, err := readIdentity(dir); err == nil { // else Open says what is wrong
 		data = id.data()
 	}
 	err := eachStream(filepath.Join(dir, data), func(path string) error {
