@@ -3,7 +3,6 @@ package switchover
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -114,10 +113,9 @@ func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error 
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, context.Cause(ctx))
-		case errors.Is(err, nats.ErrNoResponders):
-			if err := sleep(ctx, pollPause); err != nil {
-				return err
-			}
+		}
+		if err := sleep(ctx, pollPause); err != nil { // also on a connection that has ended, which fails at once
+			return err
 		}
 	}
 }
