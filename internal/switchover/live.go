@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,112 +57,6 @@ type live struct {
 	done     chan struct{} // it has ended
 	err      error         // why; valid then
 	left     error         // why the copy is made in the hold instead; valid then
-}
-
-// planLive chooses the streams that are copied while publishers go on: the largest ones, if
-// all together would have publishers wait for long.
-func (s *run) planLive() {
-	all := slices.SortedFunc(slices.Values(s.infos), func(a, b *jetstream.StreamInfo) int { return int(cost(a)*1e6) - int(cost(b)*1e6) })
-	total := 0.0
-	s.report.Live = nil
-	for _, info := range all {
-		if total += cost(info); total > 1 && canLive(info) {
-			s.report.Live = append(s.report.Live, info.Config.Name)
-		}
-	}
-	slices.Sort(s.report.Live)
-}
-
-// cost is the time that a snapshot takes; 1 is as long as publishers may wait.
-func cost(info *jetstream.StreamInfo) float64 {
-	return max(float64(info.State.Msgs)/snapshotMessages, float64(info.State.Bytes)/snapshotBytes)
-}
-
-// canLive reports whether a restore of the stream can stay open: the target must not store
-// messages of its own meanwhile, such as those of schedules and delete markers.
-func canLive(info *jetstream.StreamInfo) bool {
-	c := &info.Config
-	return c.Mirror == nil && len(c.Sources) == 0 && !c.AllowMsgSchedules && c.SubjectDeleteMarkerTTL == 0 && !c.Sealed
-}
-
-// precopy copies the large streams while publishers go on, until little is left of each.
-// Then the copies follow their streams, until the copy phase ends them.
-func (s *run) precopy(ctx context.Context) error {
-	if err := s.Bus.HoldConsumers(ctx, s.report.Live); err != nil {
-		return err
-	}
-	infos := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return !slices.Contains(s.report.Live, i.Config.Name) })
-	if err := s.barrier(ctx, infos); err != nil {
-		return err
-	}
-	ctx, s.cancelLive = context.WithCancel(ctx)
-	turns := make(chan struct{}, maxLive)
-	for _, info := range infos {
-		l := &live{info: info, stop: make(chan struct{}), done: make(chan struct{})}
-		s.lives[info.Config.Name] = l
-		s.begun(info.Config.Name)
-		go l.run(ctx, s, turns) // ends with stop or ctx; finish and abandonLive wait for it
-	}
-	return s.awaitLive(ctx)
-}
-
-// awaitLive waits until little is left of each stream.
-func (s *run) awaitLive(ctx context.Context) error {
-	for {
-		behind := false
-		for _, l := range s.lives {
-			select {
-			case <-l.done:
-				if l.err != nil {
-					return l.err
-				}
-			default:
-				behind = behind || !l.caughtUp.Load()
-			}
-		}
-		if !behind {
-			return nil
-		}
-		if err := sleep(ctx, pollPause); err != nil {
-			return err
-		}
-	}
-}
-
-// abandonLive ends the copies that follow their streams. The target has them, incomplete.
-func (s *run) abandonLive() {
-	if s.cancelLive == nil {
-		return
-	}
-	s.cancelLive()
-	var ended sync.WaitGroup
-	for _, l := range s.lives {
-		ended.Go(func() { // ends with abort, which is bounded
-			<-l.done
-			l.abort()
-		})
-	}
-	ended.Wait()
-}
-
-// dropGone ends the copies of streams that were deleted since they began, and deletes what the
-// target has of them.
-func (s *run) dropGone(ctx context.Context) error {
-	for name, l := range s.lives {
-		if slices.Contains(s.report.Streams, name) {
-			continue
-		}
-		close(l.stop)
-		<-l.done
-		l.abort()
-		delete(s.lives, name)
-		s.notLive(name)
-		if err := s.removeOne(ctx, name); err != nil {
-			return fmt.Errorf("the copy of stream %s, which was deleted: %w", name, err)
-		}
-		s.forget(name)
-	}
-	return nil
 }
 
 // run copies the stream, and once more from the beginning if that fails.
