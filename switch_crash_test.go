@@ -72,6 +72,27 @@ const (
 	envTarget = "BUS_TEST_TARGET"
 )
 
+// switchUntilKilled has a process switch that dies in a phase, and returns which messages it said
+// were acknowledged and handled.
+func switchUntilKilled(t *testing.T, dir string, phase switchover.Phase, target string) (acked, handled map[int]bool) {
+	t.Helper()
+	acked, handled = make(map[int]bool), make(map[int]bool)
+	startVictim(t, dir, envPhase+"="+string(phase), envTarget+"="+target).kill(t, func(line string) bool {
+		var n int
+		switch {
+		case scanned(line, "acked %d", &n):
+			acked[n] = true
+		case scanned(line, "handled %d", &n):
+			handled[n] = true
+		}
+		return true
+	})
+	if len(acked) < 100 {
+		t.Fatalf("only %d messages were acknowledged", len(acked))
+	}
+	return acked, handled
+}
+
 // A process that is killed in a phase of a switch has lost nothing: the next start finds all
 // messages, before the commit here and after it at the target. Each is handled. Before the
 // commit the next switch deletes what the first one left.
@@ -85,20 +106,7 @@ func TestKilledWhileSwitching(t *testing.T) {
 			}
 			t.Parallel()
 			target, dir := newTarget(t), t.TempDir()
-			acked, handled := make(map[int]bool), make(map[int]bool)
-			startVictim(t, dir, envPhase+"="+string(phase), envTarget+"="+target.ClientURL()).kill(t, func(line string) bool {
-				var n int
-				switch {
-				case scanned(line, "acked %d", &n):
-					acked[n] = true
-				case scanned(line, "handled %d", &n):
-					handled[n] = true
-				}
-				return true
-			})
-			if len(acked) < 100 {
-				t.Fatalf("only %d messages were acknowledged", len(acked))
-			}
+			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL())
 			afterKill(t, dir, target, isCommitted(phase), acked, handled)
 		})
 	}

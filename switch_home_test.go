@@ -133,20 +133,7 @@ func TestKilledWhileSwitchingHome(t *testing.T) {
 			}
 			t.Parallel()
 			target, dir := newTarget(t), t.TempDir()
-			acked, handled := make(map[int]bool), make(map[int]bool)
-			startVictim(t, dir, envPhase+"="+string(phase), envTarget+"="+target.ClientURL()).kill(t, func(line string) bool {
-				var n int
-				switch {
-				case scanned(line, "acked %d", &n):
-					acked[n] = true
-				case scanned(line, "handled %d", &n):
-					handled[n] = true
-				}
-				return true
-			})
-			if len(acked) < 100 {
-				t.Fatalf("only %d messages were acknowledged", len(acked))
-			}
+			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL())
 			afterKillAtHome(t, dir, slices.Index(homePhases, phase) >= slices.Index(homePhases, switchover.Connect), acked, handled)
 		})
 	}
