@@ -88,7 +88,7 @@ func checkHeldKey(key reflect.Value) error {
 	case !key.IsValid():
 		return errors.New("nil as " + heldKey)
 	case cborMethods(key.Type()).opaque || !isScalar(key):
-		return fmt.Errorf("%v, a %v, as %s", key, key.Type(), heldKey)
+		return fmt.Errorf("%s, a %v, as %s", shorten(fmt.Sprint(key), 40), key.Type(), heldKey)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func checkHeldKeys(v reflect.Value) error {
 			text = "string " + key.String()
 		}
 		if seen[text] {
-			return fmt.Errorf("two keys of a map are written as %v; use one type of keys", key)
+			return fmt.Errorf("two keys of a map are written as %s; use one type of keys", shorten(fmt.Sprint(key), 40))
 		}
 		seen[text] = true
 	}
