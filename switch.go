@@ -43,8 +43,8 @@ import (
 // New with WithStoreDir that is connected to another server, also after an earlier SwitchTo.
 // Those come home that were moved from the store directory, and those that this bus has
 // declared or looked up, with their side streams. Other programs can store nothing in them at
-// the old server from then on; what is left there has no subjects of theirs. All is copied
-// while publishers wait. docs/modes.md says what else is different.
+// the old server from then on; what is left there has no subjects of theirs. Streams in memory
+// are copied while publishers wait. docs/modes.md says what else is different.
 //
 // The target is nats-server 2.15 or newer with JetStream. docs/modes.md says what cannot be
 // moved, and what may be different afterwards. A second call waits for the first one. Calls

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -56,6 +57,17 @@ func slowCopy(do func()) []switchover.Option {
 	})}
 }
 
+// aside opens a bus with a store directory on one side of a switch, and returns where the other side
+// is: the servers at urls, or home.
+func aside(t *testing.T, home bool, urls string, opts ...bus.Option) (b *bus.Bus, to string) {
+	t.Helper()
+	opts = append(opts, bus.WithTimeout(time.Minute))
+	if home {
+		return elsewhere(t, urls, opts...), switchover.Embedded
+	}
+	return openOn(t, t.TempDir(), opts...), urls
+}
+
 // purgeRaw purges a subject of the stream S. Calls of the bus itself wait for the switch.
 func purgeRaw(t *testing.T, b *bus.Bus, subject string) {
 	t.Helper()
@@ -79,13 +91,18 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		servers int
+		home    bool
 		config  bus.StreamConfig
 	}{
-		"limits":             {1, bus.StreamConfig{}},
-		"memory":             {1, bus.StreamConfig{Storage: bus.MemoryStorage}},
-		"work queue":         {1, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
-		"cluster":            {3, bus.StreamConfig{}},
-		"cluster work queue": {3, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
+		"limits":                  {1, false, bus.StreamConfig{}},
+		"memory":                  {1, false, bus.StreamConfig{Storage: bus.MemoryStorage}},
+		"work queue":              {1, false, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
+		"cluster":                 {3, false, bus.StreamConfig{}},
+		"cluster work queue":      {3, false, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
+		"home":                    {1, true, bus.StreamConfig{}},
+		"home work queue":         {1, true, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
+		"home cluster":            {3, true, bus.StreamConfig{}},
+		"home cluster work queue": {3, true, bus.StreamConfig{Retention: bus.WorkQueueRetention}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.servers > 1 {
@@ -93,7 +110,7 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 			}
 			t.Parallel()
 			_, urls := servers(t, c.servers)
-			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute), bus.WithMaxMemory(256<<20))
+			b, to := aside(t, c.home, urls, bus.WithMaxMemory(256<<20))
 			c.config.Name, c.config.Subjects = "S", []string{"s.*"}
 			st := declare(t, b, c.config)
 			storeMany(t, st)
@@ -142,7 +159,7 @@ func TestSwitchToCopiesALargeStreamWhilePublishersGoOn(t *testing.T) {
 				eventually(t, "eight messages are settled", func() bool { return infoOf(t, b.JetStream(), "S", "c").NumAckPending <= before-8 })
 				purgeRaw(t, b, "s.9")
 			})
-			report := switchTo(t, b, urls, opts...)
+			report := switchTo(t, b, to, opts...)
 			t.Log(report, report.Phases)
 			select {
 			case <-release:
@@ -185,10 +202,11 @@ func TestSwitchToRemovesWhatWasRemovedWhileItCopied(t *testing.T) {
 			must(t, st.DeleteMsg(t.Context(), n))
 		}
 	}
-	for name, c := range map[string]struct {
+	type change struct {
 		config bus.StreamConfig
 		do     func(t *testing.T, b *bus.Bus, st *bus.Stream, raw jetstream.Stream)
-	}{
+	}
+	changes := map[string]change{
 		"single ones": {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, 10, 11, 12, 200) }},
 		"the first":   {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, 1, 2, 3, 100) }},
 		"the last":    {do: func(t *testing.T, _ *bus.Bus, _ *bus.Stream, raw jetstream.Stream) { remove(t, raw, many-1, many) }},
@@ -208,18 +226,21 @@ func TestSwitchToRemovesWhatWasRemovedWhileItCopied(t *testing.T) {
 			_, err := b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: "s.2", Header: nats.Header{"Nats-Rollup": {"sub"}}, Data: []byte("{}")})
 			must(t, err)
 		}},
-	} {
+	}
+	for _, both := range []string{"single ones", "the last that came", "a subject", "by a limit"} {
+		changes["home: "+both] = changes[both]
+	}
+	for name, c := range changes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := newTarget(t)
-			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+			b, to := aside(t, strings.HasPrefix(name, "home"), newTarget(t).ClientURL())
 			c.config.Name, c.config.Subjects = "S", []string{"s.*"}
 			st := declare(t, b, c.config)
 			storeMany(t, st)
 			raw, err := b.JetStream().Stream(t.Context(), "S")
 			must(t, err)
 			var before jetstream.StreamState
-			report := switchTo(t, b, target.ClientURL(), slowCopy(func() {
+			report := switchTo(t, b, to, slowCopy(func() {
 				c.do(t, b, st, raw)
 				info, err := raw.Info(t.Context(), jetstream.WithDeletedDetails(true))
 				must(t, err)
@@ -246,7 +267,7 @@ func TestSwitchToRemovesWhatWasRemovedWhileItCopied(t *testing.T) {
 // A stream that has changed in another way is copied again while publishers wait.
 func TestSwitchToCopiesAgainWhatHasChanged(t *testing.T) {
 	t.Parallel()
-	for name, do := range map[string]func(t *testing.T, b *bus.Bus, c jetstream.Consumer){
+	changes := map[string]func(t *testing.T, b *bus.Bus, c jetstream.Consumer){
 		"deliveries": func(t *testing.T, _ *bus.Bus, c jetstream.Consumer) {
 			_, err := c.Fetch(3)
 			must(t, err)
@@ -271,17 +292,21 @@ func TestSwitchToCopiesAgainWhatHasChanged(t *testing.T) {
 			_, err := b.JetStream().UpdateStream(t.Context(), config)
 			must(t, err)
 		},
-	} {
+	}
+	for name, do := range maps.Clone(changes) {
+		changes["home: "+name] = do
+	}
+	delete(changes, "home: deliveries") // TestSwitchHomeCountsWhatTheStreamHas has it: they come again
+	for name, do := range changes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := newTarget(t)
-			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+			b, to := aside(t, strings.HasPrefix(name, "home"), newTarget(t).ClientURL())
 			storeMany(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}))
 			c, err := b.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "raw", AckPolicy: jetstream.AckExplicitPolicy})
 			must(t, err)
 			var before *jetstream.StreamInfo
 			var consumer *jetstream.ConsumerInfo
-			report := switchTo(t, b, target.ClientURL(), slowCopy(func() {
+			report := switchTo(t, b, to, slowCopy(func() {
 				do(t, b, c)
 				before, consumer = streamInfo(t, b, "S"), infoOf(t, b.JetStream(), "S", "raw")
 			})...)

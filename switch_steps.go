@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -274,9 +275,11 @@ func (s *busSwitch) Abort() error {
 // the server that it starts.
 type homeSwitch struct {
 	*busSwitch
-	held map[string][]intake.Holding // since the cut, by the API subject that returns the state of a consumer
-	via  *nats.Conn                  // to the server at which the bus is
-	home *nats.Conn                  // to the embedded server
+	freezing   lifecycle.Mutex   // a consumer is frozen once at a time
+	held       sync.Map          // the []intake.Holding since the last freeze, by the API subject that returns the state of a consumer
+	via        *nats.Conn        // to the server at which the bus is
+	home       *nats.Conn        // to the embedded server
+	restarting chan *localServer // gets the embedded server that is being started again, or nil; nil itself if none is
 }
 
 // runHome starts the embedded server, connects to both sides and switches.
@@ -290,13 +293,13 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 	if s.local, err = b.startHome(s.move.ID); err != nil {
 		return report, err
 	}
+	h := &homeSwitch{busSwitch: s}
 	defer func() {
 		if b.local.Load() == nil || !b.core.Link.Open() { // nothing came home, or Shutdown has not seen the server
 			b.local.Store(nil)
-			err = errors.Join(err, s.local.stop())
+			err = errors.Join(err, h.stopHome())
 		}
 	}()
-	h := &homeSwitch{busSwitch: s}
 	if h.via, err = s.dialFormer(); err != nil {
 		return report, &ConnectError{URL: link.Redact(s.former.URL), Err: connectionError(err)}
 	}
@@ -311,8 +314,9 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 	s.move.Target, s.move.Home = withoutCredentials(s.former.URL), true
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: h, Source: h.via, Target: h.home, Redact: link.Redact, Report: report, ID: s.move.ID,
-		Home:   &engine.Home{Streams: h.streams, Obstacles: h.obstacles(ctx), Journal: h.journalSubjects, Held: h.holds, Restart: h.restart},
-		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, Progress: s.progress,
+		Home: &engine.Home{Streams: h.streams, Obstacles: h.obstacles(ctx), Journal: h.journalSubjects, Freeze: h.freezeStream, Held: h.holds,
+			SyncAhead: h.syncAhead, Restart: h.restart},
+		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.progress,
 	})
 	s.log(report, err)
 	return report, s.publicError(err)
@@ -387,26 +391,111 @@ func (h *homeSwitch) obstacles(ctx context.Context) (all []switchover.Obstacle) 
 // holds implements engine.Home.Held.
 func (h *homeSwitch) holds(stream, durable string) (held []intake.Holding, known bool) {
 	for _, c := range h.consumers() {
-		if c.durable == durable && (c.stream == stream || sidestream.RetryStream(c.stream) == stream) {
-			return h.held["$JS.API.CONSUMER.INFO."+stream+"."+durable], true
+		if c.durable == durable && takesFrom(c, stream) {
+			all, _ := h.held.Load("$JS.API.CONSUMER.INFO." + stream + "." + durable)
+			held, _ = all.([]intake.Holding)
+			return held, true
 		}
 	}
 	return nil, false
 }
 
-// restart implements engine.Home.Restart.
-func (h *homeSwitch) restart() (*nats.Conn, error) {
-	h.home.Close()
-	fresh, err := h.local.restart()
+// takesFrom reports whether a consumer takes messages from a stream, which may be one beside its own.
+func takesFrom(c *Consumer, stream string) bool {
+	return c.stream == stream || sidestream.RetryStream(c.stream) == stream
+}
+
+// freezeStream implements engine.Home.Freeze.
+func (h *homeSwitch) freezeStream(ctx context.Context, stream string) (thaw func(), err error) {
+	thaw, err = h.freeze(ctx, func(c *Consumer) bool { return takesFrom(c, stream) })
+	if err == nil {
+		err = h.b.core.Link.Flush(ctx, h.b.core.Timeout)
+	}
 	if err != nil {
+		thaw()
 		return nil, err
 	}
-	h.local = fresh
+	return thaw, nil
+}
+
+// freeze has settlements of some consumers wait until thaw, and lists what they hold by then. thaw
+// must be called, also after an error.
+func (h *homeSwitch) freeze(ctx context.Context, wanted func(*Consumer) bool) (thaw func(), err error) {
+	unlock, err := h.freezing.Lock(ctx)
+	if err != nil {
+		return func() {}, err
+	}
+	ends := []func(){unlock}
+	thaw = func() {
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
+	}
+	lists := make(map[string][]intake.Holding)
+	for _, c := range h.consumers() {
+		if !wanted(c) {
+			continue
+		}
+		held, end, err := c.engine.Freeze(ctx)
+		ends = append(ends, end)
+		if err != nil {
+			return thaw, fmt.Errorf("consumer %s: %w", c.durable, err)
+		}
+		for info, all := range held {
+			lists[info] = append(lists[info], all...)
+		}
+	}
+	for info, all := range lists {
+		h.held.Store(info, all)
+	}
+	return thaw, nil
+}
+
+// syncAhead implements engine.Home.SyncAhead. What it cannot sync the restart does.
+func (h *homeSwitch) syncAhead() {
+	if err := h.local.dir.Sync(); err != nil {
+		h.b.cfg.logger.Debug("what has come home so far is not synced yet", "error", err)
+	}
+}
+
+// errRestart is why the switch does not wait for the embedded server any more.
+var errRestart = errors.New("the embedded server, which has got the streams, was still being started again")
+
+// restart implements engine.Home.Restart.
+func (h *homeSwitch) restart(ctx context.Context) (*nats.Conn, error) {
+	h.home.Close()
+	h.restarting = make(chan *localServer, 1)
+	var failed error
+	go func() { // ends with the restart, which cannot be ended; stopHome waits for it
+		var fresh *localServer
+		fresh, failed = h.local.restart()
+		h.restarting <- fresh
+	}()
+	select {
+	case fresh := <-h.restarting:
+		h.restarting = nil
+		if failed != nil {
+			return nil, failed
+		}
+		h.local = fresh
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errRestart, context.Cause(ctx))
+	}
 	home, err := h.dialLocal()
 	if err == nil {
 		h.home = home
 	}
 	return home, err
+}
+
+// stopHome stops the embedded server.
+func (h *homeSwitch) stopHome() error {
+	if h.restarting != nil {
+		if fresh := <-h.restarting; fresh != nil {
+			h.local = fresh
+		}
+	}
+	return h.local.stop()
 }
 
 // OtherClients implements engine.Bus. Nobody minds those of a cluster.
@@ -420,16 +509,10 @@ func (h *homeSwitch) journalSubjects(subjects map[string][]string) error {
 
 // Cut implements engine.Bus. What handlers settle from now on waits, and counts at home.
 func (h *homeSwitch) Cut(ctx context.Context) error {
-	h.held = make(map[string][]intake.Holding)
-	for _, c := range h.consumers() {
-		held, thaw, err := c.engine.Freeze(ctx)
-		defer thaw()
-		if err != nil {
-			return fmt.Errorf("consumer %s: %w", c.durable, err)
-		}
-		for info, all := range held {
-			h.held[info] = append(h.held[info], all...)
-		}
+	thaw, err := h.freeze(ctx, func(*Consumer) bool { return true })
+	defer thaw()
+	if err != nil {
+		return err
 	}
 	at := h.b.core.Link.Conn().ConnectedServerId()
 	h.cut = true

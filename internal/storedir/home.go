@@ -54,20 +54,21 @@ func (d *Dir) prepareHome(id string) error {
 	return err
 }
 
-// Sync has all files in [Dir.Data] on the disk. Nothing writes there meanwhile.
+// Sync has all files in [Dir.Data] on the disk, as they are. If something writes there meanwhile, it
+// leaves out what comes or goes.
 func (d *Dir) Sync() error {
 	err := filepath.WalkDir(d.Data(), func(path string, e os.DirEntry, err error) error {
 		switch {
 		case err != nil:
-			return err
+			return unlessGone(err)
 		case e.IsDir():
-			return syncDir(path)
+			return unlessGone(syncDir(path))
 		case !e.Type().IsRegular():
 			return nil
 		}
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
-			return err
+			return unlessGone(err)
 		}
 		return errors.Join(f.Sync(), f.Close())
 	})
@@ -75,6 +76,14 @@ func (d *Dir) Sync() error {
 		return &AccessError{Dir: d.path, Op: "sync " + d.data, Err: err}
 	}
 	return nil
+}
+
+// unlessGone returns err, or nil if it says that there is no such file.
+func unlessGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // CommitHome records that the streams are in the folder now. When it returns nil, that is on

@@ -121,7 +121,7 @@ func (c *copier) restore(ctx context.Context, body any) (reply apiReply, err err
 		if !jserr.Is(err, jserr.RestoreNameInUse) || time.Since(began) > nameGrace {
 			return reply, err
 		}
-		if err := removeCopy(ctx, c.s.targetJS, c.name, c.s.ID); err != nil {
+		if err := c.s.discard(ctx, c.name); err != nil {
 			return reply, err
 		}
 		if err := sleep(ctx, 10*pollPause); err != nil {
@@ -161,7 +161,9 @@ func (s *run) configOfCopy(original json.RawMessage, info *jetstream.StreamInfo)
 		delete(metadata, wire.KeyMoved)
 		delete(metadata, keyMark)
 		delete(config, "placement")
-		config["subjects"] = s.subjects[info.Config.Name]
+		if subjects, fenced := s.subjectsOf(info.Config.Name); fenced {
+			config["subjects"] = subjects
+		}
 	}
 	return config, nil
 }

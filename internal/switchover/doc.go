@@ -33,6 +33,9 @@
 //	bulk → following → complete → settled → as here
 //	 └── failure → bulk, once      └── failure → a copy in the hold
 //
+// On the way home the entries of its consumers are rewritten when it begins, and once more before
+// it is settled, since the snapshot of a cluster does not have what is unacknowledged (home_live.go).
+//
 // # Goroutines
 //
 // Run works on the goroutine of its caller. It starts one for each stream that is copied,
@@ -51,6 +54,6 @@
 // On the way home, where the target is the embedded server:
 //
 //	killed in                    the next start
-//	journal to verify            at the old servers; it ends the fence and removes the copies
+//	journal, precopy to verify   at the old servers; it ends the fence and removes the copies
 //	moved and later              embedded, on the new folder
 package switchover

@@ -26,12 +26,19 @@ type Home struct {
 	// Journal records the subjects that the streams have at the old servers, just before those
 	// lose them.
 	Journal func(subjects map[string][]string) error
-	// Held returns what the bus holds of a consumer since the cut. known is false if it takes
-	// no messages of it.
+	// Freeze lists what the bus holds of the consumers of a stream, for Held. What it settles
+	// afterwards waits until thaw, and the old servers have got everything else.
+	Freeze func(ctx context.Context, stream string) (thaw func(), err error)
+	// Held returns what the bus holds of a consumer since Freeze or the cut. known is false if it
+	// takes no messages of it.
 	Held func(stream, consumer string) (held []intake.Holding, known bool)
+	// SyncAhead has what was copied until now on the disk, as far as it can, so that Restart
+	// has less to do.
+	SyncAhead func()
 	// Restart starts the embedded server again, which has synced nothing until then, and
-	// returns a connection to it. What it has in memory is gone.
-	Restart func() (*nats.Conn, error)
+	// returns a connection to it. What it has in memory is gone. It returns when ctx ends, and
+	// goes on.
+	Restart func(ctx context.Context) (*nats.Conn, error)
 }
 
 // sources returns the streams of the old servers that are to be moved.
@@ -83,14 +90,14 @@ func (s *run) checkHome(ctx context.Context) {
 // an answer the streams would be fenced for long. The requests are refused, since they say nothing.
 func (s *run) checkMayTake(ctx context.Context, stream string) {
 	s.Source.SetErrorHandler(s.onTargetError)
-	for _, request := range []string{"UPDATE", "SNAPSHOT"} {
+	for _, request := range []string{"UPDATE", "SNAPSHOT", "MSG.GET"} {
 		ctx, end := s.question(ctx)
 		_, err := s.Source.RequestWithContext(ctx, "$JS.API.STREAM."+request+"."+stream, []byte("-"))
 		err = because(ctx, err)
 		end()
 		if err != nil {
 			s.found(stream, fmt.Sprintf("the old servers do not answer $JS.API.STREAM.%s.%s: %v", request, stream, err),
-				"let the user of this bus publish to $JS.API.STREAM.UPDATE.>, $JS.API.STREAM.SNAPSHOT.>, $JS.SNAPSHOT.ACK.> and $JS.ACK.>")
+				"let the user of this bus publish to $JS.API.STREAM.UPDATE.>, $JS.API.STREAM.SNAPSHOT.>, $JS.API.STREAM.MSG.GET.>, $JS.SNAPSHOT.ACK.> and $JS.ACK.>")
 		}
 	}
 }
@@ -166,7 +173,9 @@ func (s *run) fence(ctx context.Context) error {
 	if err := s.Home.Journal(subjects); err != nil {
 		return err
 	}
+	s.mu.Lock()
 	s.subjects, s.fencing, s.doubtful = subjects, infos, make(map[string]bool)
+	s.mu.Unlock()
 	return s.each(infos, func(info *jetstream.StreamInfo) error {
 		for _, d := range s.stillUsed(ctx, info.Config.Name) {
 			return fmt.Errorf("another program takes messages of consumer %s of stream %s, and would not come along; stop it", d, info.Config.Name)
@@ -225,6 +234,14 @@ func (s *run) doubt(stream string, doubtful bool) {
 // fenceOf returns what a fenced stream has instead of its subjects.
 func (s *run) fenceOf(stream string) []string {
 	return []string{fmt.Sprintf("$OMNIBUS.moved.%s.%s", s.ID, stream)}
+}
+
+// subjectsOf returns the subjects that a stream had before the fence.
+func (s *run) subjectsOf(stream string) (subjects []string, fenced bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subjects, fenced = s.subjects[stream]
+	return subjects, fenced
 }
 
 // storesItself reports whether the server may store messages of its own in a stream.

@@ -30,8 +30,8 @@ const positionLimit = time.Second
 // it goes on from the snapshot.
 //
 // missing are the sequences that the stream does not have any more: the server does not wait for
-// these, and the bus may still hold them.
-func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, last uint64, missing map[uint64]bool) (*consumerState, error) {
+// these, and the bus may still hold them. warn gets what comes again.
+func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, last uint64, missing map[uint64]bool, warn warner) (*consumerState, error) {
 	held, ours := s.Home.Held(d.Stream, d.Name)
 	held = slices.DeleteFunc(slices.Clone(held), func(h intake.Holding) bool { return h.Sequence < first || missing[h.Sequence] })
 	if d.Config.AckPolicy == jetstream.AckNonePolicy {
@@ -45,7 +45,7 @@ func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, la
 		case d.NumAckPending == 0:
 			return nil, nil // the snapshot is exact
 		default:
-			s.warn("%d messages of consumer %s of stream %s are unacknowledged, and this bus holds %d of them: up to %d messages come again",
+			warn("%d messages of consumer %s of stream %s are unacknowledged, and this bus holds %d of them: up to %d messages come again",
 				d.NumAckPending, d.Name, d.Stream, len(held), d.Delivered.Stream-d.AckFloor.Stream)
 			return nil, nil
 		}
@@ -76,8 +76,11 @@ func stateOf(d *jetstream.ConsumerInfo, held []intake.Holding, last uint64) *con
 	return p
 }
 
+// warner gets a warning, as fmt.Sprintf does.
+type warner func(format string, args ...any)
+
 // positions returns where the consumers of a stream are, by their names.
-func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo) (map[string]*consumerState, error) {
+func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo, warn warner) (map[string]*consumerState, error) {
 	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
 	if err != nil {
 		return nil, err
@@ -88,7 +91,7 @@ func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo) (map[st
 	}
 	known := make(map[string]*consumerState, len(all))
 	for _, d := range all {
-		if known[d.Name], err = s.position(ctx, d, info.State.FirstSeq, info.State.LastSeq, missing); err != nil {
+		if known[d.Name], err = s.position(ctx, d, info.State.FirstSeq, info.State.LastSeq, missing, warn); err != nil {
 			return nil, fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
 		}
 	}
@@ -104,7 +107,7 @@ func (s *run) copyAllHome(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	target, err := s.Home.Restart()
+	target, err := s.Home.Restart(ctx)
 	if err != nil {
 		return fmt.Errorf("the embedded server does not start again: %w", err)
 	}
@@ -119,7 +122,7 @@ func (s *run) copyAllHome(ctx context.Context) error {
 func (s *run) copyIn(ctx context.Context, storage jetstream.StorageType) error {
 	those := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return i.Config.Storage != storage })
 	return s.each(those, func(info *jetstream.StreamInfo) error {
-		err := s.copyHome(ctx, info)
+		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
 		}
@@ -130,11 +133,10 @@ func (s *run) copyIn(ctx context.Context, storage jetstream.StorageType) error {
 // copyHome copies a stream and rewrites its consumers. The old servers store nothing in it any
 // more.
 func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
-	positions, err := s.positions(ctx, info)
+	positions, err := s.positionsHeld(ctx, info)
 	if err != nil {
 		return err
 	}
-	s.setPositions(info.Config.Name, positions)
 	c, err := s.newCopier(info.Config.Name)
 	if err != nil {
 		return err
@@ -152,13 +154,19 @@ func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
 	return nil
 }
 
-func (s *run) setPositions(stream string, positions map[string]*consumerState) {
+// positionsHeld returns positions while publishers wait, and records them.
+func (s *run) positionsHeld(ctx context.Context, info *jetstream.StreamInfo) (map[string]*consumerState, error) {
+	positions, err := s.positions(ctx, info, s.warn)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.positionsOf == nil {
 		s.positionsOf = make(map[string]map[string]*consumerState)
 	}
-	s.positionsOf[stream] = positions
+	s.positionsOf[info.Config.Name] = positions
+	return positions, nil
 }
 
 // passHome passes the entries of a snapshot on, with the consumers rewritten.
@@ -285,7 +293,7 @@ func (s *run) cutHome(ctx context.Context) error {
 		}
 		if slices.EqualFunc(infos, s.infos, sameState) {
 			s.describe()
-			return nil
+			return s.dropGone(ctx)
 		}
 		infos = s.infos
 		if err := sleep(ctx, 10*pollPause); err != nil {

@@ -41,6 +41,7 @@ type live struct {
 	info   *jetstream.StreamInfo
 	config json.RawMessage            // of the stream, when the copy began
 	before map[string]consumerAtStart // its consumers, as the target restores them
+	at     map[string]*consumerState  // on the way home: where they are, see positions
 	last   uint64                     // the sequence of the last message that was sent
 	sent   uint64                     // how many messages were sent
 	known  *dedup.StreamCollector     // gathers the message IDs; nil if the stream knows none
@@ -117,7 +118,7 @@ func (l *live) attempt(ctx context.Context, s *run, turns chan struct{}) (err er
 	if err != nil {
 		return err
 	}
-	if !canLive(info) {
+	if !s.canLive(info) {
 		return &errChanged{"the stream is one of those that are copied while publishers wait"}
 	}
 	l.info = info
@@ -159,6 +160,11 @@ func (l *live) abort() {
 // bulk begins the restore and sends what a snapshot has, but for its end.
 func (l *live) bulk(ctx context.Context) (err error) {
 	l.before, l.last, l.sent, l.known = make(map[string]consumerAtStart), 0, 0, nil
+	if l.s.Home != nil {
+		if l.at, err = l.s.positionsLive(ctx, l.info); err != nil {
+			return err
+		}
+	}
 	if window := l.info.Config.Duplicates; window > 0 {
 		l.known = l.s.ids.Stream(l.name, wire.Incarnation(l.info.Config.Metadata, l.info.Created), window)
 	}
@@ -202,6 +208,9 @@ func (l *live) pass(ctx context.Context, c *copier, wanted func(*archive.Header)
 		}
 		if body, err = readBody(from, h, body); err != nil {
 			return fmt.Errorf("the snapshot: %w", err)
+		}
+		if body, err = l.asThere(h, body); err != nil {
+			return err
 		}
 		if err := noteConsumer(l.before, h, body); err != nil {
 			return err
@@ -345,7 +354,7 @@ func (l *live) rest(ctx context.Context, info *jetstream.StreamInfo) error {
 
 // finish ends a copy in the hold: it sends what is left, and has the target do what has
 // happened to messages and consumers since the copy began. info is the stream as it stays.
-func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
+func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) (err error) {
 	close(l.stop)
 	<-l.done
 	if l.err != nil {
@@ -367,6 +376,11 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) error {
 		return fmt.Errorf("the end of the restore: %w", err)
 	}
 	l.deliver = "" // the restore has ended
+	if l.s.Home != nil {
+		if l.at, err = l.s.positionsHeld(ctx, info); err != nil {
+			return err
+		}
+	}
 	now, err := l.consumersNow(ctx)
 	if err != nil {
 		return err

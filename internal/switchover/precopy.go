@@ -16,7 +16,7 @@ func (s *run) planLive() {
 	total := 0.0
 	s.report.Live = nil
 	for _, info := range all {
-		if total += cost(info); total > 1 && canLive(info) {
+		if total += cost(info); total > 1 && s.canLive(info) {
 			s.report.Live = append(s.report.Live, info.Config.Name)
 		}
 	}
@@ -29,10 +29,11 @@ func cost(info *jetstream.StreamInfo) float64 {
 }
 
 // canLive reports whether a restore of the stream can stay open: the target must not store
-// messages of its own meanwhile, such as those of schedules and delete markers.
-func canLive(info *jetstream.StreamInfo) bool {
+// messages of its own meanwhile, such as those of schedules and delete markers. On the way home
+// streams in memory come after a restart of the embedded server.
+func (s *run) canLive(info *jetstream.StreamInfo) bool {
 	c := &info.Config
-	return c.Mirror == nil && len(c.Sources) == 0 && !c.AllowMsgSchedules && c.SubjectDeleteMarkerTTL == 0 && !c.Sealed
+	return (s.Home == nil || c.Storage == jetstream.FileStorage) && c.Mirror == nil && len(c.Sources) == 0 && !c.AllowMsgSchedules && c.SubjectDeleteMarkerTTL == 0 && !c.Sealed
 }
 
 // precopy copies the large streams while publishers go on, until little is left of each.
@@ -53,7 +54,11 @@ func (s *run) precopy(ctx context.Context) error {
 		s.begun(info.Config.Name)
 		go l.run(ctx, s, turns) // ends with stop or ctx; finish and abandonLive wait for it
 	}
-	return s.awaitLive(ctx)
+	err := s.awaitLive(ctx)
+	if err == nil && s.Home != nil {
+		s.Home.SyncAhead()
+	}
+	return err
 }
 
 // awaitLive waits until little is left of each stream.

@@ -42,9 +42,7 @@ func (s *run) preflight(ctx context.Context) error {
 	for _, info := range s.infos {
 		s.checkStream(info)
 	}
-	if s.Home == nil {
-		s.planLive()
-	}
+	s.planLive()
 	if len(s.obstacles) > 0 {
 		return &switchover.ObstacleError{Target: s.report.Target, Obstacles: s.obstacles}
 	}

@@ -67,11 +67,13 @@ func (s *run) tellLocked() {
 	}
 }
 
-// warn enters a warning into the report.
+// warn enters a warning into the report, once.
 func (s *run) warn(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf(format, args...))
+	if w := fmt.Sprintf(format, args...); !slices.Contains(s.report.Warnings, w) {
+		s.report.Warnings = append(s.report.Warnings, w)
+	}
 }
 
 // notLive enters into the report that a stream was not copied while publishers went on.

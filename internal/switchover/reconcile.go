@@ -37,7 +37,7 @@ func (l *live) consumersNow(ctx context.Context) (map[string]consumerAtStart, er
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(reply.Config, l.config) {
+	if !l.s.sameConfig(reply.Config, l.config) {
 		return nil, &errChanged{"the configuration of the stream has changed"}
 	}
 	from := archive.NewReader(s2.NewReader(&snapshotReader{ctx: ctx, c: c}))
@@ -53,6 +53,9 @@ func (l *live) consumersNow(ctx context.Context) (map[string]consumerAtStart, er
 		}
 		if body, err = readBody(from, h, body); err != nil {
 			return nil, fmt.Errorf("the snapshot: %w", err)
+		}
+		if body, err = l.asThere(h, body); err != nil {
+			return nil, err
 		}
 		if err := noteConsumer(all, h, body); err != nil {
 			return nil, err

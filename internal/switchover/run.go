@@ -177,8 +177,7 @@ func (s *run) copyAll(ctx context.Context) error {
 func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
 	l := s.lives[info.Config.Name]
 	if l == nil {
-		s.begun(info.Config.Name)
-		return s.copy(ctx, info)
+		return s.copyHeld(ctx, info)
 	}
 	err := l.finish(ctx, info)
 	if err == nil {
@@ -192,11 +191,24 @@ func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
 	if err := s.removeOne(ctx, info.Config.Name); err != nil {
 		return err
 	}
+	return s.copyHeld(ctx, info)
+}
+
+// copyHeld copies a stream while publishers wait.
+func (s *run) copyHeld(ctx context.Context, info *jetstream.StreamInfo) error {
+	if s.Home != nil {
+		return s.copyHome(ctx, info)
+	}
+	s.begun(info.Config.Name)
 	return s.copy(ctx, info)
 }
 
-// begun records that the target may have a copy of a stream from now on.
+// begun records that the target may have a copy of a stream from now on. The embedded server is
+// thrown away with all copies.
 func (s *run) begun(name string) {
+	if s.Home != nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.made = append(s.made, name)

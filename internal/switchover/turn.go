@@ -43,7 +43,18 @@ func (s *run) removeOne(ctx context.Context, name string) error {
 		return err
 	}
 	defer end()
-	return removeCopy(ctx, s.targetJS, name, s.ID)
+	return s.discard(ctx, name)
+}
+
+// discard deletes a copy. Those of a switch home have no mark.
+func (s *run) discard(ctx context.Context, name string) error {
+	if s.Home == nil {
+		return removeCopy(ctx, s.targetJS, name, s.ID)
+	}
+	if err := s.targetJS.DeleteStream(ctx, name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return because(ctx, err)
+	}
+	return nil
 }
 
 // endTurn lets the next stream be made as soon as the target has the one of c. If the chunks until
