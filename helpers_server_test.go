@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,15 +178,26 @@ func (p *serverProcess) stop() {
 	_ = p.cmd.Wait()
 }
 
-// freePorts returns ports that nobody uses. Somebody may take one before it is used, which is
-// as unlikely as the range is large.
+// triedPorts counts what freePorts has tried, and firstPort is where it begins in this process.
+var (
+	triedPorts atomic.Uint32
+	firstPort  = rand.Uint32N(20_000)
+)
+
+// freePorts returns ports that nobody uses. They lie below those that systems give to outgoing
+// connections: a connection could take the port of a server that is down for a moment. Even a client that dials
+// that server can, since such a connection may have both ends on one port.
 func freePorts(t *testing.T, n int) (ports []int) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		port := 12_000 + (firstPort+triedPorts.Add(1))%20_000
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil && tries < 1000 {
+			continue
+		}
 		must(t, err)
-		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		must(t, l.Close())
+		ports = append(ports, int(port))
 	}
 	return ports
 }
