@@ -14,6 +14,8 @@ import (
 
 	"github.com/omnibus-go/bus/internal/capture"
 	"github.com/omnibus-go/bus/internal/sidestream"
+	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // Stream is a durable log of messages on the server. It holds no resources and needs no
@@ -155,7 +157,8 @@ func (s *Stream) checkMayHave(ctx context.Context, pattern string) error {
 }
 
 // checkContent returns a *SubjectError with the reason unless ok accepts what the stream
-// stores. Before it returns one it asks the server: another program may have added subjects.
+// stores. Before it returns one it asks the server: another program may have added subjects, or
+// taken the stream home.
 func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(*capture.Content) bool) error {
 	if ok(s.content.Load()) {
 		return nil
@@ -166,6 +169,9 @@ func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(
 		st, err := s.bus.core.JetStream.Stream(ctx, s.name)
 		if err != nil {
 			return streamError(s.name, "look up", err)
+		}
+		if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
+			return &switchover.StreamMovedError{Stream: s.name}
 		}
 		if s.register(st.CachedInfo()); ok(s.content.Load()) {
 			return nil

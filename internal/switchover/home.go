@@ -177,25 +177,37 @@ func (s *run) fence(ctx context.Context) error {
 	s.subjects, s.fencing, s.doubtful = subjects, infos, make(map[string]bool)
 	s.mu.Unlock()
 	return s.each(infos, func(info *jetstream.StreamInfo) error {
-		for _, d := range s.stillUsed(ctx, info.Config.Name) {
-			return fmt.Errorf("another program takes messages of consumer %s of stream %s, and would not come along; stop it", d, info.Config.Name)
+		if err := s.isLeftAlone(ctx, info.Config.Name); err != nil {
+			return err
 		}
 		return s.fenceOne(ctx, info.Config)
 	})
 }
 
-// stillUsed returns the consumers of the bus that others pull from, too. The bus does not any more.
-func (s *run) stillUsed(ctx context.Context, stream string) (names []string) {
+// isLeftAlone returns an error if another program takes messages from a stream, or has taken some
+// since the positions of its consumers were looked up. The bus does not any more.
+func (s *run) isLeftAlone(ctx context.Context, stream string) error {
 	all, err := consumers(ctx, s.sourceJS, stream)
 	if err != nil {
-		return nil // the copy needs them, and says so
+		return err
 	}
 	for _, d := range all {
-		if _, ours := s.Home.Held(d.Stream, d.Name); ours && d.NumWaiting > 0 {
-			names = append(names, d.Name)
+		if err := s.isUnused(d); err != nil {
+			return err
 		}
 	}
-	return names
+	return nil
+}
+
+// isUnused is isLeftAlone for one consumer.
+func (s *run) isUnused(d *jetstream.ConsumerInfo) error {
+	if d.Config.AckPolicy == jetstream.AckNonePolicy {
+		return nil // what it takes stays
+	}
+	if delivered, known := s.deliveredAt(d); d.NumWaiting > 0 || d.PushBound || known && d.Delivered.Consumer > delivered {
+		return fmt.Errorf("another program takes messages of consumer %s of stream %s, and would not come along; stop it", d.Name, d.Stream)
+	}
+	return nil
 }
 
 // updateLimit is how long one change of a stream may take.

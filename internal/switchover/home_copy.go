@@ -79,12 +79,8 @@ func stateOf(d *jetstream.ConsumerInfo, held []intake.Holding, last uint64) *con
 // warner gets a warning, as fmt.Sprintf does.
 type warner func(format string, args ...any)
 
-// positions returns where the consumers of a stream are, by their names.
-func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo, warn warner) (map[string]*consumerState, error) {
-	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
-	if err != nil {
-		return nil, err
-	}
+// positions returns where all consumers of a stream are, by their names.
+func (s *run) positions(ctx context.Context, info *jetstream.StreamInfo, all []*jetstream.ConsumerInfo, warn warner) (map[string]*consumerState, error) {
 	missing, err := deleted(ctx, s.sourceJS, info.Config.Name)
 	if err != nil {
 		return nil, err
@@ -156,17 +152,34 @@ func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
 
 // positionsHeld returns positions while publishers wait, and records them.
 func (s *run) positionsHeld(ctx context.Context, info *jetstream.StreamInfo) (map[string]*consumerState, error) {
-	positions, err := s.positions(ctx, info, s.warn)
+	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	positions, err := s.positions(ctx, info, all, s.warn)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.positionsOf == nil {
-		s.positionsOf = make(map[string]map[string]*consumerState)
+		s.positionsOf, s.copiedAt = make(map[string]map[string]*consumerState), make(map[string][]*jetstream.ConsumerInfo)
 	}
-	s.positionsOf[info.Config.Name] = positions
+	s.positionsOf[info.Config.Name], s.copiedAt[info.Config.Name] = positions, all
 	return positions, nil
+}
+
+// deliveredAt returns the number of the last delivery of a consumer when its position was looked
+// up for good. known is false before that.
+func (s *run) deliveredAt(d *jetstream.ConsumerInfo) (number uint64, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, was := range s.copiedAt[d.Stream] {
+		if was.Name == d.Name {
+			return was.Delivered.Consumer, true
+		}
+	}
+	return 0, false
 }
 
 // passHome passes the entries of a snapshot on, with the consumers rewritten.
@@ -326,6 +339,9 @@ func (s *run) verifyHome(ctx context.Context, from *jetstream.StreamInfo) error 
 		return err
 	}
 	for _, d := range all {
+		if err := s.isUnused(d); err != nil {
+			return err
+		}
 		if err := s.verifyConsumerHome(ctx, d, s.isVolatile(from)); err != nil {
 			return err
 		}

@@ -24,7 +24,11 @@ func (s *run) positionsLive(ctx context.Context, info *jetstream.StreamInfo) (ma
 		return nil, err
 	}
 	defer thaw()
-	return s.positions(ctx, info, func(string, ...any) {}) // the end of the copy warns
+	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	return s.positions(ctx, info, all, func(string, ...any) {}) // the end of the copy warns
 }
 
 // asThere returns the entry of a snapshot as the target is to get it.

@@ -46,6 +46,7 @@ type run struct {
 	fencing     []*jetstream.StreamInfo              // those streams as they were
 	doubtful    map[string]bool                      // those whose change had no answer
 	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
+	copiedAt    map[string][]*jetstream.ConsumerInfo // and what the old servers said of them, by stream
 
 	making     chan struct{}    // full while a stream is made or deleted, see turn
 	lives      map[string]*live // copies that follow their streams
@@ -236,7 +237,9 @@ func (s *run) commit(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if s.Home != nil { // once more: somebody may have ended the fence since the streams were compared
-		if err := s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.isFenced(ctx, info) }); err != nil {
+		if err := s.each(s.infos, func(info *jetstream.StreamInfo) error {
+			return errors.Join(s.isFenced(ctx, info), s.isLeftAlone(ctx, info.Config.Name))
+		}); err != nil {
 			return err
 		}
 	}
