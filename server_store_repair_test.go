@@ -183,6 +183,15 @@ func TestStoreEndsRemovals(t *testing.T) {
 	mustBeUnharmed(t, dir)
 }
 
+// The server of a process that was killed at its very start had left an empty file, which the next
+// one takes for an account.
+func TestStoreRemovesProbesOfTheServer(t *testing.T) {
+	t.Parallel()
+	dir := filled(t)
+	must(t, os.WriteFile(filepath.Join(dir, "data", "jetstream", "_test_4882186"), nil, 0o600))
+	mustBeUnharmed(t, dir)
+}
+
 // A change of a stream that was interrupted between the server's two files is
 // finished: the new configuration holds, and the messages are there.
 func TestStoreEndsChanges(t *testing.T) {

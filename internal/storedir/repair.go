@@ -32,9 +32,13 @@ type Repair struct {
 //     checksum. That is the last step of a change. valid returns an error if config is not
 //     a configuration of the stream name.
 //
-// Repair leaves every other stream as it is, and the server refuses a damaged one. See
+// It also removes the empty file that a server leaves that is killed while it tries whether it can
+// write. Repair leaves every other stream as it is, and the server refuses a damaged one. See
 // ADR 11. If it fails it returns an [*AccessError] and the repairs that it made before.
 func (d *Dir) Repair(valid func(name string, config []byte) error) ([]Repair, error) {
+	if err := d.removeProbes(); err != nil {
+		return nil, &AccessError{Dir: d.path, Op: "remove an empty file of a killed server", Err: err}
+	}
 	var done []Repair
 	err := eachStream(d.Data(), func(path string) error {
 		m, err := d.repairStream(path, valid)
@@ -47,6 +51,27 @@ func (d *Dir) Repair(valid func(name string, config []byte) error) ([]Repair, er
 		return done, &AccessError{Dir: d.path, Op: "repair streams", Err: err}
 	}
 	return done, nil
+}
+
+// removeProbes removes the empty files with which the server finds out at its start whether it can
+// write beside the folders of its accounts. A server that is killed then leaves one, and takes it for
+// an account that nobody knows.
+func (d *Dir) removeProbes() error {
+	path := filepath.Join(d.Data(), jetstreamName)
+	entries, err := readDir(path)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), probePrefix) {
+			continue
+		}
+		empty, err := isSmall(e, 0)
+		if err == nil && empty {
+			err = os.Remove(filepath.Join(path, e.Name()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // repairStream repairs one stream, whose folder is path. It returns a Repair without What if

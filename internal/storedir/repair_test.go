@@ -231,6 +231,27 @@ func TestRepairFinishesARemoval(t *testing.T) {
 	}
 }
 
+// The empty file of a server that was killed while it tried the directory is removed. What else has
+// such a name stays.
+func TestRepairRemovesProbes(t *testing.T) {
+	t.Parallel()
+	d, folder := withStream(t, "S", streamFiles{"meta.inf": "{}", "meta.sum": sumOf(t, "{}"), "msgs/1.blk": message})
+	accounts := filepath.Dir(filepath.Dir(filepath.Dir(folder)))
+	write(t, filepath.Join(accounts, "_test_4882186"), "")
+	write(t, filepath.Join(accounts, "_test_1"), "x")
+	if err := os.Mkdir(filepath.Join(accounts, "_test_2"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := d.Repair(anyConfig); len(done) != 0 || err != nil {
+		t.Fatalf("Repair = %+v, %v", done, err)
+	}
+	for name, stays := range map[string]bool{"_test_4882186": false, "_test_1": true, "_test_2": true, "$G": true} {
+		if _, err := os.Stat(filepath.Join(accounts, name)); (err == nil) != stays {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Without data there is nothing to do; what cannot be read is an error.
 func TestRepairWithoutStreams(t *testing.T) {
 	t.Parallel()
