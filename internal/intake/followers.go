@@ -49,7 +49,8 @@ type Follower struct {
 type followers struct {
 	k     *keyed
 	store Followers // nil: nothing is stored
-	keys  map[string]*keyFollowers
+	keys  map[string]*keyFollowers // by token
+	names map[string]string        // the tokens of those of which the key is known
 	count int
 
 	queue   []wire.Delivery // to be stored, the oldest first
@@ -107,7 +108,7 @@ const (
 )
 
 func newFollowers(k *keyed, store Followers) *followers {
-	f := &followers{k: k, store: store, keys: make(map[string]*keyFollowers), idle: make(chan struct{})}
+	f := &followers{k: k, store: store, keys: make(map[string]*keyFollowers), names: make(map[string]string), idle: make(chan struct{})}
 	if store == nil {
 		return f
 	}
@@ -129,12 +130,10 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	if len(f.keys) == 0 || f.stopped {
 		return false
 	}
-	token := f.store.Token(del.Stored.Key)
-	kf := f.keys[token]
+	token, kf := f.ofKeyLocked(del.Stored.Key)
 	if kf == nil || !f.store.MayWait(del) {
 		return false
 	}
-	kf.key = del.Stored.Key
 	i, found := kf.find(del.Stored.Sequence)
 	switch cameBack := found && del.Stored.Source != 0; {
 	case i == 0 && !found: // before the first
@@ -152,14 +151,34 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	return true
 }
 
+// ofKeyLocked returns the followers of a key with their token, or nil. It makes the token, which takes
+// long, only while the key of some followers is not known.
+func (f *followers) ofKeyLocked(key string) (token string, kf *keyFollowers) {
+	if token, known := f.names[key]; known || len(f.names) == len(f.keys) {
+		return token, f.keys[token]
+	}
+	token = f.store.Token(key)
+	if kf = f.keys[token]; kf != nil {
+		kf.key, f.names[key] = key, token
+	}
+	return token, kf
+}
+
+// beginLocked returns new followers of a key that has none.
+func (f *followers) beginLocked(key string) *keyFollowers {
+	token := f.store.Token(key)
+	kf := &keyFollowers{key: key}
+	f.keys[token], f.names[key] = kf, token
+	return kf
+}
+
 // spillLocked stores what waits in the lane of a key, except for so many. It returns false if
 // there is none.
 func (f *followers) spillLocked(key string, keep int) bool {
 	if f.store == nil || f.stopped {
 		return false
 	}
-	token := f.store.Token(key)
-	kf := f.keys[token]
+	_, kf := f.ofKeyLocked(key)
 	if kf != nil { // what was returned lately is not to be stored again
 		if keep = f.targetLocked(); f.k.lanes.Behind(key) <= 2*keep {
 			return false
@@ -170,10 +189,8 @@ func (f *followers) spillLocked(key string, keep int) bool {
 		return false
 	}
 	if kf == nil {
-		kf = new(keyFollowers)
-		f.keys[token] = kf
+		kf = f.beginLocked(key)
 	}
-	kf.key = key
 	for i := range tail {
 		f.putLocked(kf, tail[i])
 	}
@@ -230,6 +247,7 @@ func (f *followers) removeLocked(token string, kf *keyFollowers, i int) {
 	}
 	if len(kf.all) == 0 {
 		delete(f.keys, token)
+		delete(f.names, kf.key)
 	}
 }
 
@@ -244,8 +262,8 @@ func (f *followers) readyLocked(token string) {
 
 // readyKeyLocked is readyLocked for a key of which a message was settled.
 func (f *followers) readyKeyLocked(key string) {
-	if len(f.keys) > 0 {
-		f.readyLocked(f.store.Token(key))
+	if token, kf := f.ofKeyLocked(key); kf != nil {
+		f.readyLocked(token)
 	}
 }
 

@@ -45,10 +45,8 @@ func (k *keyed) manyBehind(source int) int { return max(k.d.pullers[source].MaxH
 // behindLocked is how many messages of a key wait, here and as stored followers.
 func (k *keyed) behindLocked(key string) int {
 	behind := k.lanes.Behind(key)
-	if len(k.followers.keys) > 0 {
-		if kf := k.followers.keys[k.followers.store.Token(key)]; kf != nil {
-			behind += len(kf.all)
-		}
+	if _, kf := k.followers.ofKeyLocked(key); kf != nil {
+		behind += len(kf.all)
 	}
 	return behind
 }
