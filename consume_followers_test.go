@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/health"
 )
 
 // roomFor is how many messages the durable of these tests may have out: so few that the
@@ -178,4 +180,55 @@ func TestRestartAfterKillWithFollowers(t *testing.T) {
 		t.Fatalf("%d followers wait, %d return, want some of both", waiting, returning)
 	}
 	restartAndHandleAll(t, dir, []bus.ConsumeOption{bus.KeyBySubject()}, held > 0)
+}
+
+// Followers come back, too, where the user may not delete single messages of S-retry. Where it may not
+// purge subjects either the durable cannot begin: its health says so, with the subject, and S-retry
+// does not grow.
+func TestFollowersOfARestrictedUser(t *testing.T) {
+	t.Parallel()
+	const noDelete, noPurge = "$JS.API.STREAM.MSG.DELETE.>", "$JS.API.STREAM.PURGE.>"
+	start := func(t *testing.T, handle bus.Handler[int], denied ...string) (*bus.Bus, *bus.Stream) {
+		b, err := bus.Connect(t.Context(), annDenied(t, denied...), bus.WithUser("ann", "x"), bus.WithLogger(silent()))
+		must(t, err)
+		t.Cleanup(func() { must(t, b.Close()) })
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		declareSmall(t, b, 30*time.Second)
+		storeKeys(t, st, 2, 400)
+		consume(t, st, "c", "s.*", handle, bus.KeyBySubject(), bus.Concurrency(4), bus.Retry(bus.RetryPolicy{MaxAttempts: 1000, MaxBackoff: 100 * time.Millisecond}))
+		return b, st
+	}
+	t.Run("without deletes", func(t *testing.T) {
+		t.Parallel()
+		var got ledger
+		b, st := start(t, func(ctx context.Context, m *bus.Msg[int]) error {
+			if m.Subject == "s.k0" && got.distinct() < 200 {
+				return errNo
+			}
+			return got.handle(ctx, m)
+		}, noDelete)
+		awaitAll(t, b, "S", "c")
+		ofKey := slices.DeleteFunc(got.sequences(), func(sequence uint64) bool { return sequence%2 == 0 })
+		if got.distinct() != 400 || len(ofKey) != 200 || !slices.IsSorted(ofKey) {
+			t.Errorf("%d messages were handled, %d of the key, in order: %t", got.distinct(), len(ofKey), slices.IsSorted(ofKey))
+		}
+		if dead := deadOf(t, st, bus.DeadFilter{}); len(dead) > 0 {
+			t.Errorf("dead letters: %v", dead)
+		}
+		eventually(t, "S-retry is empty", func() bool {
+			waiting, returning := waitingCopies(t, b)
+			return waiting+returning == 0
+		})
+	})
+	t.Run("without purges", func(t *testing.T) {
+		t.Parallel()
+		b, _ := start(t, ignore[int], noDelete, noPurge)
+		eventually(t, "a problem names the subject", func() bool {
+			r := b.Health(t.Context())
+			return r.Status == health.Degraded && strings.Contains(r.Problems[0].Reason, "$JS.API.STREAM.PURGE.S-retry")
+		})
+		if n := streamInfo(t, b, "S-retry").State.Msgs; n > 0 {
+			t.Errorf("S-retry has %d messages", n)
+		}
+	})
 }

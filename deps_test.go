@@ -220,6 +220,7 @@ var house = map[string]room{
 		"internal/deadline":      "the creation of a consumer outlasts its call, to be undone",
 		"internal/intake":        "it is a source of messages that come back",
 		"internal/jserr":         "the server's refusals, and its own errors",
+		"internal/link":          "whether the user may not delete single messages",
 		"internal/outlet":        "stores copies",
 		"internal/settle":        "bounds the reason of a dead letter that it reads",
 		"internal/wire":          "what it copies: deliveries and headers",

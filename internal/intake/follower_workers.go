@@ -11,12 +11,28 @@ import (
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
+// followerCalls is what is known of the calls of one kind: to store, or to return. The two have
+// pauses of their own: while nothing can be returned, what takes the room of other keys is stored.
+type followerCalls struct {
+	pause time.Time // no calls before: the last one failed
+	err   error     // why it failed; nil if it did not
+}
+
+func (c *followerCalls) pauses() bool { return time.Now().Before(c.pause) }
+
 // startLocked starts workers for what is to be done.
 func (f *followers) startLocked() {
-	if f.stopped || time.Now().Before(f.pause) {
+	if f.stopped {
 		return
 	}
-	for f.workers < min(maxFollowerWorkers, len(f.queue)+len(f.ready)) {
+	todo := 0
+	if !f.puts.pauses() {
+		todo += len(f.queue)
+	}
+	if !f.moves.pauses() {
+		todo += len(f.ready)
+	}
+	for f.workers < min(maxFollowerWorkers, todo) {
 		f.workers++
 		go f.work()
 	}
@@ -27,15 +43,15 @@ func (f *followers) work() {
 	d := f.k.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !f.stopped && !time.Now().Before(f.pause) {
-		do := f.takeLocked()
+	for !f.stopped {
+		do, calls := f.takeLocked()
 		if do == nil {
 			break
 		}
 		d.mu.Unlock()
 		err := do()
 		d.mu.Lock()
-		f.resultLocked(err)
+		f.resultLocked(calls, err)
 	}
 	f.workers--
 	if f.stopped && f.workers == 0 {
@@ -43,38 +59,47 @@ func (f *followers) work() {
 	}
 }
 
-// takeLocked returns what a worker does next, or nil. The two kinds of work take turns. Most
-// workers store: what is to be stored takes the room of other keys, and to return is the longer work.
-func (f *followers) takeLocked() func() error {
+// takeLocked returns what a worker does next, and of which kind it is, or nil. The two kinds of work
+// take turns. Most workers store: what is to be stored takes the room of other keys, and to return is
+// the longer work.
+func (f *followers) takeLocked() (do func() error, calls *followerCalls) {
+	mayPut, mayReturn := len(f.queue) > 0 && !f.puts.pauses(), len(f.ready) > 0 && !f.moves.pauses()
 	f.turn = !f.turn
 	switch {
-	case len(f.queue) > 0 && (f.turn || len(f.ready) == 0 || f.returns >= maxReturnWorkers):
+	case mayPut && (f.turn || !mayReturn || f.returns >= maxReturnWorkers):
 		del := f.queue[0]
 		f.queue[0] = wire.Delivery{}
 		f.queue = f.queue[1:]
-		return func() error { return f.put(del) }
-	case len(f.ready) > 0:
+		return func() error { return f.put(del) }, &f.puts
+	case mayReturn:
 		token := f.ready[0]
 		f.ready = f.ready[1:]
 		f.returns++
-		return func() error { return f.returnReady(token) }
+		return func() error { return f.returnReady(token) }, &f.moves
 	}
-	return nil
+	return nil, nil
 }
 
-// resultLocked records how a call ended. After an error there is a pause. The first of several
-// errors is reported.
-func (f *followers) resultLocked(err error) {
+// resultLocked records the error of a call. After it there is a pause. The first of several errors
+// is reported. A call that succeeds ends them: see put and endReturn.
+func (f *followers) resultLocked(calls *followerCalls, err error) {
 	if err == nil {
-		f.failed = false
 		return
 	}
-	f.pause = time.Now().Add(deadLetterRetry)
+	calls.pause = time.Now().Add(deadLetterRetry)
 	f.k.d.wakeMaintainer()
-	if !f.failed && f.k.d.ctx.Err() == nil && !errors.Is(err, errRecordFull) {
-		f.failed = true
-		f.k.d.reportLocked(fmt.Errorf("messages behind a failing one of their key cannot be stored or returned: %w", err))
+	if f.k.d.ctx.Err() != nil || errors.Is(err, errRecordFull) {
+		return
 	}
+	if calls.err == nil {
+		f.k.d.reportLocked(failedCall(err))
+	}
+	calls.err = err
+}
+
+// failedCall says what the failure of a call means.
+func failedCall(err error) error {
+	return fmt.Errorf("messages behind a failing one of their key cannot be stored or returned: %w", err)
 }
 
 // errRecordFull says that too many other messages are about to become dead letters.
@@ -96,6 +121,7 @@ func (f *followers) put(del wire.Delivery) error {
 	d.authority.settle(del, telemetry.OpAck, ackBody)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	f.puts.err = nil
 	f.storedLocked(token, del.Stored.Sequence)
 	return nil
 }
@@ -193,6 +219,9 @@ func (f *followers) beginReturn(token string) (chosen []Follower, last bool) {
 // same, and may be here already: then it is stored once more.
 func (f *followers) endReturn(token string, all []Follower, found []bool, err error) {
 	f.k.d.mu.Lock()
+	if err == nil {
+		f.moves.err = nil
+	}
 	if kf := f.keys[token]; kf != nil && err == nil {
 		kf.unreadable = nil
 	}

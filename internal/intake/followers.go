@@ -48,7 +48,7 @@ type Follower struct {
 // Guarded by Durable.mu. The workers, which end when nothing is to be done, store and return.
 type followers struct {
 	k     *keyed
-	store Followers // nil: nothing is stored
+	store Followers                // nil: nothing is stored
 	keys  map[string]*keyFollowers // by token
 	names map[string]string        // the tokens of those of which the key is known
 	count int
@@ -58,9 +58,9 @@ type followers struct {
 	ready   []string // tokens of keys of which some can be returned
 	turn    bool     // of the workers: which of these is next
 	workers int
-	returns int       // workers that return followers
-	pause   time.Time // no calls before: the last one failed
-	failed  bool      // that was reported
+	returns int // workers that return followers
+	puts    followerCalls
+	moves   followerCalls // calls of Return
 	stopped bool
 	idle    chan struct{} // closed when the last worker has ended, after stop
 }
@@ -326,11 +326,20 @@ func (f *followers) allReturningLocked() bool {
 }
 
 // dueLocked is when the maintainer must look again, zero for never.
-func (f *followers) dueLocked() time.Time {
-	if len(f.queue)+len(f.ready) == 0 || f.workers > 0 || f.stopped {
+func (f *followers) dueLocked() (due time.Time) {
+	if f.stopped {
 		return time.Time{}
 	}
-	return f.pause
+	if len(f.queue) > 0 {
+		due = f.puts.pause
+	}
+	if len(f.ready) > 0 && (due.IsZero() || f.moves.pause.Before(due)) {
+		due = f.moves.pause
+	}
+	if !due.After(time.Now()) {
+		return time.Time{} // the workers do it
+	}
+	return due
 }
 
 // earlyLocked is how many messages of a source are early.

@@ -34,7 +34,7 @@ func newTestFollowers(waiting map[string][]Follower) *followers {
 	for i := range k.sources {
 		k.sources[i].barrier.open = true
 	}
-	k.followers.pause = time.Now().Add(time.Hour)
+	k.followers.puts.pause, k.followers.moves.pause = time.Now().Add(time.Hour), time.Now().Add(time.Hour)
 	return k.followers
 }
 
@@ -240,6 +240,42 @@ func TestFollowersThatCannotBeRead(t *testing.T) {
 		t.Errorf("behind one that cannot be read %v return", next)
 	}
 	f.mustHave(t, "u!s", 7, 8)
+}
+
+// While no follower can be returned, which is reported once and is a problem until one is, others are
+// stored.
+func TestFollowersThatCannotReturn(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}}})
+	f.puts, f.moves = followerCalls{}, followerCalls{}
+	f.workers = maxFollowerWorkers // none is started
+	var reported atomic.Int64
+	f.k.d.cfg.Report, f.k.d.ctx = func(error) { reported.Add(1) }, t.Context()
+	denied := errors.New("denied")
+	for range 2 {
+		f.k.d.mu.Lock()
+		f.resultLocked(&f.moves, denied)
+		f.k.d.mu.Unlock()
+	}
+	f.k.d.awaitReported(t.Context())
+	if err := f.stalledLocked(); !errors.Is(err, denied) || reported.Load() != 1 {
+		t.Errorf("stalled: %v, %d reports", err, reported.Load())
+	}
+	f.readyLocked(tokenOfK)
+	if do, _ := f.takeLocked(); do != nil {
+		t.Error("followers return without a pause")
+	}
+	if due := f.dueLocked(); !due.Equal(f.moves.pause) {
+		t.Errorf("the next look is at %v, the pause ends at %v", due, f.moves.pause)
+	}
+	f.mustAdmit(t, fromSource(0, 6), true)
+	if do, calls := f.takeLocked(); do == nil || calls != &f.puts {
+		t.Error("nothing is stored meanwhile")
+	}
+	f.endReturn(tokenOfK, []Follower{{Sequence: 5}}, []bool{true}, nil)
+	if err := f.stalledLocked(); err != nil {
+		t.Errorf("stalled: %v", err)
+	}
 }
 
 // What is early at the stop is returned, and so is what comes later.

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -124,6 +125,9 @@ func (f *followers) stalledLocked() error {
 		if kf.unreadable != nil {
 			return kf.unreadable.why
 		}
+	}
+	if err := cmp.Or(f.puts.err, f.moves.err); err != nil && len(f.keys) > 0 {
+		return failedCall(err)
 	}
 	return nil
 }

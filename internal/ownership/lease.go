@@ -139,6 +139,7 @@ func (m *Member) becomeOwner(epoch uint64, asked time.Time) {
 		return
 	}
 	owner, err := m.openOwner(epoch, last, asked.Add(m.ownerPeriod()))
+	m.recordOpenError(err)
 	if err != nil {
 		m.cfg.Failed(err)
 		return
@@ -240,6 +241,13 @@ func (m *Member) recordLeaseError(err error) {
 	if first {
 		m.cfg.Failed(err)
 	}
+}
+
+// recordOpenError keeps for Stalled why this process cannot be the owner. Nil clears it.
+func (m *Member) recordOpenError(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.openErr = err
 }
 
 // announceLease tells the other members that the lease has changed. If the message is

@@ -30,6 +30,7 @@ type Member struct {
 	owner     *Owner    // nil unless this process is the owner
 	abandoned []Intake  // of earlier times as the owner; their handlers may still run
 	leaseErr  error     // why the lease cannot be read, or what is wrong with it
+	openErr   error     // why this process, which has the lease, cannot be the owner
 	oddAt     time.Time // when reportOdd has reported something
 	draining  bool
 	quiesced  bool
@@ -139,6 +140,7 @@ func (m *Member) follow() (again bool) {
 		return false
 	case epoch != m.known.epoch || l != m.known.lease:
 		m.known = knownLease{lease: l, epoch: epoch}
+		m.recordOpenError(nil) // it is another process's turn
 		return true
 	case held && l.Member == m.cfg.ID: // the reply to acquireLease was lost
 		m.becomeOwner(epoch, asked)

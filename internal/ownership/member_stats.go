@@ -1,16 +1,19 @@
 package ownership
 
-import "context"
+import (
+	"cmp"
+	"context"
+)
 
 // Owns reports whether this process is the owner.
 func (m *Member) Owns() bool { return m.currentOwner() != nil }
 
-// Stalled returns why nobody can know the owner now: the lease cannot be read. It returns
-// nil while all is well.
+// Stalled returns why there is no owner now, as far as this process knows: the lease cannot be read, or
+// this process has it and cannot take messages. It returns nil while all is well.
 func (m *Member) Stalled() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.leaseErr
+	return cmp.Or(m.leaseErr, m.openErr)
 }
 
 // Begun is the number of handler calls that began in this process.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,6 +27,8 @@ type Followers struct {
 	waiting map[string][]intake.Follower
 	strays  []Address
 	anchor  anchor
+
+	mayNotDelete atomic.Bool // the server has refused to delete one message: messages are purged instead
 }
 
 // OpenFollowers asks the server which followers of the durable wait. Without keyed, and in an
@@ -158,9 +161,13 @@ func (f *Followers) MayWait(d *wire.Delivery) bool {
 
 // mark stores the mark of a new owner, and removes those of earlier owners. DeleteDurable
 // removes the marks after it has deleted the durable. So a mark that is stored later finds the
-// durable gone, and removes itself.
+// durable gone, and removes itself. Where marks cannot be removed it stores none: it is called again
+// and again then.
 func (f *Followers) mark(ctx context.Context) error {
 	subject := f.s.Address(0).OwnerMark()
+	if err := f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(1)); err != nil {
+		return err
+	}
 	var ack *jetstream.PubAck
 	err := f.s.core.WithReserve(ctx, 0, func() (err error) {
 		ack, err = f.s.core.JetStream.Publish(ctx, subject, nil)

@@ -2,7 +2,6 @@ package sidestream
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,6 +35,9 @@ func (a *anchor) renew(ctx context.Context, f *Followers, followers int) error {
 	}
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
+	if err := a.clear(ctx, f); err != nil { // else their number would grow
+		return err
+	}
 	sequence, err := f.storeAnchor(ctx)
 	if err != nil {
 		a.doubt = true
@@ -71,18 +73,26 @@ func (a *anchor) remove(ctx context.Context, f *Followers) error {
 	defer a.mu.Unlock()
 	ctx, cancel := f.s.core.WithTimeout(ctx)
 	defer cancel()
-	if a.doubt {
-		err := f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
-			return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(f.s.Address(0).Anchor()))
-		})
-		if err == nil {
-			a.sequence, a.doubt = 0, false
-		}
+	if err := a.clear(ctx, f); err != nil {
 		return err
 	}
 	before := a.sequence
 	a.sequence = 0
 	return a.delete(ctx, f, before)
+}
+
+// clear removes all anchors if there may be more than one.
+func (a *anchor) clear(ctx context.Context, f *Followers) error {
+	if !a.doubt {
+		return nil
+	}
+	err := f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
+		return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(f.s.Address(0).Anchor()))
+	})
+	if err == nil {
+		a.sequence, a.doubt = 0, false
+	}
+	return err
 }
 
 // delete deletes the anchor with a sequence, if any. It may be gone. After an error there is
@@ -91,17 +101,12 @@ func (a *anchor) delete(ctx context.Context, f *Followers, sequence uint64) erro
 	if sequence == 0 {
 		return nil
 	}
-	first := true
+	alone := true
 	err := f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
-		if first {
-			first = false
-			return f.s.Retries.DeleteMsg(ctx, sequence)
-		}
-		return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(f.s.Address(0).Anchor()), jetstream.WithPurgeSequence(sequence+1))
+		first := alone
+		alone = false
+		return f.deleteUpTo(ctx, f.s.Address(0).Anchor(), sequence, first)
 	})
-	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-		return nil
-	}
 	a.doubt = a.doubt || err != nil
 	return err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -106,14 +107,15 @@ func (f *Followers) storeRetry(ctx context.Context, r *returning) error {
 		if stored, err := f.findRetry(ctx, r.Address, r.position); err != nil || stored {
 			return err
 		}
+		if err := f.removeEarlier(ctx, r); err != nil {
+			return err
+		}
 	}
 	return f.store(ctx, f.s.core.WithReserve, Retry, r.copied.Message(r.Subject(Retry)))
 }
 
 // remove removes the copies of r up to the one that was read. What was stored since stays. It
-// waits while the bus moves to another server, which has the same positions. The server removes
-// one message faster than it purges a subject. A repeat goes by the subject, too: a server that
-// has lost its last messages gives their positions to others.
+// waits while the bus moves to another server, which has the same positions.
 func (f *Followers) remove(ctx context.Context, r *returning) error {
 	if r.position == 0 {
 		return nil
@@ -122,14 +124,43 @@ func (f *Followers) remove(ctx context.Context, r *returning) error {
 		return err
 	}
 	defer f.s.core.Link.Leave()
-	if !r.unsure {
-		r.unsure = true
-		err := f.s.Retries.DeleteMsg(ctx, r.position)
-		if !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+	alone := !r.unsure
+	r.unsure = true
+	return f.deleteUpTo(ctx, r.Subject(Later), r.position, alone)
+}
+
+// removeEarlier removes the copies of r before the one that was read. If none can be removed, no Retry
+// is stored: the message would be stored here once more when that comes, again and again.
+func (f *Followers) removeEarlier(ctx context.Context, r *returning) error {
+	if r.position <= 1 { // none is earlier
+		return nil
+	}
+	ctx, cancel := f.s.core.WithTimeout(ctx)
+	defer cancel()
+	return f.s.core.Link.Repeat(ctx, func(ctx context.Context) error {
+		if err := f.s.core.Link.Enter(ctx); err != nil {
+			return err
+		}
+		defer f.s.core.Link.Leave()
+		return f.deleteUpTo(ctx, r.Subject(Later), r.position-1, false)
+	})
+}
+
+// deleteUpTo deletes the messages of a subject in S-retry up to a position. alone says that there
+// is one at most: the server removes one message faster than it purges a subject, if this user
+// may do that. A repeat must go by the subject: a server that has lost its last messages gives
+// their positions to others.
+func (f *Followers) deleteUpTo(ctx context.Context, subject string, position uint64, alone bool) error {
+	if alone && !f.mayNotDelete.Load() {
+		err := f.s.Retries.DeleteMsg(ctx, position)
+		_, refused := errors.AsType[*link.RefusedError](err)
+		if refused {
+			f.mayNotDelete.Store(true)
+		} else if !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return err
 		}
 	}
-	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(r.Subject(Later)), jetstream.WithPurgeSequence(r.position+1))
+	return f.s.Retries.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(position+1))
 }
 
 // findRetry is hasRetry with a timeout. It asks again when the connection was lost meanwhile.
