@@ -110,30 +110,57 @@ func (f *Followers) Waiting() map[string][]intake.Follower { return f.waiting }
 // Strays reports whether there are messages for ReturnStrays.
 func (f *Followers) Strays() bool { return len(f.strays) > 0 }
 
+// firstStrayPause and lastStrayPause are between two rounds over the strays.
+const (
+	firstStrayPause = time.Second
+	lastStrayPause  = time.Minute
+)
+
 // ReturnStrays moves the strays back to the durable, until ctx ends. The next start finds what
-// is left. It logs those that cannot be read, which stay, and the first of other errors, after
-// which it tries again.
+// is left. One that cannot be returned holds up no other: it is tried again in the next round. It logs
+// those that cannot be read, which stay, and of the others the first one of a round, unless it was the
+// last one that was logged.
 func (f *Followers) ReturnStrays(ctx context.Context) {
 	slices.SortFunc(f.strays, func(a, b Address) int { return cmp.Compare(a.Sequence, b.Sequence) })
-	failed := false
-	for _, a := range f.strays {
-		for {
-			err := f.returnStray(ctx, a)
-			if err == nil {
-				break
-			}
-			_, odd := errors.AsType[*intake.UnreadableError](err)
-			if ctx.Err() == nil && (odd || !failed) {
-				f.s.core.Logger.Warn("a message that waited behind a failing one of its key is not returned", "stream", a.Stream, "durable", a.Durable, "sequence", a.Sequence, "error", err)
-			}
-			if odd {
-				break
-			}
-			if failed = true; jserr.IsWrongLastSequence(err) || !pause(ctx) {
-				return // another process is the owner, or it is the end
-			}
+	var logged Address
+	for left, wait := f.strays, firstStrayPause; ; wait = min(2*wait, lastStrayPause) {
+		var err error
+		left, err = f.returnRound(ctx, left)
+		if len(left) == 0 {
+			return
+		}
+		if ctx.Err() == nil && left[0] != logged {
+			logged = left[0]
+			f.logStray(logged, err)
+		}
+		if jserr.IsWrongLastSequence(err) || !pause(ctx, wait) {
+			return // another process is the owner, or it is the end
 		}
 	}
+}
+
+// returnRound returns each of the strays, and which could not be returned, with the error of the
+// first. It ends when another process is the owner.
+func (f *Followers) returnRound(ctx context.Context, strays []Address) (left []Address, first error) {
+	for i, a := range strays {
+		err := f.returnStray(ctx, a)
+		_, odd := errors.AsType[*intake.UnreadableError](err)
+		switch {
+		case err == nil:
+		case odd:
+			f.logStray(a, err)
+		case ctx.Err() != nil, jserr.IsWrongLastSequence(err):
+			return append(left, strays[i:]...), err
+		default:
+			left = append(left, a)
+			first = cmp.Or(first, err)
+		}
+	}
+	return left, first
+}
+
+func (f *Followers) logStray(a Address, err error) {
+	f.s.core.Logger.Warn("a message that waited behind a failing one of its key is not returned", "stream", a.Stream, "durable", a.Durable, "sequence", a.Sequence, "error", err)
 }
 
 func (f *Followers) returnStray(ctx context.Context, a Address) error {
@@ -141,10 +168,10 @@ func (f *Followers) returnStray(ctx context.Context, a Address) error {
 	return err
 }
 
-// pause waits for a second. It returns false if ctx ends before.
-func pause(ctx context.Context) bool {
+// pause waits for a while. It returns false if ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
 	select {
-	case <-time.After(time.Second):
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false

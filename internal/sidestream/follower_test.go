@@ -1,9 +1,12 @@
 package sidestream
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -366,4 +369,25 @@ func TestFollowersAnchor(t *testing.T) {
 	mustHave(t, c, "S-retry", subjectsOf(s, Later, "a", 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64)...)
 	back(41, 64, true)
 	mustHave(t, c, "S-retry")
+}
+
+// A stray that cannot be returned, since it would be too large, holds up no other.
+func TestStrayThatCannotReturn(t *testing.T) {
+	t.Parallel()
+	s, c := open(t)
+	_, err := c.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: subjectsOf(s, Later, "a", 3)[0],
+		Header: nats.Header{headerFollower: {"1 0 s"}}, Data: make([]byte, c.Link.MaxPayload()-64)})
+	must(t, err)
+	put(t, openFollowers(t, s, true, false), "a", 7)
+	f := openFollowers(t, s, false, false)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var returns sync.WaitGroup
+	defer returns.Wait()
+	defer cancel()
+	returns.Go(func() { f.ReturnStrays(ctx) })
+	err = jetstream.ErrMsgNotFound
+	for errors.Is(err, jetstream.ErrMsgNotFound) {
+		_, err = s.Retries.GetLastMsgForSubject(ctx, subjectsOf(s, Retry, "a", 7)[0])
+	}
+	must(t, err)
 }
