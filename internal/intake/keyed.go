@@ -108,7 +108,11 @@ func (k *keyed) enter(del wire.Delivery) bool {
 	return k.enterLocked(del)
 }
 
+// enterLocked has a message of the same key that waits for what comes back looked at, too.
 func (k *keyed) enterLocked(del wire.Delivery) bool {
+	if del.Stored.Source != 0 && k.d.waiting.hurry(time.Now(), del.Stored.Key) {
+		k.d.wakeMaintainer()
+	}
 	return !k.followers.admitLocked(&del) && k.lanes.Enter(del)
 }
 
@@ -130,6 +134,11 @@ func (k *keyed) mayRun(del wire.Delivery) (wait bool, barred error) {
 	}
 	wait, barred = k.d.cfg.Recovery.MayRun(del)
 	del.Stored.MayRun = !wait && barred == nil
+	if wait {
+		del.Stored.Rechecks++
+	} else {
+		del.Stored.Rechecks = 0
+	}
 	return wait, barred
 }
 

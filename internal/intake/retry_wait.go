@@ -132,6 +132,18 @@ func (w *retryWait) add(at time.Time, d wire.Delivery) { heap.Push(&w.h, due{at,
 
 func (w *retryWait) len() int { return len(w.h) }
 
+// hurry makes the message of a key due at now that waits for earlier ones to come back, if any.
+func (w *retryWait) hurry(now time.Time, key string) bool {
+	for i := range w.h {
+		if one := w.h[i].d.Stored; one.Rechecks > 0 && one.Key == key && w.h[i].at.After(now) {
+			w.h[i].at = now
+			heap.Fix(&w.h, i)
+			return true
+		}
+	}
+	return false
+}
+
 // next is when the earliest message is due; ok is false when none waits.
 func (w *retryWait) next() (at time.Time, ok bool) {
 	if len(w.h) == 0 {

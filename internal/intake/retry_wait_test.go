@@ -133,3 +133,39 @@ func deliveries(all []due) []wire.Delivery {
 	}
 	return ds
 }
+
+// A message that waits for earlier ones of its key is looked at less and less often, and at once when
+// one of them comes back. A failed one keeps its pause.
+func TestRecheck(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]time.Duration{0: 100 * time.Millisecond, 3: 800 * time.Millisecond, 6: 5 * time.Second, 1 << 40: 5 * time.Second} {
+		if got := recheckPause(n); got != want {
+			t.Errorf("after %d looks the pause is %v, want %v", n, got, want)
+		}
+	}
+	for _, tc := range []struct {
+		name     string
+		rechecks int
+		comes    *wire.Delivery
+		hurries  bool
+	}{
+		{"it comes back", 1, fromSource(1, 3), true},
+		{"another message", 1, fromSource(0, 9), false},
+		{"a failed one", 0, fromSource(1, 3), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			k := newTestFollowers(nil).k
+			waits := fromSource(0, 7)
+			waits.Stored.Rechecks = tc.rechecks
+			later := time.Now().Add(time.Hour)
+			k.d.waiting.add(later.Add(-time.Minute), *fromSource(0, 8))
+			k.d.waiting.add(later, *waits)
+			k.enterLocked(*tc.comes)
+			first := k.d.waiting.h[0]
+			if hurried := first.d.Stored.Sequence == 7 && first.at.Before(later); hurried != tc.hurries {
+				t.Errorf("message %d is next, at %v", first.d.Stored.Sequence, first.at)
+			}
+		})
+	}
+}

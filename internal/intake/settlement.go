@@ -50,8 +50,17 @@ func (d *Durable) run(del wire.Delivery) {
 	returned = true
 }
 
-// recheckAfter is when a message that must wait for others is looked at again.
-const recheckAfter = 100 * time.Millisecond
+// recheckAfter is when a message that must wait for others is looked at again, the first time. The
+// pause doubles up to maxRecheck: each look asks the server.
+const (
+	recheckAfter = 100 * time.Millisecond
+	maxRecheck   = 5 * time.Second
+)
+
+// recheckPause is how long a message waits that has been looked at n times.
+func recheckPause(n int) time.Duration {
+	return min(recheckAfter<<min(n, 10), maxRecheck)
+}
 
 // skipped counts runs of the queue in which no handler was called.
 type skipped struct{ begun, ended atomic.Int64 }
@@ -75,7 +84,7 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 	}
 	switch wait, barred := d.order.mayRun(del); {
 	case wait:
-		d.again(del, recheckAfter)
+		d.again(del, recheckPause(del.Stored.Rechecks))
 		return outcome, false
 	case barred != nil:
 		return neverTried(del.Stored, barred), true

@@ -59,6 +59,7 @@ type Stored struct {
 	Restored         bool      // Isolation and Crashes are set
 	Unbegun          bool      // no earlier process can have begun its handler, whatever its source
 	MayRun           bool      // no earlier message of its key blocks it
+	Rechecks         int       // how often in turn earlier messages of its key had to come back first
 	Waited           bool      // it has waited for its next attempt, and its stream may have removed it meanwhile
 	Removed          bool      // its stream removed it while it waited, which was reported
 	Postponed        bool      // its handler has postponed it
