@@ -111,6 +111,7 @@ type load struct {
 	used          float64 // of its pending limits
 	failed, calls int64   // of the latest handler calls
 	stalled       error   // why it gets no messages; nil where it does
+	refused       error   // which permission of the library's own messages is missing; nil if none
 	deadLetter    error   // why its latest dead letter could not be stored; nil if it was
 }
 
@@ -153,6 +154,9 @@ func checkPart(r *health.Report, t health.Thresholds, l load) {
 	}
 	if l.stalled != nil {
 		r.Add(health.Degraded, part, "%s: it gets no messages: %s", name, inner(l.stalled))
+	}
+	if l.refused != nil {
+		r.Add(health.Degraded, part, "%s: the server refuses what it needs: %s", name, inner(l.refused))
 	}
 	if l.deadLetter != nil {
 		r.Add(health.Degraded, part, "%s: a dead letter could not be stored, the consumer tries again: %s", name, inner(l.deadLetter))

@@ -206,6 +206,7 @@ func (c *Consumer) stats() stats.Subscription {
 func (c *Consumer) load() load {
 	l := c.call.load(c.stats())
 	l.stalled = c.publicError(c.engine.Stalled())
+	l.refused = c.publicError(c.engine.Refused())
 	l.deadLetter = c.publicError(c.engine.DeadLetterFailure())
 	return l
 }

@@ -42,6 +42,7 @@ var house = map[string]room{
 	"event":                  {floor: 0},
 	"internal/serverversion": {floor: 0},
 	"internal/access":        {floor: 0},
+	"internal/permissions":   {floor: 0},
 	"internal/plural":        {floor: 0},
 	"health":                 {floor: 0},
 	"switchover": {floor: 1, imports: map[string]string{
@@ -85,19 +86,21 @@ var house = map[string]room{
 		"internal/wire":   "what it queues: deliveries",
 	}},
 	"internal/link": {floor: 3, imports: map[string]string{
+		"internal/permissions":   "subjects of the library's own are not remembered one by one",
 		"internal/serverversion": "what the connected server can do",
 		"internal/wire":          "what it sends",
 		natsGo:                   "the connection it owns",
 	}},
 
 	"internal/ownership": {floor: 7, imports: map[string]string{
-		"internal/sidestream": "names of what it stores, and the form of a message that travels",
-		"internal/dispatch":   "runs the messages that other processes assign",
-		"internal/jserr":      "the server's refusals",
-		"internal/link":       "the connection",
-		"internal/settle":     "outcomes and reasons of dead letters",
-		"internal/wire":       "deliveries and headers",
-		natsGo:                "subscriptions and their messages",
+		"internal/permissions": "how its subjects begin",
+		"internal/sidestream":  "names of what it stores, and the form of a message that travels",
+		"internal/dispatch":    "runs the messages that other processes assign",
+		"internal/jserr":       "the server's refusals",
+		"internal/link":        "the connection",
+		"internal/settle":      "outcomes and reasons of dead letters",
+		"internal/wire":        "deliveries and headers",
+		natsGo:                 "subscriptions and their messages",
 	}},
 	"internal/intake": {floor: 4, imports: map[string]string{
 		"internal/plural":    "counts in texts",
@@ -152,6 +155,7 @@ var house = map[string]room{
 	}},
 
 	"internal/switchover": {floor: 8, imports: map[string]string{
+		"internal/permissions":          "what the user at the target needs",
 		"internal/plural":               "counts in texts",
 		"internal/link":                 "which permission the target says is missing",
 		"internal/intake":               "the messages that a bus holds, when streams come home",
@@ -165,6 +169,7 @@ var house = map[string]room{
 		"github.com/klauspost/compress": "snapshots are compressed with s2",
 	}},
 	"internal/embedded": {floor: 8, imports: map[string]string{
+		"internal/permissions":          "the subjects that do not cross a leaf link",
 		"health":                        "the state of the leaf link",
 		"github.com/nats-io/nuid":       "how an edge knows what it said itself",
 		"internal/jserr":                "whether the server refused a message because it has no room",
@@ -214,6 +219,7 @@ var house = map[string]room{
 		natsGo:                "reads and writes records",
 	}},
 	"internal/sidestream": {floor: 6, imports: map[string]string{
+		"internal/permissions":   "how its subjects begin",
 		"switchover":             "a stream that is what a switch home has left",
 		"internal/serverversion": "whether the server keeps messages until a time",
 		"internal/core":          "the JetStream client, the way out and timeouts",
@@ -228,6 +234,7 @@ var house = map[string]room{
 		otelAPI:                  "the trace of the handler call that failed",
 	}},
 	"internal/consumer": {floor: 8, imports: map[string]string{
+		"internal/permissions":    "the subjects of a durable, which it tries",
 		"internal/outlet":         "looks up stored messages that a durable has passed",
 		"event":                   "what it reports",
 		"internal/core":           "the connection, the JetStream client, timeouts and telemetry",

@@ -73,7 +73,7 @@ func TestWithInboxPrefix(t *testing.T) {
 	t.Parallel()
 	host := bustest.New(t, anyPort(), bus.WithServerOptions(func(o *server.Options) {
 		o.Users = []*server.User{{Username: "shop", Password: "p", Permissions: &server.Permissions{
-			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_shop.>", "ask", "$SRV.>"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_shop.>", "ask", "$SRV.>", "$OMNIBUS.crew.>"}},
 		}}}
 	}))
 	b, err := bus.Connect(t.Context(), host.ClientURL(), bus.WithUser("shop", "p"), bus.WithInboxPrefix("_INBOX_shop"), bus.WithLogger(silent()))

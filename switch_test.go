@@ -303,7 +303,20 @@ func TestSwitchToObstacles(t *testing.T) {
 		"permissions": {nil, func(t *testing.T, _ *bus.Bus) string {
 			return annDenied(t, "$JS.API.STREAM.RESTORE.>", "$JS.SNAPSHOT.>", "$JS.ACK.>")
 		}, []string{`streams cannot be restored at the target: its user may not publish to "$JS.API.STREAM.RESTORE.omnibus-probe-`, "let that user publish to $JS.API.STREAM.RESTORE.>;",
-			`its user may not publish to "$JS.SNAPSHOT.RESTORE.omnibus-probe-`, `its user may not publish to "$JS.ACK.omnibus-probe-`, "a switch needs publish to $JS.API.>, $JS.SNAPSHOT.RESTORE.> and $JS.ACK.>, and subscribe to _INBOX_"}},
+			`its user may not publish to "$JS.SNAPSHOT.RESTORE.omnibus-probe-`, `its user may not publish to "$JS.ACK.omnibus-probe-`, "in all it needs publish to $JS.API.>, $JS.ACK.>, $OMNIBUS.>,", "and $JS.SNAPSHOT.RESTORE.>, and subscribe to _INBOX_"}},
+		"permissions of the library's own messages": {nil, func(t *testing.T, _ *bus.Bus) string { return annDenied(t, "$OMNIBUS.>") },
+			[]string{"2 in the way", `consumers cannot store dead letters, retries and keys at the target: its user may not publish to "$OMNIBUS.dead.`,
+				`processes cannot share durables with keys at the target: its user may not publish to "$OMNIBUS.crew.`, "let that user publish to $OMNIBUS.>; in all"}},
+		"permissions of shared keys": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) {
+				o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"$OMNIBUS.>"}}}}}
+			}).ClientURL()
+		}, []string{"1 in the way", `processes cannot share durables with keys at the target: its user may not subscribe to "$OMNIBUS.crew.`, "let that user subscribe to $OMNIBUS.>; in all"}},
+		"permissions to reply": {nil, func(t *testing.T, _ *bus.Bus) string {
+			return newTarget(t, func(o *server.Options) {
+				o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{"$JS.>", "$OMNIBUS.>"}}}}}
+			}).ClientURL()
+		}, []string{"1 in the way", `processes cannot share durables with keys at the target: its user may not publish to "_INBOX_`, "or allow_responses"}},
 		"permissions of single calls": {nil, func(t *testing.T, _ *bus.Bus) string {
 			return annDenied(t, "$JS.API.STREAM.INFO.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.MSG.DELETE.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>")
 		}, []string{"let that user publish to $JS.API.STREAM.INFO.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.MSG.DELETE.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>"}},

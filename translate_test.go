@@ -2,6 +2,8 @@ package bus_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 )
 
 // denied is what the user "u" of denyingBus may not do.
@@ -59,6 +62,9 @@ func TestMissingPermissionOfCalls(t *testing.T) {
 	publish := func(t *testing.T, b *bus.Bus) error { return bus.Publish(t.Context(), b, "x", 1) }
 	consume := func(t *testing.T, b *bus.Bus) error {
 		return second(bus.Consume(t.Context(), stream(t, b), "d", "s.>", ignore[int]))
+	}
+	consumeKeys := func(t *testing.T, b *bus.Bus) error {
+		return second(bus.Consume(t.Context(), stream(t, b), "d", "s.>", ignore[int], bus.KeyBySubject()))
 	}
 	tests := map[string]struct {
 		denied  denied
@@ -113,10 +119,15 @@ func TestMissingPermissionOfCalls(t *testing.T) {
 		"Purge": {noAPI("STREAM.PURGE"), func(t *testing.T, b *bus.Bus) error {
 			return second(stream(t, b).Purge(t.Context(), bus.PurgeFilter{}))
 		}, "$JS.API.STREAM.PURGE.S"},
-		"Consume without consumers":        {noAPI("CONSUMER.CREATE"), consume, "$JS.API.CONSUMER.CREATE.S.d.s.>"},
-		"Consume without messages":         {noAPI("CONSUMER.MSG.NEXT"), consume, "$JS.API.CONSUMER.MSG.NEXT.S.d"},
-		"Consume without acknowledgements": {denied{publish: []string{"$JS.ACK.>"}}, consume, "$JS.ACK.S.d.1.0.0.0.0"},
-		"Consume without side streams":     {noAPI("STREAM.CREATE"), consume, "$JS.API.STREAM.CREATE.S-dead"},
+		"Consume without consumers":         {noAPI("CONSUMER.CREATE"), consume, "$JS.API.CONSUMER.CREATE.S.d.s.>"},
+		"Consume without messages":          {noAPI("CONSUMER.MSG.NEXT"), consume, "$JS.API.CONSUMER.MSG.NEXT.S.d"},
+		"Consume without acknowledgements":  {denied{publish: []string{"$JS.ACK.>"}}, consume, "$JS.ACK.S.d.1.0.0.0.0"},
+		"Consume without side streams":      {noAPI("STREAM.CREATE"), consume, "$JS.API.STREAM.CREATE.S-dead"},
+		"Consume without dead letters":      {denied{publish: []string{"$OMNIBUS.>"}}, consume, "$OMNIBUS.dead.S.d.probe"},
+		"Consume without retries":           {denied{publish: []string{"$OMNIBUS.retry.>"}}, consume, "$OMNIBUS.retry.S.d.probe"},
+		"Consume with keys, no lease":       {denied{publish: []string{"$OMNIBUS.keys.>"}}, consumeKeys, "$OMNIBUS.keys.S.d.probe"},
+		"Consume with keys, no messages":    {denied{publish: []string{"$OMNIBUS.crew.>"}}, consumeKeys, "$OMNIBUS.crew.S.d.probe"},
+		"Consume with keys, none of others": {denied{subscribe: []string{"$OMNIBUS.>"}}, consumeKeys, "$OMNIBUS.crew.S.d.probe"},
 		"replies": {denied{subscribe: []string{"_INBOX.>"}}, func(t *testing.T, b *bus.Bus) error {
 			isError(t, second(b.LookupStream(t.Context(), "S")), bus.ErrUnknownOutcome)
 			return second(b.LookupStream(t.Context(), "S"))
@@ -167,5 +178,51 @@ func TestMissingPermissionIsGranted(t *testing.T) {
 	must(t, bus.Publish(t.Context(), b, "x", 1))
 	if n := b.Stats().Disconnects; n != 0 {
 		t.Errorf("the bus was disconnected %d times", n)
+	}
+}
+
+// A consumer whose permissions are taken away says so by Health at once, with the subject, and
+// not any more when they are back.
+func TestMissingPermissionIsInHealth(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		denied  server.Permissions
+		subject string
+	}{
+		"publish":   {server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$OMNIBUS.>"}}}, `"$OMNIBUS.keys.S.d.settled"`},
+		"subscribe": {server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"$OMNIBUS.>"}}}, `"$OMNIBUS.crew.S.d.lead.`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var opts *server.Options
+			s := external(t, func(o *server.Options) {
+				o.Users = []*server.User{{Username: "u", Password: "p"}}
+				opts = o
+			})
+			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithUser("u", "p"), bus.WithLogger(silent()))
+			must(t, err)
+			defer func() { must(t, b.Close()) }()
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+			h, arrived := collect[int](10)
+			consume(t, st, "d", "s.>", h, bus.KeyBySubject())
+			must(t, second(bus.PublishTo[int](t.Context(), st, "s.a", 1)))
+			receive(t, arrived) // it owns the durable
+			change := func(p *server.Permissions) {
+				t.Helper()
+				changed := opts.Clone()
+				changed.Users = []*server.User{{Username: "u", Password: "p", Permissions: p}}
+				must(t, s.ReloadOptions(changed))
+			}
+			change(&test.denied)
+			must(t, second(bus.PublishTo[int](t.Context(), st, "s.a", 2)))
+			eventually(t, "Health to name the subject", func() bool {
+				r := b.Health(t.Context())
+				return r.Status == health.Degraded && strings.Contains(fmt.Sprint(r.Problems), "the server refuses what it needs: subject "+test.subject)
+			})
+			change(nil)
+			if test.denied.Publish != nil { // a subscription comes back with the next connection
+				eventually(t, "Health to forget it", func() bool { return b.Health(t.Context()).Status == health.Healthy })
+			}
+		})
 	}
 }

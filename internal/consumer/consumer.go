@@ -100,6 +100,9 @@ func Open(ctx context.Context, cfg Config) (*Consumer, error) {
 
 // open declares the durable and its side streams, and opens the taker.
 func (c *Consumer) open(ctx context.Context) error {
+	if err := c.prove(ctx); err != nil {
+		return err
+	}
 	info, did, err := declare(ctx, &c.cfg)
 	c.did = did
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/omnibus-go/bus/internal/permissions"
 	"github.com/omnibus-go/bus/internal/storedir"
 )
 
@@ -97,4 +98,4 @@ const loopback = "127.0.0.1"
 // ownSubjects do not cross a leaf link: an acknowledgement names only stream, durable and
 // sequence, so it would count for a stream of that name on the other side, too, and so would the
 // side streams of this library. Sources need neither.
-var ownSubjects = []string{"$JS.ACK.>", "$OMNIBUS.>"}
+var ownSubjects = []string{"$JS.ACK.>", permissions.Own}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/omnibus-go/bus/internal/permissions"
 )
 
 const (
@@ -35,11 +37,19 @@ type denials struct {
 	denied  atomic.Bool // told is not empty
 
 	mu      sync.Mutex
-	told    map[string]time.Time // refused subjects, and when that was last reported
-	inbox   error                // why no replies come; nil if they do
+	told    map[string]denial // by subject: refused messages
+	subs    map[string]error  // by subject: refused subscriptions that no call waits for
+	inbox   error             // why no replies come; nil if they do
 	pending map[*pendingCall]struct{}
 	watches map[int]denialWatch
 	next    int
+}
+
+// denial is that messages to a subject are refused.
+type denial struct {
+	reported time.Time // when that was last reported
+	latest   time.Time
+	err      *RefusedError
 }
 
 // pendingCall is a call that waits for the reply to its message.
@@ -82,6 +92,8 @@ func WhileAllowed[T any](ctx context.Context, l *Link, subject string, call func
 	v, err := call(ctx)
 	if err != nil {
 		err = l.refusedOr(ctx, p, err)
+	} else if l.denials.denied.Load() {
+		l.denials.allow(subject)
 	}
 	return v, err
 }
@@ -148,8 +160,8 @@ func (l *Link) refusal(c Config, err error) {
 	if subject != "" {
 		taken := l.refusals.deliver(err)
 		taken = l.denials.deny(&RefusedError{Subject: subject, Publish: true, Err: err}) || taken
-		if l.denials.tell(subject, taken) {
-			c.Failed(subject, &RefusedError{Subject: subject, Publish: true, Err: err})
+		if e := (&RefusedError{Subject: subject, Publish: true, Err: err}); l.denials.tell(e, taken) {
+			c.Failed(subject, e)
 		}
 		return
 	}
@@ -159,6 +171,8 @@ func (l *Link) refusal(c Config, err error) {
 	subject = refusedSubject(err)
 	if subject != "" && strings.HasPrefix(subject, l.inboxPrefix()) {
 		l.denials.deny(&RefusedError{Subject: l.inboxPrefix() + ">", Inbox: true, Sent: true, Err: err})
+	} else if subject != "" {
+		l.denials.lack(&RefusedError{Subject: subject, Err: err})
 	}
 	c.Failed(subject, err)
 }
@@ -199,23 +213,26 @@ func (d *denials) deny(e *RefusedError) (taken bool) {
 	return taken
 }
 
-// tell records that messages to subject are refused. It reports whether that has to be
-// reported: not if a call returns it (taken), nor if somebody was told a moment ago.
-func (d *denials) tell(subject string, taken bool) bool {
+// tell records e, about messages. It reports whether that has to be reported: not if a call
+// returns it (taken), nor if somebody was told a moment ago.
+func (d *denials) tell(e *RefusedError, taken bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	due := !taken && time.Since(d.told[subject]) >= denialInterval
+	now := time.Now()
+	before := d.told[e.Subject].reported
+	due := !taken && now.Sub(before) >= denialInterval
 	if len(d.told) >= maxDenied {
 		clear(d.told)
 	}
 	if d.told == nil {
-		d.told = make(map[string]time.Time)
+		d.told = make(map[string]denial)
 	}
 	if due || taken {
-		d.told[subject] = time.Now()
+		before = now
 	}
+	d.told[e.Subject] = denial{reported: before, latest: now, err: e}
 	d.denied.Store(true)
-	d.unproveLocked(subject)
+	d.unproveLocked(e.Subject)
 	return due
 }
 
@@ -230,10 +247,9 @@ func (d *denials) unproveLocked(subject string) {
 
 // prove records that a message to subject was not refused.
 func (d *denials) prove(subject string) {
+	d.allow(subject)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.told, subject)
-	d.denied.Store(len(d.told) > 0)
 	more := make(map[string]struct{})
 	if have := d.proven.Load(); have != nil {
 		more = maps.Clone(*have)
@@ -250,6 +266,7 @@ func (d *denials) reset() {
 	defer d.mu.Unlock()
 	d.inbox = nil
 	clear(d.told)
+	clear(d.subs)
 	d.denied.Store(false)
 	d.proven.Store(nil)
 }
@@ -307,7 +324,9 @@ func (l *Link) Prove(ctx context.Context, send func() error, subjects ...string)
 		if err := w.Refusal(); err != nil {
 			return err
 		}
-		if !strings.HasPrefix(w.subject, "$JS.") { // a program publishes no such messages one by one
+		if hasAny(w.subject, permissions.JetStream, permissions.Root) { // a program publishes no such messages one by one
+			l.denials.allow(w.subject)
+		} else {
 			l.denials.prove(w.subject)
 		}
 	}

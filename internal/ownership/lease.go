@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -116,11 +117,22 @@ func (m *Member) acquireLease() (again bool) {
 	epoch, err := m.store.acquireLease(ctx, mine, m.known.epoch)
 	if err != nil {
 		m.known.uncertain = !errors.Is(err, ErrLost)
+		m.reportRefusal(err)
 		return errors.Is(err, ErrLost)
 	}
+	m.refused = false
 	m.known = knownLease{lease: mine, epoch: epoch}
 	m.becomeOwner(epoch, asked)
 	return false
+}
+
+// reportRefusal reports once that m may not write the lease, since no call returns that. It runs
+// on the goroutine of m.
+func (m *Member) reportRefusal(err error) {
+	if _, refused := errors.AsType[*link.RefusedError](err); refused && !m.refused {
+		m.refused = true
+		m.cfg.Failed(err)
+	}
 }
 
 // becomeOwner starts an owner for a lease that is this process's. The lease was acquired

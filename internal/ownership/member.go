@@ -24,7 +24,8 @@ type Member struct {
 	workers *workers
 	subs    []*nats.Subscription
 
-	known knownLease // only run uses it
+	known   knownLease // only run uses it
+	refused bool       // reportRefusal has reported something; likewise
 
 	mu        sync.Mutex
 	owner     *Owner    // nil unless this process is the owner

@@ -3,10 +3,11 @@ package ownership
 import (
 	"strconv"
 
+	"github.com/omnibus-go/bus/internal/permissions"
 	"github.com/omnibus-go/bus/internal/sidestream"
 )
 
-const messagePrefix = "$OMNIBUS.crew."
+const messagePrefix = permissions.Crew
 
 // subjects makes the subjects that belong to one durable.
 type subjects struct{ stream, durable string }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/permissions"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -23,7 +24,7 @@ const (
 	Keys  Kind = "keys"  // a lease or a settle record of package ownership
 )
 
-const root = "$OMNIBUS."
+const root = permissions.Root
 
 // DeadStream returns the name of the stream with the dead letters of stream.
 func DeadStream(stream string) string { return stream + "-dead" }

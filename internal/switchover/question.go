@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/permissions"
 )
 
 var (
@@ -76,8 +77,17 @@ func (s *run) grant(e *link.RefusedError) string {
 	if p := s.Target.Opts.InboxPrefix; p != "" {
 		inbox = p + "."
 	}
-	all := fmt.Sprintf("a switch needs publish to $JS.API.>, $JS.SNAPSHOT.RESTORE.> and $JS.ACK.>, and subscribe to %s>", inbox)
-	if !e.Publish {
+	all := "in all it needs " + permissions.InWords(inbox)
+	switch {
+	case strings.HasPrefix(e.Subject, permissions.Root):
+		verb := "subscribe"
+		if e.Publish {
+			verb = "publish"
+		}
+		return fmt.Sprintf("let that user %s to %s; %s", verb, permissions.Own, all)
+	case e.Publish && strings.HasPrefix(e.Subject, inbox):
+		return fmt.Sprintf("let that user publish to %s>, or allow_responses; %s", inbox, all)
+	case !e.Publish:
 		return fmt.Sprintf("let that user subscribe to %s>, or use another prefix with WithInboxPrefix; %s", inbox, all)
 	}
 	subject := e.Subject
@@ -95,28 +105,4 @@ func (s *run) withRefusal(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w (at the target %s: %s)", err, missing(refused), s.grant(refused))
-}
-
-// checkPermissions finds out whether the user may do what a switch does at the target, and what
-// the consumers of the bus do there afterwards. It asks about a stream that does not exist.
-func (s *run) checkPermissions(ctx context.Context) {
-	probe := replicaProbe + s.ID
-	for _, c := range []struct{ subject, what string }{
-		{"$JS.API.STREAM.RESTORE." + probe, "streams cannot be restored at the target"},
-		{"$JS.SNAPSHOT.RESTORE." + probe, "the chunks of a restore cannot be sent to the target"},
-		{"$JS.API.STREAM.UPDATE." + probe, "streams cannot be changed at the target"},
-		{"$JS.API.STREAM.PURGE." + probe, "messages cannot be removed at the target"},
-		{"$JS.API.STREAM.MSG.DELETE." + probe, "single messages cannot be removed at the target"},
-		{"$JS.API.CONSUMER.INFO." + probe + ".c", "consumers cannot be looked up at the target"},
-		{"$JS.API.CONSUMER.MSG.NEXT." + probe + ".c", "consumers cannot ask for messages at the target"},
-		{"$JS.ACK." + probe + ".c.1.1.1.0.0", "messages cannot be acknowledged at the target"},
-	} {
-		ctx, end := s.question(ctx)
-		_, err := s.Target.RequestWithContext(ctx, c.subject, []byte("{}"))
-		err = because(ctx, err)
-		end()
-		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
-			s.failedAt(c.what, err, silentRemedy)
-		}
-	}
 }
