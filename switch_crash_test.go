@@ -73,8 +73,8 @@ const (
 )
 
 // switchUntilKilled has a process switch that dies in a phase, and returns which messages it said
-// were acknowledged and handled.
-func switchUntilKilled(t *testing.T, dir string, phase switchover.Phase, target string) (acked, handled map[int]bool) {
+// were acknowledged and handled. Other lines are for others.
+func switchUntilKilled(t *testing.T, dir string, phase switchover.Phase, target string, others func(line string)) (acked, handled map[int]bool) {
 	t.Helper()
 	acked, handled = make(map[int]bool), make(map[int]bool)
 	startVictim(t, dir, envPhase+"="+string(phase), envTarget+"="+target).kill(t, func(line string) bool {
@@ -84,6 +84,8 @@ func switchUntilKilled(t *testing.T, dir string, phase switchover.Phase, target 
 			acked[n] = true
 		case scanned(line, "handled %d", &n):
 			handled[n] = true
+		default:
+			others(line)
 		}
 		return true
 	})
@@ -106,7 +108,7 @@ func TestKilledWhileSwitching(t *testing.T) {
 			}
 			t.Parallel()
 			target, dir := newTarget(t), t.TempDir()
-			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL())
+			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL(), func(string) {})
 			afterKill(t, dir, target, isCommitted(phase), acked, handled)
 		})
 	}

@@ -122,10 +122,10 @@ var homePhases = []switchover.Phase{switchover.Hold, switchover.Fence, switchove
 
 // A process that is killed in a phase of a switch home has lost nothing: before the commit the
 // next start finds all messages at the server, which stores again, and after it at home. Each is
-// handled.
+// handled. So are messages with keys, in their order, while one of them waits for a later attempt.
 func TestKilledWhileSwitchingHome(t *testing.T) {
 	t.Parallel()
-	for _, phase := range homePhases {
+	for _, phase := range slices.Concat(homePhases, livePhases[1:2]) {
 		t.Run(string(phase), func(t *testing.T) {
 			if dir := victimDir(t); dir != "" {
 				goHomeAndDie(t, dir)
@@ -133,8 +133,9 @@ func TestKilledWhileSwitchingHome(t *testing.T) {
 			}
 			t.Parallel()
 			target, dir := newTarget(t), t.TempDir()
-			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL())
-			afterKillAtHome(t, dir, slices.Index(homePhases, phase) >= slices.Index(homePhases, switchover.Connect), acked, handled)
+			keys := newKeysAfterKill()
+			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL(), keys.line)
+			afterKillAtHome(t, dir, keys, slices.Index(homePhases, phase) >= slices.Index(homePhases, switchover.Connect), acked, handled)
 		})
 	}
 }
@@ -166,22 +167,22 @@ func goHomeAndDie(t *testing.T, dir string) {
 			}
 		})
 	}
+	storeAndHandleKeys(t, b, tell)
 	receive(t, begun)
 	phase := switchover.Phase(os.Getenv(envPhase))
-	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Minute), switchover.OnProgress(func(p switchover.Progress) {
+	if slices.Contains(livePhases, phase) {
+		enlarge(t, b)
+	}
+	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Minute), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 		if reached(p, phase) {
-			self, err := os.FindProcess(os.Getpid())
-			if err == nil {
-				_ = self.Kill()
-			}
-			select {} // until the kill arrives
+			dieNow()
 		}
 	}))
 	t.Fatalf("the process lives: %v", err)
 }
 
 // afterKillAtHome opens the directory of a killed process and looks for its messages.
-func afterKillAtHome(t *testing.T, dir string, committed bool, acked, handled map[int]bool) {
+func afterKillAtHome(t *testing.T, dir string, keys *keysAfterKill, committed bool, acked, handled map[int]bool) {
 	t.Helper()
 	b := openOn(t, dir) // without the URL: the journal says where the streams are
 	if r := healthy(t, b); r.Embedded != committed {
@@ -190,6 +191,7 @@ func afterKillAtHome(t *testing.T, dir string, committed bool, acked, handled ma
 	st := lookUp(t, b, "S")
 	got := make(chan int, 100_000)
 	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.AckWait(2*time.Second))
+	keys.handle(t, b)
 	mustHaveAll(t, st, acked)
 	storeNumbers(t, st, -10, -6)
 	if !committed {
@@ -207,6 +209,7 @@ func afterKillAtHome(t *testing.T, dir string, committed bool, acked, handled ma
 		}
 	}
 	storeNumbers(t, st, -5, -1)
+	keys.mustBeInOrder(t, b)
 	folders, err := filepath.Glob(filepath.Join(dir, "*"))
 	must(t, err)
 	homes := slices.DeleteFunc(folders, func(f string) bool {
