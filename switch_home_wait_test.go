@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,4 +35,29 @@ func TestSwitchHomeWithALongRestart(t *testing.T) {
 	asError[*switchover.Error](t, receive(t, failed), "still being started again", "MaxWait", "the bus is where it was")
 	goHome(t, b)
 	storeNumbers(t, st, 11, 20)
+}
+
+// A server that is away when a switch home goes back gets the subjects of its streams back when it is
+// there again. Nobody has to do anything for that.
+func TestSwitchHomeGivesSubjectsBackLater(t *testing.T) {
+	t.Parallel()
+	all, urls := servers(t, 1)
+	b := elsewhere(t, urls, bus.WithTimeout(time.Minute))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Second), switchover.OnProgress(func(p switchover.Progress) {
+		if p.Phase == switchover.Cut {
+			all[0].end()
+		}
+	}))
+	asError[*switchover.Error](t, err, "[S] did not get their subjects back within 1s", "the bus goes on to try it")
+	all[0].start()
+	within(t, time.Minute, "the stream has its subjects", func() bool {
+		return b.Conn().IsConnected() && slices.Equal(streamInfo(t, b, "S").Config.Subjects, []string{"s.*"})
+	})
+	storeNumbers(t, st, 11, 20)
+	goHome(t, b)
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+		t.Errorf("the stream has %v", got)
+	}
 }

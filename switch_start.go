@@ -53,7 +53,7 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 			"dir", c.server.storeDir, "target", m.Target, "streams", m.Streams)
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
-	if err := b.undoHome(); err != nil {
+	if err := b.undoHome(context.Background()); err != nil {
 		failed.URL, failed.Err = "", err
 		return nil, errors.Join(failed, b.Close())
 	}
@@ -68,7 +68,7 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 
 // undoHome undoes a switch home that was interrupted: the streams get their subjects back, and
 // what had come home is removed.
-func (b *Bus) undoHome() error {
+func (b *Bus) undoHome(ctx context.Context) error {
 	m, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir)
 	if !unfinished {
 		return nil
@@ -87,13 +87,43 @@ func (b *Bus) undoHome() error {
 	if !unfinished || !m.Home { // another process has come first
 		return dir.Close()
 	}
-	ctx, cancel := b.core.WithTimeout(context.Background())
+	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	if err = giveBack(ctx, b.core.Link.Conn(), m, b.cfg.server.url); err == nil {
 		err = dir.EndMove()
 		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and stores go on there", "dir", dir.Path(), "id", m.ID, "streams", m.Streams)
 	}
 	return errors.Join(err, dir.Close())
+}
+
+// undoPause is between two attempts of undoHomeLater.
+const undoPause = time.Second
+
+// undoHomeLater undoes a switch home that has failed while its servers were away: it tries until
+// that is done, or the bus stops.
+func (b *Bus) undoHomeLater() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // ends with undoHomeLater
+		select {
+		case <-b.state.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for done := false; !done; {
+		select {
+		case <-time.After(undoPause):
+		case <-ctx.Done():
+			return
+		}
+		unlock, err := b.switching.Lock(ctx) // the next SwitchTo may do it
+		if err != nil {
+			return
+		}
+		done = ctx.Err() != nil || b.undoHome(ctx) == nil
+		unlock()
+	}
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.

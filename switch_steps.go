@@ -298,6 +298,9 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 		if b.local.Load() == nil || !b.core.Link.Open() { // nothing came home, or Shutdown has not seen the server
 			b.local.Store(nil)
 			err = errors.Join(err, h.stopHome())
+			if _, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir); unfinished && !s.settings.DryRun {
+				go b.undoHomeLater() // ends when it is done, or with the bus
+			}
 		}
 	}()
 	if h.via, err = s.dialFormer(); err != nil {

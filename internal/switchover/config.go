@@ -74,7 +74,6 @@ const (
 	preflightLimit = 30 * time.Second       // all checks together
 	questionLimit  = 4 * time.Second        // one of them
 	returnLimit    = 5 * time.Second        // the way back
-	giveBackLimit  = 30 * time.Second       // before it, on the way home
 	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
 	unmarkLimit    = time.Second            // within the time that publishers wait

@@ -292,7 +292,8 @@ func (s *run) giveBack() error {
 	if len(s.subjects) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), giveBackLimit)
+	limit := max(updateLimit, s.MaxWait) // as long again as publishers have waited, at most
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for _, info := range s.fencing { // a change that may still come must not come last
 		if s.doubtful[info.Config.Name] {
@@ -300,7 +301,7 @@ func (s *run) giveBack() error {
 		}
 	}
 	if left := GiveBack(ctx, s.sourceJS, s.ID, s.subjects); len(left) > 0 {
-		return fmt.Errorf("the streams %v do not have their subjects back, so nothing can be stored there: the next start of this program and the next SwitchTo try it again", left)
+		return fmt.Errorf("the streams %v did not get their subjects back within %v, so nothing can be stored there: the bus goes on to try it, and so do its next start and the next SwitchTo", left, limit)
 	}
 	return nil
 }
