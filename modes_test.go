@@ -269,6 +269,10 @@ var modeRows = map[string]func(t *testing.T, p *place, target string) string{
 		if err == nil || obstacles != nil && !strings.Contains(err.Error(), "connected to other servers") {
 			return "works"
 		}
+		_, err = p.bus.SwitchTo(t.Context(), switchover.Embedded, switchover.DryRun())
+		if strings.Contains(fmt.Sprint(err), "New with WithStoreDir can bring them home") {
+			return "home, with `WithStoreDir`"
+		}
 		return "refused"
 	},
 	"other programs connect to": func(t *testing.T, p *place, _ string) string {

@@ -79,8 +79,9 @@ type StreamConfig struct {
 	// Raw sets what the fields above do not offer: mirrors, sources, subject transforms,
 	// republishing, placement and so on. It is called with the configuration that the
 	// other fields make: of a new stream all of it, of an existing stream the server's
-	// configuration with these fields applied. The same rules hold for its changes. It
-	// may be called more than once. It must not change Name, and must not use the bus. A
+	// configuration with these fields applied. So assign lists and do not append to them, or
+	// each start adds their elements again. The same rules hold for its changes. It may be called
+	// more than once. It must not change Name, and must not use the bus. A
 	// panic becomes a *PanicError.
 	Raw func(*jetstream.StreamConfig)
 }

@@ -168,6 +168,7 @@ var remedies = map[int]string{
 	jserr.WorkQueueTaken:        workQueueRemedy,
 	jserr.WorkQueueFromFirst:    "leave the StartAt option out: a work queue holds only messages that nobody has handled",
 	jserr.StreamSealed:          "a sealed stream stores nothing any more: use another stream",
+	jserr.DuplicateSource:       "name each source once; StreamConfig.Raw gets what the server has, so assign Sources there and do not append to it",
 	jserr.MaxBytesRequired:      "the account wants a limit: set StreamConfig.MaxBytes; the side streams of a stream get the same limit",
 	jserr.MaxBytesTooLarge:      "lower StreamConfig.MaxBytes, or raise the account's limit for one stream",
 	jserr.TooManyUnacknowledged: "raise max_ack_pending of the server or the account, or give the stream a smaller ConsumerLimits.MaxAckPending (StreamConfig.Raw), which the consumers of the library keep to",

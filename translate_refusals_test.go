@@ -34,6 +34,9 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	declare := func(c bus.StreamConfig) func(*testing.T, *bus.Bus, *bus.Stream) error {
 		return func(t *testing.T, b *bus.Bus, _ *bus.Stream) error { return second(b.Stream(t.Context(), c)) }
 	}
+	addSource := func(c *jetstream.StreamConfig) {
+		c.Sources = append(c.Sources, &jetstream.StreamSource{Name: "OTHER"})
+	}
 	workQueue := bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Retention: bus.WorkQueueRetention}
 	for name, test := range map[string]struct {
 		stream bus.StreamConfig
@@ -60,6 +63,8 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 			[]string{`stream "S"`, "publish", "maximum bytes exceeded", "Purge", "DiscardOld"}},
 		"a message too large for the stream": {raw(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 5 }), publish,
 			[]string{`stream "S"`, "publish", "message size exceeds", "MaxMsgSize"}},
+		"a source that Raw appends again": {raw(addSource), declare(raw(addSource)),
+			[]string{`stream "S"`, "update", "duplicate source", "assign Sources"}},
 		"copies on one server": {raw(nil), declare(bus.StreamConfig{Name: "T", Subjects: []string{"t"}, Replicas: 3}),
 			[]string{`stream "T"`, "create", "leave Replicas out"}},
 	} {

@@ -128,6 +128,7 @@ func startHub(ctx context.Context) (*hub, error) {
 		return nil, err
 	}
 	all, err := b.Stream(ctx, bus.StreamConfig{Name: "ALL", Raw: func(c *jetstream.StreamConfig) {
+		c.Sources = nil // c is what the server has: assign, or a second start would add them once more
 		for _, edge := range edges {
 			c.Sources = append(c.Sources, &jetstream.StreamSource{Name: "ORDERS", Domain: edge})
 		}

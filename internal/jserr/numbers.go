@@ -36,6 +36,7 @@ const (
 	TooManyUnacknowledged = 10121 // MaxAckPending exceeds the limit of the server or account
 	MaxBytesTooLarge      = 10122 // larger than the account allows for a stream
 	RestoreNameInUse      = 10130 // the stream that is restored exists
+	DuplicateSource       = 10140 // two sources of a stream are the same
 	DuplicatePending      = 10158 // a cluster is storing a message with this ID
 	WrongLastSequenceBusy = 10164 // a cluster is storing another message of the subject; the text has no sequence
 	MessageTTLDisabled    = 10166 // the stream does not allow a TTL
