@@ -119,7 +119,7 @@ func (s StartOption) onReplay(o *replayOptions) {
 		o.addError(&OptionError{Option: "Replay start", Value: s.start.String(), Reason: "use Last, StartAtFirst, StartAtSequence or StartAtTime"})
 		return
 	}
-	o.startAt(s.start.Sequence, s.start.Time, 0)
+	o.startAt(s.start.String(), s.start.Sequence, s.start.Time, 0)
 }
 
 // names reports whether s names a message that may be stored already.

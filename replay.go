@@ -17,6 +17,7 @@ type ReplayOption interface{ onReplay(*replayOptions) }
 
 // replayOptions are the options of one Replay.
 type replayOptions struct {
+	start  string // what the option that names the first message says; empty without one
 	from   uint64
 	since  time.Time
 	last   int
@@ -34,9 +35,13 @@ func (o *replayOptions) fail(option string, value any, reason string) {
 	o.addError(&OptionError{Option: option, Value: fmt.Sprint(value), Reason: reason})
 }
 
-// startAt sets where to begin. If several options do, the last one counts.
-func (o *replayOptions) startAt(from uint64, since time.Time, last int) {
-	o.from, o.since, o.last = from, since, last
+// startAt sets where to begin. start is what the option says.
+func (o *replayOptions) startAt(start string, from uint64, since time.Time, last int) {
+	if o.start != "" && o.start != start {
+		o.fail("Replay start", start, "another option says "+o.start+" already; leave one out")
+		return
+	}
+	o.start, o.from, o.since, o.last = start, from, since, last
 }
 
 // Last begins with the last n messages that match. If others store or remove messages at
@@ -47,7 +52,7 @@ func Last(n int) ReplayOption {
 			o.fail("Last", n, "must be more than zero")
 			return
 		}
-		o.startAt(0, time.Time{}, n)
+		o.startAt(fmt.Sprintf("last %d", n), 0, time.Time{}, n)
 	})
 }
 

@@ -432,6 +432,8 @@ func TestReplayMistakes(t *testing.T) {
 	for _, opt := range []bus.ReplayOption{nil, bus.StartAtSequence(0), bus.StartAtTime(time.Time{}), bus.Last(0), bus.Last(-1), bus.As(nil)} {
 		asError[*bus.OptionError](t, replayError[int](t.Context(), st, "s", opt))
 	}
+	asError[*bus.OptionError](t, replayError[int](t.Context(), st, "s", bus.Last(3), bus.StartAtFirst()), "Replay start(first)", "another option says last 3 already")
+	asError[*bus.OptionError](t, replayError[int](t.Context(), st, "s", bus.StartAtSequence(2), bus.Last(3)), "Replay start(last 3)", "sequence 2 already")
 	must(t, b.JetStream().DeleteStream(t.Context(), "S"))
 	isError(t, replayError[int](t.Context(), st, "s"), bus.ErrStreamNotFound)
 	if errors.Is(replayError[int](t.Context(), st, "s"), bus.ErrTimeout) {

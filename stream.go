@@ -108,7 +108,9 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	return b.streamOf(info), nil
 }
 
-// LookupStream returns an existing stream and changes nothing. Safe for concurrent use.
+// LookupStream returns an existing stream and changes nothing. It also returns what a switch home
+// has left at a server, so that Delete can remove it; other calls refuse such a stream with a
+// *switchover.StreamMovedError. Safe for concurrent use.
 //
 // Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
@@ -157,8 +159,8 @@ func (s *Stream) checkMayHave(ctx context.Context, pattern string) error {
 }
 
 // checkContent returns a *SubjectError with the reason unless ok accepts what the stream
-// stores. Before it returns one it asks the server: another program may have added subjects, or
-// taken the stream home.
+// stores, or a *switchover.StreamMovedError if a switch home has left it. Before it returns one it
+// asks the server: another program may have added subjects, or taken the stream home.
 func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(*capture.Content) bool) error {
 	if ok(s.content.Load()) {
 		return nil

@@ -12,7 +12,8 @@ import (
 )
 
 // Delete deletes the stream from the server with all its messages and consumers, and its
-// side streams S-dead (the dead letters), S-retry and S-keys. Consumers of the stream end:
+// side streams S-dead (the dead letters), S-retry and S-keys, also where a switch home has left
+// them. Consumers of the stream end:
 // see Consumer.Err. A call after an error goes on with what is left. Safe for concurrent
 // use.
 //

@@ -437,18 +437,31 @@ func TestWhatASwitchHomeLeaves(t *testing.T) {
 	t.Parallel()
 	target := newTarget(t)
 	b := elsewhere(t, target.ClientURL())
-	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	consume(t, st, "c", "s.*", ignore[int], bus.KeyBySubject())
 	goHome(t, b)
 	other, err := bus.Connect(t.Context(), target.ClientURL(), bus.WithLogger(silent()))
 	must(t, err)
 	t.Cleanup(func() { must(t, other.Close()) })
 	_, err = other.Stream(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	asError[*switchover.StreamMovedError](t, err, `stream "S"`, "is what a switch home has left", "delete the stream here")
-	_, err = bus.Consume(t.Context(), lookUp(t, other, "S"), "c", bus.Subject[int]("$OMNIBUS.>"), func(context.Context, *bus.Msg[int]) error { return nil })
+	_, err = bus.Consume(t.Context(), lookUp(t, other, "S"), "d", bus.Subject[int]("$OMNIBUS.>"), func(context.Context, *bus.Msg[int]) error { return nil })
 	asError[*switchover.StreamMovedError](t, err, `stream "S"`)
+	_, err = bus.Consume(t.Context(), lookUp(t, other, "S"), "c", "s.*", ignore[int])
+	asError[*switchover.StreamMovedError](t, err, `stream "S"`)
+	asError[*switchover.StreamMovedError](t, second(bus.PublishTo(t.Context(), lookUp(t, other, "S"), "s.a", 1)), `stream "S"`)
 	if _, err := other.JetStream().Publish(t.Context(), "s.a", nil); !errors.Is(err, jetstream.ErrNoStreamResponse) {
 		t.Errorf("Publish = %v", err)
 	}
+	must(t, other.JetStream().DeleteStream(t.Context(), "S"))
+	again := declare(t, other, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	_, err = bus.Consume(t.Context(), again, "c", "s.*", ignore[int])
+	asError[*switchover.StreamMovedError](t, err, `stream "S-dead"`, "LookupStream, Stream.Delete")
+	must(t, again.Delete(t.Context()))
+	for _, side := range []string{"S-dead", "S-retry", "S-keys"} {
+		isError(t, second(other.LookupStream(t.Context(), side)), bus.ErrStreamNotFound)
+	}
+	consume(t, declare(t, other, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), "c", "s.*", ignore[int], bus.KeyBySubject())
 }
 
 // A server of a cluster, or the only one, that dies in the middle of a switch home does no harm:

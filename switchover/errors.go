@@ -75,7 +75,7 @@ type StreamMovedError struct {
 
 // Error says what to do.
 func (e *StreamMovedError) Error() string {
-	return fmt.Sprintf("bus: stream %q at this server is what a switch home has left, and stores nothing: its messages are with the bus that took them home; use that one, or delete the stream here to begin a new one", e.Stream)
+	return fmt.Sprintf("bus: stream %q at this server is what a switch home has left, and stores nothing: its messages are with the bus that took them home; use that one, or delete the stream here (Bus.LookupStream, Stream.Delete) to begin a new one", e.Stream)
 }
 
 // MovedError is the reason why a bus did not open: the streams of its store directory were

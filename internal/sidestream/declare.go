@@ -13,6 +13,8 @@ import (
 	"github.com/omnibus-go/bus/internal/deadline"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/serverversion"
+	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // ForeignStreamError is returned when a stream with the name of a side stream exists and
@@ -105,6 +107,9 @@ func declare(ctx context.Context, c *core.Core, stream Stream, want jetstream.St
 		return nil, jserr.Wrap(want.Name, "create", err)
 	}
 	have := st.CachedInfo().Config
+	if have.Metadata[wire.KeyMoved] != "" {
+		return nil, &switchover.StreamMovedError{Stream: want.Name}
+	}
 	lacks := missing(want.Subjects, have.Subjects)
 	if len(lacks) > 0 && len(lacks) < len(want.Subjects) && have.Retention == want.Retention {
 		have.Subjects = append(have.Subjects, lacks...) // an older version made it

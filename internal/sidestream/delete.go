@@ -9,10 +9,11 @@ import (
 
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
-// DeleteAll deletes the side streams of a stream. found is true if there was one. Errors
-// are *jserr.Error; a second call goes on with what is left.
+// DeleteAll deletes the side streams of a stream, also those that a switch home has left. found is
+// true if there was one. Errors are *jserr.Error; a second call goes on with what is left.
 func DeleteAll(ctx context.Context, c *core.Core, stream string) (found bool, err error) {
 	for _, side := range []struct{ name, pattern string }{
 		{RetryStream(stream), Pattern(Retry, stream)},
@@ -31,15 +32,19 @@ func DeleteAll(ctx context.Context, c *core.Core, stream string) (found bool, er
 	return found, nil
 }
 
-// lookUp returns a side stream, or nil if there is none. A stream without the pattern
-// belongs to the program.
+// lookUp returns a side stream, or nil if there is none. A stream without the pattern belongs to
+// the program, unless a switch home has taken its subjects.
 func lookUp(ctx context.Context, c *core.Core, name, pattern string) (jetstream.Stream, error) {
 	st, err := c.JetStream.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
-	if err != nil || !slices.Contains(st.CachedInfo().Config.Subjects, pattern) {
+	if err != nil {
 		return nil, err
+	}
+	have := st.CachedInfo().Config
+	if !slices.Contains(have.Subjects, pattern) && have.Metadata[wire.KeyMoved] == "" {
+		return nil, nil
 	}
 	return st, nil
 }
