@@ -126,7 +126,7 @@ func connect(ctx context.Context, c *config, home startHome) (*Bus, error) {
 	defer cancel()
 	b, err := open(ctx, c, nil, home)
 	if err != nil {
-		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: connectionError(err)}
+		return nil, &ConnectError{URL: link.Redact(c.server.url), Err: connectionError(err, c.identity())}
 	}
 	c.logger.Info("connected", "server", b.core.Link.Describe(), "version", b.core.Link.Server().Text)
 	return b, nil

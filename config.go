@@ -271,6 +271,7 @@ type authConfig struct {
 // credential is one way to identify the bus, or to secure its connection.
 type credential struct {
 	name   string // of the option
+	who    string // what the server is told, for an error; empty for a certificate
 	option nats.Option
 	env    string  // the environment variable that it comes from; empty: the program's own
 	errs   []error // what is wrong with it, where it comes from the environment
@@ -279,8 +280,26 @@ type credential struct {
 // String names the option, or the variable that stands for it.
 func (cr credential) String() string { return cmp.Or(cr.env, cr.name) }
 
-func (c *config) addAccess(name string, o nats.Option) {
-	c.auth.credentials = append(c.auth.credentials, credential{name: name, option: o})
+func (c *config) addAccess(name, who string, o nats.Option) {
+	c.auth.credentials = append(c.auth.credentials, credential{name: name, who: who, option: o})
+}
+
+// identity says as whom the bus connects to a server, for an error; empty for nobody.
+func (c *config) identity() string {
+	for _, cr := range c.auth.credentials {
+		if cr.who != "" {
+			return cr.who
+		}
+	}
+	first, _, _ := strings.Cut(c.server.url, ",")
+	u, err := url.Parse(first)
+	if err != nil || u.User == nil {
+		return ""
+	}
+	if _, isUser := u.User.Password(); isUser {
+		return fmt.Sprintf("user %q of the URL", u.User.Username())
+	}
+	return "the token of the URL"
 }
 
 // addFromEnv adds the credentials of o. They count only for an existing server, and whether

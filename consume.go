@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/omnibus-go/bus/event"
@@ -27,6 +29,7 @@ type Consumer struct {
 	retry  RetryPolicy
 
 	stream, durable string
+	deleting        atomic.Bool // the program deletes the durable or its stream, and knows it
 }
 
 // Consume has h handle the stored messages of st that match s, each at least once. It starts
@@ -162,7 +165,7 @@ func (s *Stream) consume(ctx context.Context, durable string, want consumption, 
 // checkCall adds what is wrong with the name and the patterns of a call, and with the key.
 func (o *consumeOptions) checkCall(durable string, want consumption) {
 	if !streamName.MatchString(durable) {
-		o.addError(badDurable(durable))
+		o.addError(badName(want.call+" durable", durable))
 	}
 	for _, filter := range want.filters {
 		if err := checkPattern(filter); err != nil {
@@ -262,6 +265,9 @@ func (c *Consumer) ended() {
 
 // report reports an event of the engine.
 func (c *Consumer) report(e event.Event) {
+	if e.Kind == event.ConsumerStalled && c.deleting.Load() {
+		return // Err says it
+	}
 	switch e.Kind {
 	case event.ConsumerStalled, event.DeadLetterFailed, event.OwnershipLost, event.SettlementRefused:
 		e.Err = c.publicError(e.Err)
@@ -281,7 +287,8 @@ func (c *Consumer) publicError(err error) error {
 		}
 		return errors.Join(all...)
 	case *consumer.ConflictError:
-		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters, FirstSkipped: e.FirstSkipped, InUse: e.InUse}
+		public := &ConsumerConflictError{Stream: c.stream, Durable: c.durable, MissingFilters: e.MissingFilters, ExtraFilters: e.ExtraFilters, FirstSkipped: e.FirstSkipped, InUse: e.InUse,
+			own: slices.ContainsFunc(c.bus.registry.Members(), func(m lifecycle.Member) bool { return c.shares(m) })}
 		for _, f := range e.Fields {
 			public.Fields = append(public.Fields, FieldChange{Field: f.Field, Have: f.Have, Want: f.Want})
 		}
@@ -294,6 +301,12 @@ func (c *Consumer) publicError(err error) error {
 		return ErrClosed
 	}
 	return translate(err)
+}
+
+// shares reports whether m is another consumer of the durable of c.
+func (c *Consumer) shares(m lifecycle.Member) bool {
+	other, ok := m.(*Consumer)
+	return ok && other != c && other.stream == c.stream && other.durable == c.durable
 }
 
 // running makes the public form of a handler call that has not returned.

@@ -260,7 +260,7 @@ func (o *consumeOptions) checkToken(filter string) {
 // checkKey checks the key against the type that the handler takes.
 func (o *consumeOptions) checkKey(handled reflect.Type) {
 	if o.key.stuck != nil && o.key.make == nil {
-		o.fail("AfterDeadLetter", *o.key.stuck, "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy")
+		o.fail("AfterDeadLetter", keyRules[*o.key.stuck], "there are no keys; add KeyBySubject, KeyByToken, KeyByHeader or KeyBy")
 	}
 	if o.key.of != nil && o.key.of != handled {
 		o.fail("KeyBy", fmt.Sprintf("func(*Msg[%v]) string", o.key.of), fmt.Sprintf("the handler takes %v; use the same type", handled))
@@ -340,6 +340,9 @@ const (
 	// wait until those are done.
 	KeyFollows
 )
+
+// keyRules are the names of the rules.
+var keyRules = []string{KeyGoesOn: "KeyGoesOn", KeyFollows: "KeyFollows"}
 
 // AfterDeadLetter sets what happens to a key after one of its messages has become a dead
 // letter: it has used up its attempts, or cannot succeed. The default is KeyGoesOn.

@@ -57,7 +57,7 @@ type DeadFilter struct {
 func (f *DeadFilter) check() error {
 	var m optionErrors
 	if f.Durable != "" && !streamName.MatchString(f.Durable) {
-		m.addError(badDurable(f.Durable))
+		m.addError(badName("DeadFilter Durable", f.Durable))
 	}
 	if f.Subject != "" {
 		if err := checkPattern(f.Subject); err != nil {
@@ -99,7 +99,7 @@ func (f *DeadFilter) filter(s *Stream) deadletter.Filter {
 
 // matches calls Match. A panic of it becomes a *PanicError.
 func (f *DeadFilter) matches(l *DeadLetter) (ok bool, err error) {
-	defer catch(&err)
+	defer catch("DeadFilter.Match", &err)
 	return f.Match(l), nil
 }
 

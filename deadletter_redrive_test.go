@@ -462,7 +462,7 @@ func TestRedriveMistakes(t *testing.T) {
 		asError[*bus.OptionError](t, second(st.Redrive(t.Context(), bus.DeadFilter{Cause: "nope"})))
 		asError[*bus.OptionError](t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now().Add(-1)})), "DeadFilter To", "before From")
 		must(t, second(st.DeadCount(t.Context(), bus.DeadFilter{From: time.Now(), To: time.Now()})))
-		hasText(t, second(st.Discard(t.Context(), bus.DeadFilter{Durable: "a b", Subject: "a b", Cause: "nope"})), "durable", `subject "a b"`, "nope")
+		hasText(t, second(st.Discard(t.Context(), bus.DeadFilter{Durable: "a b", Subject: "a b", Cause: "nope"})), `DeadFilter Durable("a b")`, `subject "a b"`, "nope")
 		asError[*bus.OptionError](t, second((*bus.Stream)(nil).DeadCount(t.Context(), bus.DeadFilter{})))
 		if n, err := st.DeadCount(t.Context(), bus.DeadFilter{}); n != 0 || err != nil {
 			t.Errorf("counted %d, %v", n, err)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,13 +176,15 @@ func (e *RemoteError) Error() string {
 type PanicError struct {
 	Value any
 	Stack []byte // of the goroutine that panicked
+
+	what string // panicked; empty: a handler
 }
 
 func (e *PanicError) Error() string {
 	if e.Value == ErrExited { //nolint:errorlint // the very one
 		return ErrExited.Error()
 	}
-	return fmt.Sprintf("bus: handler panicked: %v", e.Value)
+	return fmt.Sprintf("bus: %s panicked: %v", cmp.Or(e.what, "handler"), e.Value)
 }
 
 // Unwrap returns the panic's value if it was an error.

@@ -20,7 +20,9 @@ type ConsumerConflictError struct {
 
 	// Why MissingFilters were not added to the durable, if nothing else differs.
 	FirstSkipped uint64 // sequence of the first stored message that it would skip; 0 if there is none
-	InUse        bool   // other processes take messages of the durable, and may have no handler for the new ones
+	InUse        bool   // others take messages of the durable, and may have no handler for the new ones
+
+	own bool // this bus has a consumer of the durable
 }
 
 func (e *ConsumerConflictError) Error() string {
@@ -29,14 +31,30 @@ func (e *ConsumerConflictError) Error() string {
 	case e.FirstSkipped > 0:
 		s += fmt.Sprintf("; it would skip stored messages of %s, because it is past them; the first is %d", missing, e.FirstSkipped)
 	case e.InUse:
-		s += "; other processes take messages of the consumer and may have no handler for " + missing
+		s += fmt.Sprintf("; %s of it and may have no handler for %s", e.users(), missing)
 	case missing != "":
-		s += "; it would skip " + missing
+		s += "; it does not get all messages of " + missing
 	}
 	if len(e.ExtraFilters) > 0 {
-		s += "; no handler would take all messages of " + strings.Join(e.ExtraFilters, ", ")
+		s += "; it gets messages of " + strings.Join(e.ExtraFilters, ", ") + ", and this call does not handle all of them"
 	}
 	return s + "; " + e.remedy()
+}
+
+// users says who takes messages of the durable.
+func (e *ConsumerConflictError) users() string {
+	if e.own {
+		return "another Consume of this bus takes messages"
+	}
+	return "other processes take messages"
+}
+
+// those names the consumers that have to end first.
+func (e *ConsumerConflictError) those() string {
+	if e.own {
+		return "that one"
+	}
+	return "those"
 }
 
 // remedy says what to do about e.
@@ -49,11 +67,11 @@ func (e *ConsumerConflictError) remedy() string {
 	case e.FirstSkipped > 0:
 		return "give them a durable of their own, or go back to them first: Consumer.Rewind with the handlers of before"
 	case e.InUse:
-		return "stop those first, or give the new messages a durable of their own"
+		return "end " + e.those() + " first (Consumer.Drain), or give the new messages a durable of their own"
 	case field == consumer.FieldFilter && len(e.ExtraFilters) > 0:
-		return "add handlers for them (Mux.Default takes all that is left), or " + another
+		return "give it handlers for all of them (Stream.Consume with a Mux, whose Default takes all that is left), or " + another
 	case field == consumer.FieldKey:
-		return "all processes must give the same key: stop those that have the other one first, or use another durable"
+		return "all must give the same key: end " + e.those() + " first (Consumer.Drain), or use another durable"
 	case field == consumer.FieldStart:
 		return "remove the start option, go back with Consumer.Rewind, or " + another
 	}

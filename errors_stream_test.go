@@ -24,6 +24,9 @@ func TestStreamRefusedByTheServer(t *testing.T) {
 	declare(t, b, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}})
 	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxAge: time.Minute})
 	want := configOf(t, b, "S")
+	raw := func(subjects ...string) bus.StreamConfig {
+		return bus.StreamConfig{Name: "N", Raw: func(c *jetstream.StreamConfig) { c.Subjects = subjects }}
+	}
 	for _, tc := range []struct {
 		name   string
 		config bus.StreamConfig
@@ -33,10 +36,10 @@ func TestStreamRefusedByTheServer(t *testing.T) {
 		{"overlaps another stream", bus.StreamConfig{Name: "N", Subjects: []string{"a", "other.*"}}, "create", []string{"overlap"}},
 		{"is inside another stream", bus.StreamConfig{Name: "N", Subjects: []string{"other.a.b"}}, "create", []string{"overlap"}},
 		{"extended over another stream", bus.StreamConfig{Name: "S", Subjects: []string{"s", "other.b"}}, "update", []string{"overlap"}},
-		{"overlaps itself", bus.StreamConfig{Name: "N", Subjects: []string{"n.*", "n.a"}}, "create", []string{"overlap"}},
-		{"the same twice", bus.StreamConfig{Name: "N", Subjects: []string{"n", "n"}}, "create", nil},
-		{"the server's own subjects", bus.StreamConfig{Name: "N", Subjects: []string{"$JS.API.>"}}, "create", nil},
-		{"everything", bus.StreamConfig{Name: "N", Subjects: []string{">"}}, "create", nil},
+		{"overlaps itself", raw("n.*", "n.a"), "create", []string{"overlap"}},
+		{"the same twice", raw("n", "n"), "create", nil},
+		{"the server's own subjects", raw("$JS.API.>"), "create", []string{"name those of the program"}},
+		{"everything", raw(">"), "create", []string{"name those of the program"}},
 		{"copies without a cluster", bus.StreamConfig{Name: "N", Replicas: 3}, "create", []string{"replicas"}},
 		{"extended by copies", bus.StreamConfig{Name: "S", Replicas: 3}, "update", []string{"replicas"}},
 		{"more than the memory", bus.StreamConfig{Name: "N", MaxBytes: 1 << 40}, "create", []string{"memory"}},

@@ -138,15 +138,15 @@ func guard(ctx context.Context, h RawHandler, m *RawMsg) error {
 }
 
 func recovered(ctx context.Context, h RawHandler, m *RawMsg) (err error) {
-	defer catch(&err)
+	defer catch("handler", &err)
 	return h(ctx, m)
 }
 
-// catch is for functions of the user. Deferred around a call, it turns a panic into a
+// catch is for functions of the user. Deferred around a call of what, it turns a panic into a
 // *PanicError.
-func catch(failed *error) {
+func catch(what string, failed *error) {
 	if v := recover(); v != nil {
-		*failed = &PanicError{Value: v, Stack: debug.Stack()}
+		*failed = &PanicError{Value: v, Stack: debug.Stack(), what: what}
 	}
 }
 

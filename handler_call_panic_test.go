@@ -82,13 +82,13 @@ func TestPermanentThatPanics(t *testing.T) {
 func TestFunctionsThatPanic(t *testing.T) {
 	t.Parallel()
 	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
-		asError[*bus.PanicError](t, second(b.Stream(t.Context(), bus.StreamConfig{Name: "R", Raw: func(*jetstream.StreamConfig) { panic("raw") }})), "raw")
+		asError[*bus.PanicError](t, second(b.Stream(t.Context(), bus.StreamConfig{Name: "R", Raw: func(*jetstream.StreamConfig) { panic("raw") }})), "StreamConfig.Raw panicked: raw")
 		st := declare(t, b, bus.StreamConfig{Name: "S"})
 		consume(t, st, "d", "S", func(context.Context, *bus.Msg[int]) error { return bus.Permanent(errors.New("bad")) })
 		must(t, second(bus.PublishTo(t.Context(), st, "S", 1)))
 		pass(time.Minute)
 		_, err := st.DeadCount(t.Context(), bus.DeadFilter{Match: func(*bus.DeadLetter) bool { panic("match") }})
-		asError[*bus.PanicError](t, err, "match")
+		asError[*bus.PanicError](t, err, "DeadFilter.Match panicked")
 	})
 }
 

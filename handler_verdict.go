@@ -94,7 +94,7 @@ func (p RetryPolicy) ask(err error) (permanent bool, report error) {
 			report = err
 		}
 	}()
-	defer catch(&report)
+	defer catch("RetryPolicy.Permanent", &report)
 	permanent = p.Permanent(err)
 	return permanent, nil
 }

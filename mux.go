@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -35,7 +36,7 @@ type route struct {
 // pattern, a pattern that has a handler already, a nil handler and a nil Mux.
 func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 	if h == nil {
-		m.add(route{pattern: string(s)}, badArgument("Handle", "handler", "is nil"))
+		m.add(route{pattern: string(s)}, badArgument("Handle", fmt.Sprintf("handler of %q", string(s)), "is nil"))
 		return
 	}
 	m.add(route{string(s), typed(h)}, nil)
@@ -45,7 +46,7 @@ func Handle[T any](m *Mux, s Subject[T], h Handler[T]) {
 // an error of h.
 func HandleOld[Old, New any](m *Mux, s Subject[Old], up func(Old) (New, error), h Handler[New]) {
 	if up == nil || h == nil {
-		m.add(route{pattern: string(s)}, badArgument("HandleOld", "up or handler", "is nil"))
+		m.add(route{pattern: string(s)}, badArgument("HandleOld", fmt.Sprintf("up or handler of %q", string(s)), "is nil"))
 		return
 	}
 	m.add(route{string(s), typed(func(ctx context.Context, old *Msg[Old]) error {
@@ -83,8 +84,8 @@ func (m *Mux) add(r route, err error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err == nil {
-		err = checkPattern(r.pattern)
+	if wrong := checkPattern(r.pattern); wrong != nil {
+		err = errors.Join(err, wrong)
 	}
 	if err == nil && slices.ContainsFunc(m.routes, func(o route) bool { return o.pattern == r.pattern }) {
 		err = &SubjectError{Subject: r.pattern, Reason: "the Mux has a handler for it already", Hint: "a message goes to one handler; remove one of the two"}

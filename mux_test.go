@@ -199,8 +199,9 @@ func TestMuxMistakes(t *testing.T) {
 	m := fill("a..b", "c d")
 	bus.Handle[int](m, "x", nil)
 	bus.HandleOld[int, int](m, "y", nil, nil)
+	bus.Handle[int](m, "e.", nil)
 	err := subscribe(">", m)
-	asError[*bus.SubjectError](t, err, `"a..b"`, `"c d"`, "Handle: handler is nil", "HandleOld: up or handler is nil")
+	asError[*bus.SubjectError](t, err, `"a..b"`, `"c d"`, `Handle: handler of "x" is nil`, `HandleOld: up or handler of "y" is nil`, `handler of "e." is nil`, `subject "e."`)
 	asError[*bus.OptionError](t, err)
 
 	var none *bus.Bus

@@ -3,6 +3,7 @@ package bus
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"regexp"
@@ -32,7 +33,7 @@ func WithTLS(t *tls.Config) accessOption { //nolint:revive // callers only pass 
 			c.bad("WithTLS", "nil", "give a configuration; a tls:// URL alone uses the system's authorities")
 			return
 		}
-		c.addAccess("WithTLS", nats.Secure(t))
+		c.addAccess("WithTLS", "", nats.Secure(t))
 	})
 }
 
@@ -44,7 +45,7 @@ func WithUser(user, password string) accessOption { //nolint:revive // callers o
 		if user == "" {
 			c.bad("WithUser", `""`, "the user is empty")
 		}
-		c.addAccess("WithUser", nats.UserInfoHandler(func() (string, string) { return user, password }))
+		c.addAccess("WithUser", fmt.Sprintf("user %q", user), nats.UserInfoHandler(func() (string, string) { return user, password }))
 	})
 }
 
@@ -54,7 +55,7 @@ func WithToken(token string) accessOption { //nolint:revive // callers only pass
 		if token == "" {
 			c.bad("WithToken", `""`, "the token is empty")
 		}
-		c.addAccess("WithToken", nats.TokenHandler(func() string { return token }))
+		c.addAccess("WithToken", "the token", nats.TokenHandler(func() string { return token }))
 	})
 }
 
@@ -63,7 +64,7 @@ func WithToken(token string) accessOption { //nolint:revive // callers only pass
 func WithCredentials(file string) accessOption { //nolint:revive // callers only pass it on
 	return forAccess(func(c *config) {
 		if c.checkSecretFile("WithCredentials", file) {
-			c.addAccess("WithCredentials", nats.UserCredentials(file))
+			c.addAccess("WithCredentials", fmt.Sprintf("the user of %q", file), nats.UserCredentials(file))
 		}
 	})
 }
@@ -80,7 +81,7 @@ func WithNKey(seedFile string) accessOption { //nolint:revive // callers only pa
 			c.bad("WithNKey", strconv.Quote(seedFile), "holds no NKey seed of a user")
 			return
 		}
-		c.addAccess("WithNKey", o)
+		c.addAccess("WithNKey", fmt.Sprintf("the user of %q", seedFile), o)
 	})
 }
 

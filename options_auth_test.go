@@ -87,6 +87,40 @@ func TestAccess(t *testing.T) {
 	}
 }
 
+// The error of a connection that is refused, or not there, says what the bus gave or where it went, and what to do.
+func TestConnectErrorsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	secured := external(t, func(o *server.Options) { o.Username, o.Password = "ann", "s3cret" })
+	host := strings.TrimPrefix(secured.ClientURL(), "nats://")
+	silentPort, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+	must(t, err)
+	t.Cleanup(func() { must(t, silentPort.Close()) })
+	for name, tc := range map[string]struct {
+		url   string
+		opts  []bus.ConnectOption
+		texts []string
+	}{
+		"no user":          {"nats://" + host, nil, []string{"identify the bus with WithUser"}},
+		"user":             {"nats://" + host, []bus.ConnectOption{bus.WithUser("ann", "wr0ng")}, []string{`refused user "ann"`}},
+		"token":            {"nats://" + host, []bus.ConnectOption{bus.WithToken("wr0ng")}, []string{"refused the token"}},
+		"user of the URL":  {"nats://ann:wr0ng@" + host, nil, []string{`refused user "ann" of the URL`}},
+		"token of the URL": {"nats://wr0ng@" + host, nil, []string{"refused the token of the URL"}},
+		"no TLS":           {"tls://" + host, []bus.ConnectOption{bus.WithUser("ann", "s3cret")}, []string{"the server has no TLS", "nats://"}},
+		"nobody":           {"nats://" + freeAddresses(t, 1)[0], nil, []string{"see that the server runs", "the port are right"}},
+		"no NATS server":   {"nats://" + silentPort.Addr().String(), nil, []string{"see that a NATS server listens there"}},
+		"an odd scheme":    {"http://host:4222", nil, []string{`"http://host:4222"`, `has the scheme "http"`}},
+		"more than a host": {"host:4222/x", nil, []string{`"host:4222/x"`, "more than a host and a port"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := bus.Connect(t.Context(), tc.url, append(tc.opts, bus.WithLogger(silent()), bus.WithTimeout(time.Second))...)
+			if hasText(t, err, tc.texts...); strings.Contains(err.Error(), "wr0ng") {
+				t.Errorf("the error shows the secret: %v", err)
+			}
+		})
+	}
+}
+
 func TestAccessByCredentialsFile(t *testing.T) {
 	t.Parallel()
 	operator := newKeyPair(t, nkeys.CreateOperator)
@@ -140,9 +174,8 @@ func TestAccessForTheMove(t *testing.T) {
 			t.Errorf("the log does not say %q: %+v", start, logged(t))
 		}
 	}
-	for _, wrong := range [][]bus.Option{nil, {bus.WithUser("ann", "wrong")}} {
-		asError[*switchover.MovedError](t, second(quietBus(append(wrong, bus.WithStoreDir(dir))...)), "Authorization Violation", "WithUser", "OMNIBUS_USER")
-	}
+	asError[*switchover.MovedError](t, second(quietBus(bus.WithStoreDir(dir))), "Authorization Violation", "WithUser", "OMNIBUS_USER")
+	asError[*switchover.MovedError](t, second(quietBus(bus.WithUser("ann", "wrong"), bus.WithStoreDir(dir))), "Authorization Violation", `refused user "ann"`)
 	leaf := bus.WithLeaf(bus.Leaf{URL: "nats-leaf://127.0.0.1:1"})
 	asError[*bus.OptionError](t, second(quietBus(bus.WithStoreDir(dir), ann, leaf)), "WithLeaf(nats-leaf://127.0.0.1:1)", "SwitchTo has moved the streams", dir, "leave the option out")
 }

@@ -2,6 +2,9 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -45,16 +48,27 @@ func Request[Resp, Req any](ctx context.Context, b *Bus, e Endpoint[Req, Resp], 
 	if encoding := b.format.Encoding(); encoding != "" {
 		m.SetHeader(wire.HeaderAcceptEncoding, encoding)
 	}
-	ctx, done := b.core.Bound(ctx)
+	bounded, done := b.core.Bound(ctx)
 	defer done()
-	reply, err := b.core.Outlet.Request(ctx, &m)
+	reply, err := b.core.Outlet.Request(bounded, &m)
 	if err != nil {
-		return none, b.opError("Request", m.Subject, err)
+		return none, b.unanswered(ctx, b.opError("Request", m.Subject, err))
 	}
-	if err := b.checkAnswer(ctx, m.Subject, reply); err != nil {
+	if err := b.checkAnswer(bounded, m.Subject, reply); err != nil {
 		return none, err
 	}
 	return decodeReply[Resp](b, string(e), o, reply)
+}
+
+// unanswered adds to err, the failure of a request with ctx, whose time is over.
+func (b *Bus) unanswered(ctx context.Context, err error) error {
+	if !errors.Is(err, ErrTimeout) {
+		return err
+	}
+	if end, own := ctx.Deadline(); own && time.Until(end) <= 0 {
+		return fmt.Errorf("%w; no reply came by the deadline of ctx", err)
+	}
+	return fmt.Errorf("%w; no reply came within %v (WithTimeout, or a deadline of ctx)", err, b.core.Timeout)
 }
 
 // answerable returns a *CapturedError if a stream stores subj. Its acknowledgement would come

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -277,14 +278,14 @@ func TestRequestTimesOut(t *testing.T) {
 			return err
 		}
 		err = within(context.Background(), time.Minute) // the bus's own
-		isError(t, err, bus.ErrTimeout)
+		isError(t, err, bus.ErrTimeout, "no reply came within 1m0s (WithTimeout")
 		isError(t, err, context.DeadlineExceeded)
 		err = within(context.WithoutCancel(t.Context()), time.Minute)
 		isError(t, err, bus.ErrTimeout)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		err = within(ctx, time.Hour)
-		isError(t, err, bus.ErrTimeout)
+		isError(t, err, bus.ErrTimeout, "no reply came by the deadline of ctx")
 		isError(t, err, context.DeadlineExceeded)
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
@@ -376,10 +377,14 @@ func TestRequestWhileTheBusCloses(t *testing.T) {
 // A request to a subject that a stream stores would be answered by the stream.
 func TestRequestIntoAStream(t *testing.T) {
 	t.Parallel()
-	b := bustest.New(t)
+	logger, logged := logTo(hclog.Warn)
+	b := bustest.New(t, logger)
 	declare(t, b, bus.StreamConfig{Name: "SHOP", Subjects: []string{"shop.>"}})
 	must(t, second(bus.Respond(b, "shop.double", double)))
 	must(t, second(bus.Respond(b, "other.double", double)))
+	if l := logged(t); len(l) != 1 || !strings.HasPrefix(l[0].message, "a stream stores requests to this responder") || l[0].fields["subject"] != "shop.double" || l[0].fields["stream"] != "SHOP" {
+		t.Errorf("the log has %+v", l)
+	}
 	_, err := bus.Request[int](t.Context(), b, "shop.double", 2)
 	e := asError[*bus.CapturedError](t, err, `"shop.double"`, `"SHOP"`, "the stream's acknowledgement as its reply", "a subject that no stream stores")
 	if e.Call != "Request" || e.Subject != "shop.double" || e.Stream != "SHOP" {

@@ -113,6 +113,9 @@ func (b *Bus) respond(pattern string, o *handlerOptions, mk maker) (*Subscriptio
 	if err := s.open(pattern, o, mk, s.answer); err != nil {
 		return nil, err
 	}
+	if stream := b.captures.Overlapping(pattern); stream != "" {
+		b.cfg.logger.Warn("a stream stores requests to this responder, and answers them before it: no Request reaches it; use a subject that no stream stores", "subject", pattern, "stream", stream)
+	}
 	s.endpoint = &discovery.Endpoint{Subject: pattern, Group: o.group.name, Stats: s.endpointStats}
 	b.services.Add(s.endpoint)
 	return s, nil

@@ -139,7 +139,7 @@ func (b *Bus) lastFlush(ctx context.Context) error {
 			return fmt.Errorf("bus: the last messages may not have reached the server, which accepts no data: %w", translate(context.DeadlineExceeded))
 		}
 		if n, err := nc.Buffered(); err == nil && n > 0 {
-			return fmt.Errorf("%w: the %d bytes buffered since then are lost", ErrDisconnected, n)
+			return fmt.Errorf("%w: the %d bytes that were published since the connection was lost were not sent, and are lost", ErrDisconnected, n)
 		}
 		return nil
 	}

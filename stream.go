@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -121,7 +120,7 @@ func (b *Bus) LookupStream(ctx context.Context, name string) (*Stream, error) {
 	}
 	defer done()
 	if !streamName.MatchString(name) {
-		return nil, badStreamName(name)
+		return nil, badName("LookupStream name", name)
 	}
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
@@ -233,8 +232,9 @@ func (s *Stream) checkKept(call string, maxAge time.Duration, err error) error {
 // streamName matches the names of streams and durables.
 var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 
-func badStreamName(name string) error {
-	return badStreamField("Name", strconv.Quote(name), "use 1 to 200 letters, digits, - and _")
+// badName is the error of a name of a stream or durable. option says where it was given.
+func badName(option, name string) error {
+	return &OptionError{Option: option, Value: fmt.Sprintf("%.200q", name), Reason: "use 1 to 200 letters, digits, - and _"}
 }
 
 // checkDisk refuses FileStorage if the bus has no store directory.
@@ -243,8 +243,4 @@ func (b *Bus) checkDisk(s Storage) error {
 		return errNoDisk()
 	}
 	return nil
-}
-
-func badDurable(name string) error {
-	return &OptionError{Option: "Consume durable", Value: fmt.Sprintf("%q", name), Reason: "use 1 to 200 letters, digits, - and _"}
 }

@@ -3,28 +3,64 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/omnibus-go/bus/internal/streamdef"
+	"github.com/omnibus-go/bus/internal/subject"
 )
 
 // check returns everything that is wrong with c, whatever the server has, as joined errors.
 func (c *StreamConfig) check() error {
 	var errs []error
 	if !streamName.MatchString(c.Name) {
-		errs = append(errs, badStreamName(c.Name))
+		errs = append(errs, badName("StreamConfig.Name", c.Name))
 	}
 	for _, s := range c.Subjects {
 		errs = append(errs, checkPattern(s))
 	}
-	errs = append(errs, c.checkKinds(), c.checkLimits())
+	errs = append(errs, c.checkSubjects(), c.checkKinds(), c.checkLimits())
 	for key := range c.Metadata {
 		if streamdef.Reserved(key) {
 			errs = append(errs, badStreamField("Metadata", strconv.Quote(key), "keys that begin with _nats. or _omnibus. are not the program's"))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ofServer are the subjects that the server keeps for itself, and those of them that a stream may store.
+var ofServer = []struct{ all, free string }{{"$JS.>", "$JS.EVENT.>"}, {"$JSC.>", ""}, {"$NRG.>", ""}, {"$SYS.>", "$SYS.ACCOUNT.>"}}
+
+// checkSubjects checks the subjects against each other and those of the server. Raw may change what
+// they are.
+func (c *StreamConfig) checkSubjects() error {
+	if c.Raw != nil {
+		return nil
+	}
+	var errs []error
+	for i, s := range c.Subjects {
+		if j := slices.IndexFunc(c.Subjects[:i], func(other string) bool { return subject.Overlap(s, other) }); j >= 0 {
+			errs = append(errs, badStreamField("Subjects", strconv.Quote(s), fmt.Sprintf("overlaps with %q; leave one out, each message is stored once", c.Subjects[j])))
+		}
+		for _, own := range ofServer {
+			if subject.Overlap(s, own.all) && (own.free == "" || len(subject.Uncovered([]string{s}, []string{own.free})) > 0) {
+				errs = append(errs, badStreamField("Subjects", strconv.Quote(s), fmt.Sprintf("has subjects of the server itself (%s); name those of the program, such as \"shop.>\"", own.all)))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkDiscard returns an error if a stream refuses messages at a limit that it does not have.
+func checkDiscard(js *jetstream.StreamConfig) error {
+	if js.DiscardNewPerSubject && js.MaxMsgsPerSubject <= 0 {
+		return badStreamField("Discard", "DiscardNewPerSubject", "needs a MaxMsgsPerSubject, at which it refuses messages")
+	}
+	return nil
 }
 
 // checkKinds checks the fields that have few values.

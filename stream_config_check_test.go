@@ -32,6 +32,10 @@ func TestBadStreamConfigs(t *testing.T) {
 		{"empty token", bus.StreamConfig{Name: "S", Subjects: []string{"a..b"}}, "Subjects"},
 		{"blank in the subject", bus.StreamConfig{Name: "S", Subjects: []string{"a b"}}, "Subjects"},
 		{"tail in the middle", bus.StreamConfig{Name: "S", Subjects: []string{"ok", "a.>.b"}}, "Subjects"},
+		{"overlapping subjects", bus.StreamConfig{Name: "S", Subjects: []string{"a.*", "b", "a.b"}}, "Subjects"},
+		{"a subject twice", bus.StreamConfig{Name: "S", Subjects: []string{"a", "a"}}, "Subjects"},
+		{"all subjects", bus.StreamConfig{Name: "S", Subjects: []string{">"}}, "Subjects"},
+		{"those of the server", bus.StreamConfig{Name: "S", Subjects: []string{"$JS.>", "$SYS.*"}}, "Subjects Subjects"},
 		{"bad token", bus.StreamConfig{Name: "S", Subjects: bus.Subjects(bus.Subject[int]("a.*").At("x.y"))}, "Subjects"},
 		{"unknown storage", bus.StreamConfig{Name: "S", Storage: 3}, "Storage"},
 		{"negative storage", bus.StreamConfig{Name: "S", Storage: -1}, "Storage"},
@@ -64,12 +68,22 @@ func TestBadStreamConfigs(t *testing.T) {
 	}
 	for _, name := range []string{"", "a.b", "a b", "*", strings.Repeat("x", 201)} {
 		_, err := b.LookupStream(t.Context(), name)
-		asError[*bus.OptionError](t, err, "200 letters, digits")
+		asError[*bus.OptionError](t, err, "LookupStream name", "200 letters, digits")
 	}
 	must(t, b.Flush(t.Context()))
 	if n, _, err := api.Pending(); n != 0 {
 		t.Errorf("the server was asked %d times (%v)", n, err)
 	}
+}
+
+// A stream cannot refuse messages at a limit that neither its configuration nor the server has.
+func TestDiscardWithoutALimit(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	c := bus.StreamConfig{Name: "S", Discard: bus.DiscardNewPerSubject}
+	asError[*bus.OptionError](t, second(b.Stream(t.Context(), c)), "StreamConfig.Discard(DiscardNewPerSubject)", "needs a MaxMsgsPerSubject")
+	declare(t, b, bus.StreamConfig{Name: "S", MaxMsgsPerSubject: 1})
+	declare(t, b, c)
 }
 
 // fieldsOf are the fields that the errors joined to err are about.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,7 +41,7 @@ func (c *StreamConfig) overlay(js *jetstream.StreamConfig) error {
 			return err
 		}
 	}
-	return checkDuplicates(js.Duplicates, js.MaxAge)
+	return errors.Join(checkDuplicates(js.Duplicates, js.MaxAge), checkDiscard(js))
 }
 
 // completeStarts checks the start times of a mirror and of sources, and gives them in UTC: in
@@ -61,7 +62,7 @@ func completeStarts(js *jetstream.StreamConfig) error {
 
 // callRaw calls Raw and turns a panic into an error.
 func (c *StreamConfig) callRaw(js *jetstream.StreamConfig) (err error) {
-	defer catch(&err)
+	defer catch("StreamConfig.Raw", &err)
 	c.Raw(js)
 	return nil
 }

@@ -27,8 +27,10 @@ func (s *Stream) Delete(ctx context.Context) error {
 	defer done()
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
+	s.expectEnd("", true)
 	gone := s.bus.core.JetStream.DeleteStream(ctx, s.name)
 	if gone != nil && !jserr.IsAbsent(gone) {
+		s.expectEnd("", false)
 		return streamError(s.name, "delete", gone)
 	}
 	s.bus.captures.Remove(s.name)
@@ -40,6 +42,16 @@ func (s *Stream) Delete(ctx context.Context) error {
 		return streamError(s.name, "delete", gone)
 	}
 	return nil
+}
+
+// expectEnd tells the consumers of the bus with a durable of s, or with any if it is empty, that the
+// program deletes it, or that it has failed to.
+func (s *Stream) expectEnd(durable string, expected bool) {
+	for _, m := range s.bus.registry.Members() {
+		if c, ok := m.(*Consumer); ok && c.stream == s.name && (durable == "" || c.durable == durable) {
+			c.deleting.Store(expected)
+		}
+	}
 }
 
 // PurgeFilter chooses messages of a stream: those that match all fields that are set. The
@@ -102,20 +114,23 @@ func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	}
 	defer done()
 	if !streamName.MatchString(durable) {
-		return &OptionError{Option: "DeleteConsumer durable", Value: fmt.Sprintf("%q", durable), Reason: "use 1 to 200 letters, digits, - and _"}
+		return badName("DeleteConsumer durable", durable)
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
+	op := fmt.Sprintf("delete consumer %q", durable)
+	s.expectEnd(durable, true)
 	gone := s.bus.core.JetStream.DeleteConsumer(ctx, s.name, durable)
 	if gone != nil && !jserr.IsAbsent(gone) {
-		return streamError(s.name, "delete the consumer", gone)
+		s.expectEnd(durable, false)
+		return streamError(s.name, op, gone)
 	}
 	found, err := sidestream.DeleteDurable(ctx, s.bus.core, s.name, durable)
 	if err != nil {
 		return translate(err)
 	}
 	if gone != nil && !found {
-		return streamError(s.name, "delete the consumer", gone)
+		return streamError(s.name, op, gone)
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func TestStreamDelete(t *testing.T) {
 		asError[*bus.StreamError](t, con.Err(), `"S"`)
 		isError(t, st.Delete(ctx), bus.ErrStreamNotFound, "delete")
 		isError(t, second(st.Purge(ctx, bus.PurgeFilter{})), bus.ErrStreamNotFound, "purge")
-		asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "c"), "delete the consumer")
+		asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "c"), `delete consumer "c"`)
 		// A subject that nobody stores any more is as good as any.
 		must(t, bus.Publish(ctx, b, "S", 1))
 		if n := b.Stats().Captured; n != 0 {
@@ -243,7 +243,7 @@ func TestStreamDeleteConsumer(t *testing.T) {
 		if letters != 2 {
 			t.Errorf("%d dead letters, want 2", letters)
 		}
-		e := asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "a"), "delete the consumer")
+		e := asError[*bus.StreamError](t, st.DeleteConsumer(ctx, "a"), `delete consumer "a"`)
 		if e.Code != 404 {
 			t.Errorf("got %+v", e)
 		}

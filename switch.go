@@ -114,6 +114,7 @@ type busSwitch struct {
 	b        *Bus
 	settings switchover.Settings
 	target   link.Target
+	identity string // as whom the bus connects to the target
 	local    *localServer
 	move     storedir.Move
 
@@ -155,6 +156,7 @@ func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, 
 	if r := s.settings.CopyRate; r != 0 && r < switchover.MinCopyRate {
 		c.bad("switchover.CopyRate", r, fmt.Sprintf("must be at least %d bytes a second", switchover.MinCopyRate))
 	}
+	s.identity = c.identity()
 	s.target = link.Target{URL: target, Access: c.auth.options}
 	s.move = storedir.Move{ID: nuid.Next(), Target: withoutCredentials(target), At: time.Now().UTC().Truncate(time.Second)}
 	return s, errors.Join(c.errs...)
@@ -171,7 +173,7 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	s.conns = 1
 	target, err := s.dial(s.target.URL)
 	if err != nil {
-		return report, &ConnectError{URL: report.Target, Err: connectionError(err)}
+		return report, &ConnectError{URL: report.Target, Err: connectionError(err, s.identity)}
 	}
 	defer target.Close()
 	earlier, err := s.interrupted()

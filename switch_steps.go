@@ -304,7 +304,7 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 		}
 	}()
 	if h.via, err = s.dialFormer(); err != nil {
-		return report, &ConnectError{URL: link.Redact(s.former.URL), Err: connectionError(err)}
+		return report, &ConnectError{URL: link.Redact(s.former.URL), Err: connectionError(err, "")}
 	}
 	defer h.via.Close()
 	if h.home, err = s.dialLocal(); err != nil {

@@ -127,20 +127,31 @@ func streamError(name, op string, err error) *StreamError {
 func remedy(number int, err error) string {
 	switch text := err.Error(); {
 	case number == jserr.StoreFailed && strings.Contains(text, "per subject"):
-		return "the subject has as many messages as the stream keeps of one subject: let its consumers handle some, delete some with Stream.Purge, raise MaxMsgsPerSubject, or let the stream discard the oldest of the subject (StreamConfig.Raw: DiscardNewPerSubject)"
+		return "the subject has as many messages as the stream keeps of one subject: let its consumers handle some, delete some with Stream.Purge, raise MaxMsgsPerSubject, or let the stream discard the oldest of the subject (Discard: DiscardOld, with AllowShrink)"
+	case number == jserr.InvalidConfig && strings.Contains(text, "no-ack"):
+		return "these are subjects of the server itself: name those of the program, such as \"shop.>\""
 	case number == jserr.InvalidConfig && strings.Contains(text, "duplicates window"):
 		return "lower StreamConfig.Duplicates, or raise duplicate_window in the limits of the server's JetStream"
 	}
 	return remedies[number]
 }
 
-// connectionError is the public form of why a connection was refused. It says what to do.
-func connectionError(err error) error {
+// connectionError is the public form of why there is no connection. It says what to do. who is as whom
+// the bus connects, see config.identity.
+func connectionError(err error, who string) error {
 	switch err = translate(err); {
 	case errors.Is(err, nats.ErrMaxConnectionsExceeded):
 		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise max_connections of the server", err)
 	case errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
 		return fmt.Errorf("%w; close connections that nobody needs, a program needs one Bus, or raise the account's limit of connections", err)
+	case who != "" && errors.Is(err, nats.ErrAuthorization):
+		return fmt.Errorf("%w; the server refused %s: see that this is right, and that the server knows it", err, who)
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Errorf("%w; the server has no TLS: use a nats:// URL without WithTLS, or set up TLS in the server", err)
+	case errors.Is(err, nats.ErrNoServers):
+		return fmt.Errorf("%w; see that the server runs, and that the host and the port are right", err)
+	case errors.Is(err, ErrTimeout):
+		return fmt.Errorf("%w; see that a NATS server listens there, and that nothing on the way holds the connection up", err)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
 		return fmt.Errorf("%w; identify the bus with WithUser, WithToken, WithCredentials, WithNKey or a certificate in WithTLS (FromEnv: OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS), or see whether the server still knows what the bus gives", err)
 	}
@@ -163,7 +174,7 @@ var remedies = map[int]string{
 	jserr.HeaderTooLarge:        "shorten what WithHeader sets",
 	jserr.SubjectsOverlap:       "use that stream (Bus.LookupStream), or subjects that do not overlap with its",
 	jserr.ReplicasUnsupported:   "a single server keeps one copy: leave Replicas out, or use a cluster",
-	jserr.StoreFailed:           "the stream is full and refuses new messages: let its consumers handle some, delete some with Stream.Purge, raise the limit in its StreamConfig, or let it discard the oldest (Discard: DiscardOld)",
+	jserr.StoreFailed:           "the stream is full and refuses new messages: let its consumers handle some, delete some with Stream.Purge, raise the limit in its StreamConfig, or let it discard the oldest (Discard: DiscardOld, with AllowShrink)",
 	jserr.WorkQueueTakenWhole:   workQueueRemedy,
 	jserr.WorkQueueTaken:        workQueueRemedy,
 	jserr.WorkQueueFromFirst:    "leave the StartAt option out: a work queue holds only messages that nobody has handled",

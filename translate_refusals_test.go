@@ -61,6 +61,8 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 			return publish(t, b, st)
 		},
 			[]string{`stream "S"`, "publish", "maximum bytes exceeded", "Purge", "DiscardOld"}},
+		"too many messages of a subject": {bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxMsgsPerSubject: 1, Discard: bus.DiscardNewPerSubject}, twice(publish, publish),
+			[]string{`stream "S"`, "publish", "per subject", "Discard: DiscardOld, with AllowShrink"}},
 		"a message too large for the stream": {raw(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 5 }), publish,
 			[]string{`stream "S"`, "publish", "message size exceeds", "MaxMsgSize"}},
 		"a source that Raw appends again": {raw(addSource), declare(raw(addSource)),

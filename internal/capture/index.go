@@ -101,6 +101,21 @@ func (x *Index) Find(subj string) *Stream {
 	return now.patterns[p]
 }
 
+// Overlapping returns the name of a known stream that captures subjects of a pattern and acknowledges
+// what it stores, or "".
+func (x *Index) Overlapping(pattern string) string {
+	now := x.current.Load()
+	if now == nil {
+		return ""
+	}
+	for p, s := range now.patterns {
+		if !s.NoAck && subject.Overlap(p, pattern) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
 // maxMoves is how many streams Confirm asks for: a subject may have moved from one to the
 // next.
 const maxMoves = 4

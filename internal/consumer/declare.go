@@ -141,11 +141,11 @@ func changeKey(ctx context.Context, c *Config, did *change, info *jetstream.Cons
 func update(ctx context.Context, c *Config, to jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
 	_, err := c.Core.JetStream.UpdateConsumer(ctx, c.Stream.Name, to)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerMultipleFilterSubjectsNotSupported) {
-		return nil, jserr.Wrap(c.Stream.Name, "update the consumer", err)
+		return nil, jserr.Wrap(c.Stream.Name, "update consumer "+strconv.Quote(to.Durable), err)
 	}
 	con, err := c.Core.JetStream.Consumer(ctx, c.Stream.Name, to.Durable)
 	if err != nil {
-		return nil, jserr.Wrap(c.Stream.Name, "update the consumer", err)
+		return nil, jserr.Wrap(c.Stream.Name, "update consumer "+strconv.Quote(to.Durable), err)
 	}
 	return con.CachedInfo(), nil
 }

@@ -48,8 +48,9 @@ func Redact(list string) string {
 		}
 		urls = append(urls, part)
 	}
+	plain := !strings.Contains(list, "@")
 	for i, u := range urls {
-		urls[i] = redactOne(u)
+		urls[i] = redactOne(u, plain)
 	}
 	return strings.Join(urls, ",")
 }
@@ -75,11 +76,23 @@ var begins = regexp.MustCompile(`^\s*(nats|nats-leaf|tls|ws|wss)://`)
 // hostPort matches what may be shown of a URL: a host and a port.
 var hostPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.%]*\]|[A-Za-z0-9._-]*)(:[0-9]{0,5})?/?$`)
 
-// redactOne redacts one URL.
-func redactOne(u string) string {
+// anyScheme and path match what may also be shown where no URL of the list has credentials.
+var (
+	anyScheme = regexp.MustCompile(`^\s*[a-z][a-z0-9+-]*://`)
+	path      = regexp.MustCompile(`/[A-Za-z0-9._/-]*\s*$`)
+)
+
+// redactOne redacts one URL. plain says that no URL of the list has credentials.
+func redactOne(u string, plain bool) string {
 	scheme := begins.FindString(u)
+	if plain {
+		scheme = anyScheme.FindString(u)
+	}
 	rest := u[len(scheme):]
 	at := strings.LastIndex(rest, "@")
+	if plain {
+		rest = path.ReplaceAllString(rest, "")
+	}
 	if at < 0 && strings.HasPrefix(strings.TrimSpace(scheme), "ws") {
 		rest, _, _ = strings.Cut(rest, "/") // a WebSocket may have a path
 	}

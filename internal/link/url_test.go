@@ -24,6 +24,9 @@ func TestRedact(t *testing.T) {
 		"nats://ann:p#S3CRET":                           "nats://xxxxx",
 		"nats://host:4222?token=S3CRET":                 "nats://xxxxx",
 		"ws://ann:p@S3CRET/host":                        "ws://xxxxx",
+		"http://host:4222":                              "http://host:4222",
+		"host:4222/x":                                   "host:4222/x",
+		"host:4222/x,ann:S3CRET@host":                   "xxxxx@host",
 	} {
 		if got := link.Redact(list); got != want {
 			t.Errorf("Redact(%q) = %q, want %q", list, got, want)

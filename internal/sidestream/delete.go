@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -54,13 +55,13 @@ func lookUp(ctx context.Context, c *core.Core, name, pattern string) (jetstream.
 // what is left.
 func DeleteDurable(ctx context.Context, c *core.Core, stream, durable string) (found bool, err error) {
 	if found, err = deleteRetries(ctx, c, stream, durable); err != nil {
-		return found, jserr.Wrap(RetryStream(stream), "delete the consumer", err)
+		return found, jserr.Wrap(RetryStream(stream), "delete consumer "+strconv.Quote(durable), err)
 	}
 	st, err := lookUp(ctx, c, KeysStream(stream), Pattern(Keys, stream))
 	if err == nil && st != nil {
 		err = purge(ctx, st, DurablePattern(Keys, stream, durable))
 	}
-	return found, jserr.Wrap(KeysStream(stream), "delete the consumer", err)
+	return found, jserr.Wrap(KeysStream(stream), "delete consumer "+strconv.Quote(durable), err)
 }
 
 // deleteRetries deletes the consumer of a durable in S-retry, and its messages there.
