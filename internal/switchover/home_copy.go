@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -60,15 +61,25 @@ func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, la
 
 // stateOf returns the state of a consumer of which exactly these messages are out. last is the
 // last sequence of its stream.
+//
+// A server counts a message by its first delivery, and the bus knows the latest one. First
+// deliveries are in the order of the stream, so a message that was delivered again gets the number
+// after that of the message before it. With a higher one the server would move the floor past
+// messages that are out, and not store that they were acknowledged: a restart would send them again.
 func stateOf(d *jetstream.ConsumerInfo, held []intake.Holding, last uint64) *consumerState {
 	p := &consumerState{Delivered: sequences{d.Delivered.Consumer, min(d.Delivered.Stream, last)}, AckFloor: sequences{d.AckFloor.Consumer, min(d.AckFloor.Stream, last)},
 		Pending: make(map[uint64]*pending, len(held)), Redelivered: make(map[uint64]uint64)}
+	held = slices.SortedFunc(slices.Values(held), func(a, b intake.Holding) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	first := p.AckFloor.Consumer
 	for _, h := range held {
 		if h.Sequence <= p.AckFloor.Stream || h.Sequence > last {
 			continue // it is acknowledged, or of an earlier stream of that name
 		}
+		if first++; h.Deliveries == 1 {
+			first = h.Delivery
+		}
 		p.Delivered.Consumer, p.Delivered.Stream = max(p.Delivered.Consumer, h.Delivery), max(p.Delivered.Stream, h.Sequence)
-		p.Pending[h.Sequence] = &pending{Sequence: h.Delivery, Timestamp: time.Now().UnixNano()}
+		p.Pending[h.Sequence] = &pending{Sequence: first, Timestamp: time.Now().UnixNano()}
 		if h.Deliveries > 1 {
 			p.Redelivered[h.Sequence] = h.Deliveries - 1
 		}
