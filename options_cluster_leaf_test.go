@@ -3,7 +3,9 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
 )
@@ -236,7 +239,7 @@ func TestLeafLink(t *testing.T) {
 func TestLeafLinkThatIsRefused(t *testing.T) {
 	t.Parallel()
 	b, events := edgeAt(t, "ann:wrong", hubFor(t), "berlin")
-	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "Authorization Violation")
+	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "Authorization Violation", "user and password in Leaf.URL")
 	if l := b.Health(t.Context()).Leaf; l.Up || !strings.Contains(l.String(), "Authorization Violation") || strings.Contains(l.String(), "wrong") {
 		t.Errorf("got %v", l)
 	}
@@ -259,4 +262,24 @@ func TestEdgesWithOneDomain(t *testing.T) {
 			t.Errorf("got %+v, want %v", h, want)
 		}
 	}
+}
+
+// The configuration of a hub in docs/modes.md is one that an edge can be linked to.
+func TestHubOfTheDocumentation(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("docs/modes.md")
+	must(t, err)
+	_, config, _ := strings.Cut(string(text), "```text\njetstream {")
+	config, _, _ = strings.Cut(config, "```")
+	file := filepath.Join(t.TempDir(), "hub.conf")
+	must(t, os.WriteFile(file, []byte("jetstream {"+config), 0o600))
+	hub, err := server.ProcessConfigFile(file)
+	must(t, err)
+	port := freePorts(t, 1)[0]
+	external(t, func(o *server.Options) {
+		o.LeafNode, o.LeafNode.Host, o.LeafNode.Port = hub.LeafNode, "127.0.0.1", port
+	})
+	record, events := recordEvents()
+	bustest.New(t, record, bus.WithLogger(silent()), bus.WithLeaf(bus.Leaf{URL: fmt.Sprintf("nats-leaf://berlin:%s@127.0.0.1:%d", url.PathEscape("…"), port), Domain: "berlin"}))
+	awaitEvent(t, events, event.LinkUp)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nats-io/nats.go"
 )
 
 // FromEnv takes options from the environment, so that one binary runs embedded
@@ -27,7 +28,9 @@ import (
 //	OMNIBUS_MAX_PAYLOAD    WithMaxPayload (bytes)
 //	OMNIBUS_COMPRESSION    WithCompression ("zstd", "s2", "gzip")
 //	OMNIBUS_LOG_LEVEL      the level of the default logger, or of WithLogger's
-//	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS   (only with a URL)
+//	OMNIBUS_INBOX_PREFIX   WithInboxPrefix
+//	OMNIBUS_USER and OMNIBUS_PASSWORD, OMNIBUS_TOKEN, OMNIBUS_CREDENTIALS,
+//	OMNIBUS_NKEY (a file), OMNIBUS_TLS_CA (a file with the authorities)     (only with a URL)
 //	OMNIBUS_LEAF           WithLeaf, Leaf.URL
 //	OMNIBUS_LEAF_CREDENTIALS, OMNIBUS_LEAF_DOMAIN                           (only with OMNIBUS_LEAF)
 //	OMNIBUS_CLUSTER        WithCluster, Cluster.Name
@@ -54,6 +57,9 @@ var envOptions = map[string]func(value string) (Option, error){
 	"NAME":          func(v string) (Option, error) { return WithName(v), nil },
 	"TOKEN":         func(v string) (Option, error) { return WithToken(v), nil },
 	"CREDENTIALS":   func(v string) (Option, error) { return WithCredentials(v), nil },
+	"NKEY":          func(v string) (Option, error) { return WithNKey(v), nil },
+	"TLS_CA":        func(v string) (Option, error) { return option(func(c *config) { c.trust(v) }), nil },
+	"INBOX_PREFIX":  func(v string) (Option, error) { return WithInboxPrefix(v), nil },
 	"COMPRESSION":   func(v string) (Option, error) { return WithCompression(Compression{Encoding: v}), nil },
 	"TIMEOUT":       durationOption(func(d time.Duration) Option { return WithTimeout(d) }),
 	"DRAIN_TIMEOUT": durationOption(func(d time.Duration) Option { return WithDrainTimeout(d) }),
@@ -81,7 +87,7 @@ var ofKubernetes = regexp.MustCompile(`^(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TC
 
 // credentialVariables only make sense with a URL; without one they are left
 // alone so that one environment serves both modes.
-var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true}
+var credentialVariables = map[string]bool{"TOKEN": true, "CREDENTIALS": true, "NKEY": true, "TLS_CA": true}
 
 // fromEnv applies the variables of environ in the order of their names.
 func (c *config) fromEnv(environ []string) {
@@ -149,7 +155,7 @@ func (c *config) fromVariable(name, value string) {
 		return
 	}
 	if !known {
-		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus; the variables are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
+		c.bad("FromEnv", envPrefix+name, "is not a variable of Omnibus"+meant(name)+"; the variables are "+envPrefix+strings.Join(slices.Sorted(maps.Keys(envOptions)), ", "+envPrefix))
 		return
 	}
 	if parse == nil {
@@ -166,6 +172,47 @@ func (c *config) fromVariable(name, value string) {
 	default:
 		o.configure(c)
 	}
+}
+
+// trust has the bus trust the authorities in a PEM file, and no others, which are read at each connect.
+func (c *config) trust(file string) {
+	if c.checkSecretFile("WithTLS", file) {
+		c.addAccess("WithTLS", "", nats.RootCAs(file))
+	}
+}
+
+// meant suggests the variable whose name is most like an unknown one; "" if none is like it.
+func meant(name string) string {
+	best, least := "", 3
+	for known := range maps.Keys(envOptions) {
+		if d := distance(name, known); d < least || d == least && known < best {
+			best, least = known, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + envPrefix + best + "?"
+}
+
+// distance is how many letters differ between a and b: changed, missing or too many.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 func durationOption(with func(time.Duration) Option) func(string) (Option, error) {

@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"os"
@@ -335,5 +336,39 @@ func TestEnvironmentTable(t *testing.T) {
 var companions = map[string]map[string]string{
 	"PASSWORD":    {"URL": "nats://127.0.0.1:1"},
 	"CREDENTIALS": {"URL": "nats://127.0.0.1:1"},
+	"NKEY":        {"URL": "nats://127.0.0.1:1"},
+	"TLS_CA":      {"URL": "nats://127.0.0.1:1"},
 	"TOKEN":       {"URL": "nats://127.0.0.1:1", "USER": "ann"},
+}
+
+// The environment alone can connect a program to a server with a certificate of its own authority and a
+// prefix for replies.
+func TestFromEnvTrustsAnAuthority(t *testing.T) {
+	certificate, key := newCertificate(t)
+	pair, err := tls.X509KeyPair(certificate, key)
+	must(t, err)
+	s := external(t, func(o *server.Options) {
+		o.TLSConfig, o.TLS, o.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{pair}}, true, 5
+	})
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	must(t, os.WriteFile(file, certificate, 0o600))
+	environment(t, map[string]string{"URL": s.ClientURL(), "TLS_CA": file, "INBOX_PREFIX": "_INBOX_shop"})
+	b, err := quietBus(bus.FromEnv())
+	must(t, err)
+	if inbox := b.Conn().NewInbox(); !strings.HasPrefix(inbox, "_INBOX_shop.") {
+		t.Errorf("replies come on %s", inbox)
+	}
+	must(t, b.Close())
+	environment(t, map[string]string{"TLS_CA": ""})
+	asError[*bus.ConnectError](t, second(quietBus(bus.FromEnv())), "certificate")
+}
+
+// A misspelt variable is named with the one that is probably meant.
+func TestFromEnvMisspelt(t *testing.T) {
+	for name, want := range map[string]string{"STOREDIR": "did you mean OMNIBUS_STORE_DIR?", "LISTN": "did you mean OMNIBUS_LISTEN?", "XYZZY": "OMNIBUS_XYZZY): is not a variable of Omnibus; the variables are"} {
+		t.Run(name, func(t *testing.T) {
+			environment(t, map[string]string{name: "x"})
+			asError[*bus.OptionError](t, second(quietBus(bus.FromEnv())), want)
+		})
+	}
 }

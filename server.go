@@ -260,7 +260,7 @@ func openPortError(e *embedded.OpenPortError) *OptionError {
 	case "client":
 		option = "WithListen"
 	case "cluster":
-		option, remedy = "WithCluster", "set Cluster.User and Cluster.Password, the same for all nodes, or a Cluster.TLS that asks for certificates, "
+		option, remedy = "WithCluster", "set Cluster.User and Cluster.Password (FromEnv: OMNIBUS_CLUSTER_USER, OMNIBUS_CLUSTER_PASSWORD), the same for all nodes, or a Cluster.TLS that asks for certificates, "
 	case "gateway":
 		remedy = "set Gateway.Username and Gateway.Password with WithServerOptions, "
 	case "monitoring", "profiling": // they never ask

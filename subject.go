@@ -9,7 +9,8 @@ import (
 // Subject is a NATS subject whose messages have the type T. It consists of tokens that are
 // joined by dots, such as "shop.orders.eu.placed.v1". A pattern may have "*" for any one
 // token and ">" at the end for one or more tokens. Subject is a string type, so a subject
-// can be a constant, and a string literal is accepted wherever a Subject is.
+// can be a constant, and a string literal is accepted where another argument says what T is, as a
+// handler does. Replay and ItemOf need it said: Replay(ctx, st, Subject[Order]("shop.>")).
 type Subject[T any] string
 
 // At replaces the wildcards of s: each "*" by one token, in order, and ">" at the end by

@@ -48,9 +48,17 @@ func (l *serverLog) linkError() string {
 	}
 	if _, after, ok := strings.Cut(*text, " - lid:"); ok { // "<address> - lid:<number> - …"
 		_, after, _ = strings.Cut(after, " - ")
-		return after
+		return after + leafRemedy(after)
 	}
-	return *text
+	return *text + leafRemedy(*text)
+}
+
+// leafRemedy says what to do about why a leaf link is down, as far as that is the program's to mend.
+func leafRemedy(reason string) string {
+	if strings.Contains(reason, "Authorization Violation") {
+		return "; the hub refuses the user: see user and password in Leaf.URL, or Leaf.Credentials"
+	}
+	return ""
 }
 
 // forgetLinkError is called when the link is up.
