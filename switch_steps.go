@@ -428,6 +428,10 @@ func (h *homeSwitch) freeze(ctx context.Context, wanted func(*Consumer) bool) (t
 	if err != nil {
 		return func() {}, err
 	}
+	if h.cut { // what the cut has listed counts
+		unlock()
+		return func() {}, errAfterCut
+	}
 	ends := []func(){unlock}
 	thaw = func() {
 		for _, end := range slices.Backward(ends) {
@@ -453,6 +457,9 @@ func (h *homeSwitch) freeze(ctx context.Context, wanted func(*Consumer) bool) (t
 	}
 	return thaw, nil
 }
+
+// errAfterCut is why nothing is listed again.
+var errAfterCut = errors.New("the bus is cut off from the old servers")
 
 // syncAhead implements engine.Home.SyncAhead. What it cannot sync the restart does.
 func (h *homeSwitch) syncAhead() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -163,7 +164,7 @@ func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
 
 // positionsHeld returns positions while publishers wait, and records them.
 func (s *run) positionsHeld(ctx context.Context, info *jetstream.StreamInfo) (map[string]*consumerState, error) {
-	all, err := consumers(ctx, s.sourceJS, info.Config.Name)
+	all, err := s.stillConsumers(ctx, info.Config.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +179,29 @@ func (s *run) positionsHeld(ctx context.Context, info *jetstream.StreamInfo) (ma
 	}
 	s.positionsOf[info.Config.Name], s.copiedAt[info.Config.Name] = positions, all
 	return positions, nil
+}
+
+// stillConsumers returns the consumers of a stream when two answers about them are the same: a
+// server of a cluster counts deliveries when the others have agreed, which is a little later.
+func (s *run) stillConsumers(ctx context.Context, stream string) ([]*jetstream.ConsumerInfo, error) {
+	var before map[string]string
+	for {
+		all, err := consumers(ctx, s.sourceJS, stream)
+		if err != nil {
+			return nil, err
+		}
+		now := make(map[string]string, len(all))
+		for _, d := range all {
+			now[d.Name] = position(d)
+		}
+		if maps.Equal(before, now) || s.Source.ConnectedClusterName() == "" {
+			return all, nil
+		}
+		before = now
+		if err := sleep(ctx, 10*pollPause); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // deliveredAt returns the number of the last delivery of a consumer when its position was looked

@@ -76,12 +76,26 @@ func (l *live) run(ctx context.Context, s *run, turns chan struct{}) {
 			l.err = nil
 			return
 		}
+		if s.holding() { // the hold has a copy of its own begin anew, and waits for no other
+			l.left, l.err = l.err, nil
+			return
+		}
 		if ctx.Err() != nil || attempt == 2 || l.stopped() {
 			return
 		}
 		if err := s.removeBegun(ctx, l.info.Config.Name); err != nil {
 			return
 		}
+	}
+}
+
+// holding reports whether publishers wait.
+func (s *run) holding() bool {
+	select {
+	case <-s.unpaced:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -356,7 +370,11 @@ func (l *live) rest(ctx context.Context, info *jetstream.StreamInfo) error {
 // happened to messages and consumers since the copy began. info is the stream as it stays.
 func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) (err error) {
 	close(l.stop)
-	<-l.done
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if l.err != nil {
 		return l.err
 	}
