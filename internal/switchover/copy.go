@@ -118,7 +118,11 @@ func (c *copier) restore(ctx context.Context, body any) (reply apiReply, err err
 	}
 	for began := time.Now(); ; {
 		reply, err = ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, body)
-		if !jserr.Is(err, jserr.RestoreNameInUse) || time.Since(began) > nameGrace {
+		if !jserr.Is(err, jserr.RestoreNameInUse) {
+			c.s.owns(c.name, err)
+			return reply, err
+		}
+		if time.Since(began) > nameGrace {
 			return reply, err
 		}
 		if err := c.s.discard(ctx, c.name); err != nil {
@@ -201,6 +205,8 @@ func (c *copier) end(ctx context.Context) error {
 	if err := c.await(ctx, 0); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, chunkTimeout, errSilentTarget)
+	defer cancel()
 	_, err := ask(ctx, c.s.Target, c.deliver, nil)
 	return err
 }

@@ -40,6 +40,7 @@ type run struct {
 	progress switchover.Progress
 	told     time.Time // when bytes were last reported
 	made     []string  // streams whose copy has begun
+	own      []string  // those whose restore the target has not refused
 	paced    time.Time // when the next bytes may be copied before the hold
 
 	subjects    map[string][]string                  // on the way home: of streams that may be fenced
@@ -291,7 +292,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	failed := s.failed(phase, errors.Join(why, err))
 	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
 	defer cancel()
-	if failed.LeftBehind = removeCopies(ctx, s.targetJS, s.made, s.ID); len(failed.LeftBehind) == 0 && fenced == nil {
+	if failed.LeftBehind = failing(s.made, func(name string) error { return s.removeOwn(ctx, name) }); len(failed.LeftBehind) == 0 && fenced == nil {
 		failed.Err = errors.Join(failed.Err, s.Bus.Abort())
 	}
 	return failed

@@ -36,7 +36,7 @@ func (s *run) turn(ctx context.Context) (end func(), err error) {
 	}, nil
 }
 
-// removeOne deletes a copy while others may be made.
+// removeOne deletes a copy of this switch while others may be made.
 func (s *run) removeOne(ctx context.Context, name string) error {
 	end, err := s.turn(ctx)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *run) removeOne(ctx context.Context, name string) error {
 // discard deletes a copy. Those of a switch home have no mark.
 func (s *run) discard(ctx context.Context, name string) error {
 	if s.Home == nil {
-		return removeCopy(ctx, s.targetJS, name, s.ID)
+		return s.removeOwn(ctx, name)
 	}
 	if err := s.targetJS.DeleteStream(ctx, name); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return because(ctx, err)

@@ -1,0 +1,111 @@
+package switchover
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// newCluster starts a cluster of three servers and returns a connection to it.
+func newCluster(t *testing.T) *nats.Conn {
+	t.Helper()
+	var listeners [3]net.Listener
+	var routes [3]string
+	for i := range listeners {
+		var err error
+		if listeners[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		routes[i] = "nats://" + listeners[i].Addr().String()
+	}
+	var last *server.Server
+	for i, l := range listeners {
+		o := &server.Options{ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+			Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}}
+		for j, r := range routes {
+			if j != i {
+				o.Routes = append(o.Routes, server.RoutesFromStr(r)...)
+			}
+		}
+		_ = l.Close()
+		s, err := server.NewServer(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.WaitForShutdown)
+		t.Cleanup(s.Shutdown)
+		s.Start()
+		last = s
+	}
+	if !last.ReadyForConnections(10 * time.Second) {
+		t.Fatal("a server of the cluster does not start")
+	}
+	nc, err := nats.Connect(last.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// eventuallyMakes waits until a cluster that has just started makes streams.
+func eventuallyMakes(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	for began := time.Now(); ; {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "ready", Replicas: 3})
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatal(err)
+		}
+		if err := sleep(t.Context(), 10*pollPause); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A restore that has got nothing yet has its name, and no stream that answers. The next attempt
+// of the same switch gets the name, and nothing is left in the end.
+func TestRestoreGetsTheNameOfAnEarlierAttempt(t *testing.T) {
+	t.Parallel()
+	s := newRun(t)
+	s.report.Replicas, s.Target = 3, newCluster(t)
+	var err error
+	if s.targetJS, err = jetstream.New(s.Target); err != nil {
+		t.Fatal(err)
+	}
+	info := s.newStream(t, 10)
+	begin := func() error {
+		c, err := s.newCopier("S")
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err = c.begin(ctx, info)
+		return err
+	}
+	eventuallyMakes(t, s.targetJS)
+	if err := begin(); err != nil {
+		t.Fatal(err)
+	}
+	if err := begin(); err != nil {
+		t.Errorf("the second attempt: %v", err)
+	}
+	if err := s.removeOne(t.Context(), "S"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.targetJS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Replicas: 3}); err != nil {
+		t.Errorf("the name is not free: %v", err)
+	}
+}
