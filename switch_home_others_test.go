@@ -63,7 +63,7 @@ func TestSwitchHomeWhileOthersBeginToTakePart(t *testing.T) {
 			storeNumbers(t, st, 1, last)
 			receive(t, got)
 			var begun error
-			_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.OnProgress(func(p switchover.Progress) {
+			_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Minute), switchover.OnProgress(func(p switchover.Progress) {
 				if p.Phase == c.phase {
 					begun = c.begin(t, target.ClientURL())
 				}
