@@ -17,6 +17,9 @@ func (d *Durable) reconnected() {
 	now := time.Now()
 	for _, p := range d.pullers {
 		p.beginLocked(now, time.Time{})
+		if errors.Is(p.stalled, errSilent) { // that was the connection of before
+			p.stalled = nil
+		}
 		d.order.reconnectedLocked(p, now)
 	}
 	d.mu.Unlock()

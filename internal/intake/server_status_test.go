@@ -98,6 +98,27 @@ func TestDurableAsksAgainWhenTheServerIsSilent(t *testing.T) {
 	})
 }
 
+// A silence ends with the connection: Health must not report it when messages come again.
+func TestDurableForgetsASilenceAfterAReconnect(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newFakeServer(t)
+		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { return done })
+		d.Start()
+		o.pulled()
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if d.Stalled() == nil {
+			t.Error("a silent server is not reported")
+		}
+		d.Reconnected() // nats.go cannot reconnect in a bubble: it shares timers with other tests
+		if err := d.Stalled(); err != nil {
+			t.Errorf("after a reconnect: %v", err)
+		}
+		d.drained(t)
+	})
+}
+
 func TestDurableAsksAfreshAfterAReconnect(t *testing.T) {
 	t.Parallel()
 	o := newFakeServer(t)

@@ -1,0 +1,4 @@
+package intake
+
+// Reconnected does what follows a reconnect.
+func (d *Durable) Reconnected() { d.reconnected() }
