@@ -69,11 +69,13 @@ type StoreError struct {
 
 	Streams []string // of StoreUnmoved: the streams that the directory holds, sorted
 	Err     error    // the reason; nil for StoreUnmoved with WithURL
+
+	home string // how the streams came home, as part of the text; empty if they did not
 }
 
 func (e *StoreError) Error() string {
 	if e.Err == nil {
-		return fmt.Sprintf("bus: store directory %q holds the streams %s, which the server of WithURL does not have; remove WithURL to use them, or remove WithStoreDir to leave them behind", e.Dir, strings.Join(e.Streams, ", "))
+		return fmt.Sprintf("bus: store directory %q holds the streams %s, which the server of WithURL does not have%s; remove WithURL to use them, or remove WithStoreDir to leave them behind", e.Dir, strings.Join(e.Streams, ", "), e.home)
 	}
 	if text := e.Err.Error(); text != inner(e.Err) {
 		return text // of package storedir, which names the directory

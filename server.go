@@ -281,8 +281,12 @@ func (s *serverConfig) checkNoStreams() error {
 	if err != nil {
 		return storeError(s.storeDir, err)
 	}
-	if len(streams) > 0 {
-		return &StoreError{Dir: s.storeDir, Problem: StoreUnmoved, Streams: streams}
+	if len(streams) == 0 {
+		return nil
 	}
-	return nil
+	e := &StoreError{Dir: s.storeDir, Problem: StoreUnmoved, Streams: streams}
+	if m, ok := storedir.CameHome(s.storeDir); ok {
+		e.home = fmt.Sprintf(": SwitchTo has brought them home from %s, at %s", m.Target, m.At.Format(time.RFC3339))
+	}
+	return e
 }

@@ -218,3 +218,12 @@ func MovedTo(dir string) (m Move, ok bool) {
 	m, ok, err = wayHome(path, id)
 	return m, ok && err == nil
 }
+
+// CameHome returns the move by which the streams of a directory came home, if they are there.
+func CameHome(dir string) (m Move, ok bool) {
+	_, id, err := readIdentity(dir)
+	if err != nil || id.Moved != nil || id.Home == nil {
+		return Move{}, false
+	}
+	return *id.Home, true
+}
