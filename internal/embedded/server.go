@@ -133,13 +133,18 @@ func dropDomainNames(s *server.Server, domain string) {
 // Dial returns a connection to the server inside this process.
 func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
 
-// Clients returns how many clients are connected, and how many ever were.
+// Clients returns how many clients are connected, without that of the leaf link's watch, and how
+// many ever were.
 func (s *Server) Clients() (now int, ever uint64) {
+	now = s.server.NumClients()
+	if c := s.edge.conn; c != nil && c.IsConnected() {
+		now--
+	}
 	v, err := s.server.Varz(&server.VarzOptions{})
 	if err != nil {
-		return s.server.NumClients(), 0
+		return now, 0
 	}
-	return s.server.NumClients(), v.TotalConnections
+	return now, v.TotalConnections
 }
 
 // Domain is the JetStream domain of the server.

@@ -98,6 +98,7 @@ func (s *run) checkServer() bool {
 		s.found("", "JetStream is off at the target", "turn it on, or use the URL of a server that has it")
 		return false
 	case level < apiLevel:
+		s.tooOld = true
 		s.found("", fmt.Sprintf("the target is nats-server %s, which cannot restore everything that is in a snapshot", s.Target.ConnectedServerVersion()),
 			"update its servers to 2.15 or newer")
 	}

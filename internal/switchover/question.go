@@ -59,6 +59,9 @@ func (s *run) failedAt(what string, err error, remedy string) {
 		s.found("", what+": "+missing(refused), s.grant(refused))
 		return
 	}
+	if s.tooOld && errors.Is(err, errQuestion) {
+		return // it does not know the question
+	}
 	s.found("", fmt.Sprintf("%s: %v", what, err), remedy)
 }
 

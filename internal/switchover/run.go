@@ -28,6 +28,7 @@ type run struct {
 	verified  time.Time               // when the copies were complete
 	infos     []*jetstream.StreamInfo // of the old server
 	obstacles []switchover.Obstacle
+	tooOld    bool     // the target, which may not answer all questions
 	stale     []string // copies of an earlier switch
 	left      []string // what a switch home has left
 	probes    []string // of earlier switches
