@@ -332,6 +332,32 @@ func (c *config) checkCredentials() {
 	}
 }
 
+// inheritAccess adds to c, which has what SwitchTo was given, the credentials of the bus, where
+// it has none of its own. It returns what the bus lacks.
+func (c *config) inheritAccess(bus *config) (lacks []string) {
+	identity := func(cr credential) bool { return cr.name != "WithTLS" }
+	secures := func(cr credential) bool { return cr.name == "WithTLS" }
+	for _, kind := range []struct {
+		is    func(credential) bool
+		inURL bool
+		what  string
+	}{{identity, strings.Contains(c.server.url, "@"), "what identifies the bus"}, {secures, false, "WithTLS"}} {
+		given := kind.inURL || slices.ContainsFunc(c.auth.credentials, kind.is)
+		has := slices.ContainsFunc(bus.auth.credentials, kind.is)
+		switch {
+		case given && !has:
+			lacks = append(lacks, kind.what)
+		case !given:
+			for _, cr := range bus.auth.credentials {
+				if kind.is(cr) {
+					c.auth.credentials = append(c.auth.credentials, cr)
+				}
+			}
+		}
+	}
+	return lacks
+}
+
 // canMove reports whether SwitchTo can move the streams, and New finds them again.
 func (s *serverConfig) canMove() bool { return s.storeDir != "" && s.cluster == nil && s.leaf == nil }
 

@@ -46,6 +46,10 @@ import (
 // the old server from then on; what is left there has no subjects of theirs. Streams in memory
 // are copied while publishers wait. docs/modes.md says what else is different.
 //
+// The options that identify the bus (WithUser, WithTLS …) are those of New, unless others are given
+// here or the url has a user. The next start has only those of New: the report has a warning if
+// they lack something.
+//
 // The target is nats-server 2.15 or newer with JetStream. docs/modes.md says what cannot be
 // moved, and what may be different afterwards. A second call waits for the first one. Calls
 // from handlers are allowed. Safe for concurrent use.
@@ -89,10 +93,26 @@ func (b *Bus) switchTo(ctx context.Context, url string, opts []switchover.Option
 		return s.runHome(ctx)
 	}
 	if s.local = b.local.Load(); s.local == nil {
-		return switchover.Report{}, &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text,
-			instead: "this bus has no embedded server; only a bus of New without WithURL can switch"}
+		return switchover.Report{}, b.cannotLeave(url)
 	}
 	return s.run(ctx)
+}
+
+// cannotLeave returns why a bus without an embedded server cannot switch to url.
+func (b *Bus) cannotLeave(url string) error {
+	err := &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text}
+	at := link.Redact(b.core.Link.Target().URL)
+	switch {
+	case url+":" == switchover.Embedded:
+		err.instead = fmt.Sprintf("%q would be the name of a host; switchover.Embedded (%q) leads home", url, switchover.Embedded)
+	case b.startHome != nil:
+		err.instead = "this bus is at " + at + " and not at its embedded server; bring it home first, with switchover.Embedded"
+	case b.cfg.server.url == "":
+		err.instead = "SwitchTo has moved this bus to " + at + "; without WithStoreDir nothing leads from there"
+	default:
+		err.instead = "this bus has no embedded server; only a bus of New without WithURL can switch"
+	}
+	return err
 }
 
 // canGoHome returns an error unless the bus is at another server and can start an embedded one.
@@ -124,6 +144,7 @@ type busSwitch struct {
 	early   []*Consumer // held before the others
 	ever    uint64      // clients of the old server until the cut
 	joining []*Consumer // share their durables after the switch
+	strange []string    // what the next start lacks, see inheritAccess
 	ids     *dedup.IDs  // that the streams knew
 }
 
@@ -145,6 +166,9 @@ func newBusSwitch(b *Bus, target string, opts []switchover.Option) (*busSwitch, 
 		if access, ours := o.(accessOption); ours {
 			access.configure(c)
 		}
+	}
+	if target != switchover.Embedded {
+		s.strange = c.inheritAccess(b.cfg)
 	}
 	c.checkCredentials()
 	if target == switchover.Embedded && len(c.auth.options) > 0 {
@@ -183,6 +207,9 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	if earlier.ID != "" && earlier.Target != s.move.Target {
 		report.Warnings = append(report.Warnings, fmt.Sprintf("an earlier switch to %s failed or was interrupted; if that is another target, copies that do not count may be there: "+
 			"delete those of the streams %v whose metadata say %s", earlier.Target, earlier.Streams, engine.Mark(earlier.ID)))
+	}
+	if len(s.strange) > 0 && s.local.dir != nil {
+		report.Warnings = append(report.Warnings, "the next start cannot connect to the target: only SwitchTo was told "+strings.Join(s.strange, " and ")+"; give it to New, too, or to FromEnv")
 	}
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: s, Source: source, Target: target, URLs: strings.Split(s.target.URL, ","), Dial: s.dial, Redact: link.Redact,
@@ -243,6 +270,8 @@ func (s *busSwitch) log(report switchover.Report, err error) {
 		log.Warn("switch: "+w, "target", report.Target)
 	}
 	switch {
+	case err != nil && report.DryRun:
+		log.Info("a dry run found that the bus cannot switch to another server", "target", report.Target, "error", err)
 	case err != nil:
 		log.Warn("the switch to another server failed", "target", report.Target, "error", err)
 	case !report.DryRun:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
@@ -99,7 +100,7 @@ func TestSwitchTo(t *testing.T) {
 				t.Errorf("health = %+v, ClientURL = %s", r, b.ClientURL())
 			}
 			_, err := b.SwitchTo(t.Context(), target.ClientURL())
-			asError[*bus.UnsupportedError](t, err, "bus: SwitchTo: this bus has no embedded server")
+			asError[*bus.UnsupportedError](t, err, "bus: SwitchTo: ", "this bus")
 			must(t, b.Close())
 			if opts != nil {
 				reopenMoved(t, dir, target)
@@ -221,6 +222,81 @@ func TestSwitchToWhileFollowing(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// SwitchTo uses what New was given to identify the bus. It warns of what only SwitchTo was told,
+// since the next start does not know that. A dry run does, too, and does not log that it failed.
+func TestSwitchToWithAccessOfNew(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t, func(o *server.Options) { o.Username, o.Password = "ann", "secret" })
+	url := target.ClientURL()
+	inURL := strings.Replace(url, "nats://", "nats://ann:secret@", 1)
+	log, lines := logTo(hclog.Info)
+	unknown := openOn(t, t.TempDir(), log)
+	report, err := unknown.SwitchTo(t.Context(), url, switchover.DryRun())
+	asError[*bus.ConnectError](t, err, "Authorization Violation")
+	if text := report.String(); !strings.HasPrefix(text, "cannot switch to nats://") || strings.Contains(text, "0 streams") {
+		t.Errorf("the report of a refused login says %q", text)
+	}
+	for name, test := range map[string]struct {
+		url  string
+		opts []switchover.Option
+	}{"option": {url, []switchover.Option{bus.WithUser("ann", "secret")}}, "URL": {inURL, nil}} {
+		report, err := unknown.SwitchTo(t.Context(), test.url, append(test.opts, switchover.DryRun())...)
+		must(t, err)
+		if text := report.String(); !strings.Contains(text, "the next start cannot connect to the target: only SwitchTo was told what identifies the bus; give it to New") {
+			t.Errorf("%s: the report has no warning: %s", name, text)
+		}
+	}
+	must(t, second(newTargetJS(t, target, "ann", "secret").CreateStream(t.Context(), jetstream.StreamConfig{Name: "TAKEN"})))
+	declare(t, unknown, bus.StreamConfig{Name: "TAKEN"})
+	_, err = unknown.SwitchTo(t.Context(), inURL, switchover.DryRun())
+	asError[*switchover.ObstacleError](t, err, `"TAKEN"`)
+	if len(said(lines(t), "the switch to another server failed")) > 0 || len(said(lines(t), "a dry run found that the bus cannot switch to another server")) != 1 {
+		t.Errorf("the log of dry runs: %v", lines(t))
+	}
+	known := openOn(t, t.TempDir(), bus.WithUser("ann", "secret"))
+	if report := switchTo(t, known, url); len(report.Warnings) > 0 {
+		t.Errorf("the warnings are %v", report.Warnings)
+	}
+	for target, want := range map[string]string{url: "this bus is at " + url + " and not at its embedded server; bring it home first", "embedded": `"embedded" would be the name of a host; switchover.Embedded ("embedded:") leads home`} {
+		_, err = known.SwitchTo(t.Context(), target)
+		asError[*bus.UnsupportedError](t, err, want)
+	}
+}
+
+// newTargetJS returns a JetStream client of a target that has users.
+func newTargetJS(t *testing.T, target *testserver.Server, user, password string) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(target.ClientURL(), nats.UserInfo(user, password))
+	must(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	must(t, err)
+	return js
+}
+
+// A start with the URL from which the streams have come home says so, and what to do.
+func TestStartWithURLAfterHome(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	dir := t.TempDir()
+	b := openOn(t, dir, bus.WithURL(target.ClientURL()))
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 1)
+	switchTo(t, b, switchover.Embedded)
+	must(t, b.Close())
+	_, err := quietBus(bus.WithStoreDir(dir), bus.WithURL(target.ClientURL()))
+	asError[*bus.StoreError](t, err, "the server of WithURL does not have: SwitchTo has brought them home from "+target.ClientURL()+", at 20", "remove WithURL to use them")
+}
+
+// What an edge has in the way is its link, and not the client by which it watches that.
+func TestSwitchOfAnEdge(t *testing.T) {
+	t.Parallel()
+	b := ownBus(t, bus.WithLeaf(bus.Leaf{URL: "nats-leaf://ann:s3cret@" + hubFor(t), Domain: "berlin"}))
+	target := newTarget(t)
+	_, err := b.SwitchTo(t.Context(), target.ClientURL())
+	asError[*switchover.ObstacleError](t, err, "1 in the way", "is connected to other servers")
 }
 
 // The bus identifies itself to the new server by the options of SwitchTo, also if its own

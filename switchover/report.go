@@ -66,6 +66,9 @@ func (r Report) String() string {
 	if r.Target != "" {
 		b.WriteString(" to " + r.Target)
 	}
+	if r.Failed && len(r.Streams) == 0 { // it failed before it had read them
+		return b.String() + r.warnings()
+	}
 	fmt.Fprintf(&b, ": %s (%d while publishers go on), %s", plural.Of(len(r.Streams), "stream", "streams"), len(r.Live), plural.Of(r.Messages, "message", "messages"))
 	if r.Replicas > 0 {
 		b.WriteString(", " + plural.Of(r.Replicas, "replica", "replicas"))
@@ -73,6 +76,12 @@ func (r Report) String() string {
 	if !r.DryRun {
 		fmt.Fprintf(&b, "; %s sent, publishers waited %v", plural.Of(r.Bytes, "byte", "bytes"), r.Waited.Round(time.Millisecond))
 	}
+	return b.String() + r.warnings()
+}
+
+// warnings returns the warnings, each on a line of its own.
+func (r Report) warnings() string {
+	var b strings.Builder
 	for _, w := range r.Warnings {
 		b.WriteString("\nwarning: " + w)
 	}

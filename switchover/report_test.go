@@ -25,7 +25,7 @@ func TestReportString(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}
-	if got, want := (switchover.Report{Failed: true}).String(), "failed to switch: 0 streams (0 while publishers go on), 0 messages; 0 bytes sent, publishers waited 0s"; got != want {
+	if got, want := (switchover.Report{Failed: true}).String(), "failed to switch"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
