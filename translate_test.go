@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,8 +182,19 @@ func TestMissingPermissionIsGranted(t *testing.T) {
 	}
 }
 
-// A consumer whose permissions are taken away says so by Health at once, with the subject, and
-// not any more when they are back.
+// permitting authenticates all clients, as a user with the latest permissions.
+type permitting struct {
+	atomic.Pointer[server.Permissions]
+}
+
+// Check implements server.Authentication.
+func (p *permitting) Check(c server.ClientAuthentication) bool {
+	c.RegisterUser(&server.User{Username: "u", Permissions: p.Load()})
+	return true
+}
+
+// A consumer whose permissions are gone after a reconnect says so by Health at once, with the
+// subject, and not any more when they are back after the next one.
 func TestMissingPermissionIsInHealth(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -194,12 +206,9 @@ func TestMissingPermissionIsInHealth(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var opts *server.Options
-			s := external(t, func(o *server.Options) {
-				o.Users = []*server.User{{Username: "u", Password: "p"}}
-				opts = o
-			})
-			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithUser("u", "p"), bus.WithLogger(silent()))
+			var users permitting
+			s := external(t, func(o *server.Options) { o.CustomClientAuthentication = &users })
+			b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithLogger(silent()))
 			must(t, err)
 			defer func() { must(t, b.Close()) }()
 			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
@@ -207,22 +216,16 @@ func TestMissingPermissionIsInHealth(t *testing.T) {
 			consume(t, st, "d", "s.>", h, bus.KeyBySubject())
 			must(t, second(bus.PublishTo[int](t.Context(), st, "s.a", 1)))
 			receive(t, arrived) // it owns the durable
-			change := func(p *server.Permissions) {
-				t.Helper()
-				changed := opts.Clone()
-				changed.Users = []*server.User{{Username: "u", Password: "p", Permissions: p}}
-				must(t, s.ReloadOptions(changed))
-			}
-			change(&test.denied)
-			must(t, second(bus.PublishTo[int](t.Context(), st, "s.a", 2)))
+			users.Store(&test.denied)
+			must(t, b.Conn().ForceReconnect())
+			must(t, second(bus.PublishTo[int](t.Context(), st, "s.a", 2, bus.AutoID())))
 			eventually(t, "Health to name the subject", func() bool {
 				r := b.Health(t.Context())
 				return r.Status == health.Degraded && strings.Contains(fmt.Sprint(r.Problems), "the server refuses what it needs: subject "+test.subject)
 			})
-			change(nil)
-			if test.denied.Publish != nil { // a subscription comes back with the next connection
-				eventually(t, "Health to forget it", func() bool { return b.Health(t.Context()).Status == health.Healthy })
-			}
+			users.Store(nil)
+			must(t, b.Conn().ForceReconnect())
+			eventually(t, "Health to forget it", func() bool { return b.Health(t.Context()).Status == health.Healthy })
 		})
 	}
 }
