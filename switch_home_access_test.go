@@ -2,12 +2,14 @@ package bus_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/internal/permissions"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -26,14 +28,20 @@ func TestHomeFromServers(t *testing.T) {
 	}
 }
 
-// A bus whose user may do little more than a switch needs comes home.
+// A bus whose user may publish the messages of its stream, and else just what the library needs,
+// comes home and switches back.
 func TestSwitchHomeWithFewPermissions(t *testing.T) {
 	t.Parallel()
+	publish, subscribe := &server.SubjectPermission{Allow: []string{"s.*"}}, &server.SubjectPermission{}
+	for _, n := range permissions.All() {
+		p := subscribe
+		if n.Publish {
+			p = publish
+		}
+		p.Allow = append(p.Allow, strings.Replace(n.Subject, permissions.Inbox, "ann.>", 1))
+	}
 	target := newTarget(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "ann", Password: "s3cret", Permissions: &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: []string{"s.*", "$OMNIBUS.>", "$JS.API.>", "$JS.ACK.>", "$JS.SNAPSHOT.>"}},
-			Subscribe: &server.SubjectPermission{Allow: []string{"ann.>"}},
-		}}}
+		o.Users = []*server.User{{Username: "ann", Password: "s3cret", Permissions: &server.Permissions{Publish: publish, Subscribe: subscribe}}}
 	})
 	homeAndBack(t, target.ClientURL(), []bus.ConnectOption{bus.WithUser("ann", "s3cret")}, bus.WithInboxPrefix("ann"))
 }
