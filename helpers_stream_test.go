@@ -383,11 +383,18 @@ func declare(t testing.TB, b *bus.Bus, c bus.StreamConfig) *bus.Stream {
 	return st
 }
 
-// streamInfo is what the server says of a stream.
+// streamInfo is what the server says of a stream. In a cluster that elects a leader, it says for a
+// moment that there is no such stream.
 func streamInfo(t testing.TB, b *bus.Bus, name string) *jetstream.StreamInfo {
 	t.Helper()
-	st, err := b.JetStream().Stream(t.Context(), name)
-	must(t, err)
+	var st jetstream.Stream
+	eventually(t, "the server knows stream "+name, func() (known bool) {
+		var err error
+		if st, err = b.JetStream().Stream(t.Context(), name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			must(t, err)
+		}
+		return err == nil
+	})
 	return st.CachedInfo()
 }
 

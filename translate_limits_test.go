@@ -85,7 +85,7 @@ func TestLimitsOfServersAreNamed(t *testing.T) {
 	window.Duplicates, large.MaxBytes, memory.Storage = time.Minute, 2000, bus.MemoryStorage
 	streams := "maximum number of streams reached; delete streams"
 	held := []string{"limit of 10: the consumer asks for 1000; raise max_ack_pending", "ConsumerLimits.MaxAckPending"}
-	fullSubject := []string{`stream "S": publish: maximum messages per subject exceeded`, "as many messages as the stream keeps of one subject", "MaxMsgsPerSubject", "DiscardNewPerSubject"}
+	fullSubject := []string{`stream "S": publish: maximum messages per subject exceeded`, "as many messages as the stream keeps of one subject", "raise MaxMsgsPerSubject", "Discard: DiscardOld, with AllowShrink"}
 	for name, test := range map[string]struct {
 		config string
 		call   call
