@@ -3,7 +3,6 @@ package switchover
 import (
 	"cmp"
 	"context"
-	"errors"
 
 	"github.com/nats-io/nats.go"
 
@@ -40,18 +39,19 @@ func (s *run) checkPermissions(ctx context.Context) {
 	s.tryDiscovery(ctx, "$SRV.PING."+s.ID)
 }
 
-// tryPublish finds out whether messages to a subject are refused, to which nobody subscribes or
-// which the server answers. It reports whether they are not.
+// tryPublish finds out whether messages to a subject are refused. It asks for no reply, since
+// nobody may give one: others may read everything at the target. It reports whether they are not.
 func (s *run) tryPublish(ctx context.Context, nc *nats.Conn, subject, what string) (allowed bool) {
 	ctx, end := s.question(ctx)
-	_, err := nc.RequestWithContext(ctx, subject, []byte("{}"))
-	err = because(ctx, err)
-	end()
-	if err == nil || errors.Is(err, nats.ErrNoResponders) {
-		return true
+	defer end()
+	err := nc.Publish(subject, []byte("{}"))
+	if err == nil {
+		err = awaitRefusal(ctx, nc, true, subject)
 	}
-	s.failedAt(what, err, silentRemedy)
-	return false
+	if err != nil {
+		s.failedAt(what, err, silentRemedy)
+	}
+	return err == nil
 }
 
 // tryCrew finds out whether processes can share a durable with keys: it answers a request of its
@@ -82,17 +82,24 @@ func (s *run) tryDiscovery(ctx context.Context, subject string) {
 }
 
 // subscribe subscribes at the target until leave is called, also after an error. It fails if the
-// server refuses that; then it waits until nats.go has reported it, so that no later question
-// ends.
+// server refuses that.
 func (s *run) subscribe(ctx context.Context, subject string, take nats.MsgHandler) (leave func(), err error) {
 	sub, err := s.Target.Subscribe(subject, take)
 	if err != nil {
 		return func() {}, err
 	}
-	if err = s.Target.FlushWithContext(ctx); err == nil {
-		if r := link.Refused(s.Target.LastError()); r != nil && !r.Publish && r.Subject == subject {
+	return func() { _ = sub.Unsubscribe() }, awaitRefusal(ctx, s.Target, false, subject) // the connection may be gone
+}
+
+// awaitRefusal returns why the server refuses a message to a subject, or a subscription, which was
+// sent before. ctx is that of a question, which the report of nats.go ends. awaitRefusal waits for that
+// report, so that no later question ends.
+func awaitRefusal(ctx context.Context, nc *nats.Conn, publish bool, subject string) error {
+	err := nc.FlushWithContext(ctx)
+	if err == nil {
+		if r := link.Refused(nc.LastError()); r != nil && r.Publish == publish && r.Subject == subject {
 			<-ctx.Done()
 		}
 	}
-	return func() { _ = sub.Unsubscribe() }, because(ctx, cmp.Or(err, ctx.Err())) // the connection may be gone
+	return because(ctx, cmp.Or(err, ctx.Err()))
 }
