@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -65,13 +66,56 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// streams returns all streams of a server, with their state.
-func streams(ctx context.Context, js jetstream.JetStream) (all []*jetstream.StreamInfo, err error) {
-	l := js.ListStreams(ctx)
-	for info := range l.Info() {
-		all = append(all, info)
+// silentError is that a server lists streams of which it knows nothing else: they have no leader,
+// or none that it reaches.
+type silentError struct{ names []string }
+
+func (e *silentError) Error() string { return fmt.Sprintf("no leader answers for %v", e.names) }
+
+// streamPage is a part of the list of all streams. Missing are those whose leaders did not answer
+// the server that lists them. It knows some of them all the same.
+type streamPage struct {
+	Error   *jetstream.APIError     `json:"error"`
+	Total   int                     `json:"total"`
+	Streams []*jetstream.StreamInfo `json:"streams"`
+	Missing []string                `json:"missing"`
+}
+
+// unknown returns a *silentError if the page lacks a stream.
+func (p *streamPage) unknown() error {
+	for _, info := range p.Streams {
+		p.Missing = slices.DeleteFunc(p.Missing, func(name string) bool { return name == info.Config.Name })
 	}
-	return all, because(ctx, l.Err())
+	if len(p.Missing) == 0 {
+		return nil
+	}
+	return &silentError{p.Missing}
+}
+
+// streams returns all streams of a server, with their state. A server of a cluster waits 4 s for
+// the leaders of the streams. If one does not answer then, the error is a *silentError. nats.go
+// would list that stream again and again.
+func streams(ctx context.Context, nc *nats.Conn) (all []*jetstream.StreamInfo, err error) {
+	for {
+		msg, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LIST", fmt.Appendf(nil, `{"offset":%d}`, len(all)))
+		if err != nil {
+			return nil, because(ctx, err)
+		}
+		var page streamPage
+		if err := json.Unmarshal(msg.Data, &page); err != nil {
+			return nil, fmt.Errorf("the reply of the server cannot be read: %w", err)
+		}
+		if page.Error != nil {
+			return nil, page.Error
+		}
+		if err := page.unknown(); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Streams...)
+		if len(page.Streams) == 0 || len(all) >= page.Total {
+			return all, nil
+		}
+	}
 }
 
 // consumers returns all consumers of a stream.

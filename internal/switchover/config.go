@@ -72,7 +72,7 @@ type Config struct {
 
 const (
 	preflightLimit = 30 * time.Second       // all checks together
-	questionLimit  = 4 * time.Second        // one of them
+	questionLimit  = 6 * time.Second        // one of them; servers wait 4 s for each other
 	returnLimit    = 5 * time.Second        // the way back
 	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target

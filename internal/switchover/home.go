@@ -43,7 +43,7 @@ type Home struct {
 
 // sources returns the streams of the old servers that are to be moved.
 func (s *run) sources(ctx context.Context) ([]*jetstream.StreamInfo, error) {
-	all, err := streams(ctx, s.sourceJS)
+	all, err := streams(ctx, s.Source)
 	if err != nil || s.Home == nil {
 		return all, err
 	}
@@ -59,7 +59,7 @@ func (s *run) checkHome(ctx context.Context) {
 			"update its servers to 2.15 or newer")
 		return
 	}
-	all, err := streams(ctx, s.sourceJS)
+	all, err := streams(ctx, s.Source)
 	if err != nil {
 		s.failedHere("the streams cannot be listed", err)
 		return

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // newCluster starts a cluster of three servers and returns a connection to it.
@@ -74,7 +77,8 @@ func eventuallyMakes(t *testing.T, js jetstream.JetStream) {
 }
 
 // A restore that has got nothing yet has its name, and no stream that answers. The next attempt
-// of the same switch gets the name, and nothing is left in the end.
+// of the same switch gets the name, and nothing is left in the end. A switch that begins meanwhile
+// says that it has no leader.
 func TestRestoreGetsTheNameOfAnEarlierAttempt(t *testing.T) {
 	t.Parallel()
 	s := newRun(t)
@@ -98,6 +102,10 @@ func TestRestoreGetsTheNameOfAnEarlierAttempt(t *testing.T) {
 	eventuallyMakes(t, s.targetJS)
 	if err := begin(); err != nil {
 		t.Fatal(err)
+	}
+	s.checkNames(t.Context())
+	if want := []switchover.Obstacle{{Reason: "the streams of the target cannot be listed: no leader answers for [S]", Remedy: leaderlessRemedy}}; !slices.Equal(s.obstacles, want) {
+		t.Errorf("the obstacles are %v", s.obstacles)
 	}
 	if err := begin(); err != nil {
 		t.Errorf("the second attempt: %v", err)

@@ -114,9 +114,13 @@ func (s *run) checkServer() bool {
 func (s *run) checkNames(ctx context.Context) bool {
 	ctx, end := s.question(ctx)
 	defer end()
-	there, err := streams(ctx, s.targetJS)
+	there, err := streams(ctx, s.Target)
 	if err != nil {
-		s.failedAt("the streams of the target cannot be listed", err, silentRemedy)
+		remedy := silentRemedy
+		if _, silent := errors.AsType[*silentError](err); silent {
+			remedy = leaderlessRemedy
+		}
+		s.failedAt("the streams of the target cannot be listed", err, remedy)
 		refused, isRefused := errors.AsType[*link.RefusedError](err)
 		return !isRefused || refused.Publish
 	}

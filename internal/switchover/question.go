@@ -20,6 +20,10 @@ var (
 // silentRemedy is what to do if the target does not answer, and refuses nothing.
 const silentRemedy = "see that the servers of the target run and have a leader, and that the connection to them is fast enough"
 
+// leaderlessRemedy is what to do if streams have no leader that answers. After a crash in a switch
+// that may be one of its copies.
+const leaderlessRemedy = "try again in some seconds, since their servers may be about to elect leaders; if that does not help, see that those servers run"
+
 // question returns the context of one question to the target. It ends early if the server
 // refuses it: whoever waits for a reply gets none then.
 func (s *run) question(ctx context.Context) (_ context.Context, end func()) {

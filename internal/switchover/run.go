@@ -139,13 +139,13 @@ func (s *run) cutOff(ctx context.Context) (err error) {
 	if err := s.Bus.Cut(ctx); err != nil {
 		return err
 	}
-	if s.infos, err = streams(ctx, s.sourceJS); err != nil {
+	if s.infos, err = streams(ctx, s.Source); err != nil {
 		return err
 	}
 	if err := s.barrier(ctx, s.infos); err != nil {
 		return err
 	}
-	if s.infos, err = streams(ctx, s.sourceJS); err != nil { // settlements remove messages of some streams
+	if s.infos, err = streams(ctx, s.Source); err != nil { // settlements remove messages of some streams
 		return err
 	}
 	return s.describeAgain(ctx)
