@@ -85,7 +85,7 @@ func WithNKey(seedFile string) accessOption { //nolint:revive // callers only pa
 	})
 }
 
-// secretText matches what is a key, and no file name: an NKey seed, a JWT, and anything with
+// secretText matches what is a key rather than a file name: an NKey seed, a JWT, and anything with
 // 40 letters and digits in a row or with a line break.
 var secretText = regexp.MustCompile(`[\r\n]|\bS[ACNOUX][A-Z2-7]{20,}|\beyJ[A-Za-z0-9_-]{10,}|[A-Za-z0-9+=]{40,}|-----BEGIN`)
 
@@ -93,18 +93,16 @@ var secretText = regexp.MustCompile(`[\r\n]|\bS[ACNOUX][A-Z2-7]{20,}|\beyJ[A-Za-
 // reports whether the name can be used. If the secret itself was given, the error does not
 // show it.
 func (c *config) checkSecretFile(option, name string) bool {
-	if secretText.MatchString(name) {
-		c.bad(option, "…", "this is a key and not the name of a file; write it to a file, and give the name of that")
-		return false
-	}
-	if !c.checkPath(option, name) {
-		return false
-	}
-	if _, err := os.Stat(name); err != nil {
+	_, err := os.Stat(name)
+	switch {
+	case err == nil: // also if its name has a long hash
+		return c.checkPath(option, name)
+	case secretText.MatchString(name):
+		c.bad(option, "…", "names no file and looks like a key; write the key to a file, and give the name of that")
+	case c.checkPath(option, name):
 		c.bad(option, strconv.Quote(name), fileReason(err))
-		return false
 	}
-	return true
+	return false
 }
 
 // checkPath refuses a path that begins with "~", and reports whether the path can be used.

@@ -340,6 +340,19 @@ func TestErrorsShowNoSecret(t *testing.T) {
 	}
 }
 
+// A file in a folder whose name is a hash, as those of containers are, is no key.
+func TestSecretFileBelowAHash(t *testing.T) {
+	t.Parallel()
+	folder := filepath.Join(t.TempDir(), strings.Repeat("0a1b2c3d", 8))
+	must(t, os.Mkdir(folder, 0o700))
+	file := filepath.Join(folder, "bus.creds")
+	must(t, os.WriteFile(file, nil, 0o600))
+	nowhere := bus.WithURL("nats://127.0.0.1:1")
+	asError[*bus.OptionError](t, second(bus.New(nowhere, bus.WithNKey(file))), file, "holds no NKey seed")
+	err := second(bus.New(nowhere, bus.WithCredentials(file+"absent")))
+	asError[*bus.OptionError](t, err, "WithCredentials", "looks like a key")
+}
+
 // Only shells replace "~".
 func TestPathsWithATilde(t *testing.T) {
 	t.Parallel()
