@@ -77,6 +77,7 @@ func newEmbedded(c *config, home startHome) (*Bus, error) {
 		return nil, errors.Join(&StartError{Err: err}, b.Close())
 	}
 	logUnfinishedSwitch(c, local.dir)
+	b.tellFormer()
 	return b, nil
 }
 

@@ -108,8 +108,8 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 }
 
 // LookupStream returns an existing stream and changes nothing. It also returns what a switch home
-// has left at a server, so that Delete can remove it; other calls refuse such a stream with a
-// *switchover.StreamMovedError. Safe for concurrent use.
+// has left at a server, so that Delete can remove it once that switch is committed; other calls
+// refuse such a stream with a *switchover.StreamMovedError. Safe for concurrent use.
 //
 // Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.
@@ -158,7 +158,7 @@ func (s *Stream) checkMayHave(ctx context.Context, pattern string) error {
 }
 
 // checkContent returns a *SubjectError with the reason unless ok accepts what the stream
-// stores, or a *switchover.StreamMovedError if a switch home has left it. Before it returns one it
+// stores, or a *switchover.StreamMovedError if a switch home has fenced it. Before it returns one it
 // asks the server: another program may have added subjects, or taken the stream home.
 func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(*capture.Content) bool) error {
 	if ok(s.content.Load()) {
@@ -171,8 +171,8 @@ func (s *Stream) checkContent(ctx context.Context, subj, reason string, ok func(
 		if err != nil {
 			return streamError(s.name, "look up", err)
 		}
-		if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
-			return &switchover.StreamMovedError{Stream: s.name}
+		if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved {
+			return &switchover.StreamMovedError{Stream: s.name, Committed: committed}
 		}
 		if s.register(st.CachedInfo()); ok(s.content.Load()) {
 			return nil

@@ -13,12 +13,12 @@ import (
 
 // Delete deletes the stream from the server with all its messages and consumers, and its
 // side streams S-dead (the dead letters), S-retry and S-keys, also where a switch home has left
-// them. Consumers of the stream end:
+// them. While that is not committed it deletes nothing. Consumers of the stream end:
 // see Consumer.Err. A call after an error goes on with what is left. Safe for concurrent
 // use.
 //
-// Errors: ErrStreamNotFound if neither the stream nor a side stream existed, *StreamError,
-// ErrTimeout, ErrClosed.
+// Errors: ErrStreamNotFound if neither the stream nor a side stream existed,
+// *switchover.StreamMovedError, *StreamError, ErrTimeout, ErrClosed.
 func (s *Stream) Delete(ctx context.Context) error {
 	done, err := s.enter(ctx, "Delete")
 	if err != nil {
@@ -27,6 +27,9 @@ func (s *Stream) Delete(ctx context.Context) error {
 	defer done()
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
+	if err := sidestream.MayDelete(ctx, s.bus.core, s.name); err != nil {
+		return translate(err)
+	}
 	s.expectEnd("", true)
 	gone := s.bus.core.JetStream.DeleteStream(ctx, s.name)
 	if gone != nil && !jserr.IsAbsent(gone) {
@@ -106,7 +109,8 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 // concurrent use.
 //
 // Errors: *OptionError for a wrong name, *StreamError (Code 404 if the consumer or the
-// stream does not exist), ErrTimeout, ErrClosed.
+// stream does not exist), *switchover.StreamMovedError while a switch home of the stream is not
+// committed, ErrTimeout, ErrClosed.
 func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	done, err := s.enter(ctx, "DeleteConsumer")
 	if err != nil {
@@ -118,6 +122,9 @@ func (s *Stream) DeleteConsumer(ctx context.Context, durable string) error {
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
+	if err := sidestream.MayDelete(ctx, s.bus.core, s.name); err != nil {
+		return translate(err)
+	}
 	op := fmt.Sprintf("delete consumer %q", durable)
 	s.expectEnd(durable, true)
 	gone := s.bus.core.JetStream.DeleteConsumer(ctx, s.name, durable)

@@ -135,9 +135,38 @@ func TestKilledWhileSwitchingHome(t *testing.T) {
 			target, dir := newTarget(t), t.TempDir()
 			keys := newKeysAfterKill()
 			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL(), keys.line)
+			if slices.Index(homePhases, phase) >= slices.Index(homePhases, switchover.Cut) {
+				mustBeKept(t, target.ClientURL(), "S", "K-retry")
+			}
 			afterKillAtHome(t, dir, keys, slices.Index(homePhases, phase) >= slices.Index(homePhases, switchover.Connect), acked, handled)
+			mustSayCommitted(t, target.ClientURL())
 		})
 	}
+}
+
+// mustBeKept has another bus try to delete streams that a switch home has fenced and not committed.
+func mustBeKept(t *testing.T, url string, streams ...string) {
+	t.Helper()
+	other, err := bus.Connect(t.Context(), url, bus.WithLogger(silent()))
+	must(t, err)
+	defer func() { must(t, other.Close()) }()
+	for _, name := range streams {
+		st := lookUp(t, other, name)
+		asError[*switchover.StreamMovedError](t, st.Delete(t.Context()), name, "under way or was interrupted", "start the bus of that store directory first", "do not delete")
+		asError[*switchover.StreamMovedError](t, st.DeleteConsumer(t.Context(), "c"), name)
+	}
+}
+
+// mustSayCommitted looks whether all that a switch home has left at a server says that it is committed.
+func mustSayCommitted(t *testing.T, url string) {
+	t.Helper()
+	left := clientOf(t, url).ListStreams(t.Context())
+	for info := range left.Info() {
+		if m := info.Config.Metadata; m["_omnibus.moved"] == "" || m["_omnibus.left"] != m["_omnibus.moved"] {
+			t.Errorf("the stream %s that was left has the metadata %v", info.Config.Name, m)
+		}
+	}
+	must(t, left.Err())
 }
 
 // goHomeAndDie is the child: it stores and handles messages at another server, and kills itself
@@ -439,7 +468,12 @@ func TestWhatASwitchHomeLeaves(t *testing.T) {
 	b := elsewhere(t, target.ClientURL())
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	consume(t, st, "c", "s.*", ignore[int], bus.KeyBySubject())
-	goHome(t, b)
+	goHome(t, b, switchover.OnProgress(func(p switchover.Progress) {
+		if p.Phase == switchover.Cut || p.Phase == switchover.Commit || p.Phase == switchover.Release {
+			mustBeKept(t, target.ClientURL(), "S", "S-dead")
+		}
+	}))
+	mustSayCommitted(t, target.ClientURL())
 	other, err := bus.Connect(t.Context(), target.ClientURL(), bus.WithLogger(silent()))
 	must(t, err)
 	t.Cleanup(func() { must(t, other.Close()) })

@@ -142,6 +142,58 @@ func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string)
 	return nil
 }
 
+// tellFormer has the servers from which streams came home know of the commit, if the process died
+// before they did. It tries that once.
+func (b *Bus) tellFormer() {
+	dir := b.local.Load().dir
+	if dir == nil {
+		return
+	}
+	m, untold := dir.Untold()
+	if !untold {
+		return
+	}
+	s, err := newBusSwitch(b, m.Target, nil)
+	var nc *nats.Conn
+	if err == nil {
+		nc, err = s.dial(m.Target)
+	}
+	if err != nil {
+		b.warnUntold(m, err)
+		return
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), targetTimeout)
+	defer cancel()
+	b.tellCommitted(ctx, nc, dir)
+}
+
+// tellCommitted has what a switch home to dir left at the servers of nc say that it is committed.
+// Until then nobody can delete it.
+func (b *Bus) tellCommitted(ctx context.Context, nc *nats.Conn, dir *storedir.Dir) {
+	m, untold := dir.Untold()
+	if !untold {
+		return
+	}
+	js, err := jetstream.New(nc)
+	if err == nil {
+		if left := engine.MarkLeft(ctx, js, m.ID, m.Streams); len(left) > 0 {
+			err = fmt.Errorf("the streams %v do not say so yet: %w", left, ErrTimeout)
+		} else {
+			err = dir.EndMove()
+		}
+	}
+	if err != nil {
+		b.warnUntold(m, err)
+	}
+}
+
+// warnUntold says that what a switch home has left cannot be deleted yet.
+func (b *Bus) warnUntold(m storedir.Move, err error) {
+	b.cfg.logger.Warn("the servers from which streams came home do not know yet that this is committed, so Stream.Delete refuses what is left there; the next start tells them",
+		"target", m.Target, "streams", m.Streams, "error", err)
+}
+
 // answerForMoved has the bus know the message IDs that the streams knew before they moved,
 // while their windows last.
 func (b *Bus) answerForMoved(m *storedir.Move) {

@@ -554,7 +554,8 @@ func (h *homeSwitch) Connect(ctx context.Context) error {
 }
 
 // Settle implements engine.Bus. Consumers with keys go on to share their durables, until the next start.
-func (h *homeSwitch) Settle(context.Context) {
+func (h *homeSwitch) Settle(ctx context.Context) {
+	h.b.tellCommitted(ctx, h.via, h.local.dir)
 	if err := h.local.dir.RemoveOld(); err != nil {
 		h.b.cfg.logger.Warn("streams that are old since the switch home are still in the store directory; the next start removes them", "error", err)
 	}

@@ -66,15 +66,19 @@ func (e *Error) Error() string {
 // Unwrap returns why.
 func (e *Error) Unwrap() error { return e.Err }
 
-// StreamMovedError reports a stream that is what a switch home has left at a server: its messages
-// are with the bus that has taken them home. Bus.Stream and Consume refuse it, since what
-// they store or settle there would not count.
+// StreamMovedError reports a stream that a switch home has fenced at a server. Bus.Stream and
+// Consume refuse it, since what they store or settle there would not count. Until the switch is
+// committed, Stream.Delete and Stream.DeleteConsumer refuse it, too.
 type StreamMovedError struct {
-	Stream string
+	Stream    string
+	Committed bool // its messages are with the bus that has taken them home; else the only ones may be here
 }
 
 // Error says what to do.
 func (e *StreamMovedError) Error() string {
+	if !e.Committed {
+		return fmt.Sprintf("bus: stream %q at this server stores nothing: a switch home is under way or was interrupted, and the only copy of its messages may be here; start the bus of that store directory first; do not delete the stream here", e.Stream)
+	}
 	return fmt.Sprintf("bus: stream %q at this server is what a switch home has left, and stores nothing: its messages are with the bus that took them home; use that one, or delete the stream here (Bus.LookupStream, Stream.Delete) to begin a new one", e.Stream)
 }
 

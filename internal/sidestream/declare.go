@@ -107,8 +107,8 @@ func declare(ctx context.Context, c *core.Core, stream Stream, want jetstream.St
 		return nil, jserr.Wrap(want.Name, "create", err)
 	}
 	have := st.CachedInfo().Config
-	if have.Metadata[wire.KeyMoved] != "" {
-		return nil, &switchover.StreamMovedError{Stream: want.Name}
+	if moved, committed := wire.Moved(have.Metadata); moved {
+		return nil, &switchover.StreamMovedError{Stream: want.Name, Committed: committed}
 	}
 	lacks := missing(want.Subjects, have.Subjects)
 	if len(lacks) > 0 && len(lacks) < len(want.Subjects) && have.Retention == want.Retention {

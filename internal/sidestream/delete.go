@@ -11,7 +11,26 @@ import (
 	"github.com/omnibus-go/bus/internal/core"
 	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
+
+// MayDelete returns a *switchover.StreamMovedError while a switch home that has fenced a stream, or
+// one of its side streams, is not committed: the only copy may be here. Other errors are *jserr.Error.
+func MayDelete(ctx context.Context, c *core.Core, stream string) error {
+	for _, name := range []string{stream, RetryStream(stream), DeadStream(stream), KeysStream(stream)} {
+		st, err := c.JetStream.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return jserr.Wrap(name, "look up", err)
+		}
+		if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved && !committed {
+			return &switchover.StreamMovedError{Stream: name}
+		}
+	}
+	return nil
+}
 
 // DeleteAll deletes the side streams of a stream, also those that a switch home has left. found is
 // true if there was one. Errors are *jserr.Error; a second call goes on with what is left.
@@ -44,7 +63,7 @@ func lookUp(ctx context.Context, c *core.Core, name, pattern string) (jetstream.
 		return nil, err
 	}
 	have := st.CachedInfo().Config
-	if !slices.Contains(have.Subjects, pattern) && have.Metadata[wire.KeyMoved] == "" {
+	if moved, _ := wire.Moved(have.Metadata); !slices.Contains(have.Subjects, pattern) && !moved {
 		return nil, nil
 	}
 	return st, nil

@@ -110,8 +110,8 @@ func (s *Store) readIncarnation(ctx context.Context) error {
 	if err != nil {
 		return jserr.Wrap(s.stream.Name, "look up", err)
 	}
-	if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
-		return &switchover.StreamMovedError{Stream: s.stream.Name}
+	if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved {
+		return &switchover.StreamMovedError{Stream: s.stream.Name, Committed: committed}
 	}
 	now := IncarnationOf(st.CachedInfo())
 	s.incarnation.Store(&now)

@@ -165,12 +165,8 @@ func (d *Dir) choose(identity Identity, home string) error {
 	switch {
 	case err != nil: // it may say that the streams are elsewhere
 		return err
-	case begun && m.Home && (identity.Home == nil || identity.Home.ID != m.ID):
+	case begun && m.Home:
 		return &MovedError{Dir: d.path, Move: m}
-	case begun && m.Home: // a crash came between the commit and this
-		if err := d.EndMove(); err != nil {
-			return err
-		}
 	}
 	if _, err := os.Stat(d.Data()); identity.Home != nil && err != nil { // an empty one would hide that the streams are gone
 		return &AccessError{Dir: d.path, Op: "open " + d.data + ", where the streams are since they came home; restore it", Err: err}

@@ -10,7 +10,7 @@
 //	LOCK          locked while in use; never removed; the lock ends with its process
 //	OWNER         who has the directory open, for the error text of another process
 //	omnibus.json  the identity; it also says whether the streams were moved to another server
-//	switch.json   the journal of such a move, while it is not finished, see [Move]
+//	switch.json   the journal of such a move, while it is not finished, see [Move] and [Dir.Untold]
 //	data/         the data of the server
 //	home-*/       instead of data, when streams came home: the identity names the folder, see [OpenHome]
 //	set-aside/    streams whose creation a killed process did not finish, see [Dir.Repair]

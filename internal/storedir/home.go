@@ -13,7 +13,8 @@ import (
 // folder of their own, so that what is in the directory stays as it was until the commit.
 //
 // States: as those of a [Move] from the directory. [OpenHome] makes the folder, [Dir.BeginMove]
-// writes the journal, and [Dir.CommitHome] has the identity name the folder. From begun back to
+// writes the journal, and [Dir.CommitHome] has the identity name the folder. The journal stays until
+// the other server knows of that: see [Dir.Untold]. From begun back to
 // none: [Dir.EndMove] and [Dir.Close], which removes the folder. Until the commit the streams of the other server count.
 
 // homePrefix begins the names of folders with streams that came home. The ID of the move follows.
@@ -96,6 +97,16 @@ func (d *Dir) CommitHome(m Move) error {
 	return d.commit(id)
 }
 
+// Untold returns the way home that is committed while the other server may not know of it. ok is
+// false after [Dir.EndMove], and if there is none.
+func (d *Dir) Untold() (m Move, ok bool) {
+	m, ok, err := readJournal(d.path)
+	return m, ok && err == nil && d.identity.cameHome(m)
+}
+
+// cameHome reports whether the streams have come home by m.
+func (id Identity) cameHome(m Move) bool { return m.Home && id.Home != nil && id.Home.ID == m.ID }
+
 // RemoveOld removes the folders with streams that are old since a commit. Open does that, too.
 func (d *Dir) RemoveOld() error { return d.removeFolders(d.identity.data()) }
 
@@ -122,7 +133,7 @@ func (d *Dir) removeFolders(keep ...string) error {
 // wayHome returns the journal of a way home that was not finished. ok is false if there is none.
 func wayHome(path string, id Identity) (m Move, ok bool, err error) {
 	m, ok, err = readJournal(path)
-	if err != nil || !ok || !m.Home || id.Home != nil && id.Home.ID == m.ID {
+	if err != nil || !ok || !m.Home || id.cameHome(m) {
 		return Move{}, false, err
 	}
 	return m, true, nil

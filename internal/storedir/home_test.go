@@ -51,13 +51,19 @@ func TestHome(t *testing.T) {
 	succeed(t, d.CommitHome(journal))
 	write(t, filepath.Join(d.Data(), "new"), "")
 	succeed(t, d.Close()) // before RemoveOld
-	write(t, filepath.Join(dir, "switch.json"), `{"id":"x2","target":"t","home":true}`)
 	if m, moved := storedir.MovedTo(dir); moved {
 		t.Errorf("MovedTo = %+v", m)
 	}
 	d = open(t, dir)
 	if _, begun, err := d.Begun(); begun || err != nil {
-		t.Errorf("the journal is still there: %v", err)
+		t.Errorf("it is not finished: %v", err)
+	}
+	if m, untold := d.Untold(); !untold || m.ID != "x2" {
+		t.Errorf("Untold = %+v, %v", m, untold)
+	}
+	succeed(t, d.EndMove())
+	if m, untold := d.Untold(); untold {
+		t.Errorf("Untold = %+v after EndMove", m)
 	}
 	if id := d.Identity(); id.Format != 3 || id.Home == nil || id.Home.ID != "x2" || id.Home.Subjects != nil || id.Moved != nil {
 		t.Errorf("identity = %+v", id)

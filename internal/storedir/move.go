@@ -114,12 +114,14 @@ func (d *Dir) CommitMove(m Move) error {
 	return d.commit(id)
 }
 
-// commit replaces the identity, and ends the journal.
+// commit replaces the identity, and ends the journal, unless that is of the way home.
 func (d *Dir) commit(id Identity) error {
 	err := writeJSON(d.path, identityName, id)
 	if err == nil {
 		d.identity = id
-		_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
+		if id.Moved != nil {
+			_ = remove(d.file(journalName)) // the identity says it now; a rest does no harm
+		}
 		return nil
 	}
 	if _, undecided := errors.AsType[*undecidedError](err); !undecided {
@@ -135,7 +137,8 @@ func (d *Dir) commit(id Identity) error {
 // Begun returns the move that had begun and was not finished when the last process ended.
 // ok is false if there is none.
 func (d *Dir) Begun() (m Move, ok bool, err error) {
-	return readJournal(d.path)
+	m, ok, err = readJournal(d.path)
+	return m, ok && !d.identity.cameHome(m), err
 }
 
 // readJournal reads the journal of a move. ok is false if there is none.

@@ -77,8 +77,8 @@ func (d *Declarer) declareOnce(ctx context.Context, def Definition) (info *jetst
 	if err != nil {
 		return nil, false, jserr.Wrap(def.Name, "look up", err)
 	}
-	if st.CachedInfo().Config.Metadata[wire.KeyMoved] != "" {
-		return nil, false, &switchover.StreamMovedError{Stream: def.Name}
+	if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved {
+		return nil, false, &switchover.StreamMovedError{Stream: def.Name, Committed: committed}
 	}
 	c, err := compare(st.CachedInfo().Config, def)
 	switch {

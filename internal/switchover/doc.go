@@ -55,5 +55,5 @@
 //
 //	killed in                    the next start
 //	journal, precopy to verify   at the old servers; it ends the fence and removes the copies
-//	moved and later              embedded, on the new folder
+//	moved and later              embedded, on the new folder; it marks what is left as committed
 package switchover

@@ -118,16 +118,22 @@ func origins(c *jetstream.StreamConfig) (names []string) {
 	return names
 }
 
+// underWay is what to do about a stream that is fenced by a switch of which no commit is known here.
+const underWay = "wait for that switch; if its bus has stopped, start that with its store directory; do not delete the stream there"
+
 // checkComesHome looks for what is in the way of one stream.
 func (s *run) checkComesHome(ctx context.Context, info *jetstream.StreamInfo) {
 	c := &info.Config
+	moved, committed := wire.Moved(c.Metadata)
 	switch {
 	case len(origins(c)) > 0:
 		s.found(c.Name, "it copies other streams, whose servers the embedded one does not reach", "delete it, or remove its Mirror or Sources")
 	case c.Sealed:
 		s.found(c.Name, "it is sealed, so it cannot be changed to refuse settlements of other programs", "delete it if nobody needs it")
-	case c.Metadata[wire.KeyMoved] != "":
-		s.found(c.Name, "another switch is taking it home, or has done so", "wait for that switch; if it has ended, delete the stream here")
+	case committed:
+		s.found(c.Name, "another switch has taken it home", "delete the stream here")
+	case moved:
+		s.found(c.Name, "another switch is taking it home, or was interrupted", underWay)
 	}
 	all, err := consumers(ctx, s.sourceJS, c.Name)
 	if err != nil {
@@ -320,6 +326,17 @@ func AnyFenced(ctx context.Context, js jetstream.JetStream, id string, subjects 
 // again. It returns the streams that do not have them yet, sorted.
 func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left []string) {
 	return failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
-		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Subjects = subjects[name] })
+		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) {
+			delete(c.Metadata, wire.KeyMoved)
+			c.Subjects = subjects[name]
+		})
+	})
+}
+
+// MarkLeft has the old servers know that a switch home is committed: until then nobody may delete
+// what it leaves there. It may be called again. It returns the streams that do not say so yet, sorted.
+func MarkLeft(ctx context.Context, js jetstream.JetStream, id string, names []string) (left []string) {
+	return failing(names, func(name string) error {
+		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Metadata[wire.KeyLeft] = id })
 	})
 }

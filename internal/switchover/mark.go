@@ -72,11 +72,11 @@ func RemoveMarks(ctx context.Context, js jetstream.JetStream, names []string, id
 
 // removeMark removes a mark, unless the stream does not have it. It fails when ctx ends first.
 func removeMark(ctx context.Context, js jetstream.JetStream, name, id string) error {
-	return updateMarked(ctx, js, name, keyMark, id, func(*jetstream.StreamConfig) {})
+	return updateMarked(ctx, js, name, keyMark, id, func(c *jetstream.StreamConfig) { delete(c.Metadata, keyMark) })
 }
 
-// updateMarked removes the mark key with the value id from a stream and changes it otherwise,
-// unless the stream does not have that mark. It tries again, and fails when ctx ends first.
+// updateMarked changes a stream, unless it does not have the mark key with the value id. It tries
+// again, and fails when ctx ends first.
 func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id string, change func(*jetstream.StreamConfig)) error {
 	for {
 		info, err := look(ctx, js, name)
@@ -87,7 +87,6 @@ func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id str
 			return nil
 		case err == nil:
 			config := info.Config
-			delete(config.Metadata, key)
 			change(&config)
 			limited, cancel := context.WithTimeout(ctx, updateLimit)
 			_, err = js.UpdateStream(limited, config)

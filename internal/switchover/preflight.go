@@ -183,10 +183,13 @@ func (s *run) removeLeftovers(ctx context.Context) {
 
 func (s *run) compareNames(own, other *jetstream.StreamInfo) {
 	name := own.Config.Name
+	moved, committed := wire.Moved(other.Config.Metadata)
 	switch both := overlap(own.Config.Subjects, other.Config.Subjects); {
 	case other.Config.Name == name && other.Config.Metadata[keyMark] != "":
 		s.found(name, "the target has an unfinished copy with this name, of another switch", "wait for that switch, or delete the copy if no switch is under way")
-	case other.Config.Name == name && other.Config.Metadata[wire.KeyMoved] != "":
+	case other.Config.Name == name && moved && !committed:
+		s.found(name, "the target has a stream with this name that another switch is taking home, or was interrupted", underWay)
+	case other.Config.Name == name && moved:
 		s.found(name, "the target has what a switch home left of a stream with this name", "delete it there if this bus, or another one, has its messages")
 	case other.Config.Name == name:
 		s.found(name, "the target has a stream with this name", deleteOther)
