@@ -239,9 +239,13 @@ func TestOddCopies(t *testing.T) {
 // Later messages of its key wait meanwhile, those of other keys do not.
 func TestCopiesOfAnotherVersion(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"later", "retry"} {
-		t.Run(kind, func(t *testing.T) {
+	for _, tc := range []struct {
+		kind  string
+		while bool // it is deleted while the durable is consumed
+	}{{"later", false}, {"retry", false}, {"later", true}, {"retry", true}} {
+		t.Run(fmt.Sprintf("%s, deleted meanwhile %t", tc.kind, tc.while), func(t *testing.T) {
 			t.Parallel()
+			kind := tc.kind
 			record, events := recordEvents()
 			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
 				st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
@@ -275,8 +279,14 @@ func TestCopiesOfAnotherVersion(t *testing.T) {
 				}
 				side, err := b.JetStream().Stream(t.Context(), "S-retry")
 				must(t, err)
+				if tc.while {
+					start()
+					pass(time.Second)
+				}
 				must(t, side.DeleteMsg(t.Context(), ack.Sequence)) // as one that can read it does
-				start()
+				if !tc.while {
+					start()
+				}
 				pass(30 * time.Second)
 				if all := got.sequences(); !slices.Equal(all, []uint64{1, 4, 5, 2, 3}) {
 					t.Errorf("handled were %v", all)
@@ -286,4 +296,38 @@ func TestCopiesOfAnotherVersion(t *testing.T) {
 			}, record, bus.WithLogger(silent()))
 		})
 	}
+}
+
+// Without keys a message that a process cannot read reaches another member, which may be able to. It is
+// reported once.
+func TestCopyOfAnotherVersionWithoutKey(t *testing.T) {
+	t.Parallel()
+	record, events := recordEvents()
+	bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		consume(t, st, "c", "s.*", ignore[int])
+		must(t, second(b.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: "$OMNIBUS.retry.S.c.x.1", Header: nats.Header{"Bus-Origin-Follower": {"version 2"}}, Data: []byte("0")})))
+		pass(time.Minute)
+		if r := b.Health(t.Context()); r.Status != health.Degraded || !strings.Contains(r.Problems[0].Reason, "cannot be read") {
+			t.Errorf("health is %+v", r)
+		}
+		awaitEvent(t, events, event.OddRecord)
+		if len(events) > 0 {
+			t.Errorf("also reported is %+v", receive(t, events))
+		}
+		came := make(chan *nats.Msg, 1)
+		inbox := b.Conn().NewInbox()
+		sub, err := b.Conn().ChanSubscribe(inbox, came)
+		must(t, err)
+		must(t, b.Conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S-retry.c", inbox, []byte(`{"batch":1,"expires":60000000000}`)))
+		pass(50 * time.Second)
+		if m := receive(t, came); m.Header.Get("Bus-Origin-Follower") != "version 2" {
+			t.Errorf("got %v", m.Header)
+		} else {
+			must(t, m.Respond([]byte("+ACK")))
+		}
+		must(t, sub.Unsubscribe())
+		pass(time.Second)
+		healthy(t, b)
+	}, record, bus.WithLogger(silent()))
 }

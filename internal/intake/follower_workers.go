@@ -307,7 +307,19 @@ func (f *followers) forgetLocked(token string, sequence uint64, in followerState
 	f.readyLocked(token)
 }
 
-// checkLate forgets what was returned, has not come for long, and does not exist any more.
+// goneLocked records that what was returned does not exist any more. It may be stored besides.
+func (f *followers) goneLocked(token string, sequence uint64) {
+	if kf := f.keys[token]; kf != nil {
+		if i, found := kf.find(sequence); found && kf.all[i].unread {
+			kf.all[i].unread = false
+			kf.unread--
+		}
+	}
+	f.forgetLocked(token, sequence, returned)
+}
+
+// checkLate forgets what was returned, has not come for long or cannot be read, and does not exist any
+// more.
 func (f *followers) checkLate(token string) error {
 	d := f.k.d
 	var late []uint64
@@ -315,7 +327,7 @@ func (f *followers) checkLate(token string) error {
 	if kf := f.keys[token]; kf != nil && kf.late {
 		kf.late = false
 		for _, one := range kf.all {
-			if one.state == returned {
+			if one.state == returned || one.unread {
 				late = append(late, one.sequence)
 			}
 		}
@@ -328,8 +340,9 @@ func (f *followers) checkLate(token string) error {
 		}
 		if !there {
 			d.mu.Lock()
-			f.forgetLocked(token, sequence, returned)
+			f.goneLocked(token, sequence)
 			d.mu.Unlock()
+			d.dropKept(token, sequence)
 		}
 	}
 	return nil

@@ -74,6 +74,7 @@ type keyFollowers struct {
 	busy      bool      // it is in ready, or a worker returns some
 	late      bool      // what is returning has not come for long
 
+	unread     int         // of all
 	unreadable *unreadable // nil if all could be read
 }
 
@@ -82,11 +83,12 @@ type follower struct {
 	sequence uint64
 	state    followerState
 	unsure   bool   // see Follower
+	unread   bool   // it came back and cannot be read; it may be stored besides. See keepLocked
 	puts     uint16 // deliveries of it that are being stored; the state is storing as long as there are any
 }
 
 // followerState is how far a follower is: it is being stored, it is stored, a Return of it has
-// begun, or has succeeded. Or it is here and cannot be read.
+// begun, or has succeeded.
 type followerState uint8
 
 const (
@@ -94,7 +96,6 @@ const (
 	stored
 	returning
 	returned
-	unread // it came back and cannot be read: see keepLocked
 )
 
 // comesBack reports whether a follower may come back now.
@@ -141,7 +142,7 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 	case cameBack && kf.all[i].state == returning:
 		f.early.add(token, *del)
 		return true
-	case cameBack && kf.all[i].state == returned && i == 0:
+	case cameBack && kf.all[i].state == returned && i == 0 && !kf.all[i].unread:
 		del.Stored.Unbegun = !kf.all[0].unsure
 		f.removeLocked(token, kf, 0)
 		f.readyLocked(token)
@@ -240,6 +241,9 @@ func (f *followers) removeLocked(token string, kf *keyFollowers, i int) {
 	}
 	kf.moved = time.Now()
 	f.count--
+	if kf.all[i].unread {
+		kf.unread--
+	}
 	if i == 0 {
 		kf.all = kf.all[1:]
 	} else {
@@ -271,7 +275,7 @@ func (f *followers) readyKeyLocked(key string) {
 func (f *followers) maintainLocked(now time.Time) {
 	for token, kf := range f.keys {
 		f.readyLocked(token)
-		if kf.returning > 0 && now.Sub(kf.moved) >= checkReturning && !kf.busy && f.k.openLocked() {
+		if kf.returning+kf.unread > 0 && now.Sub(kf.moved) >= checkReturning && !kf.busy && f.k.openLocked() {
 			kf.busy, kf.late, kf.moved = true, true, now
 			f.ready = append(f.ready, token)
 			f.startLocked()
@@ -303,11 +307,15 @@ func (f *followers) nextLocked(kf *keyFollowers) []follower {
 	if here > target/2 {
 		return nil
 	}
-	from := slices.IndexFunc(kf.all, func(one follower) bool { return !one.comesBack() })
+	next := kf.all
+	if kf.unread > 0 { // nothing passes the first of these
+		next = next[:slices.IndexFunc(next, func(one follower) bool { return one.unread })]
+	}
+	from := slices.IndexFunc(next, func(one follower) bool { return !one.comesBack() })
 	if from < 0 {
 		return nil
 	}
-	next := kf.all[from:]
+	next = next[from:]
 	next = next[:min(len(next), max(target-here, 1))]
 	if to := slices.IndexFunc(next, func(one follower) bool { return one.state != stored }); to >= 0 {
 		next = next[:to]

@@ -46,11 +46,15 @@ func fromSource(source int, sequence uint64) *wire.Delivery {
 const tokenOfK = "token of k"
 
 // have returns the followers of key k: their sequences, and their states as letters: p storing,
-// s stored, r returning, R returned, u unread, and with an exclamation mark where they are unsure.
+// s stored, r returning, R returned, then u where they cannot be read, and an exclamation mark where they
+// are unsure.
 func (f *followers) have() (all []uint64, states string) {
 	if kf := f.keys[tokenOfK]; kf != nil {
 		for _, one := range kf.all {
-			all, states = append(all, one.sequence), states+string("psrRu"[one.state])
+			all, states = append(all, one.sequence), states+string("psrR"[one.state])
+			if one.unread {
+				states += "u"
+			}
 			if one.unsure {
 				states += "!"
 			}
@@ -239,7 +243,17 @@ func TestFollowersThatCannotBeRead(t *testing.T) {
 	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
 		t.Errorf("behind one that cannot be read %v return", next)
 	}
-	f.mustHave(t, "u!s", 7, 8)
+	f.mustHave(t, "Ru!s", 7, 8)
+	f.mustAdmit(t, fromSource(0, 7), true) // its acknowledgement did not arrive: it is stored besides
+	f.storedLocked(tokenOfK, 7)
+	f.mustHave(t, "su!s", 7, 8)
+	if next, _ := f.beginReturn(tokenOfK); len(next) > 0 {
+		t.Errorf("behind one that cannot be read %v return", next)
+	}
+	f.goneLocked(tokenOfK, 7)
+	if next, _ := f.beginReturn(tokenOfK); len(next) != 2 {
+		t.Errorf("%v return", next)
+	}
 }
 
 // While no follower can be returned, which is reported once and is a problem until one is, others are

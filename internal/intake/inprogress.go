@@ -24,6 +24,7 @@ func (d *Durable) maintain() {
 		now := time.Now()
 		d.resumeDue(now)
 		d.signalProgress(now)
+		d.returnOldKept(now)
 		d.order.maintain(now)
 		d.pushAll(d.isolation.Overdue(now))
 		for _, p := range d.pullers {

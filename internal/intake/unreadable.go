@@ -3,6 +3,7 @@ package intake
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,29 +34,87 @@ func (e *UnreadableError) Error() string {
 func (e *UnreadableError) Unwrap() error { return e.Err }
 
 // kept is a message that came back and cannot be read. It stays here until the end, when it is
-// returned: the next process may be able to read it. Its payload is not kept.
+// returned: the next process may be able to read it. What has no key is returned again and again:
+// another member may be able to. Its payload is not kept.
 type kept struct {
 	del wire.Delivery
 	why *UnreadableError
+	at  time.Time // when it was last delivered
 }
 
-// keep keeps del, which m brought.
+// keptFor is how long a message without a key is kept before it is returned. If it has not come again
+// after several times as long another member has it.
+const (
+	keptFor       = 10 * time.Second
+	keptElsewhere = 6 * keptFor
+)
+
+// keep keeps del, which m brought. It is reported once.
 func (p *puller) keep(del *wire.Delivery, m *nats.Msg, why *UnreadableError) {
 	d := p.d
 	fresh, room := p.hold(del, m)
 	if fresh {
 		d.mu.Lock()
 		p.keepLocked(positionOf(del))
-		one := kept{*del, why}
+		one := kept{*del, why, time.Now()}
 		one.del.Data, one.del.Header = nil, nil
-		d.kept = append(d.kept, one)
+		if d.rememberKeptLocked(one) {
+			d.reportLocked(why)
+		}
 		d.order.keptLocked(why)
-		d.reportLocked(why)
 		d.mu.Unlock()
+		d.wakeMaintainer()
 	}
 	if room {
 		p.pull()
 	}
+}
+
+// rememberKeptLocked adds a message to those that are kept. It returns false if it was kept before.
+func (d *Durable) rememberKeptLocked(one kept) (first bool) {
+	for i := range d.kept {
+		if positionOf(&d.kept[i].del) == positionOf(&one.del) {
+			d.kept[i] = one
+			return false
+		}
+	}
+	d.kept = append(d.kept, one)
+	return true
+}
+
+// returnOldKept returns what has no key and was kept for long. The maintainer calls it.
+func (d *Durable) returnOldKept(now time.Time) {
+	d.mu.Lock()
+	var old []kept
+	if !d.draining && !d.quiesced && d.frozen == nil {
+		d.kept = slices.DeleteFunc(d.kept, func(one kept) bool { return one.hasNoKey(d) && now.Sub(one.at) >= keptElsewhere })
+		for _, one := range d.kept {
+			if one.hasNoKey(d) && now.Sub(one.at) >= keptFor {
+				old = append(old, one)
+			}
+		}
+	}
+	d.mu.Unlock()
+	for i := range old {
+		_, _ = d.release(&old[i].del, nakBody)
+	}
+}
+
+// hasNoKey reports whether no other message waits behind k.
+func (k *kept) hasNoKey(d *Durable) bool { return d.cfg.Key == nil || k.why.Key == "" }
+
+// dropKept lets go of the kept message of a follower, which does not exist any more.
+func (d *Durable) dropKept(token string, sequence uint64) {
+	d.mu.Lock()
+	i := slices.IndexFunc(d.kept, func(one kept) bool { return one.why.Key == token && one.why.Sequence == sequence })
+	if i < 0 {
+		d.mu.Unlock()
+		return
+	}
+	gone := d.kept[i].del
+	d.kept = slices.Delete(d.kept, i, i+1)
+	d.mu.Unlock()
+	_, _ = d.release(&gone, nakBody) // should it exist all the same, it comes again
 }
 
 // keepLocked has a held message take no room for others: it may stay for long.
@@ -102,7 +161,8 @@ func (f *followers) unreadableLocked(kf *keyFollowers, why *UnreadableError) {
 	kf.unreadable = &unreadable{why: why, look: time.Now().Add(checkReturning)}
 }
 
-// keepLocked has all later messages of a key wait behind one that came back and cannot be read.
+// keepLocked has all later messages of a key wait behind one that came back and cannot be read, until
+// it does not exist any more.
 func (f *followers) keepLocked(why *UnreadableError) {
 	if why.Key == "" || f.store == nil {
 		return
@@ -112,11 +172,17 @@ func (f *followers) keepLocked(why *UnreadableError) {
 		kf = new(keyFollowers)
 		f.keys[why.Key] = kf
 	}
+	before := len(kf.all)
 	i := f.insertLocked(kf, why.Sequence)
-	if kf.all[i].comesBack() {
-		kf.returning--
+	if len(kf.all) > before { // it is in no other state than that it came back
+		kf.all[i].state = returned
+		kf.returning++
 	}
-	kf.all[i].state = unread
+	if !kf.all[i].unread {
+		kf.all[i].unread = true
+		kf.unread++
+	}
+	kf.moved = time.Now()
 }
 
 // stalledLocked is why followers of a key do not return, or nil.
