@@ -87,9 +87,12 @@ func (d *Durable) returnOldKept(now time.Time) {
 	d.mu.Lock()
 	var old []kept
 	if !d.draining && !d.quiesced && d.frozen == nil {
-		d.kept = slices.DeleteFunc(d.kept, func(one kept) bool { return one.hasNoKey(d) && now.Sub(one.at) >= keptElsewhere })
+		isHeld := func(one kept) bool { return d.held[positionOf(&one.del)].hold == one.del.Stored.HoldID }
+		d.kept = slices.DeleteFunc(d.kept, func(one kept) bool {
+			return one.hasNoKey(d) && !isHeld(one) && now.Sub(one.at) >= keptElsewhere
+		})
 		for _, one := range d.kept {
-			if one.hasNoKey(d) && now.Sub(one.at) >= keptFor {
+			if one.hasNoKey(d) && isHeld(one) && now.Sub(one.at) >= keptFor {
 				old = append(old, one)
 			}
 		}
