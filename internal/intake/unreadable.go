@@ -39,7 +39,7 @@ func (e *UnreadableError) Unwrap() error { return e.Err }
 type kept struct {
 	del wire.Delivery
 	why *UnreadableError
-	at  time.Time // when it was last delivered
+	at  time.Time // when it was last delivered, or returned
 }
 
 // keptFor is how long a message without a key is kept before it is returned. If it has not come again
@@ -91,9 +91,10 @@ func (d *Durable) returnOldKept(now time.Time) {
 		d.kept = slices.DeleteFunc(d.kept, func(one kept) bool {
 			return one.hasNoKey(d) && !isHeld(one) && now.Sub(one.at) >= keptElsewhere
 		})
-		for _, one := range d.kept {
-			if one.hasNoKey(d) && isHeld(one) && now.Sub(one.at) >= keptFor {
-				old = append(old, one)
+		for i := range d.kept {
+			if one := &d.kept[i]; one.hasNoKey(d) && isHeld(*one) && now.Sub(one.at) >= keptFor {
+				one.at = now
+				old = append(old, *one)
 			}
 		}
 	}
@@ -106,18 +107,21 @@ func (d *Durable) returnOldKept(now time.Time) {
 // hasNoKey reports whether no other message waits behind k.
 func (k *kept) hasNoKey(d *Durable) bool { return d.cfg.Key == nil || k.why.Key == "" }
 
-// dropKept lets go of the kept message of a follower, which does not exist any more.
+// dropKept lets go of what is kept of a follower, which does not exist any more.
 func (d *Durable) dropKept(token string, sequence uint64) {
+	var gone []kept
 	d.mu.Lock()
-	i := slices.IndexFunc(d.kept, func(one kept) bool { return one.why.Key == token && one.why.Sequence == sequence })
-	if i < 0 {
-		d.mu.Unlock()
-		return
-	}
-	gone := d.kept[i].del
-	d.kept = slices.Delete(d.kept, i, i+1)
+	d.kept = slices.DeleteFunc(d.kept, func(one kept) bool {
+		isGone := one.why.Key == token && one.why.Sequence == sequence
+		if isGone {
+			gone = append(gone, one)
+		}
+		return isGone
+	})
 	d.mu.Unlock()
-	_, _ = d.release(&gone, nakBody) // should it exist all the same, it comes again
+	for i := range gone {
+		_, _ = d.release(&gone[i].del, nakBody) // should it exist all the same, it comes again
+	}
 }
 
 // keepLocked has a held message take no room for others: it may stay for long.

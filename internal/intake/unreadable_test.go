@@ -38,3 +38,17 @@ func TestKeptMessagesTakeNoRoom(t *testing.T) {
 		t.Errorf("%d bytes, %d kept, %d held at the end", p.heldBytes, p.kept, p.held)
 	}
 }
+
+// When a follower does not exist any more, all copies of it that are kept are let go.
+func TestKeptCopiesOfAFollowerThatIsGone(t *testing.T) {
+	t.Parallel()
+	d := newTestFollowers(nil).k.d
+	for position, sequence := range []uint64{7, 8, 7} {
+		why := &UnreadableError{Key: tokenOfK, Sequence: sequence}
+		d.kept = append(d.kept, kept{del: wire.Delivery{Stored: &wire.Stored{SourceSequence: uint64(position), HoldID: 1}}, why: why})
+	}
+	d.dropKept(tokenOfK, 7)
+	if len(d.kept) != 1 || d.kept[0].why.Sequence != 8 {
+		t.Errorf("%d are kept", len(d.kept))
+	}
+}
