@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -16,13 +15,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // asServer is set in a test binary that runs a NATS server and nothing else. Its value is a
@@ -178,34 +178,10 @@ func (p *serverProcess) stop() {
 	_ = p.cmd.Wait()
 }
 
-// triedPorts counts what freePorts has tried, and firstPort is where it begins in this process.
-var (
-	triedPorts atomic.Uint32
-	firstPort  = rand.Uint32N(20_000)
-)
-
-// freePorts returns ports that nobody uses. They lie below those that systems give to outgoing
-// connections: a connection could take the port of a server that is down for a moment. Even a client that dials
-// that server can, since such a connection may have both ends on one port.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for tries := 0; len(ports) < n; tries++ {
-		port := 12_000 + (firstPort+triedPorts.Add(1))%20_000
-		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil && tries < 1000 {
-			continue
-		}
-		must(t, err)
-		must(t, l.Close())
-		ports = append(ports, int(port))
-	}
-	return ports
-}
-
 // freeAddresses returns addresses on which nobody listens.
 func freeAddresses(t *testing.T, n int) (all []string) {
 	t.Helper()
-	for _, port := range freePorts(t, n) {
+	for _, port := range testserver.FreePorts(t, n) {
 		all = append(all, fmt.Sprintf("127.0.0.1:%d", port))
 	}
 	return all
@@ -223,7 +199,7 @@ func servers(t *testing.T, n int) (all []*serverProcess, urls string) {
 // startServers starts n servers like c.
 func startServers(t *testing.T, n int, c serverConfig) (all []*serverProcess, urls string) {
 	t.Helper()
-	ports := freePorts(t, 2*n)
+	ports := testserver.FreePorts(t, 2*n)
 	dir := t.TempDir()
 	var list, routes []string
 	for i := range n {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -96,7 +97,7 @@ func startListener(t *testing.T) *place {
 // startEdge starts a hub in a process of its own and a bus that is linked to it. The peer is at
 // the hub, the twin at the edge.
 func startEdge(t *testing.T) *place {
-	leaves := freePorts(t, 1)[0]
+	leaves := testserver.FreePorts(t, 1)[0]
 	_, url := startServers(t, 1, serverConfig{LeafPort: leaves})
 	p := startProgram(t, bus.WithStoreDir(t.TempDir()), anyPort(), bus.WithLeaf(bus.Leaf{URL: fmt.Sprintf("nats-leaf://127.0.0.1:%d", leaves), Domain: "edge"}))
 	p.twin, p.peer = joinProgram(t, p.bus.ClientURL()), joinProgram(t, url)

@@ -18,6 +18,7 @@ import (
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 // edgesVariable names the environment variable for the long form of TestEdges. Its value is how
@@ -81,7 +82,7 @@ func TestEdges(t *testing.T) {
 // newEdges starts a hub in a process of its own, and two edges.
 func newEdges(t *testing.T) *edgesTest {
 	e := &edgesTest{t: t, edges: make(map[string]*bus.Stream)}
-	hubs, url := startServers(t, 1, serverConfig{LeafPort: freePorts(t, 1)[0]})
+	hubs, url := startServers(t, 1, serverConfig{LeafPort: testserver.FreePorts(t, 1)[0]})
 	e.hub = hubs[0]
 	e.link = newRelay(t, e.leaves())
 	for _, edge := range []string{"berlin", "osaka"} {
@@ -189,7 +190,7 @@ func TestEdgesSettleForThemselves(t *testing.T) {
 // hubFor starts a hub, and returns where it accepts leaf nodes with the user ann.
 func hubFor(t *testing.T) string {
 	t.Helper()
-	port := freePorts(t, 1)[0]
+	port := testserver.FreePorts(t, 1)[0]
 	external(t, func(o *server.Options) {
 		o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.Username, o.LeafNode.Password = "127.0.0.1", port, "ann", "s3cret"
 		o.LeafNode.NoAdvertise = true // else an edge knows the way past a relay
@@ -275,7 +276,7 @@ func TestHubOfTheDocumentation(t *testing.T) {
 	must(t, os.WriteFile(file, []byte("jetstream {"+config), 0o600))
 	hub, err := server.ProcessConfigFile(file)
 	must(t, err)
-	port := freePorts(t, 1)[0]
+	port := testserver.FreePorts(t, 1)[0]
 	external(t, func(o *server.Options) {
 		o.LeafNode, o.LeafNode.Host, o.LeafNode.Port = hub.LeafNode, "127.0.0.1", port
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/health"
+	"github.com/omnibus-go/bus/internal/testserver"
 )
 
 func TestClusterOptions(t *testing.T) {
@@ -91,7 +92,7 @@ func TestClusterPortIsClosed(t *testing.T) {
 	needsCluster(t)
 	t.Parallel()
 	var peers []string
-	for _, port := range freePorts(t, 3) {
+	for _, port := range testserver.FreePorts(t, 3) {
 		peers = append(peers, fmt.Sprintf("127.0.0.1:%d", port))
 	}
 	var got *server.Options

@@ -518,7 +518,7 @@ func TestSwitchToClusterObstacles(t *testing.T) {
 // says so.
 func TestSwitchToNamesDeadURLs(t *testing.T) {
 	t.Parallel()
-	dead := fmt.Sprintf("nats://127.0.0.1:%d", freePorts(t, 1)[0])
+	dead := fmt.Sprintf("nats://127.0.0.1:%d", testserver.FreePorts(t, 1)[0])
 	b := ownBus(t)
 	declare(t, b, bus.StreamConfig{Name: "S"})
 	report, err := b.SwitchTo(t.Context(), newTarget(t).ClientURL()+","+dead, switchover.DryRun())

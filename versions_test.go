@@ -16,6 +16,7 @@ import (
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/serverversion"
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -264,7 +265,7 @@ func trySwitch(t *testing.T, url string, version serverversion.Version) {
 // newServerOf returns a server of a binary that is not started yet.
 func newServerOf(t *testing.T, binary string) *serverProcess {
 	t.Helper()
-	return newServer(t, binary, serverConfig{Dir: t.TempDir(), Port: freePorts(t, 1)[0]})
+	return newServer(t, binary, serverConfig{Dir: t.TempDir(), Port: testserver.FreePorts(t, 1)[0]})
 }
 
 // tryUpgrade replaces the server under a running bus by the next version, from the oldest

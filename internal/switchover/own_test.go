@@ -3,7 +3,6 @@ package switchover
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -12,31 +11,21 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
 
 // newCluster starts a cluster of three servers and returns a connection to it.
 func newCluster(t *testing.T) *nats.Conn {
 	t.Helper()
-	var listeners [3]net.Listener
-	var routes [3]string
-	for i := range listeners {
-		var err error
-		if listeners[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
-		}
-		routes[i] = "nats://" + listeners[i].Addr().String()
-	}
+	ports := testserver.FreePorts(t, 3)
 	var last *server.Server
-	for i, l := range listeners {
+	for i, port := range ports {
 		o := &server.Options{ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
-			Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}}
-		for j, r := range routes {
-			if j != i {
-				o.Routes = append(o.Routes, server.RoutesFromStr(r)...)
-			}
+			Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}}
+		for _, other := range slices.Delete(slices.Clone(ports), i, i+1) {
+			o.Routes = append(o.Routes, server.RoutesFromStr(fmt.Sprintf("nats://127.0.0.1:%d", other))...)
 		}
-		_ = l.Close()
 		s, err := server.NewServer(o)
 		if err != nil {
 			t.Fatal(err)

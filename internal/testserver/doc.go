@@ -9,6 +9,8 @@
 // needs Bubble instead of synctest.Test: the server reads the time from a ticker of the
 // whole process, and that ticker must run outside the bubble.
 //
+// FreePorts finds ports for servers that a test starts in another way.
+//
 // States: running, stopped. Restart takes a stopped or running server back to running,
 // with the same options, directory and port.
 //
