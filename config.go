@@ -358,6 +358,16 @@ func (c *config) inheritAccess(bus *config) (lacks []string) {
 	return lacks
 }
 
+// accessTo returns how a bus with the configuration c identifies itself to the servers of url, which
+// are not its own. A file that cannot be read is left out.
+func (c *config) accessTo(url string) []nats.Option {
+	other := &config{}
+	other.server.url = url
+	other.inheritAccess(c)
+	other.checkCredentials()
+	return other.auth.options
+}
+
 // canMove reports whether SwitchTo can move the streams, and New finds them again.
 func (s *serverConfig) canMove() bool { return s.storeDir != "" && s.cluster == nil && s.leaf == nil }
 

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -291,17 +290,8 @@ type inProcess func() (net.Conn, error)
 
 func (f inProcess) InProcessConn() (net.Conn, error) { return f() }
 
-// targetTimeout limits one connection attempt to the target, and a write to it.
-const targetTimeout = 2 * time.Second
-
 // dial connects to a server of the target, as the bus will do it.
-func (s *busSwitch) dial(u string) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name(s.b.cfg.name + " (switch)"), nats.Timeout(targetTimeout), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
-		nats.CustomInboxPrefix(cmp.Or(s.b.cfg.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // else it would print
-	return nats.Connect(u, append(opts, s.target.Access...)...)
-}
+func (s *busSwitch) dial(u string) (*nats.Conn, error) { return s.b.cfg.dial(u, s.target.Access) }
 
 // left returns the ID of the switch home by which the streams came here; empty for none.
 func (s *busSwitch) left() string {

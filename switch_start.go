@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,11 +154,7 @@ func (b *Bus) tellFormer() {
 	if !untold {
 		return
 	}
-	s, err := newBusSwitch(b, m.Target, nil)
-	var nc *nats.Conn
-	if err == nil {
-		nc, err = s.dial(m.Target)
-	}
+	nc, err := b.cfg.dial(m.Target, b.cfg.accessTo(m.Target))
 	if err != nil {
 		b.warnUntold(m, err)
 		return
@@ -166,6 +163,18 @@ func (b *Bus) tellFormer() {
 	ctx, cancel := context.WithTimeout(context.Background(), targetTimeout)
 	defer cancel()
 	b.tellCommitted(ctx, nc, dir)
+}
+
+// targetTimeout limits one connection attempt to another server than that of the bus, and a write to it.
+const targetTimeout = 2 * time.Second
+
+// dial connects to another server than that of the bus, with a connection for a switch.
+func (c *config) dial(u string, access []nats.Option) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name(c.name + " (switch)"), nats.Timeout(targetTimeout), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
+		nats.CustomInboxPrefix(cmp.Or(c.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // else it would print
+	return nats.Connect(u, append(opts, access...)...)
 }
 
 // tellCommitted has what a switch home to dir left at the servers of nc say that it is committed.

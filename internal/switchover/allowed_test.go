@@ -1,7 +1,9 @@
 package switchover
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -14,7 +16,9 @@ func TestPermissionsBesideASilentReader(t *testing.T) {
 	if _, err := s.Target.Subscribe(">", func(*nats.Msg) {}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Target.Flush(); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.Target.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.Home = new(Home)
