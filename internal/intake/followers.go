@@ -336,17 +336,20 @@ func (f *followers) allReturningLocked() bool {
 // dueLocked is when the maintainer must look again, zero for never.
 func (f *followers) dueLocked() (due time.Time) {
 	if f.stopped {
-		return time.Time{}
+		return due
 	}
-	if len(f.queue) > 0 {
-		due = f.puts.pause
+	now := time.Now()
+	look := func(todo int, calls *followerCalls) {
+		switch at := calls.pause; {
+		case todo == 0:
+		case !at.After(now) && f.workers == 0: // the pause has ended since startLocked
+			due = now
+		case at.After(now) && (due.IsZero() || at.Before(due)):
+			due = at
+		}
 	}
-	if len(f.ready) > 0 && (due.IsZero() || f.moves.pause.Before(due)) {
-		due = f.moves.pause
-	}
-	if !due.After(time.Now()) {
-		return time.Time{} // the workers do it
-	}
+	look(len(f.queue), &f.puts)
+	look(len(f.ready), &f.moves)
 	return due
 }
 

@@ -364,3 +364,31 @@ func TestHowManyFollowersReturnForBatches(t *testing.T) {
 		}
 	}
 }
+
+// The maintainer looks again when the first pause ends, also while workers do other work, and at once
+// if a pause has ended and there is no worker.
+func TestFollowersAreDue(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	past, soon, later := now.Add(-time.Hour), now.Add(time.Hour), now.Add(2*time.Hour)
+	for name, c := range map[string]struct {
+		puts, moves time.Time
+		workers     int
+		want        time.Time // now stands for any time until now
+	}{
+		"both pause":               {later, soon, 0, soon},
+		"one pauses, one works":    {past, later, 1, later},
+		"one has ended, no worker": {later, past, 0, now},
+		"both work":                {past, past, 2, time.Time{}},
+	} {
+		f := &followers{queue: make([]wire.Delivery, 1), ready: []string{"k"}, workers: c.workers}
+		f.puts.pause, f.moves.pause = c.puts, c.moves
+		got := f.dueLocked()
+		if c.want == now && !got.IsZero() && got.Before(soon) {
+			continue
+		}
+		if !got.Equal(c.want) {
+			t.Errorf("%s: due at %v, want %v", name, got, c.want)
+		}
+	}
+}
