@@ -108,7 +108,11 @@ func (s *run) dropGone(ctx context.Context) error {
 			continue
 		}
 		close(l.stop)
-		<-l.done
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		l.abort()
 		delete(s.lives, name)
 		s.notLive(name)
