@@ -384,7 +384,7 @@ func TestFollowersAreDue(t *testing.T) {
 		f := &followers{queue: make([]wire.Delivery, 1), ready: []string{"k"}, workers: c.workers}
 		f.puts.pause, f.moves.pause = c.puts, c.moves
 		got := f.dueLocked()
-		if c.want == now && !got.IsZero() && got.Before(soon) {
+		if c.want.Equal(now) && !got.IsZero() && got.Before(soon) {
 			continue
 		}
 		if !got.Equal(c.want) {
