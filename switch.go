@@ -114,20 +114,6 @@ func (b *Bus) cannotLeave(url string) error {
 	return err
 }
 
-// canGoHome returns an error unless the bus is at another server and can start an embedded one.
-func (b *Bus) canGoHome() error {
-	err := &UnsupportedError{Call: "SwitchTo", Server: b.core.Link.Server().Text}
-	switch {
-	case b.local.Load() != nil:
-		err.instead = "the bus is at its embedded server already"
-	case b.startHome == nil:
-		err.instead = "this bus has no place for streams; only a bus of New with WithStoreDir can bring them home"
-	default:
-		return nil
-	}
-	return err
-}
-
 // busSwitch is one switch, as the bus sees it. It implements engine.Bus.
 type busSwitch struct {
 	b        *Bus

@@ -97,36 +97,6 @@ func (b *Bus) undoHome(ctx context.Context) error {
 	return errors.Join(err, dir.Close())
 }
 
-// undoPause is between two attempts of undoHomeLater.
-const undoPause = time.Second
-
-// undoHomeLater undoes a switch home that has failed while its servers were away: it tries until
-// that is done, or the bus stops.
-func (b *Bus) undoHomeLater() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() { // ends with undoHomeLater
-		select {
-		case <-b.state.stopping:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	for done := false; !done; {
-		select {
-		case <-time.After(undoPause):
-		case <-ctx.Done():
-			return
-		}
-		unlock, err := b.switching.Lock(ctx) // the next SwitchTo may do it
-		if err != nil {
-			return
-		}
-		done = ctx.Err() != nil || b.undoHome(ctx) == nil
-		unlock()
-	}
-}
-
 // giveBack gives streams the subjects back that a switch home has taken from them.
 // leads is the URL of nc: a server that has none of the fenced streams and another URL is another one.
 func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string) error {
