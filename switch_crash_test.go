@@ -32,6 +32,24 @@ func isCommitted(p switchover.Phase) bool {
 // livePhases are where a process or a target can die that copies a large stream.
 var livePhases = []switchover.Phase{switchover.Precopy, "precopy chunk", "end of a live copy", "verify a live copy"}
 
+// inPhases runs a test for each phase. A bus waits tens of seconds for a target that goes away in
+// some of them: these run at once, on one of the places that parallel tests share.
+func inPhases(t *testing.T, prefix string, phases []switchover.Phase, test func(*testing.T, switchover.Phase)) {
+	var waiting sync.WaitGroup
+	for _, phase := range phases {
+		switch phase {
+		case switchover.Preflight, switchover.Commit, switchover.Connect:
+			waiting.Go(func() { t.Run(prefix+string(phase), func(t *testing.T) { test(t, phase) }) })
+		default:
+			t.Run(prefix+string(phase), func(t *testing.T) {
+				t.Parallel()
+				test(t, phase)
+			})
+		}
+	}
+	waiting.Wait()
+}
+
 // reached reports whether a switch has come to a phase.
 func reached(p switchover.Progress, phase switchover.Phase) bool {
 	switch phase {
@@ -268,48 +286,48 @@ func mustHaveAll(t *testing.T, st *bus.Stream, acked map[int]bool) {
 // target when that is back.
 func TestTargetKilledWhileSwitching(t *testing.T) {
 	t.Parallel()
-	for _, phase := range slices.Concat(switchPhases, livePhases) {
-		t.Run(string(phase), func(t *testing.T) {
-			t.Parallel()
-			all, urls := servers(t, 1)
-			target := all[0]
-			b := openOn(t, t.TempDir())
-			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-			storeNumbers(t, st, 1, 100)
-			if slices.Contains(livePhases, phase) {
-				enlarge(t, b)
-			}
-			var once sync.Once
-			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
-				if reached(p, phase) {
-					once.Do(target.end)
-				}
-			}))
-			failed, ok := errors.AsType[*switchover.Error](err)
-			committed := err == nil || ok && failed.Committed
-			if phase != switchover.Settle && phase != switchover.Release && !ok || committed != (isCommitted(phase) || phase == switchover.Commit) {
-				t.Fatalf("SwitchTo = %v", err) // the target is not asked any more when it dies in Commit
-			}
-			if !committed {
-				storeNumbers(t, st, 101, 110)
-			}
-			target.start()
-			if !committed {
-				switchTo(t, b, urls)
-			}
-			eventually(t, "the bus is at the target", b.Conn().IsConnected)
-			first := 111
-			if committed {
-				first = 101
-			}
-			storeNumbers(t, st, first, 120)
-			if got := positive(storedNumbers(t, st)); !slices.Equal(got, oneTo(120)) {
-				t.Errorf("the stream has %v", got)
-			}
-			if strings.Contains(b.ClientURL(), "embedded") || healthy(t, b).Embedded {
-				t.Errorf("the bus is at %s", b.ClientURL())
-			}
-		})
+	inPhases(t, "", slices.Concat(switchPhases, livePhases), switchToKilled)
+}
+
+// switchToKilled switches to a server that is killed in a phase.
+func switchToKilled(t *testing.T, phase switchover.Phase) {
+	all, urls := servers(t, 1)
+	target := all[0]
+	b := openOn(t, t.TempDir())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 100)
+	if slices.Contains(livePhases, phase) {
+		enlarge(t, b)
+	}
+	var once sync.Once
+	_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
+		if reached(p, phase) {
+			once.Do(target.end)
+		}
+	}))
+	failed, ok := errors.AsType[*switchover.Error](err)
+	committed := err == nil || ok && failed.Committed
+	if phase != switchover.Settle && phase != switchover.Release && !ok || committed != (isCommitted(phase) || phase == switchover.Commit) {
+		t.Fatalf("SwitchTo = %v", err) // the target is not asked any more when it dies in Commit
+	}
+	if !committed {
+		storeNumbers(t, st, 101, 110)
+	}
+	target.start()
+	if !committed {
+		switchTo(t, b, urls)
+	}
+	eventually(t, "the bus is at the target", b.Conn().IsConnected)
+	first := 111
+	if committed {
+		first = 101
+	}
+	storeNumbers(t, st, first, 120)
+	if got := positive(storedNumbers(t, st)); !slices.Equal(got, oneTo(120)) {
+		t.Errorf("the stream has %v", got)
+	}
+	if strings.Contains(b.ClientURL(), "embedded") || healthy(t, b).Embedded {
+		t.Errorf("the bus is at %s", b.ClientURL())
 	}
 }
 

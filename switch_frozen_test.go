@@ -14,25 +14,23 @@ import (
 	"github.com/omnibus-go/bus/switchover"
 )
 
-// A target that does not answer any more in a phase of the switch loses nothing, on one server and
-// on a cluster of which every server is frozen. Before the commit the bus goes on where it was while
+// A target that does not answer any more in a phase of the switch loses nothing. Before the commit the bus goes on where it was while
 // the target is still silent, and switches when it answers again. After the commit it goes on
 // at the target then.
 func TestTargetFrozenWhileSwitching(t *testing.T) {
 	t.Parallel()
-	for _, phase := range slices.Concat([]switchover.Phase{switchover.Preflight}, switchPhases, livePhases) {
-		t.Run(string(phase), func(t *testing.T) {
-			t.Parallel()
-			switchToFrozen(t, 1, phase)
-		})
-	}
-	for _, phase := range []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect} {
-		t.Run("cluster, "+string(phase), func(t *testing.T) {
-			needsCluster(t)
-			t.Parallel()
-			switchToFrozen(t, 3, phase)
-		})
-	}
+	inPhases(t, "", slices.Concat([]switchover.Phase{switchover.Preflight}, switchPhases, livePhases), func(t *testing.T, phase switchover.Phase) {
+		switchToFrozen(t, 1, phase)
+	})
+}
+
+// The same with a cluster, of which every server is frozen.
+func TestClusterFrozenWhileSwitching(t *testing.T) {
+	t.Parallel()
+	inPhases(t, "cluster, ", []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect}, func(t *testing.T, phase switchover.Phase) {
+		needsCluster(t)
+		switchToFrozen(t, 3, phase)
+	})
 }
 
 // switchToFrozen switches to servers that are frozen in a phase.

@@ -571,7 +571,7 @@ func TestSwitchHomeCountsWhatTheStreamHas(t *testing.T) {
 	b := elsewhere(t, target.ClientURL())
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}, MaxMsgsPerSubject: 1})
 	begun, release, got := make(chan int, 10), make(chan struct{}), make(chan int, 10)
-	con := consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error { return nil })
+	con := consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[int]) error { return nil }, bus.AckWait(8*time.Second))
 	must(t, con.Drain(t.Context()))
 	_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.x"), 1)
 	must(t, err)
@@ -585,7 +585,7 @@ func TestSwitchHomeCountsWhatTheStreamHas(t *testing.T) {
 		<-release
 		got <- m.Data
 		return nil
-	}, bus.Concurrency(2))
+	}, bus.Concurrency(2), bus.AckWait(8*time.Second))
 	for n := 2; n <= 3; n++ { // 3 removes 2, whose handler runs
 		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.a"), n)
 		must(t, err)
