@@ -188,7 +188,7 @@ func (cborCodec) Marshal(v any) ([]byte, error) {
 	}
 	data, err := encodeCBOR(plain, info)
 	if err != nil {
-		return nil, cborMarshalError(v, err)
+		return nil, cborFormat.encodeError(v, cborWant, err)
 	}
 	if err := checkCBOR(data, plain, info); err != nil {
 		return nil, marshalError(cborName, v, err)
@@ -261,14 +261,6 @@ func (cborCodec) Unmarshal(data []byte, v any) error {
 		return syntaxError(cborName, err)
 	}
 	return nil
-}
-
-// cborMarshalError returns the error of Marshal for an error of the library.
-func cborMarshalError(v any, err error) error {
-	if unsupported, ok := errors.AsType[*cbor.UnsupportedTypeError](err); ok {
-		return &TypeError{Codec: cborName, Type: unsupported.Type, Want: cborWant}
-	}
-	return marshalError(cborName, v, err)
 }
 
 // jsonToCBOR writes the JSON of a json.Marshaler as CBOR.

@@ -3,6 +3,7 @@ package codec_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"math/big"
 	"net"
 	"reflect"
@@ -214,6 +215,42 @@ func TestMarshalRefuses(t *testing.T) {
 			}
 			if !strings.HasPrefix(err.Error(), "codec: ") {
 				t.Errorf("error %q", err)
+			}
+		})
+	}
+}
+
+// The error of a value that no format has says where in the value it is.
+func TestMarshalSaysWhere(t *testing.T) {
+	t.Parallel()
+	type item struct {
+		Price float64
+		Done  chan int
+	}
+	type ring struct {
+		Next *ring
+		Done func()
+	}
+	loop := ring{}
+	loop.Next = &loop
+	for name, test := range map[string]struct {
+		codec codec.Codec
+		value any
+		want  string
+	}{
+		"json channel":         {codec.JSON, struct{ Items []item }{[]item{{}}}, "cannot use chan int in struct { Items []codec_test.item } (Items[0].Done)"},
+		"json function in any": {codec.JSON, map[string]any{"a": []any{1, func() {}}}, `func() in map[string]interface {} (["a"][1])`},
+		"json complex":         {codec.JSON, map[string]complex64{"a": 1}, `cannot use complex64 in map[string]complex64 (["a"])`},
+		"json NaN":             {codec.JSON, struct{ Items []any }{[]any{math.NaN()}}, "in Items[0]: JSON has no NaN"},
+		"json infinity":        {codec.JSON, []float32{1, float32(math.Inf(-1))}, "in [1]: JSON has no NaN"},
+		"json alone":           {codec.JSON, math.Inf(1), "encode float64: JSON has no NaN"},
+		"json ring":            {codec.JSON, map[string]ring{"a": {}, "b": loop}, "cannot use func()"},
+		"cbor channel":         {codec.CBOR, struct{ Items []item }{[]item{{}}}, "chan int in struct { Items []codec_test.item } (Items[0].Done)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := test.codec.Marshal(test.value); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
 			}
 		})
 	}

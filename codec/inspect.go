@@ -1,13 +1,11 @@
 package codec
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
 	"time"
-	"unicode/utf8"
 )
 
 // inspection is a walk through one value before it is encoded. It sees what the value's
@@ -174,49 +172,6 @@ func (w *inspection) inspectList(v reflect.Value, addressable bool, depth int) e
 	for i := range v.Len() {
 		if err := w.inspectValue(v.Index(i), addressable, depth, 0); err != nil {
 			return below(indexOf(i), err)
-		}
-	}
-	return nil
-}
-
-var errTextNotUTF8 = errors.New("a string is not valid UTF-8; use []byte for bytes, or strings.ToValidUTF8")
-
-// checkText returns an error if a string in v, which has no cycles, is not valid UTF-8.
-func (f *format) checkText(v reflect.Value) error {
-	if !v.IsValid() {
-		return nil
-	}
-	if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface && f.methods(v.Type()).opaque {
-		return nil
-	}
-	switch v.Kind() {
-	case reflect.String:
-		if !utf8.ValidString(v.String()) {
-			return errTextNotUTF8
-		}
-	case reflect.Pointer, reflect.Interface:
-		return f.checkText(v.Elem())
-	case reflect.Map:
-		for key, item := range v.Seq2() {
-			if err := cmp.Or(f.checkText(key), f.checkText(item)); err != nil {
-				return below(keyOf(key), err)
-			}
-		}
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			if err := f.checkText(v.Index(i)); err != nil {
-				return below(indexOf(i), err)
-			}
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			field := v.Type().Field(i)
-			if !f.isEncoded(field) {
-				continue
-			}
-			if err := f.checkText(v.Field(i)); err != nil {
-				return below(field.Name, err)
-			}
 		}
 	}
 	return nil

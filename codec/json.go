@@ -3,7 +3,6 @@ package codec
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 
@@ -117,7 +116,7 @@ func (jsonCodec) Marshal(v any) ([]byte, error) {
 	}
 	data, err := json.Marshal(addressable(v, info))
 	if err != nil {
-		return nil, jsonMarshalError(v, err)
+		return nil, jsonFormat.encodeError(v, jsonWant, err)
 	}
 	if err := checkReadableJSON(data, v, info, number); err != nil {
 		return nil, marshalError(jsonName, v, err)
@@ -210,14 +209,6 @@ func checkJSON(data []byte) error {
 	}
 	var discard json.RawMessage // parsing again finds the position of the mistake
 	return syntaxError(jsonName, json.Unmarshal(data, &discard))
-}
-
-// jsonMarshalError returns the error of Marshal for an error of encoding/json.
-func jsonMarshalError(v any, err error) error {
-	if unsupported, ok := errors.AsType[*json.UnsupportedTypeError](err); ok {
-		return &TypeError{Codec: jsonName, Type: unsupported.Type, Want: jsonWant}
-	}
-	return marshalError(jsonName, v, err)
 }
 
 // writeJSONMessage writes the protobuf message v in the JSON form of protobuf.
