@@ -141,7 +141,7 @@ func (d *Dir) prepare(node Node, home string) error {
 	if err := checkRegularBelow(d.path, d.Data()); err != nil {
 		return err
 	}
-	d.Warnings = append(d.Warnings, modeWarnings(d.path, d.path, d.file(identityName), d.Data())...)
+	d.Warnings = append(d.Warnings, modeWarnings(d.path, d.file(identityName), d.Data())...)
 	if d.parts, err = partsOf(d.path, d.data); err != nil {
 		return &AccessError{Dir: d.path, Op: "look at", Err: err}
 	}

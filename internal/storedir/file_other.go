@@ -24,16 +24,21 @@ func syncDir(path string) error {
 	return errors.Join(err, d.Close())
 }
 
-// modeWarnings returns a warning for each path that other users may access. It does not
+// modeWarnings returns a warning if other users may write in dir, and one for each of the paths in it
+// that they may access. That they may list dir is usual, and tells them names. It does not
 // change the modes, because they may be intended, for example for a group.
 func modeWarnings(dir string, paths ...string) []string {
 	var warnings []string
-	for _, path := range paths {
+	for _, path := range append([]string{dir}, paths...) {
 		info, err := os.Stat(path)
 		if err != nil {
 			continue
 		}
-		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		refused := os.FileMode(0o077)
+		if path == dir {
+			refused = 0o022
+		}
+		if mode := info.Mode().Perm(); mode&refused != 0 {
 			warnings = append(warnings, fmt.Sprintf("%s has mode %04o, so other users of this machine may use it: chmod -R go= %s", path, mode, dir))
 		}
 	}

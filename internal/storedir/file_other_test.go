@@ -3,6 +3,7 @@
 package storedir_test
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -40,19 +41,31 @@ func TestModes(t *testing.T) {
 
 func TestLooseModesAreReported(t *testing.T) {
 	t.Parallel()
-	dir, _ := newDir(t)
-	file := filepath.Join(dir, "omnibus.json")
-	for path, mode := range map[string]fs.FileMode{dir: 0o755, file: 0o640} {
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	d := open(t, dir)
-	if len(d.Warnings) != 2 || !strings.Contains(d.Warnings[0], "0755") || !strings.Contains(d.Warnings[1], file+" has mode 0640") {
-		t.Errorf("Warnings = %q", d.Warnings)
-	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("the mode was changed: %v, %v", info.Mode(), err)
+	for _, test := range []struct {
+		dir, file fs.FileMode
+		reported  []string
+	}{
+		{0o755, 0o600, nil}, // that of t.TempDir: others see names, and no data
+		{0o775, 0o600, []string{"has mode 0775"}},
+		{0o700, 0o640, []string{"omnibus.json has mode 0640"}},
+		{0o777, 0o604, []string{"has mode 0777", "omnibus.json has mode 0604"}},
+	} {
+		t.Run(fmt.Sprintf("%o,%o", test.dir, test.file), func(t *testing.T) {
+			t.Parallel()
+			dir, _ := newDir(t)
+			for path, mode := range map[string]fs.FileMode{dir: test.dir, filepath.Join(dir, "omnibus.json"): test.file} {
+				if err := os.Chmod(path, mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d := open(t, dir)
+			if !slices.EqualFunc(d.Warnings, test.reported, strings.Contains) {
+				t.Errorf("Warnings = %q", d.Warnings)
+			}
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != test.dir {
+				t.Errorf("the mode was changed: %v, %v", info.Mode(), err)
+			}
+		})
 	}
 }
 
