@@ -27,6 +27,7 @@ import (
 	"github.com/omnibus-go/bus/internal/serverversion"
 	"github.com/omnibus-go/bus/internal/storedir"
 	"github.com/omnibus-go/bus/internal/streamdef"
+	engine "github.com/omnibus-go/bus/internal/switchover"
 	"github.com/omnibus-go/bus/internal/telemetry"
 	"github.com/omnibus-go/bus/stats"
 )
@@ -56,6 +57,7 @@ type Bus struct {
 	memory     sync.Once                     // guards the note that streams are in memory
 	switching  lifecycle.Mutex               // held by SwitchTo
 	known      sync.Map                      // names of the streams that this bus has declared or looked up
+	undo       engine.Undo                   // of a switch home that has failed
 	leftBehind atomic.Pointer[storedir.Move] // a move that left copies at its target, of a bus in memory
 	state      busState
 	capacity   *capacity.Watch

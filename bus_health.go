@@ -17,7 +17,8 @@ const minJudgedCalls = 20
 // Health checks the connection, the embedded server with its streams, the subscriptions,
 // responders and consumers. It makes one round trip to the server, for at most ctx or the
 // timeout of the bus. It is meant for readiness probes. health.Failed means that messages
-// cannot be sent now, or that the bus is stopping. health.Degraded means that something needs
+// cannot be sent now, or not to all streams since a switch home has failed, or that the bus is
+// stopping. health.Degraded means that something needs
 // attention, for example that a consumer gets no messages or cannot store a dead letter. A
 // leaf link that is down is neither: an edge works without it. Leaf of the report has its state.
 func (b *Bus) Health(ctx context.Context) health.Report {
@@ -51,6 +52,9 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	}
 	if lost := b.lostStore(0); lost != nil {
 		r.Add(health.Failed, "store", "%s", inner(lost))
+	}
+	if fenced := b.undo.Fenced(); fenced != nil {
+		r.Add(health.Failed, "store", "%s", inner(fenced))
 	}
 	b.checkStorage(&r)
 	b.checkLoad(&r)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -59,12 +60,15 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 		return report, err
 	}
 	h := &homeSwitch{busSwitch: s}
+	if !s.settings.DryRun {
+		b.undo.Stop() // this switch does it, or begins it again
+	}
 	defer func() {
 		if b.local.Load() == nil || !b.core.Link.Open() { // nothing came home, or Shutdown has not seen the server
 			b.local.Store(nil)
 			err = errors.Join(err, h.stopHome())
 			if _, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir); unfinished && !s.settings.DryRun {
-				go b.undoHomeLater() // ends when it is done, or with the bus
+				b.undoHomeLater(err)
 			}
 		}
 	}()
@@ -82,7 +86,7 @@ func (s *busSwitch) runHome(ctx context.Context) (report switchover.Report, err 
 	s.move.Target, s.move.Home = withoutCredentials(s.former.URL), true
 	report, err = engine.Run(ctx, engine.Config{
 		Bus: h, Source: h.via, Target: h.home, Redact: link.Redact, Report: report, ID: s.move.ID,
-		Home: &engine.Home{Streams: h.streams, Obstacles: h.obstacles(ctx), Journal: h.journalSubjects, Freeze: h.freezeStream, Held: h.holds,
+		Home: &engine.Home{From: s.move.Target, Streams: h.streams, Obstacles: h.obstacles(ctx), Journal: h.journalSubjects, Freeze: h.freezeStream, Held: h.holds,
 			SyncAhead: h.syncAhead, Restart: h.restart},
 		DryRun: s.settings.DryRun, MaxWait: s.settings.MaxWait, CopyRate: s.settings.CopyRate, Progress: s.progress,
 	})
@@ -104,45 +108,57 @@ func (s *busSwitch) dialFormer() (*nats.Conn, error) {
 // endEarlier gives streams their subjects back that an earlier switch home has fenced.
 func (h *homeSwitch) endEarlier(ctx context.Context) error {
 	earlier, begun, err := h.local.dir.Begun()
-	if err != nil || !begun || !earlier.Home || h.settings.DryRun { // a dry run names the fence as an obstacle
+	if err != nil || h.settings.DryRun { // a dry run names the fence as an obstacle
 		return err
 	}
-	ctx, cancel := h.b.core.WithTimeout(ctx)
-	defer cancel()
-	if err := giveBack(ctx, h.via, earlier, h.former.URL); err != nil {
-		return h.b.opError("SwitchTo", "", err)
+	if begun && earlier.Home {
+		ctx, cancel := h.b.core.WithTimeout(ctx)
+		defer cancel()
+		if err = h.b.giveBack(ctx, h.via, earlier, h.former.URL); err == nil {
+			err = h.local.dir.EndMove()
+		}
+		if err != nil {
+			return h.b.opError("SwitchTo", "", err)
+		}
 	}
-	return h.local.dir.EndMove()
+	if h.b.undo.Done() {
+		h.b.reportFenced(nil)
+	}
+	return nil
 }
 
-// undoPause is between two attempts of undoHomeLater.
-const undoPause = time.Second
+// undoHomeLater undoes a switch home, which has failed with err while its servers were away, as
+// soon as they answer.
+func (b *Bus) undoHomeLater(err error) {
+	fenced, _ := errors.AsType[*switchover.FencedError](err)
+	b.undo.Start(engine.Undoing{Stopping: b.state.stopping, Try: b.tryUndoHome, Report: b.reportFenced}, fenced)
+}
 
-// undoHomeLater undoes a switch home that has failed while its servers were away: it tries until
-// that is done, or the bus stops.
-func (b *Bus) undoHomeLater() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() { // ends with undoHomeLater
-		select {
-		case <-b.state.stopping:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	for done := false; !done; {
-		select {
-		case <-time.After(undoPause):
-		case <-ctx.Done():
-			return
-		}
-		unlock, err := b.switching.Lock(ctx) // the next SwitchTo may do it
-		if err != nil {
-			return
-		}
-		done = ctx.Err() != nil || b.undoHome(ctx) == nil
-		unlock()
+// tryUndoHome undoes a switch home that has failed, if the bus is connected and does not switch.
+func (b *Bus) tryUndoHome(ctx context.Context) error {
+	if !b.core.Connected() {
+		return ErrDisconnected
 	}
+	unlock, err := b.switching.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	_, err = b.undoHome(ctx)
+	return err
+}
+
+// reportFenced reports that a switch home has left streams without their subjects, or with nil that
+// they have them back.
+func (b *Bus) reportFenced(fenced *switchover.FencedError) {
+	if fenced != nil {
+		b.report(event.Event{Kind: event.ServerError, Err: fenced})
+		return
+	}
+	b.cfg.logger.Info("the streams have the subjects back that a switch home had taken; stores go on at the server")
 }
 
 // streams returns the streams that come home: those that were moved from here, and those that

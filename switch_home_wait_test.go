@@ -1,14 +1,23 @@
 package bus_test
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/omnibus-go/bus"
+	"github.com/omnibus-go/bus/event"
+	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -37,27 +46,167 @@ func TestSwitchHomeWithALongRestart(t *testing.T) {
 	storeNumbers(t, st, 11, 20)
 }
 
-// A server that is away when a switch home goes back gets the subjects of its streams back when it is
-// there again. Nobody has to do anything for that.
-func TestSwitchHomeGivesSubjectsBackLater(t *testing.T) {
-	t.Parallel()
-	all, urls := servers(t, 1)
-	b := elsewhere(t, urls, bus.WithTimeout(time.Minute))
-	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-	storeNumbers(t, st, 1, 10)
+// failHome has a switch home fail at a server that is away when the streams are to get their subjects
+// back. end ends that server.
+func failHome(t *testing.T, b *bus.Bus, end func()) error {
+	t.Helper()
+	var once sync.Once
 	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Second), switchover.OnProgress(func(p switchover.Progress) {
 		if p.Phase == switchover.Cut {
-			all[0].end()
+			once.Do(end)
 		}
 	}))
-	asError[*switchover.Error](t, err, "[S] did not get their subjects back within 1s", "the bus goes on to try it")
-	all[0].start()
-	within(t, time.Minute, "the stream has its subjects", func() bool {
-		return b.Conn().IsConnected() && slices.Equal(streamInfo(t, b, "S").Config.Subjects, []string{"s.*"})
+	return err
+}
+
+// mustHaveSubjects waits until a stream has its subjects, and the bus is healthy.
+func mustHaveSubjects(t *testing.T, b *bus.Bus) {
+	t.Helper()
+	within(t, time.Minute, "the bus is healthy", func() bool { return b.Health(t.Context()).Status == health.Healthy })
+	if c := streamInfo(t, b, "S").Config; !slices.Equal(c.Subjects, []string{"s.*"}) || c.Metadata["_omnibus.moved"] != "" {
+		t.Errorf("the stream is %+v", c)
+	}
+}
+
+// isFencedEvent reports whether an event says that streams do not have their subjects.
+func isFencedEvent(e event.Event) bool {
+	_, fenced := errors.AsType[*switchover.FencedError](e.Err)
+	return fenced && e.Kind == event.ServerError
+}
+
+// A server that is away when a switch home goes back gets the subjects of its streams back when it is
+// there again. Nobody has to do anything for that, and everybody is told. So it is when the next
+// switch home does it.
+func TestSwitchHomeGivesSubjectsBackLater(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprintf("next switch %v", again), func(t *testing.T) {
+			t.Parallel()
+			all, urls := servers(t, 1)
+			log, lines := logTo(hclog.Info)
+			var told atomic.Int32
+			b := elsewhere(t, urls, bus.WithTimeout(time.Minute), log, bus.WithEvents(func(e event.Event) {
+				if isFencedEvent(e) {
+					told.Add(1)
+				}
+			}))
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			storeNumbers(t, st, 1, 10)
+			err := failHome(t, b, all[0].end)
+			asError[*switchover.Error](t, err)
+			if fenced := asError[*switchover.FencedError](t, err, "nobody can store in 1 stream (S) at "+urls, "no answer within 1s", "keep it running"); !slices.Equal(fenced.Streams, []string{"S"}) || fenced.Target != urls {
+				t.Errorf("the error is %#v", fenced)
+			}
+			if r := b.Health(t.Context()); r.Status != health.Failed || !strings.Contains(fmt.Sprint(r.Problems), "nobody can store in 1 stream (S)") {
+				t.Errorf("the health is %+v", r)
+			}
+			eventually(t, "an event says it", func() bool { return told.Load() == 1 })
+			all[0].start()
+			if again {
+				within(t, time.Minute, "the bus is connected", b.Conn().IsConnected)
+				goHome(t, b)
+			}
+			mustHaveSubjects(t, b)
+			storeNumbers(t, st, 11, 20)
+			if !again {
+				goHome(t, b)
+			}
+			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+				t.Errorf("the stream has %v", got)
+			}
+			begun, over := said(lines(t), "server error"), said(lines(t), "the streams have the subjects back that a switch home had taken; stores go on at the server")
+			if len(begun) != 1 || len(over) != 1 || told.Load() != 1 {
+				t.Errorf("the log says %v and %v, and there were %d events", begun, over, told.Load())
+			}
+		})
+	}
+}
+
+// A bus that ends while streams do not have their subjects does not try any more. The next one with its
+// store directory does, as soon as the server is there.
+func TestClosedWhileFenced(t *testing.T) {
+	t.Parallel()
+	all, urls := servers(t, 1)
+	dir := t.TempDir()
+	b := openOn(t, dir, bus.WithURL(urls), bus.WithTimeout(time.Minute))
+	storeNumbers(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 10)
+	asError[*switchover.FencedError](t, failHome(t, b, all[0].end))
+	must(t, b.Close())
+	mustGiveBackAtStart(t, dir, all[0])
+}
+
+// A process that is killed while streams do not have their subjects has a journal that says so: the
+// next start gives them back.
+func TestKilledWhileFenced(t *testing.T) {
+	if dir := victimDir(t); dir != "" {
+		stayFenced(t, dir)
+		return
+	}
+	t.Parallel()
+	all, urls := servers(t, 1)
+	dir := t.TempDir()
+	startVictim(t, dir, envTarget+"="+urls).kill(t, func(line string) bool {
+		if line == "cut" {
+			all[0].end()
+		}
+		return line != "fenced"
 	})
+	mustGiveBackAtStart(t, dir, all[0])
+}
+
+// stayFenced is the child: its switch home fails at a server that the parent ends, and it waits to be
+// killed.
+func stayFenced(t *testing.T, dir string) {
+	url := os.Getenv(envTarget)
+	b := openOn(t, dir, bus.WithURL(url), bus.WithTimeout(time.Minute))
+	storeNumbers(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 10)
+	err := failHome(t, b, func() {
+		say("cut")
+		eventually(t, "the server is away", func() bool {
+			nc, err := nats.Connect(url)
+			if err == nil {
+				nc.Close()
+			}
+			return err != nil
+		})
+	})
+	asError[*switchover.FencedError](t, err)
+	say("fenced")
+	receive(t, make(chan int)) // until the kill arrives
+}
+
+// mustGiveBackAtStart opens a store directory when the server that has its streams is away, and when it
+// is there again.
+func mustGiveBackAtStart(t *testing.T, dir string, away *serverProcess) {
+	t.Helper()
+	_, err := quietBus(bus.WithStoreDir(dir), bus.WithTimeout(time.Second))
+	asError[*switchover.MovedError](t, err, away.url(), "cannot be used now")
+	away.start()
+	b := openOn(t, dir, bus.WithTimeout(time.Minute)) // the journal says where the streams are
+	mustHaveSubjects(t, b)
+	st := lookUp(t, b, "S")
 	storeNumbers(t, st, 11, 20)
-	goHome(t, b)
 	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
 		t.Errorf("the stream has %v", got)
 	}
+	goHome(t, b)
+}
+
+// A stream that somebody deletes while its switch home goes on gets nothing back. The error and the log say so,
+// and the others get theirs.
+func TestDeletedWhileFenced(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := elsewhere(t, target.ClientURL())
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t"}})
+	js := clientOf(t, target.ClientURL())
+	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(time.Second), switchover.OnProgress(func(p switchover.Progress) {
+		if p.Phase == switchover.Verify {
+			must(t, js.DeleteStream(t.Context(), "T"))
+		}
+	}))
+	asError[*switchover.Error](t, err, "somebody has deleted the streams [T] at the old servers", "the bus is where it was")
+	storeNumbers(t, st, 1, 3)
+	mustHaveSubjects(t, b)
 }

@@ -54,7 +54,7 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 			"dir", c.server.storeDir, "target", m.Target, "streams", m.Streams)
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
-	if err := b.undoHome(context.Background()); err != nil {
+	if err := b.undoHomeAtStart(); err != nil {
 		failed.URL, failed.Err = "", err
 		return nil, errors.Join(failed, b.Close())
 	}
@@ -67,39 +67,47 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	return b, nil
 }
 
-// undoHome undoes a switch home that was interrupted: the streams get their subjects back, and
-// what had come home is removed.
-func (b *Bus) undoHome(ctx context.Context) error {
-	m, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir)
-	if !unfinished {
-		return nil
-	}
-	dir, err := storedir.OpenHome(b.cfg.server.storeDir, m.ID)
-	if _, locked := errors.AsType[*storedir.LockedError](err); locked {
+// undoHomeAtStart undoes a switch home that was interrupted when the last process ended.
+func (b *Bus) undoHomeAtStart() error {
+	undone, err := b.undoHome(context.Background())
+	if store, ok := errors.AsType[*StoreError](err); ok && store.Problem == StoreLocked {
 		b.cfg.logger.Warn("another process is bringing the streams of the store directory home", "error", err)
 		return nil
 	}
+	if undone {
+		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and have their subjects back", "dir", b.cfg.server.storeDir)
+	}
+	return err
+}
+
+// undoHome undoes a switch home that has failed or was interrupted: the streams get their subjects
+// back, and what had come home is removed. undone is false if there is nothing to undo.
+func (b *Bus) undoHome(ctx context.Context) (undone bool, err error) {
+	m, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir)
+	if !unfinished {
+		return false, nil
+	}
+	dir, err := storedir.OpenHome(b.cfg.server.storeDir, m.ID)
 	if err != nil {
-		return storeError(b.cfg.server.storeDir, err)
+		return false, storeError(b.cfg.server.storeDir, err)
 	}
 	if m, unfinished, err = dir.Begun(); err != nil {
-		return errors.Join(storeError(dir.Path(), err), dir.Close())
+		return false, errors.Join(storeError(dir.Path(), err), dir.Close())
 	}
 	if !unfinished || !m.Home { // another process has come first
-		return dir.Close()
+		return false, dir.Close()
 	}
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
-	if err = giveBack(ctx, b.core.Link.Conn(), m, b.cfg.server.url); err == nil {
+	if err = b.giveBack(ctx, b.core.Link.Conn(), m, b.core.Link.Target().URL); err == nil {
 		err = dir.EndMove()
-		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and stores go on there", "dir", dir.Path(), "id", m.ID, "streams", m.Streams)
 	}
-	return errors.Join(err, dir.Close())
+	return err == nil, errors.Join(err, dir.Close())
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.
 // leads is the URL of nc: a server that has none of the fenced streams and another URL is another one.
-func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string) error {
+func (b *Bus) giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
@@ -107,8 +115,12 @@ func giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, leads string)
 	if withoutCredentials(leads) != m.Target && len(m.Subjects) > 0 && !engine.AnyFenced(ctx, js, m.ID, m.Subjects) {
 		return fmt.Errorf("a switch home from %s was interrupted, and streams there may not have their subjects back; use that URL once", m.Target)
 	}
-	if left := engine.GiveBack(ctx, js, m.ID, m.Subjects); len(left) > 0 {
-		return fmt.Errorf("a switch home was interrupted, and the streams %v do not have their subjects back: %w", left, ErrTimeout)
+	left, deleted := engine.GiveBack(ctx, js, m.ID, m.Subjects)
+	if len(left) > 0 {
+		return &switchover.FencedError{Target: m.Target, Streams: left, Err: ErrTimeout}
+	}
+	if len(deleted) > 0 {
+		b.cfg.logger.Warn("a switch home had taken the subjects of streams, and cannot give them back: somebody has deleted the streams since", "target", m.Target, "streams", deleted)
 	}
 	return nil
 }

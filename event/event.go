@@ -67,7 +67,8 @@ const (
 	StoreFull Kind = "store full"
 	// ServerError: the server refused something that no call waits for, such as a
 	// subscription without permission; or the store directory of an embedded server was
-	// removed, moved or replaced.
+	// removed, moved or replaced; or a switch home has failed, and its streams do not have their
+	// subjects back (*switchover.FencedError).
 	ServerError Kind = "server error"
 	// ConsumerStalled: a consumer gets no messages. Its stream or durable is gone or has no
 	// leader, or messages with keys wait for earlier ones that another process has. The

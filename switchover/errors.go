@@ -3,6 +3,8 @@ package switchover
 import (
 	"fmt"
 	"strings"
+
+	"github.com/omnibus-go/bus/internal/plural"
 )
 
 // Obstacle is one reason why a bus cannot switch.
@@ -81,6 +83,26 @@ func (e *StreamMovedError) Error() string {
 	}
 	return fmt.Sprintf("bus: stream %q at this server is what a switch home has left, and stores nothing: its messages are with the bus that took them home; use that one, or delete the stream here (Bus.LookupStream, Stream.Delete) to begin a new one", e.Stream)
 }
+
+// FencedError reports streams that do not have their subjects back after a switch home that has
+// failed or was interrupted: nobody can store in them. A bus with the store directory of that
+// switch gives them back as soon as their servers answer: while it runs, when it starts, and when
+// it switches again. Until then its Health is Failed, and an event.ServerError has this error.
+type FencedError struct {
+	Target  string   // the URL of their servers, without credentials
+	Streams []string // sorted
+	Err     error    // why they do not have them yet
+}
+
+// Error names the streams and says what to do.
+func (e *FencedError) Error() string {
+	return fmt.Sprintf("bus: nobody can store in %s (%s) at %s: a switch home has failed or was interrupted, and has not given back their subjects yet: %s; "+
+		"a bus with its store directory does that as soon as those servers answer: keep it running or start it again, see that the servers run, and let its user publish to $JS.API.STREAM.INFO.> and $JS.API.STREAM.UPDATE.>",
+		plural.Of(len(e.Streams), "stream", "streams"), strings.Join(e.Streams, ", "), e.Target, strings.TrimPrefix(fmt.Sprint(e.Err), "bus: "))
+}
+
+// Unwrap returns why they do not have them yet.
+func (e *FencedError) Unwrap() error { return e.Err }
 
 // MovedError is the reason why a bus did not open: the streams of its store directory were
 // moved to a server that does not fit to its options, or that cannot be reached. The streams

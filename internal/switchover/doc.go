@@ -41,7 +41,7 @@
 // Run works on the goroutine of its caller. It starts one for each stream that is copied,
 // compared or watched, at most maxParallel at a time, and one more that reads the message IDs of
 // each stream that is copied. It waits for them. A live has a goroutine from the phase
-// precopy until the copy phase or the way back, which wait for it.
+// precopy until the copy phase or the way back, which wait for it. An Undo has two while it tries.
 //
 // # After a crash
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,6 +21,7 @@ import (
 // to the embedded one. The cut of the connection is no fence there, and copies need no mark,
 // since the server that gets them begins empty and is thrown away if the switch fails.
 type Home struct {
+	From      string                // the URL of the old servers, without credentials
 	Streams   func() []string       // that come home; others stay where they are. It changes until the hold
 	Obstacles []switchover.Obstacle // that the bus has found
 
@@ -294,9 +296,10 @@ func (s *run) lookLong(ctx context.Context, name string) (*jetstream.StreamInfo,
 }
 
 // giveBack ends the fence when the switch has failed. Publishers wait meanwhile: they would fail.
-func (s *run) giveBack() error {
+// fenced is a *switchover.FencedError, and gone says which streams somebody has deleted.
+func (s *run) giveBack() (fenced, gone error) {
 	if len(s.subjects) == 0 {
-		return nil
+		return nil, nil
 	}
 	limit := max(updateLimit, s.MaxWait) // as long again as publishers have waited, at most
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -306,10 +309,14 @@ func (s *run) giveBack() error {
 			_ = s.fenceOne(ctx, info.Config)
 		}
 	}
-	if left := GiveBack(ctx, s.sourceJS, s.ID, s.subjects); len(left) > 0 {
-		return fmt.Errorf("the streams %v did not get their subjects back within %v, so nothing can be stored there: the bus goes on to try it, and so do its next start and the next SwitchTo", left, limit)
+	left, deleted := GiveBack(ctx, s.sourceJS, s.ID, s.subjects)
+	if len(left) > 0 {
+		fenced = &switchover.FencedError{Target: s.Home.From, Streams: left, Err: fmt.Errorf("no answer within %v", limit)}
 	}
-	return nil
+	if len(deleted) > 0 {
+		gone = fmt.Errorf("somebody has deleted the streams %v at the old servers meanwhile", deleted)
+	}
+	return fenced, gone
 }
 
 // AnyFenced reports whether a server has a stream that a switch has fenced.
@@ -323,20 +330,30 @@ func AnyFenced(ctx context.Context, js jetstream.JetStream, id string, subjects 
 }
 
 // GiveBack ends the fence of a switch: the streams get their subjects back. It may be called
-// again. It returns the streams that do not have them yet, sorted.
-func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left []string) {
-	return failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
-		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) {
+// again. It returns the streams that do not have them yet, and those that somebody has deleted, both sorted.
+func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left, deleted []string) {
+	var mu sync.Mutex
+	left = failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
+		found, err := updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) {
 			delete(c.Metadata, wire.KeyMoved)
 			c.Subjects = subjects[name]
 		})
+		if err == nil && !found {
+			mu.Lock()
+			deleted = append(deleted, name)
+			mu.Unlock()
+		}
+		return err
 	})
+	slices.Sort(deleted)
+	return left, deleted
 }
 
 // MarkLeft has the old servers know that a switch home is committed: until then nobody may delete
 // what it leaves there. It may be called again. It returns the streams that do not say so yet, sorted.
 func MarkLeft(ctx context.Context, js jetstream.JetStream, id string, names []string) (left []string) {
 	return failing(names, func(name string) error {
-		return updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Metadata[wire.KeyLeft] = id })
+		_, err := updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Metadata[wire.KeyLeft] = id })
+		return err
 	})
 }

@@ -72,19 +72,21 @@ func RemoveMarks(ctx context.Context, js jetstream.JetStream, names []string, id
 
 // removeMark removes a mark, unless the stream does not have it. It fails when ctx ends first.
 func removeMark(ctx context.Context, js jetstream.JetStream, name, id string) error {
-	return updateMarked(ctx, js, name, keyMark, id, func(c *jetstream.StreamConfig) { delete(c.Metadata, keyMark) })
+	_, err := updateMarked(ctx, js, name, keyMark, id, func(c *jetstream.StreamConfig) { delete(c.Metadata, keyMark) })
+	return err
 }
 
 // updateMarked changes a stream, unless it does not have the mark key with the value id. It tries
-// again, and fails when ctx ends first.
-func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id string, change func(*jetstream.StreamConfig)) error {
+// again, and fails when ctx ends first. found is false if there is no such stream: somebody has
+// deleted it since it was marked.
+func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id string, change func(*jetstream.StreamConfig)) (found bool, err error) {
 	for {
 		info, err := look(ctx, js, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return nil // somebody has deleted it since
+			return false, nil
 		case err == nil && info.Config.Metadata[key] != id:
-			return nil
+			return true, nil
 		case err == nil:
 			config := info.Config
 			change(&config)
@@ -92,11 +94,11 @@ func updateMarked(ctx context.Context, js jetstream.JetStream, name, key, id str
 			_, err = js.UpdateStream(limited, config)
 			cancel()
 			if err == nil {
-				return nil
+				return true, nil
 			}
 		}
 		if err := sleep(ctx, 10*time.Millisecond); err != nil {
-			return err
+			return false, err
 		}
 	}
 }

@@ -282,9 +282,9 @@ func (s *run) each(infos []*jetstream.StreamInfo, do func(*jetstream.StreamInfo)
 
 // goBack leads the bus back to the old server and deletes the copies.
 func (s *run) goBack(phase switchover.Phase, why error) error {
-	fenced := s.giveBack()
+	fenced, gone := s.giveBack()
 	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
-	err := errors.Join(fenced, s.Bus.Return(ctx))
+	err := errors.Join(fenced, gone, s.Bus.Return(ctx))
 	cancel()
 	if !s.held.IsZero() {
 		s.report.Waited = time.Since(s.held)
