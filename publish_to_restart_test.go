@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/omnibus-go/bus"
 )
@@ -85,6 +86,8 @@ func TestPublishToStoresAfterARestartOfTheServer(t *testing.T) {
 			storeRange(t, homeStream, "S", 0, 5)
 			consume(t, homeStream, "w", "S", ignore[int])
 			eventually(t, "they are handled", func() bool { return streamInfo(t, home(), "S").State.Msgs == 0 })
+			// Times are compared to within the time that the server takes to answer.
+			eventually(t, "they are older than an answer takes", func() bool { return time.Since(streamInfo(t, home(), "S").State.LastTime) > time.Second })
 			st, err := b.LookupStream(t.Context(), "S")
 			must(t, err)
 			r.mute.Store(true)
