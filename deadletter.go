@@ -10,6 +10,7 @@ import (
 
 	"github.com/omnibus-go/bus/internal/deadletter"
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/sidestream"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -147,9 +148,10 @@ func (s *Stream) DeadCount(ctx context.Context, f DeadFilter) (int, error) {
 }
 
 // Discard removes the dead letters that match f for good. It returns how many it removed,
-// also with an error. Errors are those of DeadLetters.
+// also with an error. Errors are those of DeadLetters, and a *switchover.StreamMovedError if a switch
+// home has fenced the dead letters.
 func (s *Stream) Discard(ctx context.Context, f DeadFilter) (int, error) {
-	q, err := s.deadQueue(ctx, "Discard", &f)
+	q, err := s.deadQueueHere(ctx, "Discard", &f)
 	if err != nil {
 		return 0, err
 	}
@@ -166,6 +168,28 @@ func (s *Stream) deadQueue(ctx context.Context, call string, f *DeadFilter) (*de
 		return nil, err
 	}
 	return deadletter.Of(s.bus.core, s.name), nil
+}
+
+// deadQueueHere is deadQueue for a call that removes dead letters. It returns a
+// *switchover.StreamMovedError if a switch home has fenced them.
+func (s *Stream) deadQueueHere(ctx context.Context, call string, f *DeadFilter) (*deadletter.Queue, error) {
+	q, err := s.deadQueue(ctx, call, f)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.enter(ctx, call) // a switch of this bus fences them only for itself
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return q, s.deadError(ctx, call, s.checkDeadHere(ctx))
+}
+
+// checkDeadHere returns an error if a switch home has fenced the dead letters.
+func (s *Stream) checkDeadHere(ctx context.Context) error {
+	ctx, cancel := s.bus.core.WithTimeout(ctx)
+	defer cancel()
+	return sidestream.CheckHere(ctx, s.bus.core, sidestream.DeadStream(s.name))
 }
 
 // deadError turns an error of the dead-letter queue into ours.

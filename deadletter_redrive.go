@@ -17,10 +17,10 @@ import (
 // stream. One that fails again becomes a dead letter again. Redrive returns how many it
 // returned, also with an error. DeadFilter.Rate limits the rate.
 //
-// Errors are those of DeadLetters, and a *ConsumerError if the consumer of a dead letter
+// Errors are those of Discard, and a *ConsumerError if the consumer of a dead letter
 // was deleted: then none is returned.
 func (s *Stream) Redrive(ctx context.Context, f DeadFilter) (int, error) {
-	q, err := s.deadQueue(ctx, "Redrive", &f)
+	q, err := s.deadQueueHere(ctx, "Redrive", &f)
 	if err != nil {
 		return 0, err
 	}
@@ -42,8 +42,8 @@ func (s *Stream) Redrive(ctx context.Context, f DeadFilter) (int, error) {
 // Errors: *OptionError, *CodecError, *ValidationError, *PayloadError, a *ConsumerError if
 // the consumer was deleted, a *StreamError also if the dead letter does not exist any more
 // (it was redriven or discarded), or if the message waits for its consumer already,
-// unchanged or with another change; ErrTimeout, ErrClosed. After an error the dead letter
-// stays.
+// unchanged or with another change; *switchover.StreamMovedError, ErrTimeout, ErrClosed. After an
+// error the dead letter stays.
 func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOption) error {
 	if l == nil || l.stream == nil {
 		return badArgument("RedriveAs", "dead letter", "is not one of DeadLetters")
@@ -67,7 +67,9 @@ func RedriveAs[T any](ctx context.Context, l *DeadLetter, v T, opts ...MessageOp
 	if err := b.core.Outlet.CheckSize(&m); err != nil {
 		return payloadError(err)
 	}
-	err = deadletter.Of(b.core, l.stream.name).RedriveAs(ctx, l.message, m.Header, m.Data)
+	if err = l.stream.checkDeadHere(ctx); err == nil {
+		err = deadletter.Of(b.core, l.stream.name).RedriveAs(ctx, l.message, m.Header, m.Data)
+	}
 	return l.stream.deadError(ctx, "RedriveAs", err)
 }
 

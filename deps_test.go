@@ -151,6 +151,7 @@ var house = map[string]room{
 	"internal/capture": {floor: 6, imports: map[string]string{
 		"internal/core":    "the server it asks",
 		"internal/subject": "finds the pattern that matches",
+		"internal/wire":    "whether a switch home has fenced a stream",
 		natsGo:             "what the server says of a stream",
 	}},
 

@@ -107,9 +107,11 @@ func (b *Bus) Stream(ctx context.Context, c StreamConfig, opts ...DeclareOption)
 	return b.streamOf(info), nil
 }
 
-// LookupStream returns an existing stream and changes nothing. It also returns what a switch home
-// has left at a server, so that Delete can remove it once that switch is committed; other calls
-// refuse such a stream with a *switchover.StreamMovedError. Safe for concurrent use.
+// LookupStream returns an existing stream and changes nothing. It also returns a stream that a
+// switch home has fenced, so that Delete can remove what is left of it once that switch is
+// committed. Such a stream has no Subjects, and its dead letters can be read. What stores,
+// consumes, replays or removes messages is refused with a *switchover.StreamMovedError, and so is
+// Plan. Safe for concurrent use.
 //
 // Errors: *OptionError for a name that no stream can have, ErrStreamNotFound, *StreamError,
 // ErrTimeout, ErrClosed.

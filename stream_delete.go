@@ -85,7 +85,7 @@ func (f *PurgeFilter) check() error {
 // wait in S-retry stay. Dead letters stay. Safe for concurrent use.
 //
 // Errors: *OptionError and *SubjectError for a wrong f, ErrStreamNotFound, *StreamError (if
-// the stream is sealed or denies it), ErrTimeout, ErrClosed. After ErrTimeout the messages
+// the stream is sealed or denies it), *switchover.StreamMovedError, ErrTimeout, ErrClosed. After ErrTimeout the messages
 // may have been deleted; call Purge again to be sure.
 func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	done, err := s.enter(ctx, "Purge")
@@ -98,6 +98,9 @@ func (s *Stream) Purge(ctx context.Context, f PurgeFilter) (int, error) {
 	}
 	ctx, cancel := s.bus.core.WithTimeout(ctx)
 	defer cancel()
+	if err := sidestream.CheckHere(ctx, s.bus.core, s.name); err != nil {
+		return 0, translate(err)
+	}
 	n, err := streamdef.Purge(ctx, s.bus.core, s.name, streamdef.Filter(f))
 	return n, translate(err)
 }

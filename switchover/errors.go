@@ -68,9 +68,9 @@ func (e *Error) Error() string {
 // Unwrap returns why.
 func (e *Error) Unwrap() error { return e.Err }
 
-// StreamMovedError reports a stream that a switch home has fenced at a server. Bus.Stream and
-// Consume refuse it, since what they store or settle there would not count. Until the switch is
-// committed, Stream.Delete and Stream.DeleteConsumer refuse it, too.
+// StreamMovedError reports a stream that a switch home has fenced at a server. Bus.Stream, Consume,
+// PublishTo, Replay and what removes messages refuse it, since that would not count there, or would remove
+// the only copy. Until the switch is committed, Stream.Delete and Stream.DeleteConsumer refuse it, too.
 type StreamMovedError struct {
 	Stream    string
 	Committed bool // its messages are with the bus that has taken them home; else the only ones may be here

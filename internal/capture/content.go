@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/subject"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Content says what one stream stores. It is never changed.
@@ -15,9 +16,12 @@ type Content struct {
 	copies   bool     // it also has messages of other streams, or on other subjects than they were published to
 }
 
-// ContentOf returns what the stream of info stores.
+// ContentOf returns what the stream of info stores: nothing if a switch home has fenced it.
 func ContentOf(info *jetstream.StreamInfo) *Content {
 	c := &info.Config
+	if moved, _ := wire.Moved(c.Metadata); moved {
+		return &Content{}
+	}
 	return &Content{Subjects: c.Subjects, copies: c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil}
 }
 

@@ -18,16 +18,26 @@ import (
 // one of its side streams, is not committed: the only copy may be here. Other errors are *jserr.Error.
 func MayDelete(ctx context.Context, c *core.Core, stream string) error {
 	for _, name := range []string{stream, RetryStream(stream), DeadStream(stream), KeysStream(stream)} {
-		st, err := c.JetStream.Stream(ctx, name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
+		err := CheckHere(ctx, c, name)
+		if moved, ok := errors.AsType[*switchover.StreamMovedError](err); err != nil && (!ok || !moved.Committed) {
+			return err
 		}
-		if err != nil {
-			return jserr.Wrap(name, "look up", err)
-		}
-		if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved && !committed {
-			return &switchover.StreamMovedError{Stream: name}
-		}
+	}
+	return nil
+}
+
+// CheckHere returns a *switchover.StreamMovedError if a switch home has fenced a stream, also one that
+// is committed. It is no error if there is no such stream. Other errors are *jserr.Error.
+func CheckHere(ctx context.Context, c *core.Core, name string) error {
+	st, err := c.JetStream.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return jserr.Wrap(name, "look up", err)
+	}
+	if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved {
+		return &switchover.StreamMovedError{Stream: name, Committed: committed}
 	}
 	return nil
 }

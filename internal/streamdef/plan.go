@@ -7,6 +7,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus/internal/jserr"
+	"github.com/omnibus-go/bus/internal/wire"
+	"github.com/omnibus-go/bus/switchover"
 )
 
 // Plan says what Declare would do.
@@ -34,6 +36,9 @@ func (d *Declarer) Plan(ctx context.Context, def Definition) (Plan, error) {
 	}
 	if err != nil {
 		return Plan{}, jserr.Wrap(def.Name, "look up", err)
+	}
+	if moved, committed := wire.Moved(st.CachedInfo().Config.Metadata); moved {
+		return Plan{}, &switchover.StreamMovedError{Stream: def.Name, Committed: committed}
 	}
 	c, err := compare(st.CachedInfo().Config, def)
 	if err != nil {
