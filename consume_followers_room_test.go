@@ -110,3 +110,60 @@ func TestFailingKeysDoNotSlowOthers(t *testing.T) {
 		})
 	}
 }
+
+// failShort handles messages of some keys, 5 % of which fail for a few milliseconds, one to three times
+// each, and returns how many followers were stored. New messages come as others are done, so that some
+// hundreds wait in the stream all the time.
+func failShort(t *testing.T, b *bus.Bus, keys, messages int) (followers int) {
+	t.Helper()
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	next := 0
+	publish := func(ctx context.Context) {
+		if next < messages {
+			must(t, second(bus.PublishTo(ctx, st, bus.Subject[int](fmt.Sprintf("s.%d", next%keys)), next)))
+			next++
+		}
+	}
+	for range 1300 {
+		publish(t.Context())
+	}
+	var got keyLog
+	turn := make(chan struct{}, 1)
+	c := consume(t, st, "c", "s.*", func(ctx context.Context, m *bus.Msg[int]) error {
+		got.begin(t, m.Subject)
+		failed := m.Attempt <= failuresOf(m.Sequence)
+		got.end(m.Subject, m.Sequence, !failed)
+		if failed {
+			return errNo
+		}
+		turn <- struct{}{}
+		publish(ctx)
+		<-turn
+		return nil
+	}, bus.KeyBySubject(), bus.Concurrency(8), bus.Retry(bus.RetryPolicy{MaxAttempts: 25, MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond}))
+	for passed := 0; passed < 300 && got.distinct() < messages; passed++ {
+		pass(time.Second)
+	}
+	must(t, c.Drain(t.Context()))
+	got.mustBeOnce(t, messages)
+	got.mustBeInOrder(t)
+	return int(streamInfo(t, b, "S-retry").State.LastSeq) / 2 // each is stored again when it comes back
+}
+
+// Few messages are stored as followers where those before them fail for a short time: to wait costs less.
+func TestShortFailuresStoreFewFollowers(t *testing.T) {
+	t.Parallel()
+	for keys, most := range map[int]int{1: 3000, 20: 1000} {
+		t.Run(fmt.Sprint(keys), func(t *testing.T) {
+			t.Parallel()
+			bustest.Run(t, func(t *testing.T, b *bus.Bus) {
+				const messages = 12_000
+				followers := failShort(t, b, keys, messages)
+				t.Logf("of %d messages %d were stored as followers", messages, followers)
+				if followers > most {
+					t.Errorf("of %d messages %d were stored as followers, want %d at most", messages, followers, most)
+				}
+			}, bus.WithLogger(silent()))
+		})
+	}
+}

@@ -158,8 +158,10 @@ func (f *followers) putDead(token string, del wire.Delivery) error {
 	}
 	d.authority.settle(del, telemetry.OpTerm, termBody)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	f.forgetLocked(token, del.Stored.Sequence, storing)
+	next := f.enterFreeLocked()
+	d.mu.Unlock()
+	f.run(next)
 	return nil
 }
 
@@ -235,8 +237,13 @@ func (f *followers) endReturn(token string, all []Follower, found []bool, err er
 			f.forgetLocked(token, all[i].Sequence, returning)
 		}
 	}
-	next := f.enterEarlyLocked(token)
+	next := append(f.enterEarlyLocked(token), f.enterFreeLocked()...)
 	f.k.d.mu.Unlock()
+	f.run(next)
+}
+
+// run has messages run that have entered their lanes. Durable.mu is not held.
+func (f *followers) run(next []wire.Delivery) {
 	for _, del := range next {
 		f.k.d.push(del)
 	}
@@ -341,18 +348,23 @@ func (f *followers) checkLate(token string) error {
 		if !there {
 			d.mu.Lock()
 			f.goneLocked(token, sequence)
+			next := f.enterFreeLocked()
 			d.mu.Unlock()
+			f.run(next)
 			d.dropKept(token, sequence)
 		}
 	}
 	return nil
 }
 
-// stop returns what is not stored yet, and what is early. No worker begins anything from now on.
+// stop returns what is not stored yet, what is early, and what waits here. No worker begins anything from now on.
 func (f *followers) stop() []wire.Delivery {
 	f.k.d.mu.Lock()
 	defer f.k.d.mu.Unlock()
 	left := slices.Concat(f.queue, f.early.takeAll())
+	for _, kf := range f.keys {
+		left = append(left, f.takeBehindLocked(kf)...)
+	}
 	f.queue, f.ready = nil, nil
 	if !f.stopped && f.workers == 0 {
 		close(f.idle)

@@ -35,10 +35,10 @@ type Follower struct {
 	Unsure   bool // it may be stored more than once, or be coming back already
 }
 
-// followers is what keyed knows of the followers of each key. As long as a key has some,
-// every message of the key with a higher sequence than the first of them is stored too, so
-// that none overtakes. Some are returned whenever few messages of the key wait here.
-// A follower belongs to its key until it has come back and is stored no more.
+// followers is what keyed knows of the followers of each key. As long as a key has some, no
+// message of the key with a higher sequence than the first of them runs, so that none overtakes:
+// it is stored too, or waits here behind all of them. Some are returned whenever few messages of
+// the key wait here. A follower belongs to its key until it has come back and is stored no more.
 //
 // States of a follower: storing → stored → returning → returned → gone (it came back). A failed
 // call leads back to the state before. What comes back before the call has ended is early: it
@@ -55,8 +55,10 @@ type followers struct {
 
 	queue   []wire.Delivery // to be stored, the oldest first
 	early   earlyFollowers
-	ready   []string // tokens of keys of which some can be returned
-	turn    bool     // of the workers: which of these is next
+	behind  int             // messages that wait here behind followers of their key
+	free    []wire.Delivery // those that do so no more; see enterFreeLocked
+	ready   []string        // tokens of keys of which some can be returned
+	turn    bool            // of the workers: which of these is next
 	workers int
 	returns int // workers that return followers
 	puts    followerCalls
@@ -69,10 +71,11 @@ type followers struct {
 type keyFollowers struct {
 	key       string // empty until a message of the key was seen here
 	all       []follower
-	returning int       // of all: those that are returning, or returned
-	moved     time.Time // when one was last returned, or came back
-	busy      bool      // it is in ready, or a worker returns some
-	late      bool      // what is returning has not come for long
+	behind    []wire.Delivery // wait here; their sequences are higher, and ascend
+	returning int             // of all: those that are returning, or returned
+	moved     time.Time       // when one was last returned, or came back
+	busy      bool            // it is in ready, or a worker returns some
+	late      bool            // what is returning has not come for long
 
 	unread     int         // of all
 	unreadable *unreadable // nil if all could be read
@@ -125,8 +128,8 @@ func newFollowers(k *keyed, store Followers) *followers {
 }
 
 // admitLocked looks at a message with a key that has come. It returns true if the message is
-// to be stored, behind others of its key, or waits for the result of its Return; else the message
-// goes into its lane.
+// to be stored, or waits here, behind others of its key, or waits for the result of its Return;
+// else the message goes into its lane.
 func (f *followers) admitLocked(del *wire.Delivery) bool {
 	if len(f.keys) == 0 || f.stopped {
 		return false
@@ -148,7 +151,11 @@ func (f *followers) admitLocked(del *wire.Delivery) bool {
 		f.readyLocked(token)
 		return false
 	}
-	f.putLocked(kf, *del)
+	if i == len(kf.all) && del.Stored.Source == 0 && !f.stayLocked(kf) {
+		f.waitBehindLocked(kf, *del)
+	} else {
+		f.putLocked(kf, *del)
+	}
 	return true
 }
 
@@ -173,21 +180,21 @@ func (f *followers) beginLocked(key string) *keyFollowers {
 	return kf
 }
 
-// spillLocked stores what waits in the lane of a key, except for so many. It returns false if
-// there is none.
-func (f *followers) spillLocked(key string, keep int) bool {
+// spillLocked stores what waits in the lane of a key, except for so many. It returns how many these
+// are.
+func (f *followers) spillLocked(key string, keep int) int {
 	if f.store == nil || f.stopped {
-		return false
+		return 0
 	}
 	_, kf := f.ofKeyLocked(key)
 	if kf != nil { // what was returned lately is not to be stored again
 		if keep = f.targetLocked(); f.k.lanes.Behind(key) <= 2*keep {
-			return false
+			return 0
 		}
 	}
 	tail := f.k.lanes.TakeTail(key, keep)
 	if len(tail) == 0 {
-		return false
+		return 0
 	}
 	if kf == nil {
 		kf = f.beginLocked(key)
@@ -195,7 +202,7 @@ func (f *followers) spillLocked(key string, keep int) bool {
 	for i := range tail {
 		f.putLocked(kf, tail[i])
 	}
-	return true
+	return len(tail)
 }
 
 // putLocked has a worker store del.
@@ -214,6 +221,9 @@ func (f *followers) putLocked(kf *keyFollowers, del wire.Delivery) {
 
 // insertLocked returns the index of the follower with a sequence. It is inserted if it is not there.
 func (f *followers) insertLocked(kf *keyFollowers, sequence uint64) int {
+	if len(kf.behind) > 0 && kf.behind[0].Stored.Sequence < sequence { // what waits here is behind all
+		f.storeBehindLocked(kf)
+	}
 	i, found := kf.find(sequence)
 	if !found {
 		kf.all = slices.Insert(kf.all, i, follower{sequence: sequence})
@@ -252,6 +262,7 @@ func (f *followers) removeLocked(token string, kf *keyFollowers, i int) {
 	if len(kf.all) == 0 {
 		delete(f.keys, token)
 		delete(f.names, kf.key)
+		f.free = append(f.free, f.takeBehindLocked(kf)...)
 	}
 }
 
@@ -353,10 +364,10 @@ func (f *followers) dueLocked() (due time.Time) {
 	return due
 }
 
-// earlyLocked is how many messages of a source are early.
-func (f *followers) earlyLocked(source int) int {
+// hereLocked is how many messages of a source are early, or wait here behind followers.
+func (f *followers) hereLocked(source int) int {
 	if source == 0 {
-		return 0
+		return f.behind
 	}
 	return f.early.count
 }

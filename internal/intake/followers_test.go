@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/omnibus-go/bus/internal/dispatch"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -26,10 +27,12 @@ func (s noFollowers) IsReturning(context.Context, string, uint64) (bool, error) 
 	return false, errors.New("not called")
 }
 
-// newTestFollowers returns followers that start no worker, behind an open barrier.
+// newTestFollowers returns followers that start no worker, behind an open barrier. No handler is called.
 func newTestFollowers(waiting map[string][]Follower) *followers {
 	d := &Durable{cfg: DurableConfig{More: []Source{{}}, Followers: noFollowers{waiting}}, wake: make(chan struct{}, 1)}
 	d.pullers = []*puller{{Source: Source{MaxHeld: 1000}}, {Source: Source{MaxHeld: 1000}, index: 1}}
+	d.queue = dispatch.New(1, func(wire.Delivery) {})
+	d.queue.Quiesce()
 	k := newKeyed(d)
 	for i := range k.sources {
 		k.sources[i].barrier.open = true
@@ -90,6 +93,8 @@ func TestFollowerStates(t *testing.T) {
 	f.mustAdmit(t, fromSource(0, 7), true)
 	f.mustAdmit(t, fromSource(0, 6), true)
 	f.mustAdmit(t, fromSource(0, 101), false) // it cannot be stored
+	f.mustHave(t, "p", 5)
+	f.storeAllBehindLocked()
 	f.mustHave(t, "ppp", 5, 6, 7)
 	if len(f.queue) != 3 || f.storedCountLocked() != 0 {
 		t.Errorf("%d are to be stored, %d are", len(f.queue), f.storedCountLocked())
@@ -117,6 +122,69 @@ func TestFollowerStates(t *testing.T) {
 	}
 	f.mustHave(t, "")
 	f.mustAdmit(t, fromSource(0, 8), false)
+}
+
+// What comes behind stored followers waits here, and enters the lane when the last of them has come
+// back, or is found to be gone. It is stored before a later message is.
+func TestMessagesWaitBehindFollowers(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}}})
+	f.k.lanes.Open()
+	for _, sequence := range []uint64{9, 7, 8} {
+		f.mustAdmit(t, fromSource(0, sequence), true)
+	}
+	if len(f.queue) > 0 || f.hereLocked(0) != 3 || f.hereLocked(1) != 0 || f.storedCountLocked() != 2 {
+		t.Errorf("%d are to be stored, %d wait here, %d are stored", len(f.queue), f.hereLocked(0), f.storedCountLocked())
+	}
+	f.mustHave(t, "ss", 5, 6)
+	next, last := f.beginReturn(tokenOfK)
+	if len(next) != 2 || !last {
+		t.Errorf("%v return, the last: %t", next, last)
+	}
+	f.endReturn(tokenOfK, next, []bool{true, true}, nil)
+	if !f.k.enterLocked(*fromSource(1, 5)) || f.k.lanes.Behind("k") > 0 {
+		t.Error("5 does not run")
+	}
+	if f.k.enterLocked(*fromSource(1, 6)) || f.k.lanes.Behind("k") != 4 || f.hereLocked(0) > 0 {
+		t.Errorf("%d wait in the lane, %d wait here", f.k.lanes.Behind("k"), f.hereLocked(0))
+	}
+	for want := uint64(6); want <= 9; want++ {
+		if del, ok := f.k.lanes.Next("k"); !ok || del.Stored.Sequence != want {
+			t.Errorf("after it comes %v, want %d", del.Stored, want)
+		}
+	}
+	f.mustHave(t, "")
+}
+
+func TestMessagesWaitBehindFollowersThatAreGone(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}}})
+	f.k.lanes.Open()
+	f.mustAdmit(t, fromSource(0, 7), true)
+	f.mustAdmit(t, fromSource(0, 8), true)
+	next, _ := f.beginReturn(tokenOfK)
+	f.endReturn(tokenOfK, next, []bool{false}, nil)
+	if ready, _ := f.k.d.queue.Backlog(); ready != 1 || f.k.lanes.Behind("k") != 1 || f.hereLocked(0) > 0 {
+		t.Errorf("%d may run, %d wait in the lane, %d wait here", ready, f.k.lanes.Behind("k"), f.hereLocked(0))
+	}
+}
+
+func TestMessagesBehindFollowersAreStoredFirst(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}}})
+	f.mustAdmit(t, fromSource(0, 7), true)
+	f.mustAdmit(t, fromSource(0, 8), true)
+	f.mustAdmit(t, fromSource(1, 9), true) // it came back once, and stays in its place
+	f.mustHave(t, "sppp", 5, 7, 8, 9)
+	if f.hereLocked(0) > 0 {
+		t.Errorf("%d wait here", f.hereLocked(0))
+	}
+	f.mustAdmit(t, fromSource(0, 10), true)
+	f.mustAdmit(t, fromSource(0, 6), true) // late
+	f.mustHave(t, "spppp", 5, 6, 7, 8, 9)
+	if left := f.stop(); len(left) != 5 || left[4].Stored.Sequence != 10 || f.hereLocked(0) > 0 {
+		t.Errorf("%v are left", left)
+	}
 }
 
 // What may be stored twice, or may be coming back, is an unsure one.
@@ -187,7 +255,7 @@ func TestFollowersThatAreEarly(t *testing.T) {
 				f.mustAdmit(t, fromSource(1, sequence), true)
 			}
 			f.mustHave(t, "rrr", 5, 6, 7)
-			if got := f.earlyLocked(1); got != 3 || f.earlyLocked(0) != 0 || f.k.lanes.Waiting(1) != 0 {
+			if got := f.hereLocked(1); got != 3 || f.hereLocked(0) != 0 || f.k.lanes.Waiting(1) != 0 {
 				t.Errorf("%d are early", got)
 			}
 			f.endReturn(tokenOfK, next, tc.found, nil)
@@ -196,8 +264,8 @@ func TestFollowersThatAreEarly(t *testing.T) {
 			for _, d := range f.queue {
 				put = append(put, d.Stored.Sequence)
 			}
-			if waiting := f.k.lanes.Waiting(1); waiting != tc.waiting || !slices.Equal(put, tc.put) || f.earlyLocked(1) != 0 {
-				t.Errorf("%d wait in the lane, %v are to be stored, %d are early", waiting, put, f.earlyLocked(1))
+			if waiting := f.k.lanes.Waiting(1); waiting != tc.waiting || !slices.Equal(put, tc.put) || f.hereLocked(1) != 0 {
+				t.Errorf("%d wait in the lane, %v are to be stored, %d are early", waiting, put, f.hereLocked(1))
 			}
 		})
 	}
@@ -283,6 +351,7 @@ func TestFollowersThatCannotReturn(t *testing.T) {
 		t.Errorf("the next look is at %v, the pause ends at %v", due, f.moves.pause)
 	}
 	f.mustAdmit(t, fromSource(0, 6), true)
+	f.storeAllBehindLocked()
 	if do, calls := f.takeLocked(); do == nil || calls != &f.puts {
 		t.Error("nothing is stored meanwhile")
 	}
@@ -299,12 +368,12 @@ func TestEarlyFollowersAtTheStop(t *testing.T) {
 	next, _ := f.beginReturn(tokenOfK)
 	f.mustAdmit(t, fromSource(1, 5), true)
 	f.mustAdmit(t, fromSource(0, 9), true)
-	if left := f.stop(); len(left) != 2 || left[0].Stored.Sequence != 9 || left[1].Stored.Sequence != 5 {
+	if left := f.stop(); len(left) != 2 || left[0].Stored.Sequence != 5 || left[1].Stored.Sequence != 9 {
 		t.Errorf("%v are left", left)
 	}
 	f.mustAdmit(t, fromSource(1, 6), false)
 	f.endReturn(tokenOfK, next, []bool{true, true}, nil)
-	if f.k.lanes.Waiting(1) > 0 || f.earlyLocked(1) > 0 {
+	if f.k.lanes.Waiting(1) > 0 || f.hereLocked(1) > 0 {
 		t.Error("something waits after the stop")
 	}
 }

@@ -24,7 +24,6 @@ type keyed struct {
 	sources   []keyedSource // by the index of their puller
 	recent    recentSettlements
 	stuck     map[string]*stuckKey // by key
-	done      int                  // messages that were finished, with a key or without
 	room      room
 	followers *followers
 }
@@ -113,7 +112,12 @@ func (k *keyed) enterLocked(del wire.Delivery) bool {
 	if del.Stored.Source != 0 && k.d.waiting.hurry(time.Now(), del.Stored.Key) {
 		k.d.wakeMaintainer()
 	}
-	return !k.followers.admitLocked(&del) && k.lanes.Enter(del)
+	if k.followers.admitLocked(&del) {
+		return false
+	}
+	first := k.lanes.Enter(del)
+	k.followers.enterFreeLocked() // none of them may run: del is before them
+	return first
 }
 
 // resume has del run again after those of its lane that are before it. It does not wait for a
@@ -170,7 +174,7 @@ func (k *keyed) putBack(ds []wire.Delivery) {
 // finished lets the next message of the lane of del run.
 func (k *keyed) finished(del wire.Delivery) {
 	k.d.mu.Lock()
-	k.done++
+	k.room.done(del.Stored.Key)
 	delete(k.stuck, del.Stored.Key)
 	k.d.mu.Unlock()
 	if !hasKey(del.Stored) {
@@ -197,7 +201,7 @@ func (k *keyed) waitingLocked(p *puller) int {
 	if !k.sources[p.index].barrier.open {
 		return 0
 	}
-	return k.lanes.Waiting(p.index) + k.followers.earlyLocked(p.index)
+	return k.lanes.Waiting(p.index) + k.followers.hereLocked(p.index)
 }
 
 // creditLocked leaves p no more than MaxHeld, as messages that wait in lanes do not
@@ -326,7 +330,7 @@ func (k *keyed) backlog() (msgs, bytes int) {
 	msgs, bytes = k.lanes.Backlog()
 	k.d.mu.Lock()
 	defer k.d.mu.Unlock()
-	return msgs + len(k.followers.queue) + k.followers.early.count, bytes
+	return msgs + len(k.followers.queue) + k.followers.early.count + k.followers.behind, bytes
 }
 
 func (k *keyed) stalledLocked() error {

@@ -17,7 +17,7 @@ type stuckKey struct {
 	head     wire.Delivery // the message that failed
 	err      error         // of its last attempt
 	since    time.Time     // its first failure here
-	finished int           // keyed.done at that time
+	spilled  bool          // messages behind it were stored
 	reported bool
 }
 
@@ -30,7 +30,7 @@ func (k *keyed) failed(del wire.Delivery, err error) {
 	defer k.d.mu.Unlock()
 	s := k.stuck[del.Stored.Key]
 	if s == nil || positionOf(&s.head) != positionOf(&del) {
-		s = &stuckKey{since: time.Now(), finished: k.done}
+		s = &stuckKey{since: time.Now()}
 		k.stuck[del.Stored.Key] = s
 	}
 	s.head, s.err = del, err
@@ -39,6 +39,9 @@ func (k *keyed) failed(del wire.Delivery, err error) {
 	}
 }
 
+// lasts reports whether the message has failed for some time already.
+func (s *stuckKey) lasts(now time.Time) bool { return now.Sub(s.since) >= lasting }
+
 // manyBehind is how many messages of a key must wait for it to be reported.
 func (k *keyed) manyBehind(source int) int { return max(k.d.pullers[source].MaxHeld/4, 1) }
 
@@ -46,7 +49,7 @@ func (k *keyed) manyBehind(source int) int { return max(k.d.pullers[source].MaxH
 func (k *keyed) behindLocked(key string) int {
 	behind := k.lanes.Behind(key)
 	if _, kf := k.followers.ofKeyLocked(key); kf != nil {
-		behind += len(kf.all)
+		behind += len(kf.all) + len(kf.behind)
 	}
 	return behind
 }
