@@ -81,23 +81,21 @@ type streamPage struct {
 	Missing []string                `json:"missing"`
 }
 
-// unknown returns a *silentError if the page lacks a stream.
-func (p *streamPage) unknown() error {
+// unknown returns the names of the streams of which the page lacks the rest.
+func (p *streamPage) unknown() []string {
 	for _, info := range p.Streams {
 		p.Missing = slices.DeleteFunc(p.Missing, func(name string) bool { return name == info.Config.Name })
 	}
-	if len(p.Missing) == 0 {
-		return nil
-	}
-	return &silentError{p.Missing}
+	return p.Missing
 }
 
 // streams returns all streams of a server, with their state. A server of a cluster waits 4 s for
-// the leaders of the streams. If one does not answer then, the error is a *silentError. nats.go
-// would list that stream again and again.
+// the leaders of the streams. If some do not answer then, the error is a *silentError, and the others
+// are returned all the same. nats.go would list those streams again and again.
 func streams(ctx context.Context, nc *nats.Conn) (all []*jetstream.StreamInfo, err error) {
+	var silent []string
 	for {
-		msg, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LIST", fmt.Appendf(nil, `{"offset":%d}`, len(all)))
+		msg, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LIST", fmt.Appendf(nil, `{"offset":%d}`, len(all)+len(silent)))
 		if err != nil {
 			return nil, because(ctx, err)
 		}
@@ -108,13 +106,15 @@ func streams(ctx context.Context, nc *nats.Conn) (all []*jetstream.StreamInfo, e
 		if page.Error != nil {
 			return nil, page.Error
 		}
-		if err := page.unknown(); err != nil {
-			return nil, err
+		unknown := page.unknown()
+		all, silent = append(all, page.Streams...), append(silent, unknown...)
+		if n := len(page.Streams) + len(unknown); n > 0 && len(all)+len(silent) < page.Total {
+			continue
 		}
-		all = append(all, page.Streams...)
-		if len(page.Streams) == 0 || len(all) >= page.Total {
-			return all, nil
+		if len(silent) > 0 {
+			return all, &silentError{silent}
 		}
+		return all, nil
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ func eventuallyMakes(t *testing.T, js jetstream.JetStream) {
 
 // A restore that has got nothing yet has its name, and no stream that answers. The next attempt
 // of the same switch gets the name, and nothing is left in the end. A switch that begins meanwhile
-// says that it has no leader.
+// says that it has no leader, and cannot go on if it needs the name.
 func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	t.Parallel()
 	s := newRun(t)
@@ -96,6 +97,11 @@ func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	if err := begin(); err != nil {
 		t.Fatal(err)
 	}
+	s.checkNames(t.Context())
+	if want := "at the target no leader answers for [S]; if one"; len(s.obstacles) > 0 || len(s.report.Warnings) != 1 || !strings.HasPrefix(s.report.Warnings[0], want) {
+		t.Errorf("for a switch of other streams the obstacles are %v, the warnings %q", s.obstacles, s.report.Warnings)
+	}
+	s.infos = []*jetstream.StreamInfo{info}
 	s.checkNames(t.Context())
 	if want := []switchover.Obstacle{{Reason: "the streams of the target cannot be listed: no leader answers for [S]", Remedy: leaderlessRemedy}}; !slices.Equal(s.obstacles, want) {
 		t.Errorf("the obstacles are %v", s.obstacles)

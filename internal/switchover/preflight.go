@@ -115,6 +115,10 @@ func (s *run) checkNames(ctx context.Context) bool {
 	ctx, end := s.question(ctx)
 	defer end()
 	there, err := streams(ctx, s.Target)
+	if silent, ok := errors.AsType[*silentError](err); ok && !slices.ContainsFunc(silent.names, s.needsName) {
+		s.warn("at the target %v; if one of these streams stores a subject of this bus, the switch fails and goes back", err)
+		err = nil
+	}
 	if err != nil {
 		remedy := silentRemedy
 		if _, silent := errors.AsType[*silentError](err); silent {
@@ -196,6 +200,11 @@ func (s *run) compareNames(own, other *jetstream.StreamInfo) {
 	case both != "":
 		s.found(name, fmt.Sprintf("stream %q of the target stores %q, too", other.Config.Name, both), "change the subjects of one of the two")
 	}
+}
+
+// needsName reports whether the target must have no stream with a name.
+func (s *run) needsName(name string) bool {
+	return slices.Contains(s.NewStreams, name) || slices.ContainsFunc(s.infos, func(i *jetstream.StreamInfo) bool { return i.Config.Name == name })
 }
 
 // deleteOther is what to do about a stream of the target that has the name of one here.
