@@ -76,6 +76,7 @@ type localServer struct {
 	alone      bool                             // no client outside this process can reach the server
 	single     bool                             // the server is connected to no other server
 	clients    func() (now int, ever uint64)    // that are connected, and that ever were
+	describe   func(except ...uint64) []string  // the clients that are connected, without those with these IDs
 	access     []nats.Option                    // how the bus identifies itself
 	domain     string                           // the JetStream domain
 	link       func() (*health.Link, error)     // the leaf link, nil without one, and why another edge is mixed up with this one

@@ -95,7 +95,7 @@ func startLocal(c *config, home string) (*localServer, error) {
 // localOf returns the functions of s.
 func localOf(c *config, s *embedded.Server) *localServer {
 	local := &localServer{dial: s.Dial, clientURL: s.ClientURL, health: s.Health, checkStore: s.CheckStore, stop: s.Stop, alone: s.Alone,
-		single: s.Single, clients: s.Clients, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve, link: s.Link}
+		single: s.Single, clients: s.Clients, describe: s.Describe, access: s.Access, domain: s.Domain(), dir: s.Dir(), inReserve: s.InReserve, link: s.Link}
 	local.usage = func() (all []storageUse) {
 		for _, u := range s.Usage() {
 			all = append(all, storageUse{u.Option, u.Used, u.Limit})

@@ -124,6 +124,7 @@ type busSwitch struct {
 	move     storedir.Move
 
 	conns   int         // of this switch to the old server
+	own     []uint64    // IDs of the clients of this bus there
 	former  link.Target // where the connection led before
 	cut     bool
 	early   []*Consumer // held before the others
@@ -180,6 +181,11 @@ func (s *busSwitch) run(ctx context.Context) (switchover.Report, error) {
 	}
 	defer source.Close()
 	s.conns = 1
+	for _, nc := range []*nats.Conn{source, s.b.core.Link.Conn()} {
+		if id, err := nc.GetClientID(); err == nil {
+			s.own = append(s.own, id)
+		}
+	}
 	target, err := s.dial(s.target.URL)
 	if err != nil {
 		return report, &ConnectError{URL: report.Target, Err: connectionError(err, s.identity)}

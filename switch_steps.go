@@ -14,6 +14,7 @@ import (
 	"github.com/omnibus-go/bus/internal/lifecycle"
 	"github.com/omnibus-go/bus/internal/plural"
 	"github.com/omnibus-go/bus/internal/storedir"
+	engine "github.com/omnibus-go/bus/internal/switchover"
 )
 
 // OtherClients implements engine.Bus.
@@ -25,6 +26,9 @@ func (s *busSwitch) OtherClients() (now int, ever uint64) {
 	}
 	return max(now-own, 0), ever
 }
+
+// DescribeClients implements engine.Bus.
+func (s *busSwitch) DescribeClients() []string { return s.local.describe(s.own...) }
 
 // Journal implements engine.Bus.
 func (s *busSwitch) Journal(streams []string) error {
@@ -157,7 +161,7 @@ func (s *busSwitch) Cut(ctx context.Context) error {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%s connected to the port of this bus: %w", plural.Of(others, "other client is", "other clients are"), context.Cause(ctx))
+			return fmt.Errorf("%s: %w", engine.ClientsText(others, s.DescribeClients()), context.Cause(ctx))
 		}
 	}
 }

@@ -363,10 +363,24 @@ func TestSwitchToObstacles(t *testing.T) {
 			return target.ClientURL()
 		}, []string{"an unfinished copy with this name, of another switch: wait for that switch, or delete the copy"}},
 		"other clients": {[]bus.Option{anyPort()}, func(t *testing.T, b *bus.Bus) string {
+			nc, err := nats.Connect(b.ClientURL(), nats.Name("billing"))
+			must(t, err)
+			t.Cleanup(nc.Close)
+			target, _ := single(t)
+			return target.ClientURL()
+		}, []string{`1 other client is connected to the port of this bus ("billing" from 127.0.0.1:`, "disconnect them"}},
+		"a client without a name": {[]bus.Option{anyPort()}, func(t *testing.T, b *bus.Bus) string {
 			rawClient(t, b)
 			target, _ := single(t)
 			return target.ClientURL()
-		}, []string{"1 other client is connected to the port of this bus", "disconnect them"}},
+		}, []string{`1 other client is connected to the port of this bus ("" from 127.0.0.1:`, ", id "}},
+		"many clients": {[]bus.Option{anyPort()}, func(t *testing.T, b *bus.Bus) string {
+			for range 7 {
+				rawClient(t, b)
+			}
+			target, _ := single(t)
+			return target.ClientURL()
+		}, []string{`7 other clients are connected to the port of this bus ("" from 127.0.0.1:`, "and 2 more)"}},
 		"leaf link": {[]bus.Option{bus.WithServerOptions(func(o *server.Options) {
 			o.LeafNode.Host, o.LeafNode.Port, o.LeafNode.Username, o.LeafNode.Password = "127.0.0.1", -1, "leaf", "x"
 		})}, func(t *testing.T, _ *bus.Bus) string { return newTarget(t).ClientURL() },

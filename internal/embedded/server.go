@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -145,6 +147,26 @@ func (s *Server) Clients() (now int, ever uint64) {
 		return now, 0
 	}
 	return now, v.TotalConnections
+}
+
+// Describe describes the clients that are connected, without that of the leaf link's watch and those
+// with these IDs: by what one can find them.
+func (s *Server) Describe(except ...uint64) (all []string) {
+	if c := s.edge.conn; c != nil {
+		if id, err := c.GetClientID(); err == nil {
+			except = append(except, id)
+		}
+	}
+	conns, err := s.server.Connz(nil)
+	if err != nil {
+		return nil
+	}
+	for _, c := range conns.Conns {
+		if !slices.Contains(except, c.Cid) {
+			all = append(all, fmt.Sprintf("%q from %s, id %d", c.Name, net.JoinHostPort(c.IP, strconv.Itoa(c.Port)), c.Cid))
+		}
+	}
+	return all
 }
 
 // Domain is the JetStream domain of the server.

@@ -15,6 +15,8 @@ type Bus interface {
 	// OtherClients returns how many clients that are not of this bus are connected to the old
 	// server, and how many clients have ever been connected to it.
 	OtherClients() (now int, ever uint64)
+	// DescribeClients describes these clients, one by one, as far as the old server knows.
+	DescribeClients() []string
 
 	// Journal records that copies of these streams may be at the target from now on.
 	Journal(streams []string) error

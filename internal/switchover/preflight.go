@@ -81,9 +81,24 @@ func (s *run) checkClients(ctx context.Context) {
 			"start the bus without a cluster and without a leaf link, and switch then")
 	}
 	if n := s.otherClients(ctx); n > 0 {
-		s.found("", fmt.Sprintf("%s connected to the port of this bus, and would go on to write to the old streams", plural.Of(n, "other client is", "other clients are")),
+		s.found("", ClientsText(n, s.Bus.DescribeClients())+", and would go on to write to the old streams",
 			"disconnect them, or connect them to the target when the switch is done")
 	}
+}
+
+// maxDescribed is how many clients a text describes.
+const maxDescribed = 5
+
+// ClientsText says how many other clients are connected to the port of a bus, and which.
+func ClientsText(n int, described []string) string {
+	text := plural.Of(n, "other client is", "other clients are") + " connected to the port of this bus"
+	if more := len(described) - maxDescribed; more > 0 {
+		described = append(slices.Clone(described[:maxDescribed]), fmt.Sprintf("and %d more", more))
+	}
+	if len(described) > 0 {
+		text += " (" + strings.Join(described, "; ") + ")"
+	}
+	return text
 }
 
 // apiLevel is what a target needs to restore a snapshot with everything that is in it.
