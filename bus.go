@@ -82,8 +82,8 @@ type localServer struct {
 	link       func() (*health.Link, error)     // the leaf link, nil without one, and why another edge is mixed up with this one
 	dir        *storedir.Dir                    // nil in memory
 
-	restart func() (*localServer, error) // starts another one in its place, in the middle of a switch home
-	attach  func(*Bus) error             // reports to the bus of the server what happens to it
+	restart func(context.Context) (*localServer, error) // starts another one in its place, in the middle of a switch home
+	attach  func(*Bus) error                            // reports to the bus of the server what happens to it
 
 	// inReserve is core.Core.InReserve.
 	inReserve func(ctx context.Context, size int, half bool, fn func() error) error

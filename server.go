@@ -107,8 +107,8 @@ func localOf(c *config, s *embedded.Server) *localServer {
 		s.OnFull(func() { b.capacity.Refused(errLimitReached) })
 		return s.WatchLink(b.reportLink, func(e *embedded.DomainError) { b.report(event.Event{Kind: event.DomainTaken, Err: e}) })
 	}
-	local.restart = func() (*localServer, error) {
-		fresh, err := s.Restart()
+	local.restart = func(ctx context.Context) (*localServer, error) {
+		fresh, err := s.Restart(ctx)
 		if err != nil {
 			return nil, startError(c.server.storeDir, err)
 		}

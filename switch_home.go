@@ -273,8 +273,8 @@ func (h *homeSwitch) freeze(ctx context.Context, wanted func(*Consumer) bool) (t
 var errAfterCut = errors.New("the bus is cut off from the old servers")
 
 // syncAhead implements engine.Home.SyncAhead. What it cannot sync the restart does.
-func (h *homeSwitch) syncAhead() {
-	if err := h.local.dir.Sync(); err != nil {
+func (h *homeSwitch) syncAhead(ctx context.Context) {
+	if err := h.local.dir.Sync(ctx); err != nil {
 		h.b.cfg.logger.Debug("what has come home so far is not synced yet", "error", err)
 	}
 }
@@ -287,9 +287,9 @@ func (h *homeSwitch) restart(ctx context.Context) (*nats.Conn, error) {
 	h.home.Close()
 	h.restarting = make(chan *localServer, 1)
 	var failed error
-	go func() { // ends with the restart, which cannot be ended; stopHome waits for it
+	go func() { // ends with the restart, which ctx ends only before the new server starts; stopHome waits for it
 		var fresh *localServer
-		fresh, failed = h.local.restart()
+		fresh, failed = h.local.restart(ctx)
 		h.restarting <- fresh
 	}()
 	select {

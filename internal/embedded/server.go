@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -190,12 +191,13 @@ func (s *Server) Stop() error {
 
 // Restart ends a server with a HomeID, has all its files on the disk, and starts another one on
 // them, which syncs as the config says. What was in memory is gone. It comes before Watch. s must
-// not be used any more, but if Restart fails it must be stopped.
-func (s *Server) Restart() (*Server, error) {
+// not be used any more, but if Restart fails it must be stopped. When ctx ends it fails, unless all
+// files are on the disk by then.
+func (s *Server) Restart(ctx context.Context) (*Server, error) {
 	s.backlog.end()
 	s.backlog = nil
 	stop(s.server)
-	if err := s.store.dir.Sync(); err != nil {
+	if err := s.store.dir.Sync(ctx); err != nil {
 		return nil, &StoreError{Err: err}
 	}
 	s.config.unsynced = false

@@ -1,6 +1,7 @@
 package storedir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -56,10 +57,12 @@ func (d *Dir) prepareHome(id string) error {
 }
 
 // Sync has all files in [Dir.Data] on the disk, as they are. If something writes there meanwhile, it
-// leaves out what comes or goes.
-func (d *Dir) Sync() error {
+// leaves out what comes or goes. When ctx ends it returns the cause, after the file that it syncs.
+func (d *Dir) Sync(ctx context.Context) error {
 	err := filepath.WalkDir(d.Data(), func(path string, e os.DirEntry, err error) error {
 		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case err != nil:
 			return unlessGone(err)
 		case e.IsDir():

@@ -1,6 +1,7 @@
 package storedir_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -194,5 +195,21 @@ func TestHomeWithoutItsFolder(t *testing.T) {
 	succeed(t, os.RemoveAll(filepath.Join(dir, "home-x1")))
 	for range 2 {
 		refused[*storedir.AccessError](t, dir)
+	}
+}
+
+// Sync syncs what there is, and no more when its context has ended.
+func TestSyncEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	d, err := storedir.OpenHome(t.TempDir(), "x1")
+	succeed(t, err)
+	t.Cleanup(func() { succeed(t, d.Close()) })
+	write(t, filepath.Join(d.Data(), "file"), "x")
+	succeed(t, d.Sync(t.Context()))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	enough := errors.New("enough")
+	cancel(enough)
+	if err := d.Sync(ctx); !errors.Is(err, enough) {
+		t.Errorf("Sync = %v", err)
 	}
 }

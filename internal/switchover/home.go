@@ -34,9 +34,9 @@ type Home struct {
 	// Held returns what the bus holds of a consumer since Freeze or the cut. known is false if it
 	// takes no messages of it.
 	Held func(stream, consumer string) (held []intake.Holding, known bool)
-	// SyncAhead has what was copied until now on the disk, as far as it can, so that Restart
-	// has less to do.
-	SyncAhead func()
+	// SyncAhead has what was copied until now on the disk, as far as it can until ctx ends, so that
+	// Restart has less to do.
+	SyncAhead func(ctx context.Context)
 	// Restart starts the embedded server again, which has synced nothing until then, and
 	// returns a connection to it. What it has in memory is gone. It returns when ctx ends, and
 	// goes on.

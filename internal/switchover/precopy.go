@@ -56,7 +56,8 @@ func (s *run) precopy(ctx context.Context) error {
 	}
 	err := s.awaitLive(ctx)
 	if err == nil && s.Home != nil {
-		s.Home.SyncAhead()
+		s.Home.SyncAhead(ctx)
+		err = context.Cause(ctx)
 	}
 	return err
 }
