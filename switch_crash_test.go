@@ -16,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
-	"github.com/omnibus-go/bus/internal/testserver"
 	"github.com/omnibus-go/bus/switchover"
 )
 
@@ -127,9 +126,36 @@ func TestKilledWhileSwitching(t *testing.T) {
 			t.Parallel()
 			target, dir := newTarget(t), t.TempDir()
 			acked, handled := switchUntilKilled(t, dir, phase, target.ClientURL(), func(string) {})
-			afterKill(t, dir, target, isCommitted(phase), acked, handled)
+			afterKill(t, dir, isCommitted(phase), acked, handled, func(b *bus.Bus) { switchTo(t, b, target.ClientURL()) })
 		})
 	}
+}
+
+// A process that is killed when a cluster has elected leaders for streams, which have got nothing yet,
+// has lost nothing. The next switch deletes what is left there.
+func TestKilledWhenAClusterHasElectedLeaders(t *testing.T) {
+	needsCluster(t)
+	if dir := victimDir(t); dir != "" {
+		switchAndDie(t, dir)
+		return
+	}
+	t.Parallel()
+	_, urls := servers(t, 3)
+	dir := t.TempDir()
+	acked, handled := switchUntilKilled(t, dir, switchover.Hold, urls, func(string) {})
+	afterKill(t, dir, false, acked, handled, func(b *bus.Bus) { switchToElecting(t, b, urls) })
+}
+
+// switchToElecting switches to servers that may be about to elect leaders.
+func switchToElecting(t *testing.T, b *bus.Bus, urls string) {
+	t.Helper()
+	within(t, time.Minute, "the cluster answers again and the bus switches", func() bool {
+		_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second))
+		if _, elects := errors.AsType[*switchover.ObstacleError](err); !elects {
+			must(t, err)
+		}
+		return err == nil
+	})
 }
 
 // switchAndDie is the child: it stores and handles messages, and kills itself in a phase of
@@ -185,9 +211,10 @@ func dieNow() {
 }
 
 // afterKill opens the directory of a killed process and looks for its messages.
-func afterKill(t *testing.T, dir string, target *testserver.Server, committed bool, acked, handled map[int]bool) {
+// If the switch was not committed, the bus does it again.
+func afterKill(t *testing.T, dir string, committed bool, acked, handled map[int]bool, again func(*bus.Bus)) {
 	t.Helper()
-	b := openOn(t, dir)
+	b := openOn(t, dir, bus.WithTimeout(time.Minute))
 	if r := healthy(t, b); r.Embedded == committed {
 		t.Errorf("Embedded = %v", r.Embedded)
 	}
@@ -197,7 +224,7 @@ func afterKill(t *testing.T, dir string, target *testserver.Server, committed bo
 	consume(t, st, "c", "s.*", func(_ context.Context, m *bus.Msg[int]) error { got <- m.Data; return nil }, bus.KeyBySubject(), bus.AckWait(2*time.Second))
 	mustHaveAll(t, st, acked)
 	if !committed {
-		switchTo(t, b, target.ClientURL())
+		again(b)
 		mustHaveAll(t, st, acked)
 	}
 	for n := range acked {
@@ -357,13 +384,7 @@ func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 			all[0].start()
 			if ok && !failed.Committed {
 				awaitServers(t, urls, 3)
-				within(t, time.Minute, "the cluster answers again and the bus switches", func() bool {
-					_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second))
-					if _, elects := errors.AsType[*switchover.ObstacleError](err); !elects {
-						must(t, err)
-					}
-					return err == nil
-				})
+				switchToElecting(t, b, urls)
 			}
 			eventually(t, "the bus is connected", b.Conn().IsConnected)
 			storeNumbers(t, st, 101, 110)

@@ -71,8 +71,21 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 		return err
 	}
 	defer c.close()
-	c.ids = s.tapIDs(info)
-	if _, err = c.begin(ctx, info); err == nil {
+	err = c.copy(ctx, info, func() error {
+		_, err := c.begin(ctx, info)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// copy copies the stream. begin has both servers begin.
+func (c *copier) copy(ctx context.Context, info *jetstream.StreamInfo, begin func() error) error {
+	c.ids = c.s.tapIDs(info)
+	err := begin()
+	if err == nil {
 		err = c.pipe(ctx)
 	}
 	forgotten := c.ids.end()
@@ -80,10 +93,10 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 		err = fmt.Errorf("%w; make room there, or raise its max_file_store or max_memory_store", err)
 	}
 	if err != nil {
-		return fmt.Errorf("copy of stream %s: %w", c.name, err)
+		return err
 	}
 	if forgotten != nil {
-		s.warn("the message IDs of stream %s are forgotten, a message that is published again is stored again: %v", c.name, forgotten)
+		c.s.warn("the message IDs of stream %s are forgotten, a message that is published again is stored again: %v", c.name, forgotten)
 	}
 	return nil
 }
@@ -113,8 +126,10 @@ const nameGrace = 2 * time.Second
 // restore has the target begin a restore. An earlier attempt of this switch, which was given up
 // or deleted, may still have the name for a moment.
 func (c *copier) restore(ctx context.Context, body any) (reply apiReply, err error) {
-	if c.mayOthers, err = c.s.turn(ctx); err != nil {
-		return reply, err
+	if c.s.makesInTurn() {
+		if c.mayOthers, err = c.s.turn(ctx); err != nil {
+			return reply, err
+		}
 	}
 	for began := time.Now(); ; {
 		reply, err = ask(ctx, c.s.Target, "$JS.API.STREAM.RESTORE."+c.name, body)

@@ -184,7 +184,7 @@ func (s *run) fence(ctx context.Context) error {
 	s.mu.Lock()
 	s.subjects, s.fencing, s.doubtful = subjects, infos, make(map[string]bool)
 	s.mu.Unlock()
-	return s.each(infos, func(info *jetstream.StreamInfo) error {
+	return each(infos, func(info *jetstream.StreamInfo) error {
 		if err := s.isLeftAlone(ctx, info.Config.Name); err != nil {
 			return err
 		}

@@ -129,7 +129,7 @@ func (s *run) copyAllHome(ctx context.Context) error {
 // copyIn copies the streams with a storage.
 func (s *run) copyIn(ctx context.Context, storage jetstream.StorageType) error {
 	those := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return i.Config.Storage != storage })
-	return s.each(those, func(info *jetstream.StreamInfo) error {
+	return each(those, func(info *jetstream.StreamInfo) error {
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)

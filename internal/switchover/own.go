@@ -49,22 +49,30 @@ func (s *run) removeOwn(ctx context.Context, name string) error {
 	if !s.isOwn(name) {
 		return removeCopy(ctx, s.targetJS, name, s.ID)
 	}
+	if s.isOpen(ctx, name) && s.deleteOwn(ctx, name) {
+		return nil // no look: nobody answers for it
+	}
 	for began := time.Now(); ; {
 		info, err := look(ctx, s.targetJS, name)
 		if err == nil && info.Config.Metadata[keyMark] != s.ID {
 			return nil // somebody else's
 		}
-		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) || time.Since(began) > silentAfter {
-			limited, cancel := context.WithTimeout(ctx, deleteLimit)
-			err = s.targetJS.DeleteStream(limited, name)
-			cancel()
-			if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
-				s.disown(name)
-				return nil
-			}
+		if (err == nil || errors.Is(err, jetstream.ErrStreamNotFound) || time.Since(began) > silentAfter) && s.deleteOwn(ctx, name) {
+			return nil
 		}
 		if err := sleep(ctx, 10*pollPause); err != nil {
 			return err
 		}
 	}
+}
+
+// deleteOwn deletes a stream that is a copy of this switch. It reports whether it is gone.
+func (s *run) deleteOwn(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, deleteLimit)
+	defer cancel()
+	if err := s.targetJS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false
+	}
+	s.disown(name)
+	return true
 }

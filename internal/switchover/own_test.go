@@ -75,13 +75,7 @@ func eventuallyMakes(t *testing.T, js jetstream.JetStream) {
 // says that it has no leader, and cannot go on if it needs the name.
 func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	t.Parallel()
-	s := newRun(t)
-	s.report.Replicas, s.Target = 3, newCluster(t)
-	var err error
-	if s.targetJS, err = jetstream.New(s.Target); err != nil {
-		t.Fatal(err)
-	}
-	info := s.newStream(t, 10)
+	s, info := newClusterRun(t)
 	begin := func() error {
 		c, err := s.newCopier("S")
 		if err != nil {
@@ -93,7 +87,6 @@ func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 		_, err = c.begin(ctx, info)
 		return err
 	}
-	eventuallyMakes(t, s.targetJS)
 	if err := begin(); err != nil {
 		t.Fatal(err)
 	}

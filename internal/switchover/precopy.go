@@ -58,13 +58,21 @@ func (s *run) canLive(info *jetstream.StreamInfo) bool {
 	return (s.Home == nil || c.Storage == jetstream.FileStorage) && c.Mirror == nil && len(c.Sources) == 0 && !c.AllowMsgSchedules && c.SubjectDeleteMarkerTTL == 0 && !c.Sealed
 }
 
+// isLive reports whether a stream is copied while publishers go on.
+func (s *run) isLive(info *jetstream.StreamInfo) bool {
+	return slices.Contains(s.report.Live, info.Config.Name)
+}
+
 // precopy copies the large streams while publishers go on, until little is left of each.
 // Then the copies follow their streams, until the copy phase ends them.
 func (s *run) precopy(ctx context.Context) error {
+	if err := s.openAll(ctx); err != nil || len(s.report.Live) == 0 {
+		return err
+	}
 	if err := s.Bus.HoldConsumers(ctx, s.report.Live); err != nil {
 		return err
 	}
-	infos := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return !slices.Contains(s.report.Live, i.Config.Name) })
+	infos := slices.DeleteFunc(slices.Clone(s.infos), func(i *jetstream.StreamInfo) bool { return !s.isLive(i) })
 	if err := s.barrier(ctx, infos); err != nil {
 		return err
 	}
@@ -126,6 +134,9 @@ func (s *run) abandonLive() {
 // dropGone ends the copies of streams that were deleted since they began, and deletes what the
 // target has of them.
 func (s *run) dropGone(ctx context.Context) error {
+	if err := s.dropOpened(ctx); err != nil {
+		return err
+	}
 	for name, l := range s.lives {
 		if slices.Contains(s.report.Streams, name) {
 			continue

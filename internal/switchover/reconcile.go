@@ -69,16 +69,14 @@ func (l *live) settle(ctx context.Context, now map[string]consumerAtStart) error
 	if len(now) != len(l.before) {
 		return &errChanged{"consumers have come or gone"}
 	}
-	for name, n := range now {
+	return each(slices.Collect(maps.Keys(now)), func(name string) error {
+		n := now[name]
 		b, there := l.before[name]
 		if !there || !bytes.Equal(b.config, n.config) {
 			return &errChanged{fmt.Sprintf("consumer %s is new or has another configuration", name)}
 		}
-		if err := l.settleConsumer(ctx, name, &b.state, &n.state, n.config); err != nil {
-			return err
-		}
-	}
-	return nil
+		return l.settleConsumer(ctx, name, &b.state, &n.state, n.config)
+	})
 }
 
 // settleConsumer settles at the target what was settled here, and has the target wait for the

@@ -50,15 +50,16 @@ type run struct {
 	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
 	copiedAt    map[string][]*jetstream.ConsumerInfo // and what the old servers said of them, by stream
 
-	making     chan struct{}    // full while a stream is made or deleted, see turn
-	lives      map[string]*live // copies that follow their streams
+	making     chan struct{}      // full while a stream is made or deleted, see turn
+	lives      map[string]*live   // copies that follow their streams
+	opened     map[string]*opened // restores that have got nothing yet
 	cancelLive context.CancelFunc
 }
 
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), making: make(chan struct{}, 1)}
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), making: make(chan struct{}, 1)}
 	s.report.DryRun = c.DryRun
 	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
@@ -88,7 +89,7 @@ var errMaxWait = errors.New("publishers had waited for as long as MaxWait allows
 
 // move does everything from Hold to Commit. It returns the phase that failed.
 func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
-	if len(s.report.Live) > 0 {
+	if len(s.report.Live) > 0 || s.opensEarly() {
 		if err := s.phase(switchover.Precopy, func() error { return s.precopy(ctx) }); err != nil {
 			return switchover.Precopy, err
 		}
@@ -166,7 +167,7 @@ func (s *run) describeAgain(ctx context.Context) error {
 }
 
 func (s *run) copyAll(ctx context.Context) error {
-	return s.each(s.infos, func(info *jetstream.StreamInfo) error {
+	return each(s.infos, func(info *jetstream.StreamInfo) error {
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
@@ -175,18 +176,23 @@ func (s *run) copyAll(ctx context.Context) error {
 	})
 }
 
-// copyOne copies a stream, or ends the copy that has followed it. If that cannot be ended it
+// copyOne copies a stream, or ends what has begun before the hold. If that cannot be ended it
 // begins anew, while publishers wait.
 func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
-	l := s.lives[info.Config.Name]
-	if l == nil {
+	l, o := s.lives[info.Config.Name], s.opened[info.Config.Name]
+	var err error
+	switch {
+	case l != nil:
+		err = l.finish(ctx, info)
+	case o != nil:
+		err = o.fill(ctx, info)
+	default:
 		return s.copyHeld(ctx, info)
 	}
-	err := l.finish(ctx, info)
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
+	if _, changed := errors.AsType[*errChanged](err); ctx.Err() != nil || l == nil && !changed {
 		return fmt.Errorf("copy of stream %s: %w", info.Config.Name, err)
 	}
 	s.notLive(info.Config.Name)
@@ -230,7 +236,7 @@ func (s *run) verifyAll(ctx context.Context) error {
 	if s.Home != nil {
 		verify = s.verifyHome
 	}
-	return s.each(s.infos, func(info *jetstream.StreamInfo) error { return verify(ctx, info) })
+	return each(s.infos, func(info *jetstream.StreamInfo) error { return verify(ctx, info) })
 }
 
 // commit commits, if nobody else has been at the old server since the cut.
@@ -239,7 +245,7 @@ func (s *run) commit(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if s.Home != nil { // once more: somebody may have ended the fence since the streams were compared
-		if err := s.each(s.infos, func(info *jetstream.StreamInfo) error {
+		if err := each(s.infos, func(info *jetstream.StreamInfo) error {
 			return errors.Join(s.isFenced(ctx, info), s.isLeftAlone(ctx, info.Config.Name))
 		}); err != nil {
 			return err
@@ -252,34 +258,6 @@ func (s *run) commit(ctx context.Context) error {
 	return s.Bus.Commit(ids)
 }
 
-// each calls do for every stream, some at the same time, and returns the first errors. After
-// an error it begins no other stream.
-func (s *run) each(infos []*jetstream.StreamInfo, do func(*jetstream.StreamInfo) error) error {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
-	room := make(chan struct{}, maxParallel)
-	for _, info := range infos {
-		room <- struct{}{}
-		mu.Lock()
-		failed := len(errs) > 0
-		mu.Unlock()
-		if failed {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-room }()
-			if err := do(info); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
 // goBack leads the bus back to the old server and deletes the copies.
 func (s *run) goBack(phase switchover.Phase, why error) error {
 	fenced, gone := s.giveBack()
@@ -290,6 +268,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 		s.report.Waited = time.Since(s.held)
 	}
 	s.abandonLive()
+	s.abandonOpened()
 	failed := s.failed(phase, errors.Join(why, err))
 	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
 	defer cancel()
@@ -356,7 +335,7 @@ func (s *run) settle(ctx context.Context) error {
 	if s.report.Replicas == 1 {
 		return nil
 	}
-	err := s.each(s.infos, func(info *jetstream.StreamInfo) error { return s.replicated(ctx, info.Config.Name) })
+	err := each(s.infos, func(info *jetstream.StreamInfo) error { return s.replicated(ctx, info.Config.Name) })
 	if err != nil {
 		s.warn("not all replicas have the data yet: %v", err)
 	}
@@ -370,7 +349,7 @@ func (s *run) settle(ctx context.Context) error {
 func (s *run) wakeConsumers() {
 	ctx, cancel := context.WithTimeout(context.Background(), returnLimit)
 	defer cancel()
-	err := s.each(s.infos, func(info *jetstream.StreamInfo) error {
+	err := each(s.infos, func(info *jetstream.StreamInfo) error {
 		all, err := consumers(ctx, s.targetJS, info.Config.Name)
 		for _, c := range all {
 			subject := "$JS.API.CONSUMER.MSG.NEXT." + c.Stream + "." + c.Name // one that gets messages pushed ignores it

@@ -16,12 +16,12 @@ import (
 // turnGrace is how long the target may take to make a stream when it has what it needs.
 const turnGrace = 50 * time.Millisecond
 
-// turn waits until this switch makes or deletes no stream at a target alone. end lets the next
-// one go on; it may be called again.
+// makesInTurn reports whether the target is a server alone.
+func (s *run) makesInTurn() bool { return s.report.Replicas == 1 }
+
+// turn waits until this switch makes or deletes no stream. end lets the next one go on; it may be
+// called again.
 func (s *run) turn(ctx context.Context) (end func(), err error) {
-	if s.report.Replicas > 1 {
-		return func() {}, nil
-	}
 	select {
 	case s.making <- struct{}{}:
 	case <-ctx.Done():
@@ -38,11 +38,13 @@ func (s *run) turn(ctx context.Context) (end func(), err error) {
 
 // removeOne deletes a copy of this switch while others may be made.
 func (s *run) removeOne(ctx context.Context, name string) error {
-	end, err := s.turn(ctx)
-	if err != nil {
-		return err
+	if s.makesInTurn() {
+		end, err := s.turn(ctx)
+		if err != nil {
+			return err
+		}
+		defer end()
 	}
-	defer end()
 	return s.discard(ctx, name)
 }
 
@@ -60,6 +62,9 @@ func (s *run) discard(ctx context.Context, name string) error {
 // endTurn lets the next stream be made as soon as the target has the one of c. If the chunks until
 // now are too few for that, the turn goes on.
 func (c *copier) endTurn(ctx context.Context) {
+	if c.mayOthers == nil {
+		return
+	}
 	for began := time.Now(); time.Since(began) < turnGrace; {
 		if _, err := look(ctx, c.s.targetJS, c.name); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			c.mayOthers()

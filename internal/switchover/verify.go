@@ -24,12 +24,7 @@ func (s *run) verify(ctx context.Context, from *jetstream.StreamInfo) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range all {
-		if err := s.verifyConsumer(ctx, c, s.isVolatile(from)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(all, func(c *jetstream.ConsumerInfo) error { return s.verifyConsumer(ctx, c, s.isVolatile(from)) })
 }
 
 // isVolatile reports whether the server may change the stream by itself: then original and
@@ -112,7 +107,7 @@ func position(c *jetstream.ConsumerInfo) string {
 // barrier waits until every consumer of the old server has processed the settlements that
 // were sent to it. Streams and consumers that are deleted meanwhile have none to process.
 func (s *run) barrier(ctx context.Context, streams []*jetstream.StreamInfo) error {
-	return s.each(streams, func(info *jetstream.StreamInfo) error {
+	return each(streams, func(info *jetstream.StreamInfo) error {
 		all, err := consumers(ctx, s.sourceJS, info.Config.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return nil

@@ -1,0 +1,187 @@
+package switchover
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A cluster elects the leader of a stream when a restore begins, which takes longer than to copy a
+// small stream. So the restores of all streams that are copied in the hold begin before it. Until
+// then they get nothing but padding. The target has their names, and no stream that anybody could use.
+
+// openLimit is how long the target may take to elect the leader of a stream before the hold.
+const openLimit = 10 * time.Second
+
+var errNoLeader = fmt.Errorf("the target elected no leader for it within %v", openLimit)
+
+// opened is a restore that has begun before the hold.
+//
+// One goroutine, which runs keep, has it until done is closed; then the one that calls fill, or
+// remove.
+type opened struct {
+	*copier
+	created time.Time       // of the stream
+	config  json.RawMessage // of the stream, when the restore began
+	end     context.CancelFunc
+	done    chan struct{}
+	lost    error // why the restore is open no more; valid when done is closed
+	filled  bool  // it has got the stream, or some of it
+}
+
+// openAll begins the restores of the streams that are copied in the hold.
+func (s *run) openAll(ctx context.Context) error {
+	if !s.opensEarly() {
+		return nil
+	}
+	var mu sync.Mutex
+	return each(s.infos, func(info *jetstream.StreamInfo) error {
+		if s.isLive(info) {
+			return nil
+		}
+		o, err := s.openEarly(ctx, info)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil // it was deleted since
+		}
+		if err != nil {
+			return fmt.Errorf("the restore of stream %s: %w", info.Config.Name, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		s.opened[info.Config.Name] = o
+		return nil
+	})
+}
+
+// opensEarly reports whether the target elects leaders.
+func (s *run) opensEarly() bool { return s.Home == nil && s.report.Replicas > 1 }
+
+// openEarly begins the restore of one stream.
+func (s *run) openEarly(ctx context.Context, info *jetstream.StreamInfo) (*opened, error) {
+	config, err := s.configNow(ctx, info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.configOfCopy(config, info)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.newCopier(info.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	s.begun(c.name)
+	limited, cancel := context.WithTimeoutCause(ctx, openLimit, errNoLeader)
+	defer cancel()
+	restore, err := c.restore(limited, map[string]any{"config": body, "state": json.RawMessage("{}")})
+	if err == nil {
+		c.deliver, c.patience = restore.Deliver, livePatience
+		err = c.sendFirst(limited, []byte(padding))
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	ctx, end := context.WithCancel(ctx)
+	o := &opened{copier: c, created: info.Created, config: config, end: end, done: make(chan struct{})}
+	go o.keep(ctx) // ends with fill or remove
+	return o, nil
+}
+
+// configNow returns the configuration of a stream, as its snapshots have it.
+func (s *run) configNow(ctx context.Context, name string) (json.RawMessage, error) {
+	c, err := s.newCopier(name)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	reply, err := c.snapshot(ctx, chunkSize/4)
+	return reply.Config, err
+}
+
+// keep has the target keep the restore open, until ctx ends.
+func (o *opened) keep(ctx context.Context) {
+	defer close(o.done)
+	for sleep(ctx, padAfter) == nil {
+		if err := o.sendFirst(ctx, []byte(padding)); err != nil && ctx.Err() == nil {
+			o.lost = err
+			return
+		}
+	}
+}
+
+// fill copies the stream in the hold. info is the stream as it stays.
+func (o *opened) fill(ctx context.Context, info *jetstream.StreamInfo) error {
+	o.release()
+	defer o.close()
+	o.patience = chunkTimeout
+	return o.copy(ctx, info, func() error { return o.beginOpened(ctx, info) })
+}
+
+// release ends keep.
+func (o *opened) release() {
+	o.end()
+	<-o.done
+}
+
+// beginOpened has the old server begin. The target has begun before.
+func (o *opened) beginOpened(ctx context.Context, info *jetstream.StreamInfo) error {
+	if o.lost != nil {
+		return &errChanged{fmt.Sprintf("the target has given the restore up (%v)", o.lost)}
+	}
+	if !info.Created.Equal(o.created) {
+		return &errChanged{"the stream was deleted and created again"}
+	}
+	snapshot, err := o.snapshot(ctx, windowSize)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(snapshot.Config, o.config) {
+		return &errChanged{"the configuration of the stream has changed"}
+	}
+	o.filled = true
+	return nil
+}
+
+// isOpen reports whether the target waits for a stream that it has got nothing of.
+func (s *run) isOpen(ctx context.Context, name string) bool {
+	o := s.opened[name]
+	if o == nil || o.filled {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, pollLimit)
+	defer cancel()
+	return o.sendFirst(ctx, []byte(padding)) == nil
+}
+
+// dropOpened deletes what the target has of streams that were deleted since their restores began.
+func (s *run) dropOpened(ctx context.Context) error {
+	for name, o := range s.opened {
+		if slices.Contains(s.report.Streams, name) {
+			continue
+		}
+		o.release()
+		if err := s.removeOne(ctx, name); err != nil {
+			return fmt.Errorf("the restore of stream %s, which was deleted: %w", name, err)
+		}
+		o.close()
+		delete(s.opened, name)
+		s.forget(name)
+	}
+	return nil
+}
+
+// abandonOpened ends the restores that have got nothing. Their names stay until they are deleted.
+func (s *run) abandonOpened() {
+	for _, o := range s.opened {
+		o.release()
+		o.close()
+	}
+}
