@@ -216,8 +216,11 @@ func (s *busSwitch) Release(context.Context) {
 		}
 	}
 	s.b.answerFor(s.ids)
-	s.resume()
+	s.resumeMessages()
 }
+
+// ReleaseCalls implements engine.Bus.
+func (s *busSwitch) ReleaseCalls() { s.b.calls.Release() }
 
 // Settle implements engine.Bus. Consumers with keys share their durables from now on.
 func (s *busSwitch) Settle(ctx context.Context) {
@@ -250,11 +253,16 @@ func (s *busSwitch) Return(ctx context.Context) error {
 
 // resume ends Hold and HoldConsumers.
 func (s *busSwitch) resume() {
+	s.resumeMessages()
+	s.ReleaseCalls()
+}
+
+// resumeMessages has publishers, requests and consumers go on.
+func (s *busSwitch) resumeMessages() {
 	s.b.registry.Resume()
 	for _, c := range s.early {
 		c.engine.Quiescer().Resume()
 	}
-	s.b.calls.Release()
 }
 
 // Abort implements engine.Bus.

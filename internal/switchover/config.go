@@ -35,9 +35,12 @@ type Bus interface {
 	Commit(ids *dedup.IDs) error
 	// Connect leads the connection to the target. When ctx ends first, that goes on.
 	Connect(ctx context.Context) error
-	// Release ends Hold at the new server. It does not wait for anything. From now on the bus
+	// Release ends Hold at the new server, but not for calls that ask it and change streams: those
+	// go on with ReleaseCalls. It does not wait for anything. From now on the bus
 	// answers for the message IDs of Commit.
 	Release(ctx context.Context)
+	// ReleaseCalls ends the rest of Hold.
+	ReleaseCalls()
 	// Settle does what publishers need not wait for. It stops the old server.
 	Settle(ctx context.Context)
 
@@ -78,7 +81,7 @@ const (
 	returnLimit    = 5 * time.Second        // the way back
 	removeLimit    = 3 * time.Second        // then the deletion of copies
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
-	unmarkLimit    = time.Second            // within the time that publishers wait
+	unmarkLimit    = time.Second            // calls that ask the server wait for it
 	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo
 	pollLimit      = 200 * time.Millisecond // one question to a stream, which may have no leader
 	pollPause      = 3 * time.Millisecond

@@ -5,30 +5,53 @@ import (
 	"sync"
 )
 
+// group is goroutines that work on parts, and their errors.
+type group struct {
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	errs []error
+}
+
+// Go calls do in a goroutine.
+func (g *group) Go(do func() error) {
+	g.wg.Go(func() { g.add(do()) })
+}
+
+func (g *group) add(err error) {
+	if err == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.errs = append(g.errs, err)
+}
+
+// Wait waits for all goroutines, and returns their errors.
+func (g *group) Wait() error {
+	g.wg.Wait()
+	return errors.Join(g.errs...)
+}
+
+func (g *group) failed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.errs) > 0
+}
+
 // each calls do for all, some at the same time, and returns the first errors. After an error it
 // begins no other.
 func each[T any](all []T, do func(T) error) error {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
+	var g group
 	room := make(chan struct{}, maxParallel)
 	for _, one := range all {
 		room <- struct{}{}
-		mu.Lock()
-		failed := len(errs) > 0
-		mu.Unlock()
-		if failed {
+		if g.failed() {
 			break
 		}
-		wg.Go(func() {
+		g.wg.Go(func() {
 			defer func() { <-room }()
-			if err := do(one); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-			}
+			g.add(do(one))
 		})
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return g.Wait()
 }

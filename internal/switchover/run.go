@@ -50,6 +50,7 @@ type run struct {
 	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
 	copiedAt    map[string][]*jetstream.ConsumerInfo // and what the old servers said of them, by stream
 
+	comparing  group              // of consumers of copies that are complete
 	making     chan struct{}      // full while a stream is made or deleted, see turn
 	lives      map[string]*live   // copies that follow their streams
 	opened     map[string]*opened // restores that have got nothing yet
@@ -171,6 +172,7 @@ func (s *run) copyAll(ctx context.Context) error {
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
+			s.comparing.Go(func() error { return s.verifyConsumers(ctx, info) }) // the cluster elects their leaders while others are copied
 		}
 		return err
 	})
@@ -232,11 +234,11 @@ func (s *run) forget(name string) {
 
 func (s *run) verifyAll(ctx context.Context) error {
 	s.verified = time.Now()
-	verify := s.verify
 	if s.Home != nil {
-		verify = s.verifyHome
+		return each(s.infos, func(info *jetstream.StreamInfo) error { return s.verifyHome(ctx, info) })
 	}
-	return each(s.infos, func(info *jetstream.StreamInfo) error { return verify(ctx, info) })
+	err := each(s.infos, func(info *jetstream.StreamInfo) error { return s.verify(ctx, info) })
+	return errors.Join(err, s.comparing.Wait())
 }
 
 // commit commits, if nobody else has been at the old server since the cut.
@@ -267,6 +269,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	if !s.held.IsZero() {
 		s.report.Waited = time.Since(s.held)
 	}
+	_ = s.comparing.Wait() // ctx of the phases has ended
 	s.abandonLive()
 	s.abandonOpened()
 	failed := s.failed(phase, errors.Join(why, err))
@@ -287,7 +290,6 @@ func (s *run) failed(phase switchover.Phase, err error) *switchover.Error {
 func (s *run) finish(ctx context.Context) error {
 	var failed *switchover.Error
 	err := s.phase(switchover.Connect, func() error {
-		s.unmark(unmarkLimit)
 		ctx, cancel := context.WithTimeout(context.Background(), connectLimit)
 		defer cancel()
 		return s.Bus.Connect(ctx)
@@ -302,6 +304,8 @@ func (s *run) finish(ctx context.Context) error {
 	})
 	s.report.Waited = time.Since(s.held)
 	_ = s.phase(switchover.Settle, func() error {
+		s.unmark(unmarkLimit) // it changes streams, as calls may do
+		s.Bus.ReleaseCalls()
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
 		defer cancel()
 		s.Bus.Settle(limited)
