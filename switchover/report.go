@@ -14,7 +14,7 @@ type Phase string
 // The phases, in their order. Until Commit the bus can go back. From then on it cannot.
 const (
 	Preflight Phase = "preflight" // look for obstacles
-	Precopy   Phase = "precopy"   // large streams are copied while publishers go on; without such streams there is no such phase
+	Precopy   Phase = "precopy"   // while publishers go on: large streams are copied, and a cluster elects leaders for the others; if there is nothing of that, there is no such phase
 	Hold      Phase = "hold"      // publishers and new requests wait; consumers are held
 	Fence     Phase = "fence"     // on the way home: the old servers store nothing more in the streams
 	Cut       Phase = "cut"       // the connection to the old server ends, and that has processed everything

@@ -66,6 +66,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// pause sleeps between two questions: the longer the answer takes, the longer. Servers that elect
+// leaders have better things to do.
+func pause(ctx context.Context, began time.Time) error {
+	return sleep(ctx, min(max(pollPause, time.Since(began)/16), 10*pollPause))
+}
+
 // silentError is that a server lists streams of which it knows nothing else: they have no leader,
 // or none that it reaches.
 type silentError struct{ names []string }
@@ -148,7 +154,7 @@ func look(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.
 func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error {
 	const never = uint64(1) << 62 // a sequence that no stream reaches
 	subject := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", stream, consumer, never, never)
-	for {
+	for began := time.Now(); ; {
 		attempt, cancel := context.WithTimeout(ctx, pollLimit/2)
 		_, err := nc.RequestWithContext(attempt, subject, []byte("+WPI"))
 		cancel()
@@ -158,7 +164,7 @@ func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error 
 		case ctx.Err() != nil:
 			return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, context.Cause(ctx))
 		}
-		if err := sleep(ctx, pollPause); err != nil { // also on a connection that has ended, which fails at once
+		if err := pause(ctx, began); err != nil { // also on a connection that has ended, which fails at once
 			return err
 		}
 	}

@@ -33,6 +33,13 @@
 //	bulk → following → complete → settled → as here
 //	 └── failure → bulk, once      └── failure → a copy in the hold
 //
+// The other streams are copied in the hold. In a cluster their restores begin in the phase precopy,
+// and get nothing but padding until the hold: the cluster has elected their leaders then (ADR 27,
+// opened.go). Their consumers go on until the hold.
+//
+//	opened → filled → as here
+//	 └── the stream has changed → a copy in the hold
+//
 // On the way home the entries of its consumers are rewritten when it begins, and once more before
 // it is settled, since the snapshot of a cluster does not have what is unacknowledged (home_live.go).
 //
@@ -41,13 +48,15 @@
 // Run works on the goroutine of its caller. It starts one for each stream that is copied,
 // compared or watched, at most maxParallel at a time, and one more that reads the message IDs of
 // each stream that is copied. It waits for them. A live has a goroutine from the phase
-// precopy until the copy phase or the way back, which wait for it. An Undo has two while it tries.
+// precopy until the copy phase or the way back, which wait for it; an opened restore has one, too.
+// When a copy is complete a goroutine compares its consumers; the phase verify, or the way back,
+// waits for it. An Undo has two while it tries.
 //
 // # After a crash
 //
 //	killed in                    the next start       the next switch
 //	journal, held, cut           embedded             nothing to clean, or marked copies of precopy
-//	the precopy                  embedded             deletes the marked copies
+//	the precopy                  embedded             deletes the marked copies, also names without a stream
 //	copy, verify                 embedded             deletes the marked copies
 //	moved and later              at the target        removes the marks
 //

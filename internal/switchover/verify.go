@@ -41,12 +41,12 @@ func (s *run) isVolatile(info *jetstream.StreamInfo) bool {
 
 // await waits until the copy has a leader and all messages.
 func (s *run) await(ctx context.Context, from *jetstream.StreamInfo) (to *jetstream.StreamInfo, err error) {
-	for {
+	for began := time.Now(); ; {
 		to, err = look(ctx, s.targetJS, from.Config.Name)
 		if err == nil && to.State.LastSeq >= from.State.LastSeq {
 			return to, nil
 		}
-		if err := sleep(ctx, pollPause); err != nil {
+		if err := pause(ctx, began); err != nil {
 			return nil, err
 		}
 	}
@@ -61,12 +61,12 @@ func (s *run) verifyConsumer(ctx context.Context, from *jetstream.ConsumerInfo, 
 	if err := answers(ctx, s.Target, from.Stream, from.Name); err != nil {
 		return err
 	}
-	for {
+	for began := time.Now(); ; {
 		to, err := s.lookAtConsumer(ctx, from)
 		if err == nil && s.equal(from, to, volatile) {
 			return nil
 		}
-		if why := sleep(ctx, pollPause); why != nil {
+		if why := pause(ctx, began); why != nil {
 			if to != nil {
 				why = fmt.Errorf("the copy of consumer %s of stream %s differs: %s, and not %s: %w", from.Name, from.Stream, position(to), position(from), why)
 			}
