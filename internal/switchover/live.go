@@ -394,6 +394,9 @@ func (l *live) finish(ctx context.Context, info *jetstream.StreamInfo) (err erro
 		return fmt.Errorf("the end of the restore: %w", err)
 	}
 	l.deliver = "" // the restore has ended
+	if err := l.isMade(ctx, info); err != nil {
+		return err
+	}
 	if l.s.Home != nil {
 		if l.at, err = l.s.positionsHeld(ctx, info); err != nil {
 			return err
@@ -429,6 +432,23 @@ func (l *live) complete(ctx context.Context, info *jetstream.StreamInfo) error {
 		return err
 	}
 	return l.end(ctx)
+}
+
+// endLimit is how long the target may take to answer for a stream when its restore has ended.
+const endLimit = 3 * time.Second
+
+var errLost = fmt.Errorf("the target has not had the whole copy within %v", endLimit)
+
+// isMade returns an error unless the target has the copy: its server may have lost the lead while
+// the restore was open. Somebody else's stream of that name must not be changed.
+func (l *live) isMade(ctx context.Context, info *jetstream.StreamInfo) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, endLimit, errLost)
+	defer cancel()
+	there, err := l.s.await(ctx, info)
+	if err == nil && l.s.Home == nil && there.Config.Metadata[keyMark] != l.s.ID {
+		return errors.New("the target has another stream of that name now")
+	}
+	return err
 }
 
 // skip returns an entry that has the target leave out the sequences up to last: a message

@@ -92,6 +92,26 @@ func TestLiveCopyStaysOpen(t *testing.T) {
 	l.close()
 }
 
+// The end of a copy sees that the target has it, and not the stream of somebody else.
+func TestLiveCopyIsMade(t *testing.T) {
+	t.Parallel()
+	s := newRun(t)
+	l := &live{copier: &copier{s: s, name: "S"}}
+	info := s.newStream(t, 1)
+	if _, err := s.targetJS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.isMade(t.Context(), info); !errors.Is(err, errLost) {
+		t.Errorf("an empty stream: %v", err)
+	}
+	if _, err := s.targetJS.Publish(t.Context(), "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.isMade(t.Context(), info); err == nil || errors.Is(err, errLost) {
+		t.Errorf("another stream: %v", err)
+	}
+}
+
 // The hold ends the wait of copies that keep to a rate.
 func TestPaceEndsWithTheHold(t *testing.T) {
 	t.Parallel()
