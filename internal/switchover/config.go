@@ -80,6 +80,7 @@ const (
 	questionLimit  = 6 * time.Second        // one of them; servers wait 4 s for each other
 	returnLimit    = 5 * time.Second        // the way back
 	removeLimit    = 3 * time.Second        // then the deletion of copies
+	removeMore     = 20 * time.Millisecond  // for each of them
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
 	unmarkLimit    = time.Second            // calls that ask the server wait for it
 	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo

@@ -56,7 +56,7 @@
 //
 //	killed in                    the next start       the next switch
 //	journal, held, cut           embedded             nothing to clean, or marked copies of precopy
-//	the precopy                  embedded             deletes the marked copies, also names without a stream
+//	the precopy                  embedded             deletes the marked copies; those without a leader are an obstacle until the cluster has elected one
 //	copy, verify                 embedded             deletes the marked copies
 //	moved and later              at the target        removes the marks
 //

@@ -5,16 +5,23 @@ import (
 	"sync"
 )
 
-// group is goroutines that work on parts, and their errors.
+// group is goroutines that work on parts, at most maxParallel at a time, and their errors.
 type group struct {
+	room chan struct{}
 	wg   sync.WaitGroup
 	mu   sync.Mutex
 	errs []error
 }
 
+func newGroup() *group { return &group{room: make(chan struct{}, maxParallel)} }
+
 // Go calls do in a goroutine.
 func (g *group) Go(do func() error) {
-	g.wg.Go(func() { g.add(do()) })
+	g.wg.Go(func() {
+		g.room <- struct{}{}
+		defer func() { <-g.room }()
+		g.add(do())
+	})
 }
 
 func (g *group) add(err error) {
@@ -41,15 +48,14 @@ func (g *group) failed() bool {
 // each calls do for all, some at the same time, and returns the first errors. After an error it
 // begins no other.
 func each[T any](all []T, do func(T) error) error {
-	var g group
-	room := make(chan struct{}, maxParallel)
+	g := newGroup()
 	for _, one := range all {
-		room <- struct{}{}
+		g.room <- struct{}{}
 		if g.failed() {
 			break
 		}
 		g.wg.Go(func() {
-			defer func() { <-room }()
+			defer func() { <-g.room }()
 			g.add(do(one))
 		})
 	}

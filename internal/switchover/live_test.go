@@ -19,7 +19,7 @@ func newRun(t *testing.T) *run {
 	t.Helper()
 	here, there := testserver.New(t, testserver.WithJetStream), testserver.New(t, testserver.WithJetStream)
 	s := &run{Config: Config{Source: here.Conn(t), Target: there.Conn(t), ID: "test"}, report: switchover.Report{Replicas: 1},
-		ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), making: make(chan struct{}, 1)}
+		ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), comparing: newGroup(), making: make(chan struct{}, 1)}
 	var errs [2]error
 	s.sourceJS, errs[0] = jetstream.New(s.Source)
 	s.targetJS, errs[1] = jetstream.New(s.Target)

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,7 +41,6 @@ func (s *run) openAll(ctx context.Context) error {
 	if !s.opensEarly() {
 		return nil
 	}
-	var mu sync.Mutex
 	return each(s.infos, func(info *jetstream.StreamInfo) error {
 		if s.isLive(info) {
 			return nil
@@ -53,8 +52,8 @@ func (s *run) openAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("the restore of stream %s: %w", info.Config.Name, err)
 		}
-		mu.Lock()
-		defer mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.opened[info.Config.Name] = o
 		return nil
 	})
@@ -65,7 +64,9 @@ func (s *run) opensEarly() bool { return s.Home == nil && s.report.Replicas > 1 
 
 // openEarly begins the restore of one stream.
 func (s *run) openEarly(ctx context.Context, info *jetstream.StreamInfo) (*opened, error) {
-	config, err := s.configNow(ctx, info.Config.Name)
+	limited, cancel := context.WithTimeoutCause(ctx, openLimit, errNoLeader)
+	defer cancel()
+	config, err := s.configNow(limited, info.Config.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +79,6 @@ func (s *run) openEarly(ctx context.Context, info *jetstream.StreamInfo) (*opene
 		return nil, err
 	}
 	s.begun(c.name)
-	limited, cancel := context.WithTimeoutCause(ctx, openLimit, errNoLeader)
-	defer cancel()
 	restore, err := c.restore(limited, map[string]any{"config": body, "state": json.RawMessage("{}")})
 	if err == nil {
 		c.deliver, c.patience = restore.Deliver, livePatience
@@ -110,11 +109,23 @@ func (s *run) configNow(ctx context.Context, name string) (json.RawMessage, erro
 func (o *opened) keep(ctx context.Context) {
 	defer close(o.done)
 	for sleep(ctx, padAfter) == nil {
-		if err := o.sendFirst(ctx, []byte(padding)); err != nil && ctx.Err() == nil {
+		if err := o.isOpen(ctx); err != nil && ctx.Err() == nil {
 			o.lost = err
 			return
 		}
 	}
+}
+
+var errAnswers = errors.New("another server leads the stream, which is empty")
+
+// isOpen returns an error unless the target waits for the stream. It has the target wait longer. A
+// server that has lost the lead goes on to take what is sent to it; then somebody answers for the
+// stream.
+func (o *opened) isOpen(ctx context.Context) error {
+	if _, err := look(ctx, o.s.targetJS, o.name); err == nil {
+		return errAnswers
+	}
+	return o.sendFirst(ctx, []byte(padding))
 }
 
 // fill copies the stream in the hold. info is the stream as it stays.
@@ -133,6 +144,11 @@ func (o *opened) release() {
 
 // beginOpened has the old server begin. The target has begun before.
 func (o *opened) beginOpened(ctx context.Context, info *jetstream.StreamInfo) error {
+	if o.lost == nil {
+		limited, cancel := context.WithTimeout(ctx, 2*pollLimit)
+		defer cancel()
+		o.lost = o.isOpen(limited)
+	}
 	if o.lost != nil {
 		return &errChanged{fmt.Sprintf("the target has given the restore up (%v)", o.lost)}
 	}
@@ -150,29 +166,46 @@ func (o *opened) beginOpened(ctx context.Context, info *jetstream.StreamInfo) er
 	return nil
 }
 
-// isOpen reports whether the target waits for a stream that it has got nothing of.
-func (s *run) isOpen(ctx context.Context, name string) bool {
-	o := s.opened[name]
+// openedOf returns the restore of a stream that has begun before the hold, or nil.
+func (s *run) openedOf(name string) *opened {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened[name]
+}
+
+// removeOpened deletes a restore that has got nothing: nobody answers for it. It reports whether
+// that was done.
+func (s *run) removeOpened(ctx context.Context, name string) bool {
+	o := s.openedOf(name)
 	if o == nil || o.filled {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, pollLimit)
+	s.mu.Lock()
+	delete(s.opened, name) // its server goes on to take padding
+	s.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, 2*pollLimit)
 	defer cancel()
-	return o.sendFirst(ctx, []byte(padding)) == nil
+	return o.isOpen(limited) == nil && s.deleteOwn(ctx, name)
+}
+
+// allOpened returns the restores that have begun before the hold.
+func (s *run) allOpened() map[string]*opened {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.opened)
 }
 
 // dropOpened deletes what the target has of streams that were deleted since their restores began.
 func (s *run) dropOpened(ctx context.Context) error {
-	for name, o := range s.opened {
+	for name, o := range s.allOpened() {
 		if slices.Contains(s.report.Streams, name) {
 			continue
 		}
 		o.release()
+		o.close()
 		if err := s.removeOne(ctx, name); err != nil {
 			return fmt.Errorf("the restore of stream %s, which was deleted: %w", name, err)
 		}
-		o.close()
-		delete(s.opened, name)
 		s.forget(name)
 	}
 	return nil
@@ -180,7 +213,7 @@ func (s *run) dropOpened(ctx context.Context) error {
 
 // abandonOpened ends the restores that have got nothing. Their names stay until they are deleted.
 func (s *run) abandonOpened() {
-	for _, o := range s.opened {
+	for _, o := range s.allOpened() {
 		o.release()
 		o.close()
 	}

@@ -49,8 +49,8 @@ func (s *run) removeOwn(ctx context.Context, name string) error {
 	if !s.isOwn(name) {
 		return removeCopy(ctx, s.targetJS, name, s.ID)
 	}
-	if s.isOpen(ctx, name) && s.deleteOwn(ctx, name) {
-		return nil // no look: nobody answers for it
+	if s.removeOpened(ctx, name) {
+		return nil
 	}
 	for began := time.Now(); ; {
 		info, err := look(ctx, s.targetJS, name)

@@ -66,9 +66,16 @@ func (s *run) isLive(info *jetstream.StreamInfo) bool {
 // precopy copies the large streams while publishers go on, until little is left of each.
 // Then the copies follow their streams, until the copy phase ends them.
 func (s *run) precopy(ctx context.Context) error {
-	if err := s.openAll(ctx); err != nil || len(s.report.Live) == 0 {
-		return err
+	if len(s.report.Live) > 0 {
+		if err := s.copyLive(ctx); err != nil {
+			return err
+		}
 	}
+	return s.openAll(ctx) // last: meanwhile whoever lists the streams of the target waits
+}
+
+// copyLive copies the large streams.
+func (s *run) copyLive(ctx context.Context) error {
 	if err := s.Bus.HoldConsumers(ctx, s.report.Live); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ type run struct {
 	positionsOf map[string]map[string]*consumerState // then where consumers are, by stream and name; nil if not known
 	copiedAt    map[string][]*jetstream.ConsumerInfo // and what the old servers said of them, by stream
 
-	comparing  group              // of consumers of copies that are complete
+	comparing  *group             // of consumers of copies that are complete
 	making     chan struct{}      // full while a stream is made or deleted, see turn
 	lives      map[string]*live   // copies that follow their streams
 	opened     map[string]*opened // restores that have got nothing yet
@@ -60,7 +60,7 @@ type run struct {
 // Run switches. It returns what it did, also with an error. Errors are a
 // *switchover.ObstacleError, a *switchover.Error, and before anything was done others.
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
-	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), making: make(chan struct{}, 1)}
+	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), comparing: newGroup(), making: make(chan struct{}, 1)}
 	s.report.DryRun = c.DryRun
 	c.Target.SetErrorHandler(s.onTargetError)
 	var err error
@@ -90,7 +90,7 @@ var errMaxWait = errors.New("publishers had waited for as long as MaxWait allows
 
 // move does everything from Hold to Commit. It returns the phase that failed.
 func (s *run) move(ctx context.Context) (failed switchover.Phase, err error) {
-	if len(s.report.Live) > 0 || s.opensEarly() {
+	if len(s.report.Live) > 0 || s.opensEarly() && len(s.infos) > 0 {
 		if err := s.phase(switchover.Precopy, func() error { return s.precopy(ctx) }); err != nil {
 			return switchover.Precopy, err
 		}
@@ -172,7 +172,7 @@ func (s *run) copyAll(ctx context.Context) error {
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
-			s.comparing.Go(func() error { return s.verifyConsumers(ctx, info) }) // the cluster elects their leaders while others are copied
+			s.comparing.Go(func() error { return s.verifyConsumers(ctx, info) }) // meanwhile others are copied
 		}
 		return err
 	})
@@ -181,7 +181,7 @@ func (s *run) copyAll(ctx context.Context) error {
 // copyOne copies a stream, or ends what has begun before the hold. If that cannot be ended it
 // begins anew, while publishers wait.
 func (s *run) copyOne(ctx context.Context, info *jetstream.StreamInfo) error {
-	l, o := s.lives[info.Config.Name], s.opened[info.Config.Name]
+	l, o := s.lives[info.Config.Name], s.openedOf(info.Config.Name)
 	var err error
 	switch {
 	case l != nil:
@@ -222,7 +222,9 @@ func (s *run) begun(name string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.made = append(s.made, name)
+	if !slices.Contains(s.made, name) {
+		s.made = append(s.made, name)
+	}
 }
 
 // forget undoes begun.
@@ -237,8 +239,10 @@ func (s *run) verifyAll(ctx context.Context) error {
 	if s.Home != nil {
 		return each(s.infos, func(info *jetstream.StreamInfo) error { return s.verifyHome(ctx, info) })
 	}
-	err := each(s.infos, func(info *jetstream.StreamInfo) error { return s.verify(ctx, info) })
-	return errors.Join(err, s.comparing.Wait())
+	if err := each(s.infos, func(info *jetstream.StreamInfo) error { return s.verify(ctx, info) }); err != nil {
+		return err
+	}
+	return s.comparing.Wait()
 }
 
 // commit commits, if nobody else has been at the old server since the cut.
@@ -273,7 +277,7 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	s.abandonLive()
 	s.abandonOpened()
 	failed := s.failed(phase, errors.Join(why, err))
-	ctx, cancel = context.WithTimeout(context.Background(), removeLimit)
+	ctx, cancel = context.WithTimeout(context.Background(), removeLimit+time.Duration(len(s.made))*removeMore)
 	defer cancel()
 	if failed.LeftBehind = failing(s.made, func(name string) error { return s.removeOwn(ctx, name) }); len(failed.LeftBehind) == 0 && fenced == nil {
 		failed.Err = errors.Join(failed.Err, s.Bus.Abort())
@@ -304,7 +308,7 @@ func (s *run) finish(ctx context.Context) error {
 	})
 	s.report.Waited = time.Since(s.held)
 	_ = s.phase(switchover.Settle, func() error {
-		s.unmark(unmarkLimit) // it changes streams, as calls may do
+		s.unmark(unmarkLimit) // it changes streams, as some calls do
 		s.Bus.ReleaseCalls()
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
 		defer cancel()

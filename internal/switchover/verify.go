@@ -29,7 +29,12 @@ func (s *run) verifyConsumers(ctx context.Context, from *jetstream.StreamInfo) e
 	if err != nil {
 		return err
 	}
-	return each(all, func(c *jetstream.ConsumerInfo) error { return s.verifyConsumer(ctx, c, s.isVolatile(from)) })
+	for _, c := range all { // in turn: the servers elect the leaders of all meanwhile
+		if err := s.verifyConsumer(ctx, c, s.isVolatile(from)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // isVolatile reports whether the server may change the stream by itself: then original and
@@ -43,13 +48,20 @@ func (s *run) isVolatile(info *jetstream.StreamInfo) bool {
 func (s *run) await(ctx context.Context, from *jetstream.StreamInfo) (to *jetstream.StreamInfo, err error) {
 	for began := time.Now(); ; {
 		to, err = look(ctx, s.targetJS, from.Config.Name)
-		if err == nil && to.State.LastSeq >= from.State.LastSeq {
+		if err == nil && to.State.LastSeq >= from.State.LastSeq && s.isAssigned(to) {
 			return to, nil
 		}
 		if err := pause(ctx, began); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// isAssigned reports whether the servers of a cluster have the copy together. A server that has lost the
+// lead, and got it back, may have it for itself.
+func (s *run) isAssigned(to *jetstream.StreamInfo) bool {
+	c := to.Cluster
+	return s.report.Replicas == 1 || c != nil && c.Leader != "" && len(c.Replicas) == s.report.Replicas-1
 }
 
 // verifyConsumer waits until the copy of a consumer takes settlements, and compares it. What
