@@ -45,7 +45,7 @@ func (s *run) newStream(t *testing.T, n int) *jetstream.StreamInfo {
 
 func (s *run) infoOfS(t *testing.T) *jetstream.StreamInfo {
 	t.Helper()
-	info, err := look(t.Context(), s.sourceJS, "S")
+	info, err := s.lookHere(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,6 +76,7 @@ func eventuallyMakes(t *testing.T, js jetstream.JetStream) {
 func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	t.Parallel()
 	s, info := newClusterRun(t)
+	s.infos = nil
 	begin := func() error {
 		c, err := s.newCopier("S")
 		if err != nil {
