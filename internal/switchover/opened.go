@@ -132,7 +132,6 @@ func (o *opened) isOpen(ctx context.Context) error {
 func (o *opened) fill(ctx context.Context, info *jetstream.StreamInfo) error {
 	o.release()
 	defer o.close()
-	o.patience = chunkTimeout
 	return o.copy(ctx, info, func() error { return o.beginOpened(ctx, info) })
 }
 
@@ -145,9 +144,7 @@ func (o *opened) release() {
 // beginOpened has the old server begin. The target has begun before.
 func (o *opened) beginOpened(ctx context.Context, info *jetstream.StreamInfo) error {
 	if o.lost == nil {
-		limited, cancel := context.WithTimeout(ctx, 2*pollLimit)
-		defer cancel()
-		o.lost = o.isOpen(limited)
+		o.lost = o.isOpen(ctx)
 	}
 	if o.lost != nil {
 		return &errChanged{fmt.Sprintf("the target has given the restore up (%v)", o.lost)}
@@ -162,7 +159,7 @@ func (o *opened) beginOpened(ctx context.Context, info *jetstream.StreamInfo) er
 	if !bytes.Equal(snapshot.Config, o.config) {
 		return &errChanged{"the configuration of the stream has changed"}
 	}
-	o.filled = true
+	o.filled, o.patience = true, chunkTimeout
 	return nil
 }
 
