@@ -242,8 +242,8 @@ func TestMarshalSaysWhere(t *testing.T) {
 		"json function in any": {codec.JSON, map[string]any{"a": []any{1, func() {}}}, `func() in map[string]interface {} (["a"][1])`},
 		"json complex":         {codec.JSON, map[string]complex64{"a": 1}, `cannot use complex64 in map[string]complex64 (["a"])`},
 		"json NaN":             {codec.JSON, struct{ Items []any }{[]any{math.NaN()}}, "in Items[0]: JSON has no NaN"},
-		"json infinity":        {codec.JSON, []float32{1, float32(math.Inf(-1))}, "in [1]: JSON has no NaN"},
-		"json alone":           {codec.JSON, math.Inf(1), "encode float64: JSON has no NaN"},
+		"json infinity":        {codec.JSON, []float32{1, float32(math.Inf(-1))}, "in [1]: JSON has no -Inf"},
+		"json alone":           {codec.JSON, math.Inf(1), "encode float64: JSON has no +Inf"},
 		"json ring":            {codec.JSON, map[string]ring{"a": {}, "b": loop}, "cannot use func()"},
 		"cbor channel":         {codec.CBOR, struct{ Items []item }{[]item{{}}}, "chan int in struct { Items []codec_test.item } (Items[0].Done)"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"unicode/utf8"
@@ -68,10 +69,7 @@ func (f *format) checkText(v reflect.Value) error {
 // The value may contain itself.
 const maxSearched = 100_000
 
-var (
-	errNoNumber    = errors.New("JSON has no NaN and no infinity; leave the field out with a pointer or the option omitempty, or use codec.CBOR")
-	errNotSearched = errors.New("the value has too many parts")
-)
+var errNotSearched = errors.New("the value has too many parts")
 
 // encodeError returns the error of Marshal for err, with which a library refused v. It says where
 // in v the part is that no format has.
@@ -90,7 +88,7 @@ func (f *format) encodeError(v any, want string, err error) error {
 			return &TypeError{Codec: f.name, Type: part.Type(), Want: want}
 		case reflect.Float32, reflect.Float64:
 			if f == jsonFormat && (math.IsNaN(part.Float()) || math.IsInf(part.Float(), 0)) {
-				return errNoNumber
+				return fmt.Errorf("JSON has no %v; leave the field out with a pointer that is nil, or use codec.CBOR", part.Float())
 			}
 		}
 		return nil
