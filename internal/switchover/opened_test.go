@@ -26,7 +26,7 @@ func newClusterRun(t *testing.T) (*run, *jetstream.StreamInfo) {
 
 // A restore that begins before the hold gets the stream in it, also much later than a restore
 // without chunks lasts.
-func TestOpenedRestore(t *testing.T) {
+func TestClusterOpensRestore(t *testing.T) {
 	t.Parallel()
 	s, _ := newClusterRun(t)
 	if err := s.openAll(t.Context()); err != nil {
@@ -50,7 +50,7 @@ func TestOpenedRestore(t *testing.T) {
 const silentLimit = 5500 * time.Millisecond
 
 // A stream that has changed since its restore began is copied anew.
-func TestOpenedRestoreOfAStreamThatHasChanged(t *testing.T) {
+func TestClusterOpensRestoreOfAStreamThatHasChanged(t *testing.T) {
 	t.Parallel()
 	s, info := newClusterRun(t)
 	if err := s.openAll(t.Context()); err != nil {
@@ -71,7 +71,7 @@ func TestOpenedRestoreOfAStreamThatHasChanged(t *testing.T) {
 
 // What has begun and got nothing goes at once: when the stream is deleted, and on the way back. The
 // name is free then.
-func TestOpenedRestoreThatIsNotWanted(t *testing.T) {
+func TestClusterOpensRestoreThatIsNotWanted(t *testing.T) {
 	t.Parallel()
 	s, _ := newClusterRun(t)
 	for what, remove := range map[string]func() error{
