@@ -37,7 +37,7 @@ func inPhases(t *testing.T, prefix string, phases []switchover.Phase, test func(
 	var waiting sync.WaitGroup
 	for _, phase := range phases {
 		switch phase {
-		case switchover.Preflight, switchover.Commit, switchover.Connect:
+		case switchover.Preflight, switchover.Commit, switchover.Connect, switchover.Settle:
 			waiting.Go(func() { t.Run(prefix+string(phase), func(t *testing.T) { test(t, phase) }) })
 		default:
 			t.Run(prefix+string(phase), func(t *testing.T) {
