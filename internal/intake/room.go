@@ -19,6 +19,8 @@ const (
 	storingTakes = 50 * time.Microsecond
 	// pressedFor is how long it counts that messages of other keys had too little room.
 	pressedFor = time.Second
+	// fewInBatch is how many messages of a batch make a worker busy.
+	fewInBatch = 10
 	// knownFor is how long a key is known after a message of it was done.
 	knownFor = 10 * time.Second
 )
@@ -118,13 +120,14 @@ func (k *keyed) takenLocked() (behind int) {
 	return behind + k.followers.behind
 }
 
-// hasIdleWorkers reports whether more messages could run than there are.
+// hasIdleWorkers reports whether more messages could run than there are. Where they run in batches, a
+// worker is busy with a few already: its batch took all there were.
 func (k *keyed) hasIdleWorkers() bool {
 	ready, _ := k.d.queue.Backlog()
 	if k.d.cfg.Batch.Run != nil {
 		ready += k.lanes.Ready()
 	}
-	return k.d.queue.InFlight()+ready < k.d.cfg.atOnce()
+	return k.d.queue.InFlight()+ready < min(k.d.cfg.atOnce(), k.d.cfg.Concurrency*fewInBatch)
 }
 
 // knowsOthersLocked reports whether there are messages of several keys: some are here, or were

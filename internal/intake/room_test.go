@@ -4,6 +4,9 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/omnibus-go/bus/internal/settle"
+	"github.com/omnibus-go/bus/internal/wire"
 )
 
 // Time counts as lost only between a look at which it is and the next one. A tenth of the other
@@ -100,5 +103,32 @@ func TestKnownOthers(t *testing.T) {
 	k.room.done("l")
 	if now := time.Now(); !k.knowsOthersLocked(now) || k.knowsOthersLocked(now.Add(knownFor)) {
 		t.Error("another key is known for a while")
+	}
+}
+
+// A worker is busy with a few messages of a batch, and with one where there are no batches.
+func TestIdleWorkers(t *testing.T) {
+	t.Parallel()
+	run := func([]wire.Delivery, []settle.Outcome) {}
+	for _, one := range []struct {
+		name string
+		size int
+		run  func([]wire.Delivery, []settle.Outcome)
+		busy int // as many messages keep two workers busy
+	}{{"no batches", 0, nil, 2}, {"batches of 3", 3, run, 6}, {"batches of 100", 100, run, 20}} {
+		t.Run(one.name, func(t *testing.T) {
+			t.Parallel()
+			k := newTestFollowers(nil).k
+			k.d.cfg.Concurrency, k.d.cfg.Batch = 2, Batch{Size: one.size, Run: one.run}
+			for n := range one.busy {
+				if !k.hasIdleWorkers() {
+					t.Errorf("with %d messages no worker is idle", n)
+				}
+				k.d.push(*fromSource(0, uint64(n+1)))
+			}
+			if k.hasIdleWorkers() {
+				t.Errorf("with %d messages a worker is idle", one.busy)
+			}
+		})
 	}
 }
