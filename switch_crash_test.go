@@ -31,22 +31,23 @@ func isCommitted(p switchover.Phase) bool {
 // livePhases are where a process or a target can die that copies a large stream.
 var livePhases = []switchover.Phase{switchover.Precopy, "precopy chunk", "end of a live copy", "verify a live copy"}
 
-// inPhases runs a test for each phase. A bus waits tens of seconds for a target that goes away in
-// some of them: these run at once, on one of the places that parallel tests share.
-func inPhases(t *testing.T, prefix string, phases []switchover.Phase, test func(*testing.T, switchover.Phase)) {
-	var waiting sync.WaitGroup
+// inPhases runs a test for each phase. A bus waits tens of seconds for a target that goes away in some of
+// them. So these tests run one after another until they have called gone, which they do when the target
+// goes away. From then on they run at once, on one of the places that parallel tests share.
+func inPhases(t *testing.T, prefix string, phases []switchover.Phase, test func(t *testing.T, phase switchover.Phase, gone func())) {
+	var all sync.WaitGroup
+	var turn sync.Mutex
 	for _, phase := range phases {
-		switch phase {
-		case switchover.Preflight, switchover.Commit, switchover.Connect, switchover.Settle:
-			waiting.Go(func() { t.Run(prefix+string(phase), func(t *testing.T) { test(t, phase) }) })
-		default:
+		all.Go(func() {
 			t.Run(prefix+string(phase), func(t *testing.T) {
-				t.Parallel()
-				test(t, phase)
+				turn.Lock()
+				gone := sync.OnceFunc(turn.Unlock)
+				t.Cleanup(gone)
+				test(t, phase, gone)
 			})
-		}
+		})
 	}
-	waiting.Wait()
+	all.Wait()
 }
 
 // reached reports whether a switch has come to a phase.
@@ -317,7 +318,7 @@ func TestTargetKilledWhileSwitching(t *testing.T) {
 }
 
 // switchToKilled switches to a server that is killed in a phase.
-func switchToKilled(t *testing.T, phase switchover.Phase) {
+func switchToKilled(t *testing.T, phase switchover.Phase, gone func()) {
 	all, urls := servers(t, 1)
 	target := all[0]
 	b := openOn(t, t.TempDir())
@@ -330,6 +331,7 @@ func switchToKilled(t *testing.T, phase switchover.Phase) {
 	_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(3*time.Second), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 		if reached(p, phase) {
 			once.Do(target.end)
+			gone()
 		}
 	}))
 	failed, ok := errors.AsType[*switchover.Error](err)

@@ -19,22 +19,22 @@ import (
 // at the target then.
 func TestTargetFrozenWhileSwitching(t *testing.T) {
 	t.Parallel()
-	inPhases(t, "", slices.Concat([]switchover.Phase{switchover.Preflight}, switchPhases, livePhases), func(t *testing.T, phase switchover.Phase) {
-		switchToFrozen(t, 1, phase)
+	inPhases(t, "", slices.Concat([]switchover.Phase{switchover.Preflight}, switchPhases, livePhases), func(t *testing.T, phase switchover.Phase, gone func()) {
+		switchToFrozen(t, 1, phase, gone)
 	})
 }
 
 // The same with a cluster, of which every server is frozen.
 func TestClusterFrozenWhileSwitching(t *testing.T) {
 	t.Parallel()
-	inPhases(t, "cluster, ", []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect}, func(t *testing.T, phase switchover.Phase) {
+	inPhases(t, "cluster, ", []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect}, func(t *testing.T, phase switchover.Phase, gone func()) {
 		needsCluster(t)
-		switchToFrozen(t, 3, phase)
+		switchToFrozen(t, 3, phase, gone)
 	})
 }
 
 // switchToFrozen switches to servers that are frozen in a phase.
-func switchToFrozen(t *testing.T, n int, phase switchover.Phase) {
+func switchToFrozen(t *testing.T, n int, phase switchover.Phase, gone func()) {
 	all, urls := servers(t, n)
 	freeze := func() {
 		for _, p := range all {
@@ -55,6 +55,7 @@ func switchToFrozen(t *testing.T, n int, phase switchover.Phase) {
 	report, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(time.Second), switchover.CopyRate(512<<10), switchover.OnProgress(func(p switchover.Progress) {
 		if reached(p, phase) {
 			once.Do(freeze)
+			gone()
 		}
 	}))
 	t.Logf("%v, waited %v: %v", time.Since(began), report.Waited, err)
