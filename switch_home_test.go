@@ -97,7 +97,7 @@ func TestSwitchHomeUnderLoad(t *testing.T) {
 			_, urls := servers(t, n)
 			messages := switchMessages(t)
 			b := openOn(t, t.TempDir(), bus.WithURL(urls), bus.WithTimeout(time.Minute), bus.WithMaxMemory(1<<30))
-			l := newSwitchLoad(t, b)
+			l := newSwitchLoad(t, b, messages)
 			l.run()
 			l.stored(messages)
 			report := goHome(t, b, switchover.MaxWait(time.Minute))
