@@ -27,7 +27,7 @@ func TestTargetFrozenWhileSwitching(t *testing.T) {
 // The same with a cluster, of which every server is frozen.
 func TestClusterFrozenWhileSwitching(t *testing.T) {
 	t.Parallel()
-	inPhases(t, "cluster, ", []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect}, func(t *testing.T, phase switchover.Phase, gone func()) {
+	inPhases(t, "cluster, ", []switchover.Phase{switchover.Copy, switchover.Verify, switchover.Connect, switchover.Settle}, func(t *testing.T, phase switchover.Phase, gone func()) {
 		needsCluster(t)
 		switchToFrozen(t, 3, phase, gone)
 	})
@@ -63,6 +63,9 @@ func switchToFrozen(t *testing.T, n int, phase switchover.Phase, gone func()) {
 	committed := err == nil || failed != nil && failed.Committed
 	if committed != (isCommitted(phase) || phase == switchover.Commit) {
 		t.Fatalf("SwitchTo = %v", err)
+	}
+	if took := time.Since(began); phase == switchover.Settle && took > 25*time.Second {
+		t.Errorf("SwitchTo returned after %v", took)
 	}
 	if report.Waited > 10*time.Second || !committed && report.Waited > 1500*time.Millisecond {
 		t.Errorf("publishers waited for %v", report.Waited)

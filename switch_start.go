@@ -61,8 +61,8 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	b.answerForMoved(m)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if left := engine.RemoveMarks(ctx, b.core.JetStream, m.Streams, m.ID); len(left) > 0 {
-		c.logger.Warn("the mark of the switch is still on streams; the next start removes it", "streams", left)
+	if left, err := engine.RemoveMarks(ctx, b.core.JetStream, m.Streams, m.ID); err != nil {
+		c.logger.Warn("the mark of the switch is still on streams; the next start removes it", "streams", left, "error", translate(err))
 	}
 	return b, nil
 }
@@ -115,9 +115,9 @@ func (b *Bus) giveBack(ctx context.Context, nc *nats.Conn, m storedir.Move, lead
 	if withoutCredentials(leads) != m.Target && len(m.Subjects) > 0 && !engine.AnyFenced(ctx, js, m.ID, m.Subjects) {
 		return fmt.Errorf("a switch home from %s was interrupted, and streams there may not have their subjects back; use that URL once", m.Target)
 	}
-	left, deleted := engine.GiveBack(ctx, js, m.ID, m.Subjects)
-	if len(left) > 0 {
-		return &switchover.FencedError{Target: m.Target, Streams: left, Err: ErrTimeout}
+	left, deleted, err := engine.GiveBack(ctx, js, m.ID, m.Subjects)
+	if err != nil {
+		return &switchover.FencedError{Target: m.Target, Streams: left, Err: translate(err)}
 	}
 	if len(deleted) > 0 {
 		b.cfg.logger.Warn("a switch home had taken the subjects of streams, and cannot give them back: somebody has deleted the streams since", "target", m.Target, "streams", deleted)
@@ -168,14 +168,13 @@ func (b *Bus) tellCommitted(ctx context.Context, nc *nats.Conn, dir *storedir.Di
 	}
 	js, err := jetstream.New(nc)
 	if err == nil {
-		if left := engine.MarkLeft(ctx, js, m.ID, m.Streams); len(left) > 0 {
-			err = fmt.Errorf("the streams %v do not say so yet: %w", left, ErrTimeout)
-		} else {
-			err = dir.EndMove()
-		}
+		_, err = engine.MarkLeft(ctx, js, m.ID, m.Streams)
+	}
+	if err == nil {
+		err = dir.EndMove()
 	}
 	if err != nil {
-		b.warnUntold(m, err)
+		b.warnUntold(m, translate(err))
 	}
 }
 

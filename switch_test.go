@@ -497,6 +497,33 @@ func TestSwitchToNamesAMissingPermission(t *testing.T) {
 	asError[*switchover.Error](t, err, `at the target its user may not publish to "$JS.API.STREAM.RESTORE.S": let that user publish to $JS.API.STREAM.RESTORE.S;`)
 }
 
+// One that is missing when the copies count does not make the switch fail, and nobody waits for it.
+// The report says what is missing, and so does the log of the next start.
+func TestSwitchToNamesAMissingPermissionAfterTheCommit(t *testing.T) {
+	t.Parallel()
+	url, dir := annDenied(t, "$JS.API.STREAM.UPDATE.S"), t.TempDir()
+	b := openOn(t, dir)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	began := time.Now()
+	report := switchTo(t, b, url, bus.WithUser("ann", "x"))
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("SwitchTo took %v", took)
+	}
+	const names = `"$JS.API.STREAM.UPDATE.S"`
+	if all := fmt.Sprint(report.Warnings); !strings.Contains(all, "the mark of the switch is still on the streams [S]") ||
+		!strings.Contains(all, `at the target its user may not publish to `+names+`: let that user publish to $JS.API.STREAM.UPDATE.S;`) {
+		t.Errorf("the warnings are %v", all)
+	}
+	storeNumbers(t, st, 1, 10)
+	must(t, b.Close())
+	log, lines := logTo(hclog.Warn)
+	openOn(t, dir, bus.WithUser("ann", "x"), log)
+	if all := said(lines(t), "the mark of the switch is still on streams; the next start removes it"); len(all) != 1 ||
+		!strings.Contains(fmt.Sprint(all), "the user of this connection may not publish there") {
+		t.Errorf("the log says %v", all)
+	}
+}
+
 // annDenied starts a target whose user ann, with the password x, may not publish to subjects.
 func annDenied(t *testing.T, subjects ...string) (url string) {
 	t.Helper()

@@ -83,7 +83,7 @@ const (
 	removeMore     = 20 * time.Millisecond  // for each of them
 	connectLimit   = 5 * time.Second        // publishers wait no longer for the connection to the target
 	unmarkLimit    = time.Second            // calls that ask the server wait for it
-	settleLimit    = 30 * time.Second       // nobody waits for it but the caller of SwitchTo
+	settleLimit    = 30 * time.Second       // of replicas that answer; nobody waits for them but the caller of SwitchTo
 	pollLimit      = 200 * time.Millisecond // one question to a stream, which may have no leader
 	pollPause      = 3 * time.Millisecond
 	maxLive        = 4  // large streams at a time that are copied before the hold

@@ -2,6 +2,7 @@ package switchover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -309,9 +310,12 @@ func (s *run) giveBack() (fenced, gone error) {
 			_ = s.fenceOne(ctx, info.Config)
 		}
 	}
-	left, deleted := GiveBack(ctx, s.sourceJS, s.ID, s.subjects)
+	left, deleted, err := GiveBack(ctx, s.sourceJS, s.ID, s.subjects)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %v", limit)
+	}
 	if len(left) > 0 {
-		fenced = &switchover.FencedError{Target: s.Home.From, Streams: left, Err: fmt.Errorf("no answer within %v", limit)}
+		fenced = &switchover.FencedError{Target: s.Home.From, Streams: left, Err: err}
 	}
 	if len(deleted) > 0 {
 		gone = fmt.Errorf("somebody has deleted the streams %v at the old servers meanwhile", deleted)
@@ -330,10 +334,11 @@ func AnyFenced(ctx context.Context, js jetstream.JetStream, id string, subjects 
 }
 
 // GiveBack ends the fence of a switch: the streams get their subjects back. It may be called
-// again. It returns the streams that do not have them yet, and those that somebody has deleted, both sorted.
-func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left, deleted []string) {
+// again. It returns the streams that do not have them yet, and those that somebody has deleted, both
+// sorted. err is why one does not have them.
+func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects map[string][]string) (left, deleted []string, err error) {
 	var mu sync.Mutex
-	left = failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
+	left, err = failing(slices.Collect(maps.Keys(subjects)), func(name string) error {
 		found, err := updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) {
 			delete(c.Metadata, wire.KeyMoved)
 			c.Subjects = subjects[name]
@@ -346,12 +351,13 @@ func GiveBack(ctx context.Context, js jetstream.JetStream, id string, subjects m
 		return err
 	})
 	slices.Sort(deleted)
-	return left, deleted
+	return left, deleted, err
 }
 
 // MarkLeft has the old servers know that a switch home is committed: until then nobody may delete
-// what it leaves there. It may be called again. It returns the streams that do not say so yet, sorted.
-func MarkLeft(ctx context.Context, js jetstream.JetStream, id string, names []string) (left []string) {
+// what it leaves there. It may be called again. It returns the streams that do not say so yet, sorted,
+// and why one of them does not.
+func MarkLeft(ctx context.Context, js jetstream.JetStream, id string, names []string) (left []string, err error) {
 	return failing(names, func(name string) error {
 		_, err := updateMarked(ctx, js, name, wire.KeyMoved, id, func(c *jetstream.StreamConfig) { c.Metadata[wire.KeyLeft] = id })
 		return err

@@ -163,7 +163,7 @@ func TestBarrierWithoutConsumer(t *testing.T) {
 func TestFailingWorksOnAllAtOnce(t *testing.T) {
 	t.Parallel()
 	second := make(chan struct{})
-	left := failing([]string{"b", "a", "fine"}, func(name string) error {
+	left, err := failing([]string{"b", "a", "fine"}, func(name string) error {
 		switch name {
 		case "b":
 			<-second
@@ -174,7 +174,7 @@ func TestFailingWorksOnAllAtOnce(t *testing.T) {
 		}
 		return errors.New("no")
 	})
-	if !slices.Equal(left, []string{"a", "b"}) {
-		t.Errorf("left = %v", left)
+	if !slices.Equal(left, []string{"a", "b"}) || err == nil {
+		t.Errorf("left = %v, %v", left, err)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // small stream. So the restores of all streams that are copied in the hold begin before it. Until
 // then they get nothing but padding. The target has their names, and no stream that anybody could use.
 
-// openLimit is how long the target may take to elect the leader of a stream before the hold.
+// openLimit is how long the target may take to elect the leader of a stream while publishers go on.
 const openLimit = 10 * time.Second
 
 var errNoLeader = fmt.Errorf("the target elected no leader for it within %v", openLimit)

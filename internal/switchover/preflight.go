@@ -56,7 +56,8 @@ func (s *run) found(stream, reason, remedy string) {
 	}
 }
 
-// remedy returns what to do about a limit of the target: of a server, or of the embedded one.
+// remedy returns there, or on the way home the other text: what to do about a limit of the embedded
+// server.
 func (s *run) remedy(there, home string) string {
 	if s.Home != nil {
 		return home
@@ -188,12 +189,12 @@ func (s *run) removeLeftovers(ctx context.Context) {
 	}
 	limited, cancel := context.WithTimeout(ctx, returnLimit)
 	defer cancel()
-	if left := removeCopies(limited, s.targetJS, s.stale, s.Stale); len(left) > 0 {
-		s.found("", fmt.Sprintf("the copies that an earlier switch left cannot be deleted: %v", left), "let its user delete streams, or delete those")
+	if left, err := removeCopies(limited, s.targetJS, s.stale, s.Stale); err != nil {
+		s.found("", fmt.Sprintf("the copies that an earlier switch left cannot be deleted: %v: %v", left, s.withRefusal(err)), "let its user delete streams, or delete those")
 	}
-	left := failing(s.left, func(name string) error { return removeIfMarked(limited, s.targetJS, name, wire.KeyMoved, s.Left) })
-	if len(left) > 0 {
-		s.found("", fmt.Sprintf("what the switch home has left there cannot be deleted: %v", left), "let its user delete streams, or delete those")
+	left, err := failing(s.left, func(name string) error { return removeIfMarked(limited, s.targetJS, name, wire.KeyMoved, s.Left) })
+	if err != nil {
+		s.found("", fmt.Sprintf("what the switch home has left there cannot be deleted: %v: %v", left, s.withRefusal(err)), "let its user delete streams, or delete those")
 	}
 	for _, name := range s.probes {
 		s.deleteProbe(ctx, name)

@@ -104,12 +104,12 @@ func (s *run) grant(e *link.RefusedError) string {
 	return fmt.Sprintf("let that user publish to %s; %s", subject, all)
 }
 
-// withRefusal adds to err, with which the switch failed after the preflight, what the target
-// has refused since: nobody who waits for a reply gets to know that.
+// withRefusal adds to err what the target, on the way home the old servers, have refused since the
+// preflight: nobody who waits for a reply gets to know that.
 func (s *run) withRefusal(err error) error {
 	refused := s.refused.Load()
 	if refused == nil || errors.Is(err, refused) {
 		return err
 	}
-	return fmt.Errorf("%w (at the target %s: %s)", err, missing(refused), s.grant(refused))
+	return fmt.Errorf("%w (%s %s: %s)", err, s.remedy("at the target", "at the old servers"), missing(refused), s.grant(refused))
 }

@@ -276,12 +276,14 @@ func (s *run) goBack(phase switchover.Phase, why error) error {
 	_ = s.comparing.Wait() // ctx of the phases has ended
 	s.abandonLive()
 	s.abandonOpened()
-	failed := s.failed(phase, errors.Join(why, err))
 	ctx, cancel = context.WithTimeout(context.Background(), removeLimit+time.Duration(len(s.made))*removeMore)
 	defer cancel()
-	if failed.LeftBehind = failing(s.made, func(name string) error { return s.removeOwn(ctx, name) }); len(failed.LeftBehind) == 0 && fenced == nil {
-		failed.Err = errors.Join(failed.Err, s.Bus.Abort())
+	left, notRemoved := failing(s.made, func(name string) error { return s.removeOwn(ctx, name) })
+	if notRemoved == nil && fenced == nil {
+		err = errors.Join(err, s.Bus.Abort())
 	}
+	failed := s.failed(phase, errors.Join(why, err))
+	failed.LeftBehind = left
 	return failed
 }
 
@@ -308,7 +310,7 @@ func (s *run) finish(ctx context.Context) error {
 	})
 	s.report.Waited = time.Since(s.held)
 	_ = s.phase(switchover.Settle, func() error {
-		s.unmark(unmarkLimit) // it changes streams, as some calls do
+		_ = s.unmark() // it changes streams, as some calls do; settle tries again
 		s.Bus.ReleaseCalls()
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
 		defer cancel()
@@ -321,34 +323,46 @@ func (s *run) finish(ctx context.Context) error {
 	return nil
 }
 
-// unmark removes the mark from the copies, which count now. What it cannot remove in time is
-// tried again in Settle, and by the next start.
-func (s *run) unmark(limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// unmark removes the mark from the copies, which count now.
+func (s *run) unmark() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unmarkLimit)
 	defer cancel()
-	s.made = RemoveMarks(ctx, s.targetJS, s.made, s.ID)
+	s.made, err = RemoveMarks(ctx, s.targetJS, s.made, s.ID)
+	return err
 }
 
-// settle waits until the replicas of the target have the data. Until then there is one copy,
-// whatever the server says of its replicas at first.
+// unmarkRest is unmark, as long as that has an effect. Nobody waits for marks: the next start
+// removes them, too.
+func (s *run) unmarkRest() error {
+	for {
+		before := len(s.made)
+		if err := s.unmark(); err == nil || len(s.made) == before {
+			return err
+		}
+	}
+}
+
+// settle waits until the replicas of the target have the data, and removes the marks that are left.
 func (s *run) settle(ctx context.Context) error {
+	if s.report.Replicas > 1 {
+		s.settleReplicas(ctx)
+	}
+	if err := s.unmarkRest(); err != nil {
+		s.warn("the mark of the switch is still on the streams %v: %v; the next start removes it", s.made, s.withRefusal(err))
+	}
+	return nil
+}
+
+// settleReplicas waits until the replicas of the target have the data. Until then there is one copy,
+// whatever the server says of its replicas at first.
+func (s *run) settleReplicas(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
-	if len(s.made) > 0 {
-		s.unmark(settleLimit)
-	}
-	if len(s.made) > 0 {
-		s.warn("the mark of the switch is still on the streams %v; the next start removes it", s.made)
-	}
-	if s.report.Replicas == 1 {
-		return nil
-	}
 	err := each(s.infos, func(info *jetstream.StreamInfo) error { return s.replicated(ctx, info.Config.Name) })
 	if err != nil {
-		s.warn("not all replicas have the data yet: %v", err)
+		s.warn("not all replicas have the data yet: %v", s.withRefusal(err))
 	}
 	s.wakeConsumers()
-	return nil
 }
 
 // wakeConsumers has the target look for messages that it can send. Otherwise a server that got
@@ -378,14 +392,15 @@ func (s *run) wakeConsumers() {
 const trustAfter = 500 * time.Millisecond
 
 // replicated waits until each replica of a stream was current once. While messages come, they
-// are seldom all current at the same moment.
+// are seldom all current at the same moment. It does not wait for a target that does not answer.
 func (s *run) replicated(ctx context.Context, name string) error {
 	if err := sleep(ctx, trustAfter-time.Since(s.verified)); err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	current := make(map[string]bool)
-	for {
+	for answered := time.Now(); time.Since(answered) < openLimit; {
 		if info, err := look(ctx, s.targetJS, name); err == nil && info.Cluster != nil && info.Cluster.Leader != "" {
+			answered = time.Now()
 			for _, p := range info.Cluster.Replicas {
 				current[p.Name] = current[p.Name] || p.Current
 			}
@@ -397,4 +412,5 @@ func (s *run) replicated(ctx context.Context, name string) error {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
 	}
+	return fmt.Errorf("stream %s: %w", name, errNoLeader)
 }
