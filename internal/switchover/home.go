@@ -283,12 +283,13 @@ func (s *run) isFenced(ctx context.Context, was *jetstream.StreamInfo) error {
 	return nil
 }
 
-// lookLong is look, but waits for a stream without a leader.
+// lookLong is look, but waits for a stream without a leader: nobody answers for that. That there is no
+// such stream only a leader says.
 func (s *run) lookLong(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	for {
 		info, err := look(ctx, s.sourceJS, name)
-		if err == nil {
-			return info, nil
+		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return info, err
 		}
 		if why := sleep(ctx, pollPause); why != nil {
 			return nil, fmt.Errorf("%w (%w)", why, err)
