@@ -86,6 +86,47 @@ func TestDurableAsksForAllThatMayComeBeforeAMissingMessage(t *testing.T) {
 	})
 }
 
+// doubts is a Recovery that asks twice about each message whether it may run: at the first time the
+// settlement of an earlier one is still on its way.
+type doubts struct{ handbacks }
+
+func (*doubts) MayRun(d wire.Delivery) (bool, error) { return d.Stored.Rechecks == 0, nil }
+
+// A message that waits for the settlement of an earlier one of its key runs soon after it.
+func TestMessageRunsSoonAfterASettlementOfItsKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newFakeServer(t)
+		pulled := make(chan string, 1)
+		o.answer = func(c *fakeConn, e event) {
+			if e.subject == nextSubject {
+				select {
+				case pulled <- e.reply:
+				default:
+				}
+				return
+			}
+			c.deliver(e.reply, "", `{"type":"io.nats.jetstream.api.v1.consumer_info_response"}`)
+		}
+		ran := make(chan time.Time, 1)
+		d := open(t, o, 1, func(wire.Delivery) settle.Outcome { ran <- time.Now(); return done }, func(c *intake.DurableConfig) {
+			c.Source = intake.Source{Next: nextSubject, Info: "info.S.C", MaxHeld: 10}
+			c.Key = func(*wire.Delivery) (string, error) { return "k", nil }
+			c.Recovery = new(doubts)
+		})
+		d.Start()
+		inbox := <-pulled
+		synctest.Wait() // the barrier is open
+		sent := time.Now()
+		o.send(inbox, 1, 1)
+		if took := (<-ran).Sub(sent); took > 10*time.Millisecond {
+			t.Errorf("it waited for %v", took)
+		}
+		o.link.Close()
+		_ = d.Drain(t.Context())
+	})
+}
+
 // settledInOrder waits until the messages up to last are acknowledged, the first time in
 // order.
 func (o *fakeServer) settledInOrder(t *testing.T, last uint64) {

@@ -139,7 +139,7 @@ func deliveries(all []due) []wire.Delivery {
 // one of them comes back. A failed one keeps its pause.
 func TestRecheck(t *testing.T) {
 	t.Parallel()
-	for n, want := range map[int]time.Duration{0: 100 * time.Millisecond, 3: 800 * time.Millisecond, 6: 5 * time.Second, math.MaxInt: 5 * time.Second} {
+	for n, want := range map[int]time.Duration{1: 5 * time.Millisecond, 2: 20 * time.Millisecond, 5: 1280 * time.Millisecond, 6: 5 * time.Second, math.MaxInt: 5 * time.Second} {
 		if got := recheckPause(n); got != want {
 			t.Errorf("after %d looks the pause is %v, want %v", n, got, want)
 		}

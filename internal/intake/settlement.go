@@ -50,17 +50,22 @@ func (d *Durable) run(del wire.Delivery) {
 	returned = true
 }
 
-// recheckAfter is when a message that must wait for others is looked at again, the first time. The
-// pause doubles up to maxRecheck: each look asks the server.
+// A message that must wait for others is looked at again after firstRecheck: the server may only have
+// to process the settlement of the one before it. Each look asks the server, so each pause is four
+// times the one before, up to maxRecheck.
 const (
-	recheckAfter = 100 * time.Millisecond
+	firstRecheck = 5 * time.Millisecond
 	maxRecheck   = 5 * time.Second
 )
 
 // recheckPause is how long a message waits that has been looked at n times.
 func recheckPause(n int) time.Duration {
-	return min(recheckAfter<<min(n, 10), maxRecheck)
+	return min(firstRecheck<<(2*min(n-1, 10)), maxRecheck)
 }
+
+// returnedPause is when a message is tried again whose handler call was cut off by the end of the
+// process. Should that go on, it is not at once the same again.
+const returnedPause = 100 * time.Millisecond
 
 // skipped counts runs of the queue in which no handler was called.
 type skipped struct{ begun, ended atomic.Int64 }
@@ -180,7 +185,7 @@ func (d *Durable) conclude(del wire.Delivery, outcome settle.Outcome) {
 		del.Stored.Dead = outcome.Err
 		d.writeDeadLetter(del)
 	case settle.Return:
-		d.repeatAttempt(del, recheckAfter) // should this process go on, it is not at once the same again
+		d.repeatAttempt(del, returnedPause)
 	}
 }
 
