@@ -304,10 +304,15 @@ func (f *followers) notReturnedLocked(token string, sequence uint64) {
 	}
 }
 
-// forgetLocked forgets a follower that is still in a state.
+// forgetLocked forgets a follower that is still in a state, unless a copy of it has come back that
+// cannot be read: that is followed until it is gone.
 func (f *followers) forgetLocked(token string, sequence uint64, in followerState) {
 	if kf := f.keys[token]; kf != nil {
-		if i, found := kf.find(sequence); found && kf.all[i].state == in {
+		switch i, found := kf.find(sequence); {
+		case !found || kf.all[i].state != in:
+		case kf.all[i].unread:
+			kf.cameBack(i)
+		default:
 			f.removeLocked(token, kf, i)
 		}
 	}

@@ -182,14 +182,21 @@ func (f *followers) keepLocked(why *UnreadableError) {
 	before := len(kf.all)
 	i := f.insertLocked(kf, why.Sequence)
 	if len(kf.all) > before { // it is in no other state than that it came back
-		kf.all[i].state = returned
-		kf.returning++
+		kf.cameBack(i)
 	}
 	if !kf.all[i].unread {
 		kf.all[i].unread = true
 		kf.unread++
 	}
 	kf.moved = time.Now()
+}
+
+// cameBack records that the i-th follower came back, cannot be read, and is not stored besides.
+func (kf *keyFollowers) cameBack(i int) {
+	if !kf.all[i].comesBack() {
+		kf.returning++
+	}
+	kf.all[i].state, kf.all[i].puts = returned, 0
 }
 
 // stalledLocked is why followers of a key do not return, or nil.

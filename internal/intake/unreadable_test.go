@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -50,5 +51,51 @@ func TestKeptCopiesOfAFollowerThatIsGone(t *testing.T) {
 	d.dropKept(tokenOfK, 7)
 	if len(d.kept) != 1 || d.kept[0].why.Sequence != 8 {
 		t.Errorf("%d are kept", len(d.kept))
+	}
+}
+
+// A copy that cannot be read is followed until it is gone, also when its original becomes a dead letter,
+// or the copy that is to return was removed. Else it would be held for ever.
+func TestKeptCopiesAreFollowedUntilTheyAreGone(t *testing.T) {
+	t.Parallel()
+	why := &UnreadableError{Sequence: 7, Key: tokenOfK}
+	for name, settle := range map[string]func(t *testing.T, f *followers){
+		"its original is dead": func(t *testing.T, f *followers) {
+			f.keepLocked(why)
+			original := fromSource(0, 7)
+			f.mustAdmit(t, original, true)
+			original.Stored.Dead, original.Stored.HoldID = errors.New("no luck"), 1 // it is not held any more
+			if err := f.putDead(tokenOfK, *original); err != nil {
+				t.Error(err)
+			}
+		},
+		"its copy is removed": func(t *testing.T, f *followers) {
+			kf := f.beginLocked("k")
+			f.putLocked(kf, *fromSource(0, 7))
+			f.storedLocked(tokenOfK, 7)
+			next, _ := f.beginReturn(tokenOfK)
+			f.keepLocked(why)
+			f.endReturn(tokenOfK, next, []bool{false}, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newTestFollowers(nil)
+			d := f.k.d
+			d.order, d.authority = f.k, sole{d}
+			d.cfg.Settling = func(wire.Delivery, string) func(error) { return func(error) {} }
+			d.cfg.WriteDeadLetter = func(wire.Delivery) error { return nil }
+			settle(t, f)
+			if kf := f.keys[tokenOfK]; kf == nil || len(kf.all) != 1 || kf.all[0].state != returned || !kf.all[0].unread || kf.returning != 1 {
+				all, states := f.have()
+				t.Fatalf("the followers are %v %q", all, states)
+			}
+			f.mustAdmit(t, fromSource(0, 8), true)
+			f.goneLocked(tokenOfK, 7)
+			if kf := f.keys[tokenOfK]; kf == nil || kf.returning != 0 || kf.unread != 0 {
+				t.Errorf("left is %+v", kf)
+			}
+			f.mustHave(t, "p", 8)
+		})
 	}
 }
