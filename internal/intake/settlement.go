@@ -249,28 +249,35 @@ func (d *Durable) settle(del wire.Delivery, name string, body []byte) {
 // arrive does no harm: the message comes again. room says that there may be room for
 // more.
 func (d *Durable) release(del *wire.Delivery, body []byte) (room bool, err error) {
-	at := positionOf(del)
 	d.beginSettling()
 	defer d.endSettling()
-	h := d.held[at]
-	if h.hold != del.Stored.HoldID { // its stream is gone, and another message has its place
-		d.mu.Unlock()
+	reply, room := d.letGoLocked(del, body)
+	d.mu.Unlock()
+	if reply == "" {
 		return false, nil
+	}
+	return room, d.link.Publish(&wire.Out{Subject: reply, Data: body})
+}
+
+// letGoLocked lets a held message go, and returns where to settle it with body. reply is empty if it is
+// not to be settled: its stream is gone and another message has its place, or nothing is sent any more.
+func (d *Durable) letGoLocked(del *wire.Delivery, body []byte) (reply string, room bool) {
+	at := positionOf(del)
+	h := d.held[at]
+	if h.hold != del.Stored.HoldID {
+		return "", false
 	}
 	delete(d.held, at)
 	p := d.pullers[at.source]
 	p.letGo(h)
-	room = p.hasRoom()
 	if &body[0] != &nakBody[0] {
 		p.lastEnd = h.reply
 		d.order.settledLocked(at, h, body)
 	}
-	abandoned := d.abandoned
-	d.mu.Unlock()
-	if abandoned {
-		return false, nil
+	if d.abandoned {
+		return "", false
 	}
-	return room, d.link.Publish(&wire.Out{Subject: h.reply, Data: body})
+	return h.reply, p.hasRoom()
 }
 
 // sole is the authority of a process that has the consumer for itself: it may settle

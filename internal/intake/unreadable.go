@@ -82,26 +82,41 @@ func (d *Durable) rememberKeptLocked(one kept) (first bool) {
 	return true
 }
 
-// returnOldKept returns what has no key and was kept for long. The maintainer calls it.
+// returnOldKept returns what has no key and was kept for long: all of it before a Quiesce, Freeze or
+// Drain, or nothing. The maintainer calls it.
 func (d *Durable) returnOldKept(now time.Time) {
+	replies := d.takeOldKept(now)
+	for _, reply := range replies {
+		_ = d.link.Publish(&wire.Out{Subject: reply, Data: nakBody}) // else it comes again
+	}
+	if len(replies) > 0 {
+		d.endSettling()
+	}
+}
+
+// takeOldKept lets go of what returnOldKept returns, and returns where to say so. If there is any,
+// endSettling must follow.
+func (d *Durable) takeOldKept(now time.Time) (replies []string) {
 	d.mu.Lock()
-	var old []kept
-	if !d.draining && !d.quiesced && d.frozen == nil {
-		isHeld := func(one kept) bool { return d.held[positionOf(&one.del)].hold == one.del.Stored.HoldID }
-		d.kept = slices.DeleteFunc(d.kept, func(one kept) bool {
-			return one.hasNoKey(d) && !isHeld(one) && now.Sub(one.at) >= keptElsewhere
-		})
-		for i := range d.kept {
-			if one := &d.kept[i]; one.hasNoKey(d) && isHeld(*one) && now.Sub(one.at) >= keptFor {
-				one.at = now
-				old = append(old, *one)
-			}
+	defer d.mu.Unlock()
+	if d.draining || d.quiesced || d.frozen != nil {
+		return nil
+	}
+	isHeld := func(one kept) bool { return d.held[positionOf(&one.del)].hold == one.del.Stored.HoldID }
+	d.kept = slices.DeleteFunc(d.kept, func(one kept) bool {
+		return one.hasNoKey(d) && !isHeld(one) && now.Sub(one.at) >= keptElsewhere
+	})
+	for i := range d.kept {
+		if one := &d.kept[i]; one.hasNoKey(d) && isHeld(*one) && now.Sub(one.at) >= keptFor {
+			one.at = now
+			reply, _ := d.letGoLocked(&one.del, nakBody)
+			replies = append(replies, reply)
 		}
 	}
-	d.mu.Unlock()
-	for i := range old {
-		_, _ = d.release(&old[i].del, nakBody)
+	if len(replies) > 0 {
+		d.settling.Add(1)
 	}
+	return replies
 }
 
 // hasNoKey reports whether no other message waits behind k.

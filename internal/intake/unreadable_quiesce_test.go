@@ -48,6 +48,50 @@ func TestUnreadableWhileQuiesced(t *testing.T) {
 	})
 }
 
+// What cannot be read is returned before Freeze or after thaw, and the maintainer does not wait for that:
+// what is held is kept alive meanwhile.
+func TestUnreadableIsReturnedAroundAFreeze(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newFakeServer(t)
+		d := open(t, o, 1, nil, func(c *intake.DurableConfig) {
+			c.Restore = func(*wire.Delivery) error { return &intake.UnreadableError{Err: errors.New("odd")} }
+		})
+		d.Start()
+		r := o.pulled()
+		const messages = 200
+		for round := 1; round <= 40; round++ {
+			for sequence := uint64(1); sequence <= messages; sequence++ {
+				o.send(r.inbox, sequence, round)
+			}
+			synctest.Wait()
+			time.Sleep(10 * time.Second) // at this moment they are returned
+			held, thaw, err := d.Freeze(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			o.all()
+			time.Sleep(15 * time.Second) // half of AckWait
+			_, signals := o.all()
+			if n := len(held[""]); n > 0 && n < messages || len(signals) < n {
+				t.Errorf("%d messages are held, and %d in-progress signals were sent", n, len(signals))
+			}
+			for _, s := range signals {
+				if s.body != "+WPI" {
+					t.Fatalf("while settlements are frozen: %+v", s)
+				}
+			}
+			thaw()
+			time.Sleep(10 * time.Second)
+			if n := d.Held(); n > 0 {
+				t.Errorf("%d messages are held after all", n)
+			}
+		}
+		d.drained(t)
+	})
+}
+
 // mustKeep fails the test unless a message is kept, for a reason that was reported once.
 func (d *durable) mustKeep(t *testing.T, why error) {
 	t.Helper()
