@@ -333,33 +333,40 @@ func (f *followers) goneLocked(token string, sequence uint64) {
 // checkLate forgets what was returned, has not come for long or cannot be read, and does not exist any
 // more.
 func (f *followers) checkLate(token string) error {
-	d := f.k.d
-	var late []uint64
-	d.mu.Lock()
-	if kf := f.keys[token]; kf != nil && kf.late {
-		kf.late = false
-		for _, one := range kf.all {
-			if one.state == returned || one.unread {
-				late = append(late, one.sequence)
-			}
-		}
+	late := f.takeLate(token)
+	if len(late) == 0 {
+		return nil
 	}
-	d.mu.Unlock()
-	for _, sequence := range late {
-		there, err := f.store.IsReturning(d.ctx, token, sequence)
-		if err != nil {
-			return err
-		}
-		if !there {
+	d := f.k.d
+	there, err := f.store.AreReturning(d.ctx, token, late)
+	for i := range there {
+		if !there[i] {
 			d.mu.Lock()
-			f.goneLocked(token, sequence)
+			f.goneLocked(token, late[i])
 			next := f.enterFreeLocked()
 			d.mu.Unlock()
 			f.run(next)
-			d.dropKept(token, sequence)
+			d.dropKept(token, late[i])
 		}
 	}
-	return nil
+	return err
+}
+
+// takeLate returns what checkLate looks at.
+func (f *followers) takeLate(token string) (late []uint64) {
+	f.k.d.mu.Lock()
+	defer f.k.d.mu.Unlock()
+	kf := f.keys[token]
+	if kf == nil || !kf.late {
+		return nil
+	}
+	kf.late = false
+	for _, one := range kf.all {
+		if one.state == returned || one.unread {
+			late = append(late, one.sequence)
+		}
+	}
+	return late
 }
 
 // stop returns what is not stored yet, what is early, and what waits here. No worker begins anything from now on.

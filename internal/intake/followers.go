@@ -25,8 +25,9 @@ type Followers interface {
 	// no more, or is not stored. After an error some of the others may come back too, and are
 	// stored still. An *UnreadableError is about the first of the others.
 	Return(ctx context.Context, token string, all []Follower, last bool) (found []bool, err error)
-	// IsReturning reports whether a message that was returned has not been settled yet.
-	IsReturning(ctx context.Context, token string, sequence uint64) (bool, error)
+	// AreReturning has an element for each message of a key: whether it was returned and is not
+	// settled yet. After an error it has fewer, those of the first ones.
+	AreReturning(ctx context.Context, token string, sequences []uint64) ([]bool, error)
 }
 
 // Follower is a message that is stored.

@@ -23,8 +23,8 @@ func (s noFollowers) Put(context.Context, *wire.Delivery) error { return errors.
 func (s noFollowers) Return(context.Context, string, []Follower, bool) ([]bool, error) {
 	return nil, errors.New("not called")
 }
-func (s noFollowers) IsReturning(context.Context, string, uint64) (bool, error) {
-	return false, errors.New("not called")
+func (s noFollowers) AreReturning(context.Context, string, []uint64) ([]bool, error) {
+	return nil, errors.New("not called")
 }
 
 // newTestFollowers returns followers that start no worker, behind an open barrier. No handler is called.
@@ -322,6 +322,39 @@ func TestFollowersThatCannotBeRead(t *testing.T) {
 	if next, _ := f.beginReturn(tokenOfK); len(next) != 2 {
 		t.Errorf("%v return", next)
 	}
+}
+
+// answers are the results of AreReturning.
+type answers struct {
+	noFollowers
+	asked [][]uint64
+	there []bool
+	err   error
+}
+
+func (a *answers) AreReturning(_ context.Context, _ string, sequences []uint64) ([]bool, error) {
+	a.asked = append(a.asked, sequences)
+	return a.there, a.err
+}
+
+// The store is asked at once about all followers that were returned and do not come. Those that are
+// gone are forgotten, also if there was no answer about others.
+func TestLateFollowers(t *testing.T) {
+	t.Parallel()
+	f := newTestFollowers(map[string][]Follower{tokenOfK: {{Sequence: 5}, {Sequence: 6}, {Sequence: 7}, {Sequence: 8}}})
+	down := errors.New("down")
+	store := &answers{there: []bool{true, false}, err: down}
+	f.store = store
+	next, _ := f.beginReturn(tokenOfK)
+	f.endReturn(tokenOfK, next, []bool{true, true, true}, down)
+	if err := f.checkLate(tokenOfK); err != nil || len(store.asked) > 0 {
+		t.Errorf("before any is late: %v, asked about %v", err, store.asked)
+	}
+	f.keys[tokenOfK].late = true
+	if err := f.checkLate(tokenOfK); err != down || len(store.asked) != 1 || !slices.Equal(store.asked[0], []uint64{5, 6, 7}) {
+		t.Errorf("%v, asked about %v", err, store.asked)
+	}
+	f.mustHave(t, "RRs!", 5, 7, 8)
 }
 
 // While no follower can be returned, which is reported once and is a problem until one is, others are

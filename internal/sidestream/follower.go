@@ -283,7 +283,19 @@ func (f *Followers) Return(ctx context.Context, token string, all []intake.Follo
 	return found, err
 }
 
-// IsReturning reports whether a follower that Return moved has not been handled yet.
-func (f *Followers) IsReturning(ctx context.Context, token string, sequence uint64) (bool, error) {
-	return f.findRetry(ctx, f.address(token, sequence), 0)
+// AreReturning has an element for each follower of a key: whether Return has moved it and it is not
+// handled yet. After an error it has fewer, those of the first ones.
+func (f *Followers) AreReturning(ctx context.Context, token string, sequences []uint64) (there []bool, err error) {
+	all := make([]returning, len(sequences))
+	for i := range all {
+		all[i].Address = f.address(token, sequences[i])
+	}
+	done, err := f.each(ctx, all, func(ctx context.Context, r *returning) (err error) {
+		r.found, err = f.hasRetry(ctx, r.Address, 0)
+		return err
+	})
+	for i := range all[:done] {
+		there = append(there, all[i].found)
+	}
+	return there, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -48,11 +49,12 @@ func (f *Followers) returnCopies(ctx context.Context, all []returning) (moved in
 }
 
 // each calls fn for all, several at once, with a timeout for each. It calls fn again when the
-// connection was lost meanwhile. It returns for how many of the first fn succeeded, and the
-// first error.
+// connection was lost meanwhile, and for no more after one has failed. It returns for how many of the
+// first fn succeeded, and the first error.
 func (f *Followers) each(ctx context.Context, all []returning, fn func(context.Context, *returning) error) (done int, err error) {
 	next := make(chan int)
 	errs := make([]error, len(all))
+	var failed atomic.Bool
 	var wg sync.WaitGroup
 	for range min(maxReads, len(all)) {
 		wg.Go(func() {
@@ -60,18 +62,22 @@ func (f *Followers) each(ctx context.Context, all []returning, fn func(context.C
 				one, cancel := f.s.core.WithTimeout(ctx)
 				errs[i] = f.s.core.Link.Repeat(one, func(ctx context.Context) error { return fn(ctx, &all[i]) })
 				cancel()
+				if errs[i] != nil {
+					failed.Store(true)
+				}
 			}
 		})
 	}
-	for i := range all {
-		next <- i
+	begun := 0
+	for ; begun < len(all) && !failed.Load(); begun++ {
+		next <- begun
 	}
 	close(next)
 	wg.Wait()
-	for done < len(all) && errs[done] == nil {
+	for done < begun && errs[done] == nil {
 		done++
 	}
-	if done < len(all) {
+	if done < begun {
 		err = errs[done]
 	}
 	return done, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,10 +98,32 @@ func TestFollowersReturn(t *testing.T) {
 	if !slices.Equal(order, sequences) {
 		t.Errorf("they come back as %v", order)
 	}
-	for sequence, want := range map[uint64]bool{1: true, 41: false} {
-		if got, err := f.IsReturning(t.Context(), KeyToken("a"), sequence); err != nil || got != want {
-			t.Errorf("%d is returning: %v, %v", sequence, got, err)
+	if got, err := f.AreReturning(t.Context(), KeyToken("a"), []uint64{1, 41, 40}); err != nil || !slices.Equal(got, []bool{true, false, true}) {
+		t.Errorf("are returning: %v, %v", got, err)
+	}
+}
+
+// Several followers are asked about together, and no more after one had no answer.
+func TestManyFollowersAtOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	f := openFollowers(t, s, true, false)
+	down := errors.New("down")
+	var calls atomic.Int64
+	together := make(chan struct{})
+	done, err := f.each(t.Context(), make([]returning, 1000), func(ctx context.Context, _ *returning) error {
+		if calls.Add(1) == maxReads {
+			close(together)
 		}
+		select {
+		case <-together:
+			return down
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if done != 0 || err != down || calls.Load() > 2*maxReads {
+		t.Errorf("%d succeeded, %v, after %d calls", done, err, calls.Load())
 	}
 }
 
