@@ -423,6 +423,38 @@ func TestSwitchToWithoutAStreamThatIsGone(t *testing.T) {
 	}
 }
 
+// A subject that moves to a new stream while the stream that had it is copied makes the switch go back.
+// The error says to try again, and that works.
+func TestSwitchToWhileASubjectMoves(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d servers", n), func(t *testing.T) {
+			if n > 1 {
+				needsCluster(t)
+			}
+			t.Parallel()
+			_, urls := servers(t, n)
+			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*", "moves"}})
+			storeMany(t, st)
+			_, err := b.SwitchTo(t.Context(), urls, slowCopy(func() { // not by calls of the bus, which the switch may hold
+				config := streamInfo(t, b, "S").Config
+				config.Subjects = []string{"s.*"}
+				must(t, second(b.JetStream().UpdateStream(t.Context(), config)))
+				must(t, second(b.JetStream().CreateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"moves"}})))
+				must(t, second(b.JetStream().Publish(t.Context(), "moves", []byte("1"))))
+			})...)
+			if failed := asError[*switchover.Error](t, err, "copy of stream T", "a subject has come to this stream from another one", "try again", "the bus is where it was"); failed.Phase != switchover.Copy || len(failed.LeftBehind) > 0 {
+				t.Errorf("SwitchTo = %#v", failed)
+			}
+			switchTo(t, b, urls)
+			if s, moved := streamInfo(t, b, "S").State, streamInfo(t, b, "T").State; s.Msgs != many || moved.Msgs != 1 {
+				t.Errorf("the streams have %+v and %+v", s, moved)
+			}
+		})
+	}
+}
+
 // A stream that is deleted and created again while it is copied is copied as it is then.
 func TestSwitchToCopiesTheStreamThatIsThereNow(t *testing.T) {
 	t.Parallel()

@@ -92,6 +92,9 @@ func (c *copier) copy(ctx context.Context, info *jetstream.StreamInfo, begin fun
 	if jserr.IsFull(err) {
 		err = fmt.Errorf("%w; make room there, or raise its max_file_store or max_memory_store", err)
 	}
+	if overlaps(err) {
+		err = fmt.Errorf("%w; a subject has come to this stream from another one since the switch began: try again", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,6 +102,12 @@ func (c *copier) copy(ctx context.Context, info *jetstream.StreamInfo, begin fun
 		c.s.warn("the message IDs of stream %s are forgotten, a message that is published again is stored again: %v", c.name, forgotten)
 	}
 	return nil
+}
+
+// overlaps reports whether a server does not restore a stream because another one there stores one of its
+// subjects. A server that has made it from the archive by then says so in a text.
+func overlaps(err error) bool {
+	return jserr.Is(err, jserr.SubjectsOverlap) || err != nil && strings.Contains(err.Error(), fmt.Sprintf("(%d)", jserr.SubjectsOverlap))
 }
 
 // begin has both servers begin. It returns the configuration of the stream, as the old server
