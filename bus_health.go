@@ -56,6 +56,9 @@ func (b *Bus) Health(ctx context.Context) health.Report {
 	if fenced := b.undo.Fenced(); fenced != nil {
 		r.Add(health.Failed, "store", "%s", inner(fenced))
 	}
+	if hindered := b.undo.Hindered(); hindered != nil {
+		r.Add(health.Degraded, "store", "%v", hindered)
+	}
 	b.checkStorage(&r)
 	b.checkLoad(&r)
 	return r

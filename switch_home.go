@@ -147,8 +147,7 @@ func (b *Bus) tryUndoHome(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_, err = b.undoHome(ctx)
-	return err
+	return b.undoHome(ctx)
 }
 
 // reportFenced reports that a switch home has left streams without their subjects, or with nil that

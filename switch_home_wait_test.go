@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -173,6 +174,87 @@ func stayFenced(t *testing.T, dir string) {
 	asError[*switchover.FencedError](t, err)
 	say("fenced")
 	receive(t, make(chan int)) // until the kill arrives
+}
+
+// A bus that starts while another one brings the streams of the directory home says so in its Health
+// until that is over, whether they come home or not.
+func TestStartWhileAnotherSwitchesHome(t *testing.T) {
+	t.Parallel()
+	for _, comes := range []bool{false, true} {
+		t.Run(fmt.Sprintf("comes home %v", comes), func(t *testing.T) {
+			t.Parallel()
+			target, dir := newTarget(t), t.TempDir()
+			first := openOn(t, dir, bus.WithURL(target.ClientURL()), bus.WithTimeout(time.Minute))
+			storeNumbers(t, declare(t, first, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 10)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			fenced, started, ended := make(chan int), make(chan int), make(chan error, 1)
+			go func() {
+				_, err := first.SwitchTo(ctx, switchover.Embedded, at(switchover.Verify, func() {
+					close(fenced)
+					<-started
+				}), switchover.MaxWait(time.Minute))
+				ended <- err
+			}()
+			receive(t, fenced)
+			log, lines := logTo(hclog.Warn)
+			second := openWhileLocked(t, dir, log)
+			if !comes {
+				cancel()
+			}
+			close(started)
+			if err := receive(t, ended); (err == nil) != comes {
+				t.Errorf("SwitchTo = %v", err)
+			}
+			within(t, time.Minute, "the second bus is healthy", func() bool { return second.Health(t.Context()).Status == health.Healthy })
+			if got := streamInfo(t, second, "S").Config.Subjects; slices.Equal(got, []string{"s.*"}) == comes {
+				t.Errorf("the subjects at the server are %v", got)
+			}
+			if n := len(lines(t)); n != 1 {
+				t.Errorf("the log has %v", lines(t))
+			}
+		})
+	}
+}
+
+// A bus that starts while another process brings the streams home gives them their subjects back when
+// that is killed.
+func TestStartBeforeAnotherIsKilled(t *testing.T) {
+	if dir := victimDir(t); dir != "" {
+		b := openOn(t, dir, bus.WithURL(os.Getenv(envTarget)), bus.WithTimeout(time.Minute))
+		storeNumbers(t, declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}}), 1, 10)
+		_, _ = b.SwitchTo(t.Context(), switchover.Embedded, at(switchover.Verify, func() {
+			say("fenced")
+			receive(t, make(chan int)) // until the kill arrives
+		}), switchover.MaxWait(time.Minute))
+		return
+	}
+	t.Parallel()
+	target, dir := newTarget(t), t.TempDir()
+	var b *bus.Bus
+	startVictim(t, dir, envTarget+"="+target.ClientURL()).kill(t, func(line string) bool {
+		if line == "fenced" {
+			b = openWhileLocked(t, dir)
+		}
+		return line != "fenced"
+	})
+	mustHaveSubjects(t, b)
+	st := lookUp(t, b, "S")
+	storeNumbers(t, st, 11, 20)
+	if got := storedNumbers(t, st); !slices.Equal(got, oneTo(20)) {
+		t.Errorf("the stream has %v", got)
+	}
+	goHome(t, b)
+}
+
+// openWhileLocked opens a store directory while another bus brings its streams home.
+func openWhileLocked(t *testing.T, dir string, opts ...bus.Option) *bus.Bus {
+	t.Helper()
+	b := openOn(t, dir, append(opts, bus.WithTimeout(time.Minute))...)
+	if r := b.Health(t.Context()); r.Status != health.Degraded || !strings.Contains(fmt.Sprint(r.Problems), "another process is bringing the streams of the store directory home") {
+		t.Errorf("the health is %+v", r)
+	}
+	return b
 }
 
 // mustGiveBackAtStart opens a store directory when the server that has its streams is away, and when it

@@ -67,42 +67,46 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	return b, nil
 }
 
-// undoHomeAtStart undoes a switch home that was interrupted when the last process ended.
+// undoHomeAtStart undoes a switch home that was interrupted when the last process ended. While
+// another process has the store directory, that may go on with the switch; if it ends instead, this bus
+// undoes it.
 func (b *Bus) undoHomeAtStart() error {
-	undone, err := b.undoHome(context.Background())
+	err := b.undoHome(context.Background())
 	if store, ok := errors.AsType[*StoreError](err); ok && store.Problem == StoreLocked {
-		b.cfg.logger.Warn("another process is bringing the streams of the store directory home", "error", err)
+		hindered := fmt.Errorf("another process is bringing the streams of the store directory home, and until that has ended they may store nothing: %s", inner(err))
+		b.cfg.logger.Warn(hindered.Error())
+		b.undo.Start(engine.Undoing{Stopping: b.state.stopping, Try: b.tryUndoHome, Report: b.reportFenced, Hindered: hindered}, nil)
 		return nil
-	}
-	if undone {
-		b.cfg.logger.Warn("a switch home was interrupted; the streams at the server count, and have their subjects back", "dir", b.cfg.server.storeDir)
 	}
 	return err
 }
 
-// undoHome undoes a switch home that has failed or was interrupted: the streams get their subjects
-// back, and what had come home is removed. undone is false if there is nothing to undo.
-func (b *Bus) undoHome(ctx context.Context) (undone bool, err error) {
+// undoHome undoes a switch home that has failed or was interrupted, if there is one: the streams get their subjects
+// back, and what had come home is removed.
+func (b *Bus) undoHome(ctx context.Context) error {
 	m, unfinished := storedir.UnfinishedHome(b.cfg.server.storeDir)
 	if !unfinished {
-		return false, nil
+		return nil
 	}
 	dir, err := storedir.OpenHome(b.cfg.server.storeDir, m.ID)
 	if err != nil {
-		return false, storeError(b.cfg.server.storeDir, err)
+		return storeError(b.cfg.server.storeDir, err)
 	}
 	if m, unfinished, err = dir.Begun(); err != nil {
-		return false, errors.Join(storeError(dir.Path(), err), dir.Close())
+		return errors.Join(storeError(dir.Path(), err), dir.Close())
 	}
 	if !unfinished || !m.Home { // another process has come first
-		return false, dir.Close()
+		return dir.Close()
 	}
 	ctx, cancel := b.core.WithTimeout(ctx)
 	defer cancel()
 	if err = b.giveBack(ctx, b.core.Link.Conn(), m, b.core.Link.Target().URL); err == nil {
 		err = dir.EndMove()
 	}
-	return err == nil, errors.Join(err, dir.Close())
+	if err == nil {
+		b.cfg.logger.Warn("a switch home had failed or was interrupted; the streams at the server count, and have their subjects back", "dir", b.cfg.server.storeDir)
+	}
+	return errors.Join(err, dir.Close())
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.

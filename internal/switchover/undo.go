@@ -9,21 +9,23 @@ import (
 	"github.com/omnibus-go/bus/switchover"
 )
 
-// Undo ends the fence of a switch home that has failed while the servers were away. It tries that
-// until it succeeds. The zero value is ready.
+// Undo ends the fence of a switch home that has failed while the servers were away, or that another
+// process has begun. It tries that until it succeeds. The zero value is ready.
 //
-// States: idle → trying (Start) → idle (a try succeeds, Stop, or the bus stops). What Fenced
-// returns outlives Stop: streams stay fenced until somebody calls Done, or a try succeeds.
+// States: idle → trying (Start) → idle (a try succeeds, Stop, or the bus stops). What Fenced and Hindered
+// return outlives Stop: streams stay fenced until somebody calls Done, or a try succeeds.
 type Undo struct {
-	mu     sync.Mutex
-	fenced *switchover.FencedError // nil: all streams have their subjects
-	loop   *undoLoop               // nil: idle
+	mu       sync.Mutex
+	fenced   *switchover.FencedError // nil: no streams are known that do not have their subjects
+	hindered error                   // of Undoing, until more is known
+	loop     *undoLoop               // nil: idle
 }
 
 // Undoing is what Start needs.
 type Undoing struct {
 	Stopping <-chan struct{}             // closed when the bus stops
 	Try      func(context.Context) error // a *switchover.FencedError says which streams are still fenced
+	Hindered error                       // why nobody knows yet whether streams are fenced; nil if they are or may be
 	// Report says that streams are fenced, and with nil that none is any more. It may take long.
 	Report func(*switchover.FencedError)
 }
@@ -47,7 +49,7 @@ func (u *Undo) Start(w Undoing, fenced *switchover.FencedError) {
 	l.ctx, l.end = context.WithCancel(context.Background())
 	u.Stop()
 	u.mu.Lock()
-	u.loop = l
+	u.loop, u.hindered = l, w.Hindered
 	u.mu.Unlock()
 	begins := fenced != nil && u.update(l, fenced)
 	go func() { // ends with run
@@ -95,7 +97,7 @@ func (u *Undo) update(l *undoLoop, fenced *switchover.FencedError) (changed bool
 		return false
 	}
 	changed = (u.fenced == nil) != (fenced == nil)
-	u.fenced = fenced
+	u.fenced, u.hindered = fenced, nil
 	return changed
 }
 
@@ -114,7 +116,7 @@ func (u *Undo) Done() (changed bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	changed = u.fenced != nil
-	u.fenced = nil
+	u.fenced, u.hindered = nil, nil
 	return changed
 }
 
@@ -123,4 +125,11 @@ func (u *Undo) Fenced() *switchover.FencedError {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.fenced
+}
+
+// Hindered says why nobody knows yet whether streams have their subjects; nil if somebody does.
+func (u *Undo) Hindered() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.hindered
 }

@@ -99,6 +99,31 @@ func TestUndoFindsFencedStreams(t *testing.T) {
 	})
 }
 
+// What hinders a loop is known until a try finds out more, and not reported as a fence.
+func TestUndoIsHindered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u, locked := new(Undo), errors.New("locked")
+		w, _, reports := undoing(make(chan struct{}), func(_ context.Context, n int) error {
+			return []error{locked, &switchover.FencedError{Streams: []string{"S"}}, nil}[n-1]
+		})
+		w.Hindered = locked
+		u.Start(w, nil)
+		pass(1500 * time.Millisecond)
+		if !errors.Is(u.Hindered(), locked) || u.Fenced() != nil {
+			t.Errorf("hindered is %v, fenced are %v", u.Hindered(), u.Fenced())
+		}
+		pass(time.Second)
+		if u.Hindered() != nil || u.Fenced() == nil {
+			t.Errorf("then hindered is %v, fenced are %v", u.Hindered(), u.Fenced())
+		}
+		pass(time.Minute)
+		if want := []string{"S", "none"}; !slices.Equal(*reports, want) {
+			t.Errorf("reported: %q, want %q", *reports, want)
+		}
+	})
+}
+
 // A loop ends with Stop, with the next Start, and with the bus, also while it tries; a bubble fails if a goroutine is left. What is fenced stays known, and is not reported again.
 func TestUndoEnds(t *testing.T) {
 	t.Parallel()
