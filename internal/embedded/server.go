@@ -59,7 +59,7 @@ func Start(c *Config) (s *Server, err error) {
 		return nil, err
 	}
 	c.unsynced = c.HomeID != ""
-	if s, err = c.run(dir); err != nil {
+	if s, err = c.run(context.Background(), dir); err != nil {
 		return nil, &StartError{err}
 	}
 	s.logStart()
@@ -75,8 +75,9 @@ func (e *StartError) Error() string { return "the server did not start: " + e.Er
 // Unwrap returns the reason.
 func (e *StartError) Unwrap() error { return e.Err }
 
-// run starts the server on dir. The goroutines of the server end with its Shutdown.
-func (c *Config) run(dir *store) (*Server, error) {
+// run starts the server on dir, unless ctx ends before. From then on nothing ends that: a server that
+// reads its streams does not look whether it is to stop. The goroutines of the server end with its Shutdown.
+func (c *Config) run(ctx context.Context, dir *store) (*Server, error) {
 	opts := c.serverOptions(dir)
 	if err := errors.Join(c.checkPorts(opts), c.checkCluster(opts)); err != nil {
 		return nil, err
@@ -90,7 +91,11 @@ func (c *Config) run(dir *store) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.claim(); err != nil {
+	err = dir.claim()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		ns.Shutdown()
 		return nil, err
 	}
@@ -191,8 +196,8 @@ func (s *Server) Stop() error {
 
 // Restart ends a server with a HomeID, has all its files on the disk, and starts another one on
 // them, which syncs as the config says. What was in memory is gone. It comes before Watch. s must
-// not be used any more, but if Restart fails it must be stopped. When ctx ends it fails, unless all
-// files are on the disk by then.
+// not be used any more, but if Restart fails it must be stopped. When ctx ends it fails, unless the
+// other one starts by then.
 func (s *Server) Restart(ctx context.Context) (*Server, error) {
 	s.backlog.end()
 	s.backlog = nil
@@ -201,7 +206,7 @@ func (s *Server) Restart(ctx context.Context) (*Server, error) {
 		return nil, &StoreError{Err: err}
 	}
 	s.config.unsynced = false
-	fresh, err := s.config.run(s.store)
+	fresh, err := s.config.run(ctx, s.store)
 	if err != nil {
 		return nil, &StartError{err}
 	}
