@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/intake"
 	"github.com/omnibus-go/bus/internal/lifecycle"
@@ -125,39 +124,6 @@ func (h *homeSwitch) endEarlier(ctx context.Context) error {
 		h.b.reportFenced(nil)
 	}
 	return nil
-}
-
-// undoHomeLater undoes a switch home, which has failed with err while its servers were away, as
-// soon as they answer.
-func (b *Bus) undoHomeLater(err error) {
-	fenced, _ := errors.AsType[*switchover.FencedError](err)
-	b.undo.Start(engine.Undoing{Stopping: b.state.stopping, Try: b.tryUndoHome, Report: b.reportFenced}, fenced)
-}
-
-// tryUndoHome undoes a switch home that has failed, if the bus is connected and does not switch.
-func (b *Bus) tryUndoHome(ctx context.Context) error {
-	if !b.core.Connected() {
-		return ErrDisconnected
-	}
-	unlock, err := b.switching.Lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return b.undoHome(ctx)
-}
-
-// reportFenced reports that a switch home has left streams without their subjects, or with nil that
-// they have them back.
-func (b *Bus) reportFenced(fenced *switchover.FencedError) {
-	if fenced != nil {
-		b.report(event.Event{Kind: event.ServerError, Err: fenced})
-		return
-	}
-	b.cfg.logger.Info("the streams have the subjects back that a switch home had taken; stores go on at the server")
 }
 
 // streams returns the streams that come home: those that were moved from here, and those that

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/link"
 	"github.com/omnibus-go/bus/internal/storedir"
@@ -107,6 +108,39 @@ func (b *Bus) undoHome(ctx context.Context) error {
 		b.cfg.logger.Warn("a switch home had failed or was interrupted; the streams at the server count, and have their subjects back", "dir", b.cfg.server.storeDir)
 	}
 	return errors.Join(err, dir.Close())
+}
+
+// undoHomeLater undoes a switch home, which has failed with err while its servers were away, as
+// soon as they answer.
+func (b *Bus) undoHomeLater(err error) {
+	fenced, _ := errors.AsType[*switchover.FencedError](err)
+	b.undo.Start(engine.Undoing{Stopping: b.state.stopping, Try: b.tryUndoHome, Report: b.reportFenced}, fenced)
+}
+
+// tryUndoHome undoes a switch home that has failed, if the bus is connected and does not switch.
+func (b *Bus) tryUndoHome(ctx context.Context) error {
+	if !b.core.Connected() {
+		return ErrDisconnected
+	}
+	unlock, err := b.switching.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return b.undoHome(ctx)
+}
+
+// reportFenced reports that a switch home has left streams without their subjects, or with nil that
+// they have them back.
+func (b *Bus) reportFenced(fenced *switchover.FencedError) {
+	if fenced != nil {
+		b.report(event.Event{Kind: event.ServerError, Err: fenced})
+		return
+	}
+	b.cfg.logger.Info("the streams have the subjects back that a switch home had taken; stores go on at the server")
 }
 
 // giveBack gives streams the subjects back that a switch home has taken from them.
