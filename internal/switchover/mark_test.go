@@ -79,7 +79,7 @@ func TestMarksThatCannotBeChanged(t *testing.T) {
 	js := denied(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	left, _, err := GiveBack(ctx, js, "id", map[string][]string{"A": {"same"}, "B": {"same"}})
+	left, _, err := GiveBack(ctx, js, "id", map[string][]string{"A": {"B"}}) // the subject of the other stream
 	if len(left) != 1 || err == nil || !strings.Contains(err.Error(), "subjects overlap") {
 		t.Errorf("left are %v: %v", left, err)
 	}
