@@ -69,7 +69,11 @@ func (r Report) String() string {
 	if r.Failed && len(r.Streams) == 0 { // it failed before it had read them
 		return b.String() + r.warnings()
 	}
-	fmt.Fprintf(&b, ": %s (%d while publishers go on), %s", plural.Of(len(r.Streams), "stream", "streams"), len(r.Live), plural.Of(r.Messages, "message", "messages"))
+	b.WriteString(": " + plural.Of(len(r.Streams), "stream", "streams"))
+	if n := len(r.Live); n > 0 {
+		fmt.Fprintf(&b, " (%d while publishers go on)", n)
+	}
+	b.WriteString(", " + plural.Of(r.Messages, "message", "messages"))
 	if r.Replicas > 0 {
 		b.WriteString(", " + plural.Of(r.Replicas, "replica", "replicas"))
 	}
