@@ -322,7 +322,7 @@ func keyOption(option, name string, mk keyMaker) ConsumeOption {
 
 func (o *consumeOptions) keyBy(option, name string, mk keyMaker) {
 	if o.key.make != nil {
-		o.fail(option, name, "the key has been said already, by "+o.key.option+"; leave one out")
+		o.fail(option, name, o.key.option+" sets the key already; leave one out")
 		return
 	}
 	o.key.make, o.key.option, o.key.name = mk, option, name

@@ -86,7 +86,7 @@ func TestMembersWithAnotherKey(t *testing.T) {
 				if tc.have != nil && tc.want != nil && opts == nil { // nobody would keep their order together, however they name keys
 					asError[*bus.OptionError](t, err, "WithListen")
 				} else {
-					asError[*bus.ConsumerConflictError](t, err, tc.text, "end that one first")
+					asError[*bus.ConsumerConflictError](t, err, tc.text, "all processes must give the same key: end that one first")
 				}
 				must(t, first.Drain(t.Context()))
 				c, err := again()

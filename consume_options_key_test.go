@@ -179,8 +179,8 @@ func TestWrongKeys(t *testing.T) {
 		"header empty":    {"s.*", []bus.ConsumeOption{bus.KeyByHeader("")}, []string{"KeyByHeader", "empty"}},
 		"function nil":    {"s.*", []bus.ConsumeOption{bus.KeyBy[int](nil)}, []string{"KeyBy", "nil"}},
 		"function's type": {"s.*", []bus.ConsumeOption{byText}, []string{"KeyBy", "string", "int"}},
-		"two":             {"s.*", []bus.ConsumeOption{bus.KeyBySubject(), bus.KeyByToken(1)}, []string{"KeyByToken", "said already"}},
-		"two of the same": {"s.*", []bus.ConsumeOption{bus.KeyBySubject(), bus.KeyBySubject()}, []string{"KeyBySubject", "said already"}},
+		"two":             {"s.*", []bus.ConsumeOption{bus.KeyBySubject(), bus.KeyByToken(1)}, []string{"KeyByToken", "KeyBySubject sets the key already"}},
+		"two of the same": {"s.*", []bus.ConsumeOption{bus.KeyBySubject(), bus.KeyBySubject()}, []string{"KeyBySubject", "KeyBySubject sets the key already"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := bus.Consume(t.Context(), st, "c", c.subject, giveUp, c.options...)

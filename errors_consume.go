@@ -71,7 +71,7 @@ func (e *ConsumerConflictError) remedy() string {
 	case field == consumer.FieldFilter && len(e.ExtraFilters) > 0:
 		return "give it handlers for all of them (Stream.Consume with a Mux, whose Default takes all that is left), or " + another
 	case field == consumer.FieldKey:
-		return "all must give the same key: end " + e.those() + " first (Consumer.Drain), or use another durable"
+		return "all processes must give the same key: end " + e.those() + " first (Consumer.Drain), or use another durable"
 	case field == consumer.FieldStart:
 		return "remove the start option, go back with Consumer.Rewind, or " + another
 	}

@@ -60,11 +60,11 @@ type Link struct {
 
 // String returns the state as text.
 func (l Link) String() string {
-	state := "up, to server " + l.Server
+	state := "up, to server " + l.Server + ","
 	if !l.Up {
 		state = "down"
 	}
-	text := fmt.Sprintf("the leaf link has been %s, since %s", state, l.Since.UTC().Format(time.RFC3339))
+	text := fmt.Sprintf("the leaf link has been %s since %s", state, l.Since.UTC().Format(time.RFC3339))
 	if l.Reason != "" {
 		text += ": " + l.Reason
 	}
