@@ -122,8 +122,9 @@ func (n *Cluster) isOwnHost(host, listen string) bool {
 // Leaf says to which server the embedded one is linked.
 type Leaf struct {
 	// URL is where that server accepts leaf nodes: "nats-leaf://user:password@hub:7422", or
-	// several URLs of one cluster separated by commas. "tls://hub:7422" is with TLS. An empty
-	// URL means no link, so that the value can come straight from a configuration.
+	// several URLs of one cluster separated by commas. "tls://hub:7422" is with TLS, and
+	// "ws://hub:8080" or "wss://hub:443" a WebSocket. An empty URL means no link, so that the
+	// value can come straight from a configuration.
 	URL string
 	// Credentials is a NATS credentials file; empty for none.
 	Credentials string
@@ -176,14 +177,31 @@ type leafConfig struct {
 func (c *config) leafURLs(list string) (urls []*url.URL) {
 	for part := range strings.SplitSeq(list, ",") {
 		u, err := url.Parse(strings.TrimSpace(part))
-		if err != nil || u.Host == "" {
-			c.bad("WithLeaf", strconv.Quote(link.Redact(list)), `is not "nats-leaf://host:7422"; in a user name or password escape what is no letter or digit (url.PathEscape, and %2C for a comma), or use a credentials file`)
+		if reason := leafURLProblem(u, err); reason != "" {
+			c.bad("WithLeaf", strconv.Quote(link.Redact(list)), reason)
 			return nil
 		}
 		urls = append(urls, u)
 	}
 	return urls
 }
+
+// leafURLProblem says what is wrong with the URL of a hub, which url.Parse has returned with err; "" for nothing.
+func leafURLProblem(u *url.URL, err error) string {
+	const escape = "in a user name or password escape what is no letter or digit (url.PathEscape, and %2C for a comma), or use a credentials file"
+	switch {
+	case err != nil || u.Scheme == "" || u.Host == "":
+		return `is not "nats-leaf://host:7422"; ` + escape
+	case slices.Contains(leafSchemes, u.Scheme):
+		return ""
+	case slices.Contains(otherSchemes, u.Scheme):
+		return fmt.Sprintf("has the scheme %q; use nats-leaf, tls, nats, ws or wss", u.Scheme)
+	}
+	return "has an unknown scheme; use nats-leaf, tls, nats, ws or wss; " + escape
+}
+
+// leafSchemes are the schemes that nats-server knows in the URL of a hub. It would take any other one for nats-leaf.
+var leafSchemes = []string{"nats-leaf", "tls", "nats", "ws", "wss"}
 
 // checkModes checks options of which one replaces the other.
 func (c *config) checkModes() {

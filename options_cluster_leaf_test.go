@@ -220,11 +220,11 @@ func TestLeafLink(t *testing.T) {
 		return *h.Leaf
 	}
 	must(t, awaitEvent(t, events, event.LinkUp).Err)
-	if l := state(true); l.Server != "the-hub" || l.Reason != "" {
+	if l := state(true); l.Server != "the-hub" || l.Reason != "" || !strings.HasPrefix(l.String(), "the leaf link has been up, to server the-hub, since ") {
 		t.Errorf("got %v", l)
 	}
 	r.cut(true)
-	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "the leaf link has been down, since ", ": ")
+	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "the leaf link has been down since ", ": ")
 	if l := state(false); l.Server != "" || l.Reason == "" {
 		t.Errorf("got %v", l)
 	}
@@ -243,6 +243,28 @@ func TestLeafLinkThatIsRefused(t *testing.T) {
 	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "Authorization Violation", "user and password in Leaf.URL")
 	if l := b.Health(t.Context()).Leaf; l.Up || !strings.Contains(l.String(), "Authorization Violation") || strings.Contains(l.String(), "wrong") {
 		t.Errorf("got %v", l)
+	}
+}
+
+// An edge that connects to the hub's port for clients is told which port it needs.
+func TestLeafLinkToThePortForClients(t *testing.T) {
+	t.Parallel()
+	_, events := edgeAt(t, "ann:s3cret", strings.TrimPrefix(external(t, nil).ClientURL(), "nats://"), "berlin")
+	hasText(t, awaitEvent(t, events, event.LinkDown).Err, "Incorrect Port", "leafnodes", "Leaf.URL")
+}
+
+// A URL that no leaf link can have is refused, and shows no password.
+func TestLeafURL(t *testing.T) {
+	t.Parallel()
+	for _, u := range []string{"http://ann:s3cret@hub:7422", "nats-leaf://hub:7422,ftp://ann:s3cret@hub:7422", "mqtt://hub"} {
+		_, err := quietBus(bus.WithLeaf(bus.Leaf{URL: u}))
+		asError[*bus.OptionError](t, err, "WithLeaf", "use nats-leaf, tls, nats, ws or wss")
+		if strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v shows the password", u, err)
+		}
+	}
+	for _, u := range []string{"tls://127.0.0.1:1", "nats://127.0.0.1:1", "NATS-LEAF://127.0.0.1:1"} {
+		ownBus(t, bus.WithLogger(silent()), bus.WithLeaf(bus.Leaf{URL: u}))
 	}
 }
 

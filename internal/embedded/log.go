@@ -55,8 +55,11 @@ func (l *serverLog) linkError() string {
 
 // leafRemedy says what to do about why a leaf link is down, as far as that is the program's to mend.
 func leafRemedy(reason string) string {
-	if strings.Contains(reason, "Authorization Violation") {
+	switch {
+	case strings.Contains(reason, "Authorization Violation"):
 		return "; the hub refuses the user: see user and password in Leaf.URL, or Leaf.Credentials"
+	case strings.Contains(reason, "Incorrect Port"):
+		return "; that port of the hub is for clients or other servers: name the port of its leafnodes in Leaf.URL (7422, unless the hub's configuration says otherwise)"
 	}
 	return ""
 }
