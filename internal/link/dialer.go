@@ -3,7 +3,6 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -22,6 +21,7 @@ type dialer struct {
 	timeout time.Duration
 	alive   context.Context // ends with abort
 	kill    context.CancelFunc
+	failed  failure
 
 	mu        sync.Mutex
 	inProcess func() (net.Conn, error)
@@ -34,7 +34,6 @@ type dialer struct {
 	stops     []func() bool             // each keeps the end of ctx from closing a connection
 	latest    *conn                     // what was dialled last
 	broke     bool                      // abort closed a connection that was in use
-	failed    error                     // why the latest attempt failed to dial
 }
 
 func newDialer(ctx context.Context, c Config) *dialer {
@@ -51,8 +50,8 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 		return nil, errCut
 	}
 	if err := d.changeAccessLocked(); err != nil {
-		d.failed = err
 		d.mu.Unlock()
+		d.failed.keep(err)
 		return nil, err
 	}
 	first, inProcess, move := d.ctx, d.inProcess, d.move
@@ -66,9 +65,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Unlock()
 	nc, err := d.dial(ctx, network, addr, inProcess)
 	if err != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.failed = err
+		d.failed.keep(err)
 		return nil, err
 	}
 	least := minStall
@@ -122,17 +119,6 @@ func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func(
 		return nil, err
 	}
 	return readAhead(nc), nil
-}
-
-// why returns err, of a first connect, with the reason that nats.go keeps to itself
-// when it found no server.
-func (d *dialer) why(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failed == nil || !errors.Is(err, nats.ErrNoServers) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, d.failed)
 }
 
 // connected ends the first connect. It reports whether that was before the end

@@ -85,7 +85,7 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return nil, l.dialer.why(named(err))
+	return nil, l.dialer.failed.explainFirst(named(err))
 }
 
 // A peer that is gone without a word is noticed after pingEvery times one more than

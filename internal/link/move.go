@@ -3,7 +3,6 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -71,7 +70,7 @@ func (l *Link) awaitMove(ctx context.Context, move int) error {
 		case <-l.dialer.alive.Done():
 			return errAborted
 		case <-ctx.Done():
-			return l.dialer.explain(context.Cause(ctx))
+			return l.dialer.failed.explain(context.Cause(ctx))
 		}
 	}
 }
@@ -87,7 +86,7 @@ func (d *dialer) cut() (move int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cutLocked()
-	d.failed = nil
+	d.failed.keep(nil)
 	return d.move
 }
 
@@ -137,14 +136,4 @@ func (d *dialer) arrived(move int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.move == move && d.latest != nil && d.latest.move == move && !d.latest.ended.Load()
-}
-
-// explain returns err with the reason why the latest attempt failed to dial, if it did.
-func (d *dialer) explain(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failed == nil {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, d.failed)
 }
