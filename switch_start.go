@@ -43,12 +43,12 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	failed := &switchover.MovedError{Dir: c.server.storeDir, Target: m.Target, URL: link.Redact(asked)}
 	b, err := connect(context.Background(), c, home)
 	if err != nil {
-		failed.URL, failed.Err = "", err
+		failed.Err = err
 		return nil, failed
 	}
 	switch missing := b.checkHasMoved(m); {
 	case missing != nil && asked != "":
-		failed.Err = missing
+		failed.Missing, failed.Err = errors.Is(missing, errNoneThere), missing
 		return nil, errors.Join(failed, b.Close())
 	case errors.Is(missing, errNoneThere): // a program may have deleted them since
 		c.logger.Warn("this server has none of the streams that were moved to it; if nobody has deleted them, it is another server than then, or has lost its data",
@@ -56,7 +56,7 @@ func connectMoved(c *config, asked string, home startHome) (*Bus, error) {
 	}
 	c.logger.Info("the streams of the store directory were moved to this server", "dir", c.server.storeDir, "target", m.Target, "at", m.At)
 	if err := b.undoHomeAtStart(); err != nil {
-		failed.URL, failed.Err = "", err
+		failed.Err = err
 		return nil, errors.Join(failed, b.Close())
 	}
 	b.answerForMoved(m)
@@ -190,11 +190,11 @@ const targetTimeout = 2 * time.Second
 
 // dial connects to another server than that of the bus, with a connection for a switch.
 func (c *config) dial(u string, access []nats.Option) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name(c.name + " (switch)"), nats.Timeout(targetTimeout), nats.MaxReconnects(-1),
+	opts := []nats.Option{nats.Name(c.name + " (switch)"), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
 		nats.CustomInboxPrefix(cmp.Or(c.inbox, nats.InboxPrefix[:len(nats.InboxPrefix)-1])),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // else it would print
-	return nats.Connect(u, append(opts, access...)...)
+	return link.Connect(u, targetTimeout, append(opts, access...)...)
 }
 
 // tellCommitted has what a switch home to dir left at the servers of nc say that it is committed.

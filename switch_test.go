@@ -138,6 +138,16 @@ func reopenMoved(t *testing.T, dir string, target *testserver.Server) {
 	_, err = quietBus(bus.WithStoreDir(dir), bus.WithTimeout(time.Second))
 	asError[*switchover.MovedError](t, err, target.ClientURL(), dir)
 	asError[*bus.ConnectError](t, err)
+	_, err = quietBus(bus.WithStoreDir(dir), bus.WithURL("nats://127.0.0.1:1"), bus.WithTimeout(time.Second))
+	asError[*switchover.MovedError](t, err, target.ClientURL(), "WithURL names nats://127.0.0.1:1, which cannot be used now")
+	asError[*bus.ConnectError](t, err)
+}
+
+// SwitchTo says why it cannot connect to the target.
+func TestSwitchToWhereNobodyListens(t *testing.T) {
+	t.Parallel()
+	_, err := ownBus(t).SwitchTo(t.Context(), "nats://127.0.0.1:1")
+	asError[*bus.ConnectError](t, err, "nats://127.0.0.1:1", "no servers available", "dial tcp 127.0.0.1:1", "see that the server runs")
 }
 
 // What a bus knows of its messages is found after a switch: dead letters, blocked keys, and

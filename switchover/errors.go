@@ -108,19 +108,23 @@ func (e *FencedError) Unwrap() error { return e.Err }
 // moved to a server that does not fit to its options, or that cannot be reached. The streams
 // in the directory are old, so the bus never uses them.
 type MovedError struct {
-	Dir    string // the store directory
-	Target string // where the streams are, without credentials
-	URL    string // of WithURL, without credentials; empty without that option
-	Err    error  // why the target cannot be used
+	Dir     string // the store directory
+	Target  string // where the streams are, without credentials
+	URL     string // of WithURL, without credentials; empty without that option
+	Missing bool   // the server at URL has none of the streams
+	Err     error  // why the server at URL cannot be used, or at Target without a URL
 }
 
 // Error says where the streams are.
 func (e *MovedError) Error() string {
-	if e.URL != "" {
+	switch {
+	case e.Missing:
 		return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, and the server of WithURL, %s, does not have them: %v; use the URL of that server or cluster, or remove WithStoreDir to leave the streams alone", e.Dir, e.Target, e.URL, e.Err)
+	case e.URL != "":
+		return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, and WithURL names %s, which cannot be used now: %v; the data in the directory is old and never used, so start again when the server of WithURL can be used, or leave WithURL out to use %[2]s", e.Dir, e.Target, e.URL, e.Err)
 	}
 	return fmt.Sprintf("bus: the streams of store directory %q were moved to %s, which cannot be used now: %v; the data in the directory is old and never used, so start again when that server can be used", e.Dir, e.Target, e.Err)
 }
 
-// Unwrap returns why the target cannot be used.
+// Unwrap returns why the server cannot be used.
 func (e *MovedError) Unwrap() error { return e.Err }
