@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
@@ -108,6 +109,21 @@ func TestHeaderOfAMessage(t *testing.T) {
 	var none bus.Header
 	if none.Get("a") != "" || none.Values("a") != nil {
 		t.Error("a nil header has values")
+	}
+}
+
+// The headers of the server make a message a schedule, in a stream that allows schedules.
+func TestScheduleByHeaders(t *testing.T) {
+	t.Parallel()
+	st := declare(t, bustest.New(t), bus.StreamConfig{Name: "S", Subjects: []string{"at.*", "due.*"},
+		Raw: func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }})
+	h, got := whole[int](1)
+	consume(t, st, "c", "due.*", h)
+	_, err := bus.PublishTo(t.Context(), st, "at.a", 7,
+		bus.WithHeader("Nats-Schedule", "@at "+time.Now().UTC().Format(time.RFC3339)), bus.WithHeader("Nats-Schedule-Target", "due.a"))
+	must(t, err)
+	if m := receive(t, got); m.Data != 7 || m.Subject != "due.a" {
+		t.Errorf("got %d on %s", m.Data, m.Subject)
 	}
 }
 
