@@ -29,12 +29,13 @@ const (
 // allocations. So there is one write at a time: nats.go writes under a lock.
 type conn struct {
 	net.Conn
-	stall   time.Duration
-	stalled *time.Timer   // runs during a write, and fails it
-	gaveUp  chan struct{} // has one element when the timer has fired
-	ended   atomic.Bool   // it was closed
-	move    int           // the number of the dialer's target when it was dialled
-	heard   hearing
+	stall     time.Duration
+	stalled   *time.Timer   // runs during a write, and fails it
+	gaveUp    chan struct{} // has one element when the timer has fired
+	ended     atomic.Bool   // it was closed
+	handshake time.Duration // how long the handshake may take; zero: as nats.go says
+	move      int           // the number of the dialer's target when it was dialled
+	heard     hearing
 }
 
 // guarded wraps nc.
@@ -60,6 +61,15 @@ func (c *conn) write(p []byte) (n int, err error) {
 		_ = c.SetWriteDeadline(time.Time{}) // the next one has its own time
 	}
 	return n, err
+}
+
+// SetDeadline implements net.Conn. nats.go sets one for the handshake, and lifts it when it has
+// connected.
+func (c *conn) SetDeadline(t time.Time) error {
+	if latest := time.Now().Add(c.handshake); c.handshake > 0 && t.After(latest) {
+		t = latest
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 // Close implements net.Conn.

@@ -13,6 +13,10 @@ import (
 // errAborted is the error of dialling after abort.
 var errAborted = errors.New("the connection was aborted")
 
+// reconnectLimit is how long a dial may take, and how long a handshake, when the link was connected
+// before: nats.go holds its lock meanwhile, so whoever publishes waits.
+const reconnectLimit = 5 * time.Second
+
 // dialer reaches the embedded server in this process and others by network. As
 // nats.Connect takes no context, the dialer ends it: while the link connects for
 // the first time, the end of ctx stops dialling and closes what was dialled.
@@ -63,7 +67,8 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	defer cancel()
 	d.stopDial = cancel
 	d.mu.Unlock()
-	nc, err := d.dial(ctx, network, addr, inProcess)
+	limit := d.limit(addr, first == nil)
+	nc, err := d.dial(ctx, network, addr, inProcess, limit)
 	if err != nil {
 		d.failed.keep(err)
 		return nil, err
@@ -73,6 +78,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 		least = embeddedStall
 	}
 	c := guarded(nc, max(d.timeout, least))
+	c.handshake = limit
 	c.move = move
 	c.heard.on.Store(first != nil)
 	d.mu.Lock()
@@ -92,6 +98,15 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	return c, nil
 }
 
+// limit is how long a dial may take, and how long a handshake. The server in this process may wait for
+// the disk.
+func (d *dialer) limit(addr string, again bool) time.Duration {
+	if again && addr != embeddedAddr {
+		return min(d.timeout, reconnectLimit)
+	}
+	return d.timeout
+}
+
 // changeAccessLocked changes how the connection identifies itself, if it leads elsewhere
 // now. nats.go dials with the lock of the connection, so nobody reads the options meanwhile.
 func (d *dialer) changeAccessLocked() error {
@@ -107,9 +122,9 @@ func (d *dialer) changeAccessLocked() error {
 
 // dial dials one address. Only connections to the server in this process read ahead, so it
 // follows the connection when Lead moves it.
-func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func() (net.Conn, error)) (net.Conn, error) {
+func (d *dialer) dial(ctx context.Context, network, addr string, inProcess func() (net.Conn, error), limit time.Duration) (net.Conn, error) {
 	if addr != embeddedAddr {
-		return (&net.Dialer{Timeout: d.timeout}).DialContext(ctx, network, addr)
+		return (&net.Dialer{Timeout: limit}).DialContext(ctx, network, addr)
 	}
 	if inProcess == nil {
 		return nil, errNotEmbedded

@@ -423,3 +423,33 @@ func TestPeerThatSaysNothing(t *testing.T) {
 		}
 	})
 }
+
+// The handshake of a reconnect ends early, whatever the timeout of the bus is. After it there is no limit.
+func TestHandshakeOfAReconnectIsLimited(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		c := link.LimitedHandshake(ours)
+		defer c.Close()
+		for limit, want := range map[time.Duration]time.Duration{time.Minute: 5 * time.Second, time.Second: time.Second} {
+			began := time.Now()
+			if err := c.SetDeadline(began.Add(limit)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != want {
+				t.Errorf("with a deadline of %v the handshake ended after %v: %v", limit, time.Since(began), err)
+			}
+		}
+		if err := c.SetDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(time.Hour)
+			_, _ = theirs.Write([]byte("x"))
+		}()
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Errorf("after the handshake: %v", err)
+		}
+	})
+}

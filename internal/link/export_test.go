@@ -25,3 +25,10 @@ func (l *Link) BeginRequest() error {
 	l.requests.remove(number)
 	return err
 }
+
+// LimitedHandshake is nc as the dialer hands it out when the link was connected before, for tests.
+func LimitedHandshake(nc net.Conn) net.Conn {
+	c := guarded(nc, minStall)
+	c.handshake = reconnectLimit
+	return c
+}

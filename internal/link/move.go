@@ -28,16 +28,13 @@ func (l *Link) pointTo(ctx context.Context, to Target) error {
 	}
 	if err == nil {
 		l.dialer.lead(to)
-		err = l.nc.ForceReconnect() // skips the pause after an attempt in vain
-	}
-	if err == nil {
 		err = l.awaitMove(ctx, move)
 	}
 	return err
 }
 
-// awaitMove waits until the server to which the move leads has answered a ping. When ctx ends
-// first it cuts the connection: nats.go holds its lock during a handshake, also with a
+// awaitMove has nats.go dial, and waits until the server to which the move leads has answered a ping.
+// When ctx ends first it cuts the connection: nats.go holds its lock during a handshake, also with a
 // server that says nothing.
 func (l *Link) awaitMove(ctx context.Context, move int) error {
 	abandoned := make(chan struct{})
@@ -54,6 +51,9 @@ func (l *Link) awaitMove(ctx context.Context, move int) error {
 		return false
 	})
 	defer intact()
+	if err := l.nc.ForceReconnect(); err != nil { // skips the pause after an attempt in vain
+		return err
+	}
 	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
 		switch {
 		case l.nc.IsClosed():
