@@ -116,7 +116,8 @@ func WithMiddleware(mws ...Middleware) ConnectOption {
 	})
 }
 
-// WithTimeout bounds every call whose context has no deadline. The default is 5 s.
+// WithTimeout bounds every call whose context has no deadline. The default is 5 s. It bounds each attempt to
+// connect, too; of those after a lost connection dialling and the handshake take 5 s at most.
 func WithTimeout(d time.Duration) ConnectOption {
 	return forConnect(func(c *config) {
 		positive(c, "WithTimeout", d)
