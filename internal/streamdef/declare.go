@@ -56,10 +56,12 @@ func (d *Declarer) Declare(ctx context.Context, def Definition) (*jetstream.Stre
 	}
 	defer unlock()
 	var info *jetstream.StreamInfo
-	for changed, attempt := true, 0; changed && attempt < maxAttempts; attempt++ {
-		if info, changed, err = d.declareOnce(ctx, def); err != nil {
-			return nil, err
-		}
+	for again, attempt := true, 0; again && attempt < maxAttempts; attempt++ {
+		info, again, err = d.declareOnce(ctx, def)
+		again = again && err == nil || isIgnored(err)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return info, nil
 }

@@ -85,6 +85,7 @@ func TestDeclareFails(t *testing.T) {
 // overwritten is a server on which another program overwrites the first update at once.
 type overwritten struct {
 	jetstream.JetStream
+	before  bool // that is before the server answers
 	updates int
 }
 
@@ -92,23 +93,31 @@ func (o *overwritten) UpdateStream(ctx context.Context, c jetstream.StreamConfig
 	st, err := o.JetStream.UpdateStream(ctx, c)
 	if o.updates++; o.updates == 1 && err == nil {
 		c.MaxMsgs = 7
-		_, err = o.JetStream.UpdateStream(ctx, c)
+		other, err := o.JetStream.UpdateStream(ctx, c)
+		if o.before {
+			return other, err // the server answers with the configuration that it has by then
+		}
 	}
 	return st, err
 }
 
 func TestDeclareLooksAgain(t *testing.T) {
 	t.Parallel()
-	d, c := open(t)
-	ctx := timeout(t)
-	if _, err := d.Declare(ctx, wanted(0, false, func(js *config) { js.MaxMsgs = 5 })); err != nil {
-		t.Fatal(err)
-	}
-	server := &overwritten{JetStream: c.JetStream}
-	c.JetStream = server
-	info, err := d.Declare(ctx, wanted(0, false, func(js *config) { js.MaxMsgs = 10 }))
-	if err != nil || info.Config.MaxMsgs != 10 || server.updates != 2 {
-		t.Errorf("got %+v after %d updates, %v", info, server.updates, err)
+	for name, before := range map[string]bool{"overwritten after the answer": false, "overwritten before the answer": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, c := open(t)
+			ctx := timeout(t)
+			if _, err := d.Declare(ctx, wanted(0, false, func(js *config) { js.MaxMsgs = 5 })); err != nil {
+				t.Fatal(err)
+			}
+			server := &overwritten{JetStream: c.JetStream, before: before}
+			c.JetStream = server
+			info, err := d.Declare(ctx, wanted(0, false, func(js *config) { js.MaxMsgs = 10 }))
+			if err != nil || info.Config.MaxMsgs != 10 || server.updates != 2 {
+				t.Errorf("got %+v after %d updates, %v", info, server.updates, err)
+			}
+		})
 	}
 }
 

@@ -64,8 +64,9 @@ func refusal(stream, op string, err error) error {
 	return jserr.Wrap(stream, op, err)
 }
 
-// checkApplied returns an *UnsupportedError for the fields that the server ignored: an old
-// server leaves out what it does not know.
+// checkApplied returns an *UnsupportedError for the fields that the server has not taken: an old
+// server leaves out what it does not know. So it looks, too, when another program has changed the
+// stream before the server answered.
 func checkApplied(sent, has *jetstream.StreamConfig, fields []*field) error {
 	e := &UnsupportedError{Stream: sent.Name, Changed: true}
 	for _, f := range fields {
@@ -77,4 +78,10 @@ func checkApplied(sent, has *jetstream.StreamConfig, fields []*field) error {
 		return e
 	}
 	return nil
+}
+
+// isIgnored reports whether err is one of checkApplied.
+func isIgnored(err error) bool {
+	e, ok := errors.AsType[*UnsupportedError](err)
+	return ok && e.Changed
 }
