@@ -315,7 +315,8 @@ func (s *run) finish(ctx context.Context) error {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
 		defer cancel()
 		s.Bus.Settle(limited)
-		return s.settle(ctx)
+		s.settle(ctx)
+		return nil
 	})
 	if failed != nil {
 		return failed
@@ -343,14 +344,13 @@ func (s *run) unmarkRest() error {
 }
 
 // settle waits until the replicas of the target have the data, and removes the marks that are left.
-func (s *run) settle(ctx context.Context) error {
+func (s *run) settle(ctx context.Context) {
 	if s.report.Replicas > 1 {
 		s.settleReplicas(ctx)
 	}
 	if err := s.unmarkRest(); err != nil {
 		s.warn("the mark of the switch is still on the streams %v: %v; the next start removes it", s.made, s.withRefusal(err))
 	}
-	return nil
 }
 
 // settleReplicas waits until the replicas of the target have the data. Until then there is one copy,
