@@ -92,24 +92,23 @@ func (l *live) settleConsumer(ctx context.Context, name string, before, now *con
 	if err := json.Unmarshal(config, &c); err != nil {
 		return err
 	}
-	if c.AckPolicy == jetstream.AckNonePolicy {
+	changed := slices.DeleteFunc(slices.Sorted(maps.Keys(before.Pending)), func(seq uint64) bool {
+		return now.Pending[seq] != nil && now.Pending[seq].Timestamp == before.Pending[seq].Timestamp
+	})
+	if c.AckPolicy == jetstream.AckNonePolicy || len(changed) == 0 {
 		return nil
 	}
 	if err := answers(ctx, l.s.Target, l.name, name); err != nil {
 		return err
 	}
 	return l.withAsker(ctx, func(a *asker) error {
-		for _, seq := range slices.Sorted(maps.Keys(before.Pending)) {
-			was, is := before.Pending[seq], now.Pending[seq]
+		for _, seq := range changed {
 			body := []byte("+ACK")
-			switch {
-			case is != nil && is.Timestamp == was.Timestamp:
-				continue
-			case is != nil: // the server has heard of it, or was told when to send it again
+			if is := now.Pending[seq]; is != nil { // the server has heard of it, or was told when to send it again
 				left := time.Until(time.Unix(0, is.Timestamp).Add(c.AckWait))
 				body = fmt.Appendf(nil, `-NAK {"delay": %d}`, left)
 			}
-			subject := fmt.Sprintf("$JS.ACK.%s.%s.%d.%d.%d.0.0", l.name, name, now.Redelivered[seq]+1, seq, was.Sequence)
+			subject := fmt.Sprintf("$JS.ACK.%s.%s.%d.%d.%d.0.0", l.name, name, now.Redelivered[seq]+1, seq, before.Pending[seq].Sequence)
 			if err := a.send(ctx, subject, body); err != nil {
 				return err
 			}

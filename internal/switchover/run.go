@@ -167,8 +167,32 @@ func (s *run) describeAgain(ctx context.Context) error {
 	return s.Bus.Journal(s.report.Streams)
 }
 
+// copyAll copies all streams, to a cluster the large ones at last. When the copy of a stream is
+// complete, its servers send it to each other. Elections would wait for that.
 func (s *run) copyAll(ctx context.Context) error {
-	return each(s.infos, func(info *jetstream.StreamInfo) error {
+	if s.report.Replicas == 1 {
+		return s.copyEach(ctx, s.infos)
+	}
+	var small, large []*jetstream.StreamInfo
+	for _, info := range s.infos {
+		if s.isLive(info) {
+			large = append(large, info)
+		} else {
+			small = append(small, info)
+		}
+	}
+	if err := s.copyEach(ctx, small); err != nil {
+		return err
+	}
+	if err := s.comparing.Wait(); err != nil {
+		return err
+	}
+	return s.copyEach(ctx, large)
+}
+
+// copyEach copies some streams, and begins to compare their consumers.
+func (s *run) copyEach(ctx context.Context, streams []*jetstream.StreamInfo) error {
+	return each(streams, func(info *jetstream.StreamInfo) error {
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,13 +30,17 @@ func (s *run) verifyConsumers(ctx context.Context, from *jetstream.StreamInfo) e
 	if err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, takesNone)
 	for _, c := range all { // in turn: the servers elect the leaders of all meanwhile
-		if err := s.verifyConsumer(ctx, c, s.isVolatile(from)); err != nil {
+		if err := answers(ctx, s.Target, c.Stream, c.Name); err != nil {
 			return err
 		}
 	}
-	return nil
+	return each(all, func(c *jetstream.ConsumerInfo) error { return s.compareConsumer(ctx, c, s.isVolatile(from)) })
 }
+
+// takesNone reports whether a consumer takes no settlements.
+func takesNone(c *jetstream.ConsumerInfo) bool { return c.Config.AckPolicy == jetstream.AckNonePolicy }
 
 // isVolatile reports whether the server may change the stream by itself: then original and
 // copy may differ a little.
@@ -64,15 +69,9 @@ func (s *run) isAssigned(to *jetstream.StreamInfo) bool {
 	return s.report.Replicas == 1 || c != nil && c.Leader != "" && len(c.Replicas) == s.report.Replicas-1
 }
 
-// verifyConsumer waits until the copy of a consumer takes settlements, and compares it. What
-// is behind removed messages may differ: the target counts them as delivered.
-func (s *run) verifyConsumer(ctx context.Context, from *jetstream.ConsumerInfo, volatile bool) error {
-	if from.Config.AckPolicy == jetstream.AckNonePolicy {
-		return nil // it takes none
-	}
-	if err := answers(ctx, s.Target, from.Stream, from.Name); err != nil {
-		return err
-	}
+// compareConsumer compares the copy of a consumer. What is behind removed messages may differ: the
+// target counts them as delivered.
+func (s *run) compareConsumer(ctx context.Context, from *jetstream.ConsumerInfo, volatile bool) error {
 	for began := time.Now(); ; {
 		to, err := s.lookAtConsumer(ctx, from)
 		if err == nil && s.equal(from, to, volatile) {
@@ -150,8 +149,8 @@ var errNoAnswer = fmt.Errorf("no answer came within %v", answerLimit)
 // processed waits until a consumer of the old server has processed the settlements that were
 // sent to it, or is deleted.
 func (s *run) processed(ctx context.Context, c *jetstream.ConsumerInfo) error {
-	if c.Config.AckPolicy == jetstream.AckNonePolicy {
-		return nil // it takes none
+	if takesNone(c) {
+		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, errNoAnswer)
 	defer cancel()
