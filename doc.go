@@ -109,7 +109,7 @@
 // The context of a handler does not end when the bus begins to stop, so that the handler can
 // finish. It ends when the drain timeout is used up, or at the deadline of [HandlerTimeout].
 // A handler can call [Stopping]: the channel that it returns is closed when the bus begins
-// to stop.
+// to stop. From then on no message of a stream is given to a handler.
 //
 // # Errors
 //

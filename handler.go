@@ -82,6 +82,10 @@ func (c *handlerContext) Value(key any) any {
 // Stopping returns a channel that is closed when the bus begins to stop. ctx is the context of
 // a handler, or derived from it. The handler may finish early then, long before ctx ends. For
 // another ctx the channel is nil, which blocks forever.
+//
+// Once the channel is closed, no message of a stream is given to a handler. Those that are left
+// return to their stream, and that is no attempt. Only a handler that is called in the moment of
+// the closing can find the channel closed. Core messages that have arrived are still handled.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if ctx == nil {
 		return nil

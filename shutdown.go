@@ -26,7 +26,8 @@ func (b *Bus) Close() error { return b.Shutdown(context.Background()) }
 // timeout is used up.
 var errDrainTimeout = errors.New("bus: the drain timeout is used up")
 
-// Shutdown stops the bus in this order: it sends the buffer of PublishAsync, refuses new
+// Shutdown stops the bus in this order: it closes the channel of Stopping, after which no
+// handler begins a message of a stream. It sends the buffer of PublishAsync, refuses new
 // subscriptions, lets handlers finish the core messages that have arrived, and returns
 // messages of streams whose handling has not begun. Then it refuses new messages, sends the
 // buffer once more, waits for the acknowledgements of PublishToAsync, closes the connection,
@@ -61,7 +62,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 // shutdown does the work of Shutdown, on the goroutine of the first call. Its order is
 // what Shutdown promises.
 func (b *Bus) shutdown(ctx context.Context) error {
-	close(b.state.stopping)
+	close(b.state.stopping) // consumers begin nothing more
 	defer b.unobserve()
 	if unlock, err := b.switching.Lock(ctx); err == nil { // a switch goes back, or ends
 		defer unlock()

@@ -40,6 +40,7 @@ func (c *Consumer) intakeConfig(config jetstream.ConsumerConfig) intake.DurableC
 		Interval:    c.cfg.Interval,
 		Run:         c.cfg.Handler.Run,
 		Exited:      c.cfg.Handler.Exited,
+		Stopping:    c.cfg.Core.Stopping,
 		IsRemoved:   c.isRemoved,
 		Retrying:    c.retrying,
 		Report:      c.stalled,

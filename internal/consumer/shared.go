@@ -45,6 +45,7 @@ func (c *Consumer) share() (*sharedTaker, error) {
 		Link: c.cfg.Core.Link, Stream: c.cfg.Stream.Name, Durable: c.cfg.Durable, ID: nuid.Next(),
 		TTL: ownership.TTLOf(s.conf.AckWait), Workers: workers, RequestTimeout: c.cfg.Core.Timeout,
 		WithReserve:    c.cfg.Core.WithReserve,
+		Stopping:       s.conf.Stopping,
 		Run:            s.conf.Run,
 		RunBatch:       s.conf.Batch.Run,
 		Exited:         c.cfg.Handler.Exited,

@@ -5,8 +5,9 @@
 //
 // A Queue runs each message it takes once, on at most as many goroutines as its
 // concurrency, and in order where that is one. A message that has not begun when the queue
-// stops is returned by Stop. With a pacer messages begin one by one with a time in between;
-// with a batcher several run at once, and with lanes beside it several of a key. Lanes keeps messages of the same key in order beside
+// stops is returned by Stop. With BeginUntil no pushed message begins after a moment. With a
+// pacer messages begin one by one with a time in between; with a batcher several run at once,
+// and with lanes beside it several of a key. Lanes keeps messages of the same key in order beside
 // a queue, Isolation lets some of them run with nothing else. Both say which message comes
 // next; the caller pushes it.
 //

@@ -19,11 +19,12 @@ import (
 type Queue struct {
 	run         func(wire.Delivery)
 	concurrency int
-	begun       atomic.Int64  // runs begun
-	ended       atomic.Int64  // runs ended
-	inline      atomic.Uint64 // the goroutine that calls Enter
-	watched     atomic.Bool   // somebody waits in Wait
-	barred      atomic.Bool   // Enter may not begin: stopped or quiesced; written under mu
+	stopping    <-chan struct{} // see BeginUntil
+	begun       atomic.Int64    // runs begun
+	ended       atomic.Int64    // runs ended
+	inline      atomic.Uint64   // the goroutine that calls Enter
+	watched     atomic.Bool     // somebody waits in Wait
+	barred      atomic.Bool     // Enter may not begin: stopped or quiesced; written under mu
 
 	mu         sync.Mutex
 	room       sync.Cond   // the backlog got shorter
@@ -109,7 +110,7 @@ func (q *Queue) add(d wire.Delivery) bool {
 
 // runsLocked reports whether there is something that may begin.
 func (q *Queue) runsLocked() bool {
-	return q.backlog.n > 0 && !q.quiesced && !q.stopped
+	return q.backlog.n > 0 && !q.quiesced && !q.stopped && !q.IsStopping()
 }
 
 // recordEnd counts runs that ended, in whatever way.
@@ -173,8 +174,8 @@ func (q *Queue) Stop() []wire.Delivery {
 	return left
 }
 
-// Wait waits until nothing waits (unless the queue is quiesced) and nothing runs, or until
-// ctx ends; then it returns the cause of ctx. When ctx comes from FromCaller and that caller is
+// Wait waits until nothing waits (unless the queue is quiesced or begins nothing any more) and
+// nothing runs, or until ctx ends; then it returns the cause of ctx. When ctx comes from FromCaller and that caller is
 // running one of the queue's messages, it does not wait for that one.
 func (q *Queue) Wait(ctx context.Context) error {
 	workers, own := q.ownRuns(ctx)

@@ -60,6 +60,21 @@ func (q *Queue) IsQuiesced() bool {
 	return q.quiesced
 }
 
+// BeginUntil has the queue begin nothing that was pushed once stopping is closed, also after
+// Resume. Push goes on to take messages in, for Stop. What runs goes on. To be called before
+// there are messages.
+func (q *Queue) BeginUntil(stopping <-chan struct{}) { q.stopping = stopping }
+
+// IsStopping reports whether the channel of BeginUntil is closed.
+func (q *Queue) IsStopping() bool {
+	select {
+	case <-q.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
 // awaitResume waits until the queue is not quiesced. It returns false when it has stopped.
 // Enter calls it.
 func (q *Queue) awaitResume() bool {

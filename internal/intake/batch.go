@@ -113,7 +113,19 @@ func (d *Durable) runTogether(b *batch) {
 			d.concludeLine(lines[i], results[i])
 		}
 	}()
-	d.cfg.Batch.Run(b.messages, outcomes)
+	call := d.cfg.Batch.Run
+	if d.queue.IsStopping() {
+		call = d.returnAll
+	}
+	call(b.messages, outcomes)
+}
+
+// returnAll is instead of the Run of a Batch where no handler may be called any more.
+func (d *Durable) returnAll(_ []wire.Delivery, outcomes []settle.Outcome) {
+	for i := range outcomes {
+		outcomes[i] = settle.Outcome{Returned: true}
+	}
+	d.skipped.addMany(len(outcomes))
 }
 
 // runnable is how many messages of a line may be handled at once, from its first one. None

@@ -10,6 +10,8 @@
 // next attempt) the server gets in-progress signals for it. The outcome of a handler
 // call is decided once, in conclude: the message is acknowledged, tried again, kept for a
 // later time, made a dead letter, or returned. So retries do not depend on the server.
+// Once DurableConfig.Stopping is closed, it calls no handler and asks for no messages. It keeps
+// what it has for Drain.
 //
 // Which of the held messages may run is the question of an order: unkeyed runs each one
 // as it comes, keyed runs one message of a key at a time, in stream order. What waits behind a

@@ -58,6 +58,10 @@ type DurableConfig struct {
 	// nothing is deferred.
 	Owner Owner
 
+	// Stopping is closed when no handler call may begin any more, until Drain returns what is
+	// here. Nil: never.
+	Stopping <-chan struct{}
+
 	// DeferRetry stores a message that is to be tried again at a later time, so that it
 	// need not wait here; it comes back by another source. Where it fails or is nil
 	// the message waits here.
@@ -163,6 +167,7 @@ func (d *Durable) newQueue() *dispatch.Queue {
 	if c.Batch.Run != nil {
 		q = dispatch.NewBatches(c.Concurrency, c.Batch.Size, c.Batch.Wait, d.runBatch)
 	}
+	q.BeginUntil(c.Stopping)
 	if c.Interval > 0 {
 		q.Pace(c.Interval)
 	}

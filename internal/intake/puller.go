@@ -296,7 +296,7 @@ func (p *puller) want() (messages, bytes int, doubt bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if d.draining || d.quiesced || !connected || now.Before(p.pullAfter) {
+	if d.draining || d.quiesced || d.queue.IsStopping() || !connected || now.Before(p.pullAfter) {
 		return 0, 0, false
 	}
 	messages, bytes = p.window.room(now, p.here(), p.asked, p.heldBytes, d.link.MaxPayload())

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -342,4 +343,60 @@ func TestQuiesceUnderLoad(t *testing.T) {
 			t.Errorf("handled %s of %d", strconv.FormatInt(n, 10), publishers*messages)
 		}
 	})
+}
+
+// stopsAtRestore is a Recovery that is asked about a message at the moment when nothing may
+// begin any more.
+type stopsAtRestore struct {
+	handbacks
+	stopping chan struct{}
+}
+
+func (r *stopsAtRestore) Restore(wire.Delivery) { close(r.stopping) }
+
+// A message whose handler is about to be called, when none may be called any more, waits for
+// the drain, which returns it.
+func TestDurableBeginsNothingWhileStopping(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 3} {
+		t.Run(fmt.Sprintf("batches of %d", size), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := newFakeServer(t)
+				r := &stopsAtRestore{stopping: make(chan struct{})}
+				d := open(t, o, 1, func(wire.Delivery) settle.Outcome {
+					t.Error("a handler is called")
+					return done
+				}, func(c *intake.DurableConfig) {
+					c.Recovery, c.Stopping = r, r.stopping
+					if size > 0 {
+						c.Batch = intake.Batch{Size: size, Run: func([]wire.Delivery, []settle.Outcome) { t.Error("a handler of batches is called") }}
+					}
+				})
+				d.Start()
+				inbox := o.pulled().inbox
+				o.send(inbox, 1, 1)
+				synctest.Wait()
+				o.send(inbox, 2, 1)
+				time.Sleep(time.Minute)
+				if msgs, _ := d.Pending(); msgs != 2 || d.Begun() != 0 || d.Ended() != 0 {
+					t.Errorf("%d messages wait, %d calls have begun and %d ended", msgs, d.Begun(), d.Ended())
+				}
+				d.drained(t)
+				more, all := o.all()
+				if len(more) > 0 {
+					t.Errorf("it asked for %+v", more)
+				}
+				returned := 0
+				for _, x := range all {
+					if x.body == "-NAK 0s" {
+						returned++
+					}
+				}
+				if returned != 2 {
+					t.Errorf("got %+v", all)
+				}
+			})
+		})
+	}
 }

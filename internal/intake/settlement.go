@@ -98,6 +98,10 @@ func (d *Durable) attempt(del wire.Delivery) (outcome settle.Outcome, called boo
 		return outcome, false
 	}
 	defer d.leaveIsolation(del)
+	if d.queue.IsStopping() { // what came before may have taken a while
+		d.again(del, 0)
+		return outcome, false
+	}
 	if del.Stored.Isolation == wire.NotIsolated {
 		return d.call(del), true
 	}

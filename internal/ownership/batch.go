@@ -26,14 +26,14 @@ func (d *dispatcher) runBatch(ds []wire.Delivery, outcomes []settle.Outcome) {
 		return
 	}
 	defer d.release(to)
-	if ids, owns := d.number(keys...); owns {
+	if ids, ok := d.number(keys...); ok {
 		d.workers.handleBatch(ds, ids, outcomes)
 	}
 }
 
-// number makes the identifiers of new assignments. owns is false if this process is not surely
-// the owner any more.
-func (d *dispatcher) number(keys ...string) (ids []assignmentID, owns bool) {
+// number makes the identifiers of new assignments. ok is false if none may be made
+// any more: see mayAssignLocked.
+func (d *dispatcher) number(keys ...string) (ids []assignmentID, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ids = make([]assignmentID, len(keys))
@@ -41,7 +41,7 @@ func (d *dispatcher) number(keys ...string) (ids []assignmentID, owns bool) {
 		d.lastNumber++
 		ids[i] = assignmentID{Epoch: d.epoch, Number: d.lastNumber, Key: key}
 	}
-	return ids, d.ownsLocked()
+	return ids, d.mayAssignLocked()
 }
 
 // handleBatch handles messages at once that the owner in this process assigned. It runs on a

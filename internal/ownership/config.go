@@ -10,7 +10,7 @@ import (
 )
 
 // Config describes how one process takes part in a durable with keys. All fields but RunBatch
-// are required. The functions may be called from several goroutines at once.
+// and Stopping are required. The functions may be called from several goroutines at once.
 type Config struct {
 	Link            *link.Link
 	Stream, Durable string
@@ -22,6 +22,9 @@ type Config struct {
 	// WithReserve calls a function that stores a message of size bytes, and again with the
 	// reserve of the server if it has no room. Nil if there is none.
 	WithReserve func(ctx context.Context, size int, send func() error) error
+
+	// Stopping is closed when no handler may begin any more, before Drain. Nil: never.
+	Stopping <-chan struct{}
 
 	// Run calls the handler for one message. It must not panic. It may end its goroutine.
 	Run func(wire.Delivery) settle.Outcome

@@ -104,11 +104,11 @@ func (d *dispatcher) waitForWorker(w *waiter) *memberState {
 
 // assign has a message handled by the reserved worker of a member, and frees the worker.
 func (d *dispatcher) assign(to *memberState, key string, msg wire.Delivery) settle.Outcome {
-	ids, owns := d.number(key)
+	ids, ok := d.number(key)
 	id := ids[0]
 	defer d.release(to)
 	switch {
-	case !owns: // the process was suspended since the worker was reserved
+	case !ok: // the process was suspended since the worker was reserved, or stops
 		return settle.Outcome{Returned: true}
 	case to.id == d.cfg.ID:
 		return d.workers.handleLocal(msg, id)
@@ -136,7 +136,7 @@ func (d *dispatcher) dispatch() {
 
 // dispatchLocked skips messages whose key runs for another owner; they stay in the queue.
 func (d *dispatcher) dispatchLocked() {
-	if !d.ownsLocked() || d.quiesced {
+	if !d.mayAssignLocked() || d.quiesced {
 		return
 	}
 	for i := 0; i < len(d.queue); {
@@ -155,8 +155,10 @@ func (d *dispatcher) dispatchLocked() {
 	}
 }
 
-// ownsLocked reports whether this process is surely the owner.
-func (d *dispatcher) ownsLocked() bool { return !d.halted && time.Now().Before(d.leaseEnd) }
+// mayAssignLocked reports whether this process is surely the owner and does not stop.
+func (d *dispatcher) mayAssignLocked() bool {
+	return !d.halted && !d.workers.member.isStopping() && time.Now().Before(d.leaseEnd)
+}
 
 // freeMemberLocked returns this process if it has a free worker, else the member with
 // the most free workers, or nil.

@@ -42,6 +42,9 @@
 //	           heartbeat, unless handlers still run;
 //	           takes part no more
 //
+// Once Config.Stopping is closed, a member offers no workers, begins nothing, assigns nothing and
+// acquires no lease. Its state stays, until Drain.
+//
 // Drain may come in each state, also while a request for the lease is under way. The member
 // waits for the reply and releases what it got.
 //

@@ -21,16 +21,17 @@ type process struct {
 	name string
 	link *link.Link
 	*suspension
-	dead chan struct{} // closed when it is killed
+	dead     chan struct{} // closed when it is killed
+	stopping chan struct{} // closed when it begins nothing more
 }
 
 func (w *world) join(name string, workers int) *process { return w.joinWith(name, workers, ttl) }
 
 func (w *world) joinWith(name string, workers int, ttl time.Duration) *process {
-	p := &process{w: w, name: name, suspension: &suspension{}, dead: make(chan struct{})}
+	p := &process{w: w, name: name, suspension: &suspension{}, dead: make(chan struct{}), stopping: make(chan struct{})}
 	p.link = w.dial(p.wrap)
 	m, err := NewMember(Config{Link: p.link, Stream: names.stream, Durable: names.durable, ID: name, TTL: ttl, Workers: workers, RequestTimeout: 5 * time.Second,
-		Run:   p.handle,
+		Stopping: p.stopping, Run: p.handle,
 		Cause: func(error) string { return "error" },
 		Open: func(o *Owner) (Intake, error) {
 			return &fakeIntake{p: p, owner: o, stop: make(chan struct{})}, nil

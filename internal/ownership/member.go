@@ -119,7 +119,17 @@ func (m *Member) currentOwner() *Owner {
 func (m *Member) takesPart() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.draining && !m.quiesced
+	return !m.draining && !m.quiesced && !m.isStopping()
+}
+
+// isStopping reports whether no handler may begin here any more.
+func (m *Member) isStopping() bool {
+	select {
+	case <-m.cfg.Stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // follow sends one heartbeat. If the owner does not reply, it reads the lease, and

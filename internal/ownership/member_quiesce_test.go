@@ -147,3 +147,30 @@ func TestOwnerDiesWhileQuiesced(t *testing.T) {
 		w.mustNotOverlap()
 	})
 }
+
+// A process that stops begins nothing, also before it drains, and the others go on. If it is the
+// owner, all wait for its drain. Otherwise it does not become the owner.
+func TestStoppingProcessBeginsNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b := w.twoProcesses(2, 3)
+		close(b.stopping)
+		time.Sleep(2 * handler)
+		before := a.Begun()
+		mustRest(t, time.Second, b)
+		if a.Begun() == before {
+			t.Error("the owner does not go on")
+		}
+		close(a.stopping)
+		time.Sleep(2 * handler)
+		mustRest(t, ttl, a, b)
+		a.drain()
+		time.Sleep(5 * ttl)
+		if b.Owns() {
+			t.Error("it became the owner while it stops")
+		}
+		c := w.join("c", 2)
+		time.Sleep(ttl)
+		b.drain()
+		w.finish(c)
+	})
+}

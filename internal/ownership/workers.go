@@ -67,7 +67,7 @@ func (w *workers) onAssignment(msg *nats.Msg) {
 func (w *workers) handleRemote(d wire.Delivery) {
 	w.mu.Lock()
 	id := w.queued[d.Stored]
-	begins := !w.refusing && !w.quiesced && id.Epoch == w.epoch && time.Now().Before(w.until) && w.isFreeLocked(id)
+	begins := !w.refusing && !w.quiesced && !w.member.isStopping() && id.Epoch == w.epoch && time.Now().Before(w.until) && w.isFreeLocked(id)
 	if begins {
 		w.running[id] = true
 	}
