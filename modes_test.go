@@ -402,8 +402,8 @@ func TestModeTable(t *testing.T) {
 	}
 }
 
-// TestMigration goes the way of docs/migration.md: alone, edge, cluster of nodes, with the restarts
-// between, and each message is there at the end.
+// TestMigration goes a part of the way of docs/migration.md, with one store directory: alone, edge,
+// alone, cluster of nodes, with the restarts between. Each message is there at the end.
 func TestMigration(t *testing.T) {
 	needsCluster(t)
 	t.Parallel()

@@ -31,8 +31,8 @@ import (
 // committed, and everything goes on at the new server. Handlers that run meanwhile are not
 // waited for; what they settle counts on the new server. Large streams are copied before that,
 // while publishers go on; meanwhile no handler of them begins. So publishers wait for as
-// long as the rest takes, at most for switchover.MaxWait. Unless that is given, it is less
-// than the timeout of the bus, so that a call without a deadline does not fail.
+// long as the rest takes, at most for switchover.MaxWait. Unless that is given, it is 5 s or four
+// fifths of WithTimeout, whichever is less, so that a call without a deadline does not fail.
 //
 // If something fails before the commit, or ctx ends, the bus goes on where it was, and the
 // error is a *switchover.Error. After the commit nothing leads back: the store directory says
@@ -56,7 +56,9 @@ import (
 // Other errors: *OptionError (all of them, joined); *ConnectError if the target cannot be
 // reached; *UnsupportedError if the bus has no embedded server, or is to come home and is there
 // already or has no store directory; *StoreError and *StartError if the embedded server does
-// not start; ErrClosed.
+// not start, or the store directory cannot be read; *switchover.FencedError if an earlier way home has
+// left streams that cannot have their subjects back yet; ErrTimeout or context.Canceled if ctx ends before
+// anything has begun, also while the call waits for another one; ErrClosed.
 func (b *Bus) SwitchTo(ctx context.Context, url string, opts ...switchover.Option) (switchover.Report, error) {
 	report, err := b.switchTo(ctx, url, opts)
 	report.Failed = err != nil

@@ -16,27 +16,50 @@ import (
 	"github.com/omnibus-go/bus/switchover"
 )
 
-// A publish without an answer ends the hold. Then the bus goes on as before.
+// A publish without an answer ends the hold, also without MaxWait: after four fifths of the timeout of
+// the bus. Then the bus goes on as before.
 func TestSwitchToWhilePublishing(t *testing.T) {
 	t.Parallel()
 	target := newTarget(t)
-	b := ownBus(t)
+	b := ownBus(t, bus.WithTimeout(2*time.Second))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	silent := declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t.*"}})
 	must(t, b.JetStream().DeleteStream(t.Context(), "T"))
 	taken, err := b.Conn().SubscribeSync("t.1") // takes the message and does not answer
 	must(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	published := make(chan error, 1)
 	go func() { published <- second(bus.PublishTo(ctx, silent, "t.1", 1)) }()
 	must(t, second(taken.NextMsgWithContext(t.Context())))
 	_, err = b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(50*time.Millisecond))
 	asError[*switchover.Error](t, err, "MaxWait", "the bus is where it was")
+	report, err := b.SwitchTo(t.Context(), target.ClientURL())
+	asError[*switchover.Error](t, err, "MaxWait", "the bus is where it was")
+	if report.Waited < 1600*time.Millisecond || report.Waited >= switchover.DefaultMaxWait {
+		t.Errorf("publishers waited %v, want 1.6s and the way back", report.Waited)
+	}
 	storeNumbers(t, st, 1, 3)
 	must(t, bus.Publish(t.Context(), b, "x", 1))
 	must(t, b.Flush(t.Context()))
 	cancel()
 	isError(t, <-published, context.Canceled)
+}
+
+// A call that waits for another switch ends with its context.
+func TestSwitchToWaitsForAnother(t *testing.T) {
+	t.Parallel()
+	target := newTarget(t)
+	b := ownBus(t)
+	declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	switchTo(t, b, target.ClientURL(), at(switchover.Copy, func() {
+		canceled, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		isError(t, second(b.SwitchTo(canceled, target.ClientURL())), context.Canceled)
+		late, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		isError(t, second(b.SwitchTo(late, target.ClientURL())), bus.ErrTimeout)
+	}))
 }
 
 // What OnProgress does ends no switch.

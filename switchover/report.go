@@ -33,6 +33,7 @@ type Progress struct {
 	Streams  int           // that have been copied
 	Messages uint64        // of those, and those that were sent of streams that are copied while publishers go on
 	Bytes    int64         // sent to the target so far; snapshots are compressed
+	Rate     int64         // bytes a second: as many as were sent in the last second, so 0 when none were
 
 	TotalStreams  int
 	TotalMessages uint64 // as the last look found them; never less than Messages
@@ -49,11 +50,11 @@ type Report struct {
 	DryRun   bool
 	Failed   bool          // SwitchTo returned an error, which says why and where the streams are
 	Target   string        // the URL, without credentials
-	Replicas int           // of each stream at the target
+	Replicas int           // of each stream at the target; 0 if the switch failed before it knew them
 	Streams  []string      // sorted, with the side streams
 	Live     []string      // those of them that were copied while publishers went on, sorted; the others are copied while publishers wait
 	Messages uint64        // in all streams
-	Bytes    int64         // of the snapshots
+	Bytes    int64         // sent to the target; snapshots are compressed, so there are fewer than in the streams; 0 for a dry run
 	Waited   time.Duration // how long publishers waited; 0 for a dry run
 	Phases   []PhaseTime   // that have ended
 	Warnings []string      // what did not make the switch fail, and should be known

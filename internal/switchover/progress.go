@@ -32,6 +32,7 @@ func (s *run) sent(n int) {
 	defer s.mu.Unlock()
 	s.report.Bytes += int64(n)
 	s.progress.Bytes = s.report.Bytes
+	s.rate.add(time.Since(s.began), n)
 	if time.Since(s.told) >= progressEvery {
 		s.tellLocked()
 	}
@@ -62,6 +63,7 @@ func (s *run) copied(info *jetstream.StreamInfo) {
 func (s *run) tellLocked() {
 	s.told = time.Now()
 	s.progress.Elapsed = time.Since(s.began)
+	s.progress.Rate = s.rate.lastSecond(s.progress.Elapsed)
 	if s.Progress != nil {
 		s.Progress(s.progress)
 	}

@@ -39,6 +39,7 @@ type run struct {
 	mu       sync.Mutex
 	report   switchover.Report
 	progress switchover.Progress
+	rate     rate
 	told     time.Time // when bytes were last reported
 	made     []string  // streams whose copy has begun
 	own      []string  // those whose restore the target has not refused
