@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,7 +44,39 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v; until then it printed:\n%s", err, &got)
 	}
-	if !strings.Contains(got.String(), "lost 0 · twice 0 · out of order 0") {
-		t.Errorf("it printed:\n%s", &got)
+	for _, want := range []string{
+		`embedded, three nodes run +\d+ stored`, `preflight \[\.+\]`, `commit +\[#+\]`, `cluster +\d+ stored`, `killed +\d+ stored +\d+ handled +\d+ a second`,
+		`published +[1-9]\d*\n`, `lost +0\n`, `doubled +0\n`, `out of order +0\n`, `longest publish wait, switch +[1-9]\S*s\n`, `longest publish wait, kill +\S+s\n`,
+	} {
+		if !regexp.MustCompile(want).MatchString(got.String()) {
+			t.Errorf("it did not print %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("it printed:\n%s", &got)
+	}
+}
+
+// The program fails if an order was not handled once, in order.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for want, r := range map[string]result{
+		"": {published: 9, handled: 9},
+		"1 orders lost, 0 handled twice, 0 out of order": {published: 9, handled: 8, lost: 1},
+		"0 orders lost, 1 handled twice, 0 out of order": {doubled: 1},
+		"0 orders lost, 0 handled twice, 1 out of order": {late: 1},
+	} {
+		if got := fmt.Sprint(r.check()); got != want && (want != "" || r.check() != nil) {
+			t.Errorf("%+v: %s, want %q", r, got, want)
+		}
+	}
+}
+
+// What the publisher does not know to be stored does not count as handled.
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	s := &shop{stored: 2, handled: map[int]int{1: 1, 2: 1, 3: 1}}
+	if stored, handled := s.counts(); stored != 2 || handled != 2 {
+		t.Errorf("%d stored, %d handled", stored, handled)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strconv"
 	"sync"
 	"time"
@@ -22,6 +21,12 @@ const orderPlaced bus.Subject[Order] = "shop.orders.*.placed.v1"
 // customers is how many there are. The orders of each are handled in order.
 const customers = 5
 
+// perSecond is how many orders are stored in a second, at most.
+const perSecond = 5000
+
+// ackWait is when the cluster sends again what was on the way from a node that was killed.
+const ackWait = 5 * time.Second
+
 // shop stores and handles orders all the time.
 type shop struct {
 	orders  *bus.Stream
@@ -30,7 +35,6 @@ type shop struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
-	began   time.Time
 	stored  int           // orders 1 to stored were acknowledged
 	handled map[int]int   // how often each order was handled
 	latest  map[int]int   // the order of each customer that was handled last
@@ -45,8 +49,9 @@ func openShop(ctx context.Context, b *bus.Bus) (*shop, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &shop{orders: orders, began: time.Now(), handled: make(map[int]int), latest: make(map[int]int)}
-	if s.billing, err = bus.Consume(ctx, orders, "billing", orderPlaced, s.handle, bus.KeyBySubject(), bus.Concurrency(customers)); err != nil {
+	s := &shop{orders: orders, handled: make(map[int]int), latest: make(map[int]int)}
+	options := []bus.ConsumeOption{bus.KeyBySubject(), bus.Concurrency(customers), bus.AckWait(ackWait)}
+	if s.billing, err = bus.Consume(ctx, orders, "billing", orderPlaced, s.handle, options...); err != nil {
 		return nil, err
 	}
 	publishing, cancel := context.WithCancel(ctx)
@@ -57,7 +62,14 @@ func openShop(ctx context.Context, b *bus.Bus) (*shop, error) {
 
 // publish stores one order after the other until ctx ends.
 func (s *shop) publish(ctx context.Context) {
-	for n := 1; ctx.Err() == nil; n++ {
+	tick := time.NewTicker(time.Second / perSecond)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
 		began := time.Now()
 		subject := orderPlaced.At(strconv.Itoa(n % customers))
 		_, err := bus.PublishTo(context.WithoutCancel(ctx), s.orders, subject, Order{n}, bus.MsgID(strconv.Itoa(n)))
@@ -84,19 +96,15 @@ func (s *shop) handle(_ context.Context, m *bus.Msg[Order]) error {
 	return nil
 }
 
-// String says how many orders there are, and how fast they come.
-func (s *shop) String() string {
+// counts returns how many orders are stored, and how many of these were handled.
+func (s *shop) counts() (stored, handled int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rate := float64(s.stored) / time.Since(s.began).Seconds()
-	return fmt.Sprintf("%d orders stored, %d handled, %.0f a second", s.stored, len(s.handled), rate)
-}
-
-// storedNow is how many orders are stored.
-func (s *shop) storedNow() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stored
+	handled = len(s.handled)
+	if s.handled[s.stored+1] > 0 { // its acknowledgement is on the way to the publisher
+		handled--
+	}
+	return s.stored, handled
 }
 
 // resetWait returns how long an order took to be stored, at most, since the last call.
@@ -108,9 +116,11 @@ func (s *shop) resetWait() time.Duration {
 	return longest.Round(time.Millisecond)
 }
 
-// await waits until n orders are stored.
+// await waits until n more orders are stored, and those that are stored by then are handled.
 func (s *shop) await(ctx context.Context, n int) error {
-	return s.until(ctx, func() bool { return s.stored >= n })
+	stored, _ := s.counts()
+	n += stored
+	return s.until(ctx, func() bool { return s.stored >= n && len(s.handled) >= n })
 }
 
 // until waits until done, which is called with mu held.
@@ -127,7 +137,8 @@ func (s *shop) until(ctx context.Context, done func() bool) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%v: %w", s, ctx.Err())
+			stored, handled := s.counts()
+			return fmt.Errorf("%d orders are stored, %d handled: %w", stored, handled, ctx.Err())
 		}
 	}
 }
@@ -138,30 +149,36 @@ func (s *shop) stop() {
 	s.running.Wait()
 }
 
-// finish stops to publish, waits until all orders are handled, and prints the result. It fails
-// if an order was lost or handled twice, or handled too late.
-func (s *shop) finish(ctx context.Context, w io.Writer) error {
+// result is what became of the orders.
+type result struct{ published, handled, lost, doubled, late int }
+
+// finish stops to publish, waits until all orders are handled, and counts them.
+func (s *shop) finish(ctx context.Context) (r result, err error) {
 	s.stop()
 	if err := s.until(ctx, func() bool { return len(s.handled) >= s.stored }); err != nil {
-		return err
+		return r, err
 	}
 	if err := s.billing.Drain(ctx); err != nil {
-		return err
+		return r, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lost, twice := 0, 0
+	r = result{published: s.stored, handled: len(s.handled), late: s.behind}
 	for n := 1; n <= s.stored; n++ {
-		if s.handled[n] == 0 {
-			lost++
-		}
-		if s.handled[n] > 1 {
-			twice++
+		switch times := s.handled[n]; {
+		case times == 0:
+			r.lost++
+		case times > 1:
+			r.doubled++
 		}
 	}
-	fmt.Fprintf(w, "published %d · handled %d · lost %d · twice %d · out of order %d\n", s.stored, len(s.handled), lost, twice, s.behind)
-	if lost+twice+s.behind > 0 {
-		return fmt.Errorf("%d orders lost, %d handled twice, %d out of order", lost, twice, s.behind)
+	return r, nil
+}
+
+// check fails unless each order was handled once, and in the order of its customer.
+func (r result) check() error {
+	if r.lost+r.doubled+r.late > 0 {
+		return fmt.Errorf("%d orders lost, %d handled twice, %d out of order", r.lost, r.doubled, r.late)
 	}
 	return nil
 }
