@@ -129,7 +129,7 @@ func fullThere(t *testing.T, disk string) {
 	}
 	var free func()
 	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at(switchover.Copy, func() { free = fillDisk(t, disk) }))
-	mustGoOn(t, b, st, err, 10)
+	mustGoOn(t, b, st, err, 10, "make room there")
 	t.Log(err)
 	free()
 	switchTo(t, b, newTarget(t).ClientURL())

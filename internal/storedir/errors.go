@@ -39,7 +39,7 @@ func (e *AccessError) advice() string {
 	case errors.Is(e.Err, syscall.ENOTDIR):
 		return "a part of the path is a file: use another path or move the file away"
 	case errors.Is(e.Err, syscall.ENOSPC):
-		return "the disk is full: make room or use another directory"
+		return "the disk is full: make room"
 	case e.Op == opLock && (errors.Is(e.Err, errors.ErrUnsupported) || errors.Is(e.Err, syscall.ENOLCK)):
 		return "the file system cannot lock files: use a directory on a local disk"
 	case e.Dir == "":

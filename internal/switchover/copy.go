@@ -81,6 +81,11 @@ func (s *run) copy(ctx context.Context, info *jetstream.StreamInfo) error {
 	return nil
 }
 
+// isFull reports whether a server has no room for a copy: within its limits, or on its disk.
+func isFull(err error) bool {
+	return jserr.IsFull(err) || err != nil && strings.Contains(err.Error(), "no space left on device")
+}
+
 // copy copies the stream. begin has both servers begin.
 func (c *copier) copy(ctx context.Context, info *jetstream.StreamInfo, begin func() error) error {
 	c.ids = c.s.tapIDs(info)
@@ -89,7 +94,7 @@ func (c *copier) copy(ctx context.Context, info *jetstream.StreamInfo, begin fun
 		err = c.pipe(ctx)
 	}
 	forgotten := c.ids.end()
-	if jserr.IsFull(err) {
+	if isFull(err) {
 		err = fmt.Errorf("%w; make room there, or raise its max_file_store or max_memory_store", err)
 	}
 	if overlaps(err) {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/omnibus-go/bus/internal/dedup"
 	"github.com/omnibus-go/bus/internal/intake"
-	"github.com/omnibus-go/bus/internal/jserr"
 	"github.com/omnibus-go/bus/internal/wire"
 )
 
@@ -153,7 +152,7 @@ func (s *run) copyHome(ctx context.Context, info *jetstream.StreamInfo) error {
 	if _, err = c.begin(ctx, info); err == nil {
 		err = s.passHome(ctx, c, info, positions)
 	}
-	if jserr.IsFull(err) {
+	if isFull(err) {
 		err = fmt.Errorf("%w; make room on the disk here, or raise WithMaxStore or WithMaxMemory", err)
 	}
 	if err != nil {
