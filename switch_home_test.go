@@ -268,6 +268,21 @@ func TestSwitchHomeObstacles(t *testing.T) {
 		t.Cleanup(run.Stop)
 		eventually(t, "it asks for messages", func() bool { info, err := c.Info(t.Context()); return err == nil && info.NumWaiting > 0 })
 	}
+	fence := func(t *testing.T, js jetstream.JetStream, marks ...string) {
+		st, err := js.Stream(t.Context(), "S")
+		must(t, err)
+		config := st.CachedInfo().Config
+		for _, mark := range marks {
+			config.Metadata[mark] = "other"
+		}
+		must(t, second(js.UpdateStream(t.Context(), config)))
+	}
+	ann := []bus.Option{bus.WithUser("ann", "x")}
+	deny := func(subjects ...string) []testserver.Option {
+		return []testserver.Option{func(o *server.Options) {
+			o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: subjects}}}}
+		}}
+	}
 	for name, c := range map[string]struct {
 		opts   []bus.Option
 		target []testserver.Option
@@ -289,23 +304,28 @@ func TestSwitchHomeObstacles(t *testing.T) {
 			_, err = js.UpdateStream(t.Context(), stream{Name: "SEALED", Sealed: true})
 			must(t, err)
 		}},
-		"fenced by another switch": {want: []string{`stream "S"`, "another switch is taking it home", "wait for that switch"}, before: func(t *testing.T, js jetstream.JetStream) {
-			st, err := js.Stream(t.Context(), "S")
-			must(t, err)
-			config := st.CachedInfo().Config
-			config.Metadata["_omnibus.moved"] = "other"
-			_, err = js.UpdateStream(t.Context(), config)
-			must(t, err)
-		}},
-		"a consumer of others": {want: []string{`stream "S"`, `takes messages of consumer "theirs"`, "stop it"}, before: func(t *testing.T, js jetstream.JetStream) { pull(t, js, "S") }},
+		"fenced by another switch": {want: []string{`stream "S"`, "another switch is taking it home", "wait for that switch"}, before: func(t *testing.T, js jetstream.JetStream) { fence(t, js, "_omnibus.moved") }},
+		"a consumer of others":     {want: []string{`stream "S"`, `takes messages of consumer "theirs"`, "stop it"}, before: func(t *testing.T, js jetstream.JetStream) { pull(t, js, "S") }},
 		"no room": {opts: []bus.Option{bus.WithMaxStore(1 << 20)}, want: []string{"bytes on disk", "raise WithMaxStore"}, names: []string{"LARGE"}, before: func(t *testing.T, js jetstream.JetStream) {
 			_, err := js.CreateStream(t.Context(), stream{Name: "LARGE", MaxBytes: 2 << 20})
 			must(t, err)
 		}},
 		"messages too large": {target: []testserver.Option{func(o *server.Options) { o.MaxPayload = 4 << 20 }}, want: []string{"WithMaxPayload(4194304)"}},
-		"permissions": {target: []testserver.Option{func(o *server.Options) {
-			o.Users = []*server.User{{Username: "ann", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.UPDATE.>"}}}}}
-		}}, opts: []bus.Option{bus.WithUser("ann", "x")}, want: []string{`stream "S"`, "do not answer $JS.API.STREAM.UPDATE.S", "let the user of this bus publish to $JS.API.STREAM.UPDATE.>"}},
+		"taken home by another switch": {want: []string{`stream "S"`, "another switch has taken it home: delete the stream here"}, before: func(t *testing.T, js jetstream.JetStream) {
+			fence(t, js, "_omnibus.moved", "_omnibus.left")
+		}},
+		"a consumer in memory": {want: []string{`stream "S"`, `consumer "m" is kept in memory, and the embedded server would lose it: delete it, or make it without MemoryStorage`}, before: func(t *testing.T, js jetstream.JetStream) {
+			must(t, second(js.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{Durable: "m", MemoryStorage: true, AckPolicy: jetstream.AckExplicitPolicy})))
+		}},
+		"permission to list streams":   {opts: ann, target: deny("$JS.API.STREAM.LIST"), want: []string{"1 in the way", `the streams cannot be listed at the old servers: their user may not publish to "$JS.API.STREAM.LIST": let that user publish to $JS.API.STREAM.LIST; in all it needs publish to $JS.API.>,`, "and $JS.SNAPSHOT.ACK.>, and subscribe to _INBOX.>"}},
+		"permission to list consumers": {opts: ann, target: deny("$JS.API.CONSUMER.LIST.>"), want: []string{"1 in the way", `stream "S": its consumers cannot be listed at the old servers: their user may not publish to "$JS.API.CONSUMER.LIST.S": let that user publish to $JS.API.CONSUMER.LIST.S;`}},
+		"permissions of single calls": {opts: ann, target: deny("$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.SNAPSHOT.>", "$JS.API.STREAM.MSG.GET.>", "$JS.API.CONSUMER.INFO.>", "$JS.SNAPSHOT.ACK.>", "$JS.ACK.>"), want: []string{"6 in the way",
+			`stream "S": it cannot be changed at the old servers: their user may not publish to "$JS.API.STREAM.UPDATE.S": let that user publish to $JS.API.STREAM.UPDATE.S;`,
+			`stream "S": no snapshot of it can be taken at the old servers: their user may not publish to "$JS.API.STREAM.SNAPSHOT.S"`,
+			`stream "S": its messages cannot be read at the old servers: their user may not publish to "$JS.API.STREAM.MSG.GET.S"`,
+			`consumers cannot be looked up at the old servers: their user may not publish to "$JS.API.CONSUMER.INFO.omnibus-probe-`, "let that user publish to $JS.API.CONSUMER.INFO.>;",
+			`the chunks of a snapshot cannot be acknowledged at the old servers: their user may not publish to "$JS.SNAPSHOT.ACK.omnibus-probe-`,
+			`messages cannot be acknowledged at the old servers: their user may not publish to "$JS.ACK.omnibus-probe-`}},
 		"two at once": {names: []string{"SEALED"}, want: []string{"2 in the way", "it is sealed", `"theirs"`}, before: func(t *testing.T, js jetstream.JetStream) {
 			pull(t, js, "S")
 			_, err := js.CreateStream(t.Context(), stream{Name: "SEALED"})
@@ -333,7 +353,7 @@ func TestSwitchHomeObstacles(t *testing.T) {
 			if after := streamNames(t, b.JetStream()); !slices.Equal(after, before) {
 				t.Errorf("the streams were %v and are %v", before, after)
 			}
-			if name != "fenced by another switch" {
+			if !strings.HasSuffix(name, "by another switch") {
 				storeNumbers(t, st, 1, 3)
 			}
 		})

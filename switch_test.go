@@ -372,6 +372,21 @@ func TestSwitchToObstacles(t *testing.T) {
 			must(t, err)
 			return target.ClientURL()
 		}, []string{"an unfinished copy with this name, of another switch: wait for that switch, or delete the copy"}},
+		"taken home by another switch": {nil, func(t *testing.T, _ *bus.Bus) string {
+			target, js := single(t)
+			for name, marks := range map[string]map[string]string{"S": {"_omnibus.moved": "x"}, "T": {"_omnibus.moved": "x", "_omnibus.left": "x"}} {
+				must(t, second(js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{"$OMNIBUS.moved.x." + name}, Metadata: marks})))
+			}
+			return target.ClientURL()
+		}, []string{"2 in the way", `stream "S": the target has a stream with this name that another switch is taking home, or was interrupted: wait for that switch`,
+			`stream "T": the target has what a switch home left of a stream with this name: delete it there if this bus, or another one, has its messages`}},
+		"too few streams": {nil, func(t *testing.T, _ *bus.Bus) string {
+			target, js := single(t)
+			must(t, second(js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER"})))
+			must(t, target.NATS().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+				MaxMemory: -1, MaxStore: -1, MaxStreams: 1, MaxConsumers: -1, MaxAckPending: -1}}))
+			return target.ClientURL()
+		}, []string{"does not create a stream with 1 replicas: nats: API error: code=400 err_code=10027", "raise the limits of its account"}},
 		"other clients": {[]bus.Option{anyPort()}, func(t *testing.T, b *bus.Bus) string {
 			nc, err := nats.Connect(b.ClientURL(), nats.Name("billing"))
 			must(t, err)
@@ -476,6 +491,7 @@ func TestSwitchToObstacles(t *testing.T) {
 			t.Parallel()
 			b := ownBus(t, c.here...)
 			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+			declare(t, b, bus.StreamConfig{Name: "T", Subjects: []string{"t.*"}})
 			consume(t, st, "c", "s.*", ignore[int])
 			consume(t, st, "d", "s.*", ignore[int])
 			storeNumbers(t, st, 1, 10)

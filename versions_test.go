@@ -249,7 +249,7 @@ func tryCall(t *testing.T, b *bus.Bus, call string, works bool, version string) 
 	}
 }
 
-// trySwitch switches a bus to a server, which must be new enough.
+// trySwitch switches a bus to a server, which must be new enough. So it must be for a switch home.
 func trySwitch(t *testing.T, url string, version serverversion.Version) {
 	b := ownBus(t)
 	st := declare(t, b, bus.StreamConfig{Name: "SWITCHED", Subjects: []string{"switched.*"}})
@@ -260,6 +260,10 @@ func trySwitch(t *testing.T, url string, version serverversion.Version) {
 		return
 	}
 	asError[*switchover.ObstacleError](t, err, "the target is nats-server "+version.String(), "cannot restore everything that is in a snapshot", "update its servers to 2.15 or newer")
+	b = elsewhere(t, url)
+	declare(t, b, bus.StreamConfig{Name: "THERE", Subjects: []string{"there.*"}})
+	_, err = b.SwitchTo(t.Context(), switchover.Embedded)
+	asError[*switchover.ObstacleError](t, err, "1 in the way", "the streams are at nats-server "+version.String()+", which makes no snapshots that can be taken home", "update its servers to 2.15 or newer")
 }
 
 // newServerOf returns a server of a binary that is not started yet.

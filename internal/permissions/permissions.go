@@ -69,14 +69,14 @@ func All() []Need {
 	}
 }
 
-// InWords returns what the user at the target of a switch needs, as part of a sentence. prefix
-// is that of the inboxes.
-func InWords(prefix string) string {
+// InWords returns what the user of a bus needs, as part of a sentence, beside what is for a feature.
+// prefix is that of the inboxes.
+func InWords(prefix string, beside Feature) string {
 	var publish, subscribe []string
 	for _, n := range All() {
 		subject := strings.Replace(n.Subject, Inbox, prefix+">", 1)
 		switch {
-		case n.For == Snapshots:
+		case n.For == beside:
 		case n.For == Answers:
 			subject += " (or allow_responses)"
 			publish = append(publish, subject)

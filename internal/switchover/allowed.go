@@ -33,7 +33,9 @@ func (s *run) checkPermissions(ctx context.Context) {
 		}
 	}
 	if s.Home != nil {
+		s.tryPublish(ctx, s.Source, "$JS.API.CONSUMER.INFO."+probe+".c", "consumers cannot be looked up at the old servers")
 		s.tryPublish(ctx, s.Source, "$JS.SNAPSHOT.ACK."+probe, "the chunks of a snapshot cannot be acknowledged at the old servers")
+		s.tryPublish(ctx, s.Source, "$JS.ACK."+probe+".c.1.1.1.0.0", "messages cannot be acknowledged at the old servers")
 	}
 	s.tryCrew(ctx, permissions.Crew+probe+".c.1")
 	s.tryDiscovery(ctx, "$SRV.PING."+s.ID)

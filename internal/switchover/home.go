@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,27 +45,32 @@ type Home struct {
 	Restart func(ctx context.Context) (*nats.Conn, error)
 }
 
-// sources returns the streams of the old servers that are to be moved.
-func (s *run) sources(ctx context.Context) ([]*jetstream.StreamInfo, error) {
-	all, err := streams(ctx, s.Source)
-	if err != nil || s.Home == nil {
-		return all, err
-	}
-	ours := s.Home.Streams()
-	return slices.DeleteFunc(all, func(i *jetstream.StreamInfo) bool { return !slices.Contains(ours, i.Config.Name) }), nil
+// sources returns the streams that come home, as the old servers have them now, by their names. It asks
+// for each: a list waits for the leaders of all other streams, too.
+func (s *run) sources(ctx context.Context) (infos []*jetstream.StreamInfo, err error) {
+	var mu sync.Mutex
+	err = each(slices.Compact(slices.Sorted(slices.Values(s.Home.Streams()))), func(name string) error {
+		info, err := s.lookLong(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return nil
+		case err != nil:
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		infos = append(infos, info)
+		return nil
+	})
+	slices.SortFunc(infos, func(a, b *jetstream.StreamInfo) int { return cmp.Compare(a.Config.Name, b.Config.Name) })
+	return infos, err
 }
 
-// checkHome looks for what is in the way of streams that come home.
-func (s *run) checkHome(ctx context.Context) {
-	s.obstacles = append(s.obstacles, s.Home.Obstacles...)
+// checkHome looks for what is in the way of streams that come home. all are those of the old servers.
+func (s *run) checkHome(ctx context.Context, all []*jetstream.StreamInfo) {
 	if _, level := s.Source.ConnectedServerJetStream(); level < apiLevel {
 		s.found("", fmt.Sprintf("the streams are at nats-server %s, which makes no snapshots that can be taken home", s.Source.ConnectedServerVersion()),
 			"update its servers to 2.15 or newer")
-		return
-	}
-	all, err := streams(ctx, s.Source)
-	if err != nil {
-		s.failedHere("the streams cannot be listed", err)
 		return
 	}
 	var staying []string
@@ -92,22 +98,19 @@ func (s *run) checkHome(ctx context.Context) {
 // checkMayTake finds out whether the user may fence a stream and take a snapshot of it: without
 // an answer the streams would be fenced for long. The requests are refused, since they say nothing.
 func (s *run) checkMayTake(ctx context.Context, stream string) {
-	s.Source.SetErrorHandler(s.onTargetError)
-	for _, request := range []string{"UPDATE", "SNAPSHOT", "MSG.GET"} {
+	for _, q := range []struct{ request, what string }{
+		{"UPDATE", "it cannot be changed"},
+		{"SNAPSHOT", "no snapshot of it can be taken"},
+		{"MSG.GET", "its messages cannot be read"},
+	} {
 		ctx, end := s.question(ctx)
-		_, err := s.Source.RequestWithContext(ctx, "$JS.API.STREAM."+request+"."+stream, []byte("-"))
+		_, err := s.Source.RequestWithContext(ctx, "$JS.API.STREAM."+q.request+"."+stream, []byte("-"))
 		err = because(ctx, err)
 		end()
 		if err != nil {
-			s.found(stream, fmt.Sprintf("the old servers do not answer $JS.API.STREAM.%s.%s: %v", request, stream, err),
-				"let the user of this bus publish to $JS.API.STREAM.UPDATE.>, $JS.API.STREAM.SNAPSHOT.>, $JS.API.STREAM.MSG.GET.>, $JS.SNAPSHOT.ACK.> and $JS.ACK.>")
+			s.failedHere(stream, q.what, err)
 		}
 	}
-}
-
-// failedHere records what the old servers did not do.
-func (s *run) failedHere(what string, err error) {
-	s.found("", fmt.Sprintf("%s at the old servers: %v", what, err), "let the user of this bus publish to $JS.API.> and subscribe to its inboxes, and try again when all servers answer")
 }
 
 // origins returns the streams that a stream copies.
@@ -138,12 +141,7 @@ func (s *run) checkComesHome(ctx context.Context, info *jetstream.StreamInfo) {
 	case moved:
 		s.found(c.Name, "another switch is taking it home, or was interrupted", underWay)
 	}
-	all, err := consumers(ctx, s.sourceJS, c.Name)
-	if err != nil {
-		s.failedHere(fmt.Sprintf("the consumers of stream %q cannot be listed", c.Name), err)
-		return
-	}
-	for _, d := range all {
+	for _, d := range s.consumersHere(ctx, c.Name) {
 		s.checkConsumer(d, c)
 	}
 }

@@ -132,11 +132,7 @@ func (s *run) checkStreamLimits(ctx context.Context, info *jetstream.StreamInfo,
 	if l.MaxAckPending <= 0 || info.State.Consumers == 0 {
 		return
 	}
-	all, err := consumers(ctx, s.sourceJS, c.Name)
-	if err != nil {
-		s.found(c.Name, fmt.Sprintf("its consumers cannot be read: %v", err), "try again")
-	}
-	for _, d := range all {
+	for _, d := range s.consumersHere(ctx, c.Name) {
 		if n := int64(d.Config.MaxAckPending); n > l.MaxAckPending {
 			s.found(c.Name, fmt.Sprintf("consumer %q may have %d unacknowledged messages, and the account allows %d", d.Name, n, l.MaxAckPending),
 				"raise that limit at the target, or lower MaxAckPending of the consumer")

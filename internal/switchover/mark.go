@@ -18,12 +18,6 @@ import (
 // Mark returns what the metadata of the copies of a move say until they count.
 func Mark(id string) string { return keyMark + "=" + id }
 
-// removeCopies deletes the copies with a mark at the target, and returns those that it could
-// not delete, sorted.
-func removeCopies(ctx context.Context, js jetstream.JetStream, names []string, mark string) (left []string, err error) {
-	return failing(names, func(name string) error { return removeCopy(ctx, js, name, mark) })
-}
-
 // failing calls do for all names at the same time, and returns those for which it fails, sorted. err is
 // why one of them failed: what a server says of one says more than that another did not answer.
 func failing(names []string, do func(name string) error) (left []string, err error) {

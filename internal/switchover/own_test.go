@@ -100,6 +100,7 @@ func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	if want := []switchover.Obstacle{{Reason: "the streams of the target cannot be listed: no leader answers for [S]", Remedy: leaderlessRemedy}}; !slices.Equal(s.obstacles, want) {
 		t.Errorf("the obstacles are %v", s.obstacles)
 	}
+	s.mustComeHomeWithout(t, "S", "ready")
 	if err := begin(); err != nil {
 		t.Errorf("the second attempt: %v", err)
 	}
@@ -108,5 +109,24 @@ func TestRestoreToAClusterThatHasAnEarlierOne(t *testing.T) {
 	}
 	if _, err := s.targetJS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Replicas: 3}); err != nil {
 		t.Errorf("the name is not free: %v", err)
+	}
+}
+
+// mustComeHomeWithout has the stream ours of the target come home. A stream that stays and has no leader is
+// no obstacle, and nobody waits for it.
+func (s *run) mustComeHomeWithout(t *testing.T, silent, ours string) {
+	t.Helper()
+	home := &run{Config: Config{Source: s.Target, Home: &Home{Streams: func() []string { return []string{ours, ours + "-dead", ours} }}}, sourceJS: s.targetJS}
+	all, listed := home.listHere(t.Context())
+	if want := fmt.Sprintf("no leader answers for these streams, which stay: [%s]", silent); !listed || len(home.obstacles) > 0 || len(home.report.Warnings) != 1 || !strings.HasPrefix(home.report.Warnings[0], want) {
+		t.Errorf("the obstacles are %v, the warnings %q", home.obstacles, home.report.Warnings)
+	}
+	if named := func(i *jetstream.StreamInfo) bool { return i.Config.Name == ours }; !slices.ContainsFunc(all, named) {
+		t.Errorf("%s is not in the list", ours)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // a list takes 4 s
+	defer cancel()
+	if infos, err := home.sources(ctx); err != nil || len(infos) != 1 || infos[0].Config.Name != ours {
+		t.Errorf("the streams that come home are %v, %v", infos, err)
 	}
 }

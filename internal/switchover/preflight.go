@@ -19,17 +19,37 @@ import (
 )
 
 // preflight looks for everything that is in the way. It changes nothing but probe streams,
-// which it deletes, and what earlier switches left. Errors are those of the old server, and a *switchover.ObstacleError.
+// which it deletes, and what earlier switches left. Its error is a *switchover.ObstacleError, or
+// why ctx has ended.
 func (s *run) preflight(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
+	limited, cancel := context.WithTimeoutCause(ctx, preflightLimit, errPreflight)
 	defer cancel()
-	var err error
-	if s.infos, err = s.sources(ctx); err != nil {
-		return fmt.Errorf("the streams of this bus: %w", err)
+	s.check(limited)
+	switch {
+	case ctx.Err() != nil: // then questions had no answers
+		return context.Cause(ctx)
+	case len(s.obstacles) > 0:
+		return &switchover.ObstacleError{Target: s.report.Target, Obstacles: s.obstacles}
+	}
+	return nil
+}
+
+// check looks for everything that is in the way.
+func (s *run) check(ctx context.Context) {
+	if s.Home != nil {
+		s.obstacles = append(s.obstacles, s.Home.Obstacles...)
+	}
+	all, listed := s.listHere(ctx)
+	if !listed {
+		return
+	}
+	if s.infos = all; s.Home != nil {
+		ours := s.Home.Streams()
+		s.infos = slices.DeleteFunc(slices.Clone(all), func(i *jetstream.StreamInfo) bool { return !slices.Contains(ours, i.Config.Name) })
 	}
 	s.describe()
 	if s.Home != nil {
-		s.checkHome(ctx)
+		s.checkHome(ctx, all)
 	} else {
 		s.checkClients(ctx)
 	}
@@ -43,10 +63,6 @@ func (s *run) preflight(ctx context.Context) error {
 		s.checkStream(info)
 	}
 	s.planLive()
-	if len(s.obstacles) > 0 {
-		return &switchover.ObstacleError{Target: s.report.Target, Obstacles: s.obstacles}
-	}
-	return nil
 }
 
 // found records an obstacle, once.
@@ -187,17 +203,20 @@ func (s *run) removeLeftovers(ctx context.Context) {
 	if s.DryRun {
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, returnLimit)
-	defer cancel()
-	if left, err := removeCopies(limited, s.targetJS, s.stale, s.Stale); err != nil {
-		s.found("", fmt.Sprintf("the copies that an earlier switch left cannot be deleted: %v: %v", left, s.withRefusal(err)), "let its user delete streams, or delete those")
-	}
-	left, err := failing(s.left, func(name string) error { return removeIfMarked(limited, s.targetJS, name, wire.KeyMoved, s.Left) })
-	if err != nil {
-		s.found("", fmt.Sprintf("what the switch home has left there cannot be deleted: %v: %v", left, s.withRefusal(err)), "let its user delete streams, or delete those")
-	}
+	s.removeMarked(ctx, s.stale, keyMark, s.Stale, "the copies that an earlier switch left")
+	s.removeMarked(ctx, s.left, wire.KeyMoved, s.Left, "what the switch home has left there")
 	for _, name := range s.probes {
 		s.deleteProbe(ctx, name)
+	}
+}
+
+// removeMarked deletes streams of the target that have a mark. what they are is part of a text.
+func (s *run) removeMarked(ctx context.Context, names []string, key, mark, what string) {
+	ctx, end := s.question(ctx)
+	defer end()
+	left, err := failing(names, func(name string) error { return removeIfMarked(ctx, s.targetJS, name, key, mark) })
+	if err != nil {
+		s.failedAt(fmt.Sprintf("%s cannot be deleted: %v", what, left), err, "delete them, and see why they cannot be deleted")
 	}
 }
 
@@ -251,17 +270,26 @@ func (s *run) checkReplicas(ctx context.Context) {
 		err = s.createProbe(ctx, probe)
 	}
 	if err != nil {
-		remedy := "raise the limits of its account"
-		if s.report.Replicas > 1 {
-			remedy = "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream"
-		}
-		s.failedAt(fmt.Sprintf("the target does not create a stream with %d replicas", s.report.Replicas), err, remedy)
+		s.failedAt(fmt.Sprintf("the target does not create a stream with %d replicas", s.report.Replicas), err, s.probeRemedy(err))
 		return
 	}
 	defer s.deleteProbe(ctx, probe.Name)
 	for _, u := range s.URLs {
 		s.checkURL(ctx, u, probe.Name)
 	}
+}
+
+// probeRemedy says what to do if the target creates no probe stream.
+func (s *run) probeRemedy(err error) string {
+	switch {
+	case jserr.Is(err, jserr.TooManyStreams) || isFull(err):
+		return s.remedy("raise the limits of its account, or make room there", "make room on the disk, or raise WithMaxStore or WithMaxMemory")
+	case s.report.Replicas > 1:
+		return "wait until all servers of the cluster are up and it has a leader; it needs three with JetStream"
+	case errors.Is(err, errQuestion):
+		return silentRemedy
+	}
+	return "see what its log says of that"
 }
 
 func (s *run) createProbe(ctx context.Context, probe jetstream.StreamConfig) error {
@@ -295,7 +323,7 @@ func (s *run) checkURL(ctx context.Context, u, probe string) {
 		return
 	}
 	defer nc.Close()
-	nc.SetErrorHandler(s.onTargetError)
+	nc.SetErrorHandler(s.onRefusal)
 	ctx, end := s.question(ctx)
 	defer end()
 	js, err := jetstream.New(nc)

@@ -63,7 +63,10 @@ type run struct {
 func Run(ctx context.Context, c Config) (switchover.Report, error) {
 	s := &run{Config: c, report: c.Report, began: time.Now(), ids: dedup.NewCollector(dedup.Max), unpaced: make(chan struct{}), lives: make(map[string]*live), opened: make(map[string]*opened), comparing: newGroup(), making: make(chan struct{}, 1)}
 	s.report.DryRun = c.DryRun
-	c.Target.SetErrorHandler(s.onTargetError)
+	c.Target.SetErrorHandler(s.onRefusal)
+	if c.Home != nil {
+		c.Source.SetErrorHandler(s.onRefusal)
+	}
 	var err error
 	if s.sourceJS, err = jetstream.New(c.Source); err != nil {
 		return s.report, err
