@@ -79,15 +79,15 @@ func storeAndHandleKeys(t *testing.T, b *bus.Bus, tell func(what string, n int))
 			tell("kept", n)
 		}
 	}()
-	eventually(t, "3 is deferred", func() bool { return deferredOfK(t, b) == 1 })
+	eventually(t, "3 is deferred", func() bool { return deferredOf(t, b, "K", "later") == 1 })
 }
 
-// deferredOfK returns how many messages of K wait in K-retry.
-func deferredOfK(t *testing.T, b *bus.Bus) int {
+// deferredOf returns how many messages of a durable wait in the retry stream.
+func deferredOf(t *testing.T, b *bus.Bus, stream, durable string) int {
 	t.Helper()
-	st, err := b.JetStream().Stream(t.Context(), "K-retry")
+	st, err := b.JetStream().Stream(t.Context(), stream+"-retry")
 	must(t, err)
-	info, err := st.Info(t.Context(), jetstream.WithSubjectFilter("$OMNIBUS.later.K.later.*.4"))
+	info, err := st.Info(t.Context(), jetstream.WithSubjectFilter("$OMNIBUS.later."+stream+"."+durable+".>"))
 	must(t, err)
 	return len(info.State.Subjects)
 }
@@ -123,8 +123,8 @@ func (k *keysAfterKill) mustBeInOrder(t *testing.T, b *bus.Bus) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.handled[3]) > 0 || deferredOfK(t, b) != 1 {
-		t.Errorf("%d messages are deferred, and %v were handled behind a failing one", deferredOfK(t, b), k.handled[3])
+	if len(k.handled[3]) > 0 || deferredOf(t, b, "K", "later") != 1 {
+		t.Errorf("%d messages are deferred, and %v were handled behind a failing one", deferredOf(t, b, "K", "later"), k.handled[3])
 	}
 	seen := make(map[int]bool)
 	for key := range 3 {

@@ -100,6 +100,7 @@ func TestSwitchHomeUnderLoad(t *testing.T) {
 			l := newSwitchLoad(t, b, messages)
 			l.run()
 			l.stored(messages)
+			l.mustDefer()
 			report := goHome(t, b, switchover.MaxWait(time.Minute))
 			close(l.switched)
 			t.Logf("%v\n%v", report, report.Phases)

@@ -127,6 +127,7 @@ type switchLoad struct {
 	jobs              *loadStream // a work queue
 	ticks             *loadStream // in memory
 	bodies            []json.RawMessage
+	later             time.Duration // how long "deferred" defers a message
 	next              atomic.Int64
 	longest           atomic.Int64 // that a call waited, in nanoseconds
 	replies           atomic.Int64
@@ -141,7 +142,10 @@ var errNotYet = errors.New("not yet")
 // retries here and deferred ones, slow handlers, batches, a work queue, memory, and requests.
 func newSwitchLoad(t *testing.T, b *bus.Bus, messages int) *switchLoad {
 	t.Helper()
-	l := &switchLoad{t: t, b: b, bodies: loadBodies(t, messages), long: make(chan struct{}, 8), switched: make(chan struct{}), stopped: make(chan struct{})}
+	l := &switchLoad{t: t, b: b, bodies: loadBodies(t, messages), later: 3 * time.Second, long: make(chan struct{}, 8), switched: make(chan struct{}), stopped: make(chan struct{})}
+	if messages > 1000 {
+		l.later = 31 * time.Second // the retry stream has what waits for longer than 30 s
+	}
 	l.events = l.stream(bus.StreamConfig{Name: "LOAD", Subjects: []string{"load.*"}, AtomicBatches: true})
 	l.jobs = l.stream(bus.StreamConfig{Name: "JOBS", Subjects: []string{"jobs.*"}, Retention: bus.WorkQueueRetention})
 	l.ticks = l.stream(bus.StreamConfig{Name: "TICKS", Subjects: []string{"ticks.*"}, Storage: bus.MemoryStorage})
@@ -163,7 +167,7 @@ func newSwitchLoad(t *testing.T, b *bus.Bus, messages int) *switchLoad {
 	}, bus.KeyBySubject())
 	l.consume(l.events, "deferred", bus.Retry(bus.RetryPolicy{MaxAttempts: 3, MinBackoff: 10 * time.Second, MaxBackoff: 10 * time.Second}), false, func(m *bus.Msg[loaded]) error {
 		if m.Data.N%100 == 5 && m.Attempt < 2 {
-			return bus.RetryAfter(3*time.Second, errNotYet)
+			return bus.RetryAfter(l.later, errNotYet)
 		}
 		return nil
 	})
@@ -298,16 +302,34 @@ func (l *switchLoad) record(st *loadStream, first uint64, numbers ...int) {
 	}
 }
 
-// request asks the responder of the bus until the load ends.
+// mustKeep checks that the stream has all acknowledged messages with their sequences.
+func (s *loadStream) mustKeep(t *testing.T) {
+	t.Helper()
+	kept := 0
+	for _, m := range replayed(t, s.Stream, bus.Subject[loaded](s.subject)) {
+		switch seq, acked := s.acked[m.Data.N]; {
+		case acked && seq == m.Sequence:
+			kept++
+		case acked:
+			t.Errorf("message %d of stream %s has the sequence %d, and was acknowledged with %d", m.Data.N, s.Name(), m.Sequence, seq)
+		}
+	}
+	if kept != len(s.acked) {
+		t.Errorf("stream %s has %d of %d acknowledged messages", s.Name(), kept, len(s.acked))
+	}
+}
+
+// request asks the responder of the bus until the load ends. It leaves the processor to messages.
 func (l *switchLoad) request() {
-	for !l.ended() {
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	for ; !l.ended(); <-pace.C {
 		got, err := bus.Request(l.t.Context(), l.b, bus.Endpoint[int, int]("load-double"), 21)
 		if err != nil || got != 42 {
 			l.t.Errorf("Request = %d, %v", got, err)
 			return
 		}
 		l.replies.Add(1)
-		time.Sleep(time.Millisecond) // the processor is for messages
 	}
 }
 
@@ -333,7 +355,16 @@ func (l *switchLoad) stored(n int) {
 	l.awaitLong(fmt.Sprintf("%d messages are stored", n), func() bool { return int(l.next.Load()) >= n })
 }
 
-// end ends the load and checks that everything was handled once, and has its sequence.
+// mustDefer waits until the retry stream has messages. That takes long deferrals.
+func (l *switchLoad) mustDefer() {
+	l.t.Helper()
+	if l.later > 30*time.Second {
+		l.awaitLong("messages are deferred", func() bool { return deferredOf(l.t, l.b, "LOAD", "deferred") > 0 })
+	}
+}
+
+// end ends the load and checks that everything was handled once, and has its sequence. A settlement
+// that was lost shows when its message comes again.
 func (l *switchLoad) end() {
 	l.t.Helper()
 	close(l.stopped)
@@ -343,15 +374,12 @@ func (l *switchLoad) end() {
 		all += len(st.acked)
 		for _, h := range st.handled {
 			l.awaitLong(h.name+" handles everything", func() bool { return h.len() >= len(st.acked) })
+			awaitAll(l.t, l.b, st.Name(), h.name)
 			h.mustHave(l.t, st.acked)
 		}
 	}
 	for _, st := range []*loadStream{l.events, l.ticks} {
-		for _, m := range replayed(l.t, st.Stream, bus.Subject[loaded](st.subject)) {
-			if seq, acked := st.acked[m.Data.N]; acked && seq != m.Sequence {
-				l.t.Errorf("message %d of stream %s has the sequence %d, and was acknowledged with %d", m.Data.N, st.Name(), m.Sequence, seq)
-			}
-		}
+		st.mustKeep(l.t)
 	}
 	l.t.Logf("%d messages, %d replies, longest wait of a publisher %v", all, l.replies.Load(), time.Duration(l.longest.Load()))
 }
@@ -375,6 +403,7 @@ func TestSwitchToUnderLoad(t *testing.T) {
 			l := newSwitchLoad(t, b, messages)
 			l.run()
 			l.stored(messages)
+			l.mustDefer()
 			l.longest.Store(0)
 			report, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(time.Minute))
 			close(l.switched)
