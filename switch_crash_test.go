@@ -132,19 +132,24 @@ func TestKilledWhileSwitching(t *testing.T) {
 	}
 }
 
-// A process that is killed when a cluster has elected leaders for streams, which have got nothing yet,
-// has lost nothing. The next switch deletes what is left there.
-func TestKilledWhenAClusterHasElectedLeaders(t *testing.T) {
+// The same with a cluster, which elects leaders for streams before it gets them. Until the settle phase
+// has ended it has one copy of the data.
+func TestKilledWhileSwitchingToACluster(t *testing.T) {
 	needsCluster(t)
-	if dir := victimDir(t); dir != "" {
-		switchAndDie(t, dir)
-		return
-	}
 	t.Parallel()
-	_, urls := servers(t, 3)
-	dir := t.TempDir()
-	acked, handled := switchUntilKilled(t, dir, switchover.Hold, urls, func(string) {})
-	afterKill(t, dir, false, acked, handled, func(b *bus.Bus) { switchToElecting(t, b, urls) })
+	for _, phase := range []switchover.Phase{switchover.Hold, switchover.Copy, switchover.Verify, switchover.Commit, switchover.Connect, switchover.Settle} {
+		t.Run("cluster, "+string(phase), func(t *testing.T) {
+			if dir := victimDir(t); dir != "" {
+				switchAndDie(t, dir)
+				return
+			}
+			t.Parallel()
+			_, urls := servers(t, 3)
+			dir := t.TempDir()
+			acked, handled := switchUntilKilled(t, dir, phase, urls, func(string) {})
+			afterKill(t, dir, isCommitted(phase), acked, handled, func(b *bus.Bus) { switchToElecting(t, b, urls) })
+		})
+	}
 }
 
 // switchToElecting switches to servers that may be about to elect leaders.
@@ -365,34 +370,49 @@ func switchToKilled(t *testing.T, phase switchover.Phase, gone func()) {
 func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 	needsCluster(t)
 	t.Parallel()
-	for _, phase := range []switchover.Phase{"chunk", switchover.Verify, switchover.Connect} {
-		t.Run(string(phase), func(t *testing.T) {
-			t.Parallel()
-			all, urls := servers(t, 3)
-			b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute)) // it may elect leaders
-			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
-			storeNumbers(t, st, 1, 100)
-			var once sync.Once
-			_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second), switchover.OnProgress(func(p switchover.Progress) {
-				if reached(p, phase) {
-					once.Do(all[0].end)
-				}
-			}))
-			failed, ok := errors.AsType[*switchover.Error](err)
-			if err != nil && !ok {
-				t.Fatal(err)
-			}
-			t.Logf("SwitchTo = %v", err)
-			all[0].start()
-			if ok && !failed.Committed {
-				awaitServers(t, urls, 3)
-				switchToElecting(t, b, urls)
-			}
-			eventually(t, "the bus is connected", b.Conn().IsConnected)
-			storeNumbers(t, st, 101, 110)
-			if got := storedNumbers(t, st); !slices.Equal(got, oneTo(110)) {
-				t.Errorf("the stream has %v", got)
-			}
-		})
+	phases := []switchover.Phase{switchover.Precopy, switchover.Hold, "chunk", switchover.Verify, switchover.Connect, switchover.Release, switchover.Settle}
+	inPhases(t, "", phases, func(t *testing.T, phase switchover.Phase, gone func()) {
+		switchToLosing(t, phase, slices.Index(phases, phase)%3, gone)
+	})
+}
+
+// switchToLosing switches to a cluster of which a server is killed in a phase.
+func switchToLosing(t *testing.T, phase switchover.Phase, lost int, gone func()) {
+	all, urls := servers(t, 3)
+	dir := t.TempDir()
+	b := openOn(t, dir, bus.WithTimeout(time.Minute)) // it may elect leaders
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 100)
+	_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second), at(phase, func() {
+		all[lost].end()
+		gone()
+	}))
+	failed, ok := errors.AsType[*switchover.Error](err)
+	if err != nil && !ok {
+		t.Fatal(err)
+	}
+	t.Logf("SwitchTo = %v", err)
+	last := 100
+	if committed := err == nil || failed.Committed; committed {
+		all[lost].start()
+	} else {
+		mustGoOn(t, b, st, err, last)
+		last += 10
+		all[lost].start()
+		awaitServers(t, urls, 3)
+		switchToElecting(t, b, urls)
+	}
+	within(t, time.Minute, "the stream has a leader", func() bool {
+		_, err := bus.PublishTo(t.Context(), st, bus.Subject[int]("s.0"), last+1, bus.MsgID("first"))
+		return err == nil
+	})
+	storeNumbers(t, st, last+2, 120)
+	must(t, b.Close())
+	b = openOn(t, dir, bus.WithTimeout(time.Minute))
+	if healthy(t, b).Embedded {
+		t.Error("after the commit a restart leads back")
+	}
+	if got := storedNumbers(t, lookUp(t, b, "S")); !slices.Equal(got, oneTo(120)) {
+		t.Errorf("the stream has %v", got)
 	}
 }
