@@ -154,7 +154,8 @@ type clusterTest struct {
 
 // TestCluster runs three programs that each embed a node of one cluster. They start in any
 // order. One after the other is restarted, and one is killed and restarted, while all of them
-// store and handle messages. Nothing that was acknowledged is lost.
+// store and handle messages. Then that one loses its directory, and as soon as a new one is in its
+// place, another node is killed and restarted. Nothing that was acknowledged is lost.
 func TestCluster(t *testing.T) {
 	needsCluster(t)
 	if dir := victimDir(t); dir != "" {
@@ -177,12 +178,21 @@ func TestCluster(t *testing.T) {
 		c.awaitProgress(0, 1, 2)
 	}
 	t.Logf("restarted one by one: the longest time without an acknowledgement is %v", c.resetGap())
-	must(t, nodes[1].cmd.Process.Kill())
-	nodes[1].awaitEnd()
+	nodes[1].kill()
 	c.awaitProgress(0, 2)
 	nodes[1] = c.start(1)
 	c.awaitProgress(0, 1, 2)
 	t.Logf("one node killed: the longest time without an acknowledgement is %v", c.resetGap())
+	nodes[1].kill()
+	c.dirs[1] = t.TempDir()
+	c.awaitProgress(0, 2)
+	nodes[1] = c.start(1)
+	c.awaitProgress(1)
+	t.Logf("one node lost: the longest time without an acknowledgement is %v", c.resetGap())
+	nodes[0].kill() // the new node may still be getting the data
+	nodes[0] = c.start(0)
+	c.awaitProgress(0, 1, 2)
+	t.Logf("another node killed: the longest time without an acknowledgement is %v", c.resetGap())
 	for _, n := range nodes {
 		n.order("finish")
 	}
@@ -291,8 +301,10 @@ func (n *node) stop() {
 	}
 }
 
-// awaitEnd waits for a killed program.
-func (n *node) awaitEnd() {
+// kill kills the program and waits for its end.
+func (n *node) kill() {
+	n.t.Helper()
+	must(n.t, n.cmd.Process.Kill())
 	<-n.said
 	_ = n.cmd.Wait() // it was killed
 }
