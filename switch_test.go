@@ -797,3 +797,38 @@ func TestSwitchToRemovesCopiesFirst(t *testing.T) {
 		t.Errorf("got %+v", report)
 	}
 }
+
+// A bus that never switches pays nothing for SwitchTo: each message has the allocations that it had
+// before there was such a call, those of the server included.
+func TestSwitchToCostsNothingUnused(t *testing.T) { //nolint:paralleltest // it counts all allocations of the process
+	ctx := context.Background() // one that can end costs allocations
+	handled := make(chan struct{}, 1)
+	for _, tc := range []struct {
+		name    string
+		dir     string
+		consume bool
+		most    float64
+	}{
+		{"memory", "", false, 28},
+		{"file", t.TempDir(), false, 30},
+		{"memory, handled", "", true, 66},
+	} {
+		b := ownBus(t, bus.WithStoreDir(tc.dir), bus.WithSync(bus.SyncEvery(time.Minute)))
+		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+		if tc.consume {
+			consume(t, st, "c", "s.*", func(context.Context, *bus.Msg[[]byte]) error { handled <- struct{}{}; return nil })
+		}
+		payload := make([]byte, 128)
+		got := testing.AllocsPerRun(2000, func() {
+			if _, err := bus.PublishTo(ctx, st, "s.a", payload); err != nil {
+				t.Error(err)
+			}
+			if tc.consume {
+				<-handled
+			}
+		})
+		if most := tc.most + float64(underRace(10, 0)); got > most { // there pools keep less
+			t.Errorf("%s: %v allocations for each message, want at most %v", tc.name, got, most)
+		}
+	}
+}
