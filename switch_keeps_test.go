@@ -234,8 +234,8 @@ func (s *sender) mustBeOnce(t *testing.T, what string) {
 	}
 }
 
-// What is under way when a bus switches is neither lost nor doubled: futures, core messages, and those
-// of the buffer of PublishAsync.
+// What is under way when a bus switches is neither lost nor doubled: futures, core messages, those of
+// the buffer of PublishAsync, and a request that takes longer than the switch.
 func TestSwitchToWhileCallsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	toServers(t, func(t *testing.T, urls string) {
@@ -245,6 +245,20 @@ func TestSwitchToWhileCallsAreUnderWay(t *testing.T) {
 		var core, async, stored sender
 		must(t, second(bus.Subscribe(b, bus.Subject[int]("core"), core.handle)))
 		must(t, second(bus.Subscribe(b, bus.Subject[int]("async"), async.handle)))
+		asked, switched, replied := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		must(t, second(bus.Respond(b, bus.Endpoint[int, int]("slow"), func(_ context.Context, m *bus.Msg[int]) (int, error) {
+			close(asked)
+			<-switched
+			return 2 * m.Data, nil
+		})))
+		go func() {
+			n, err := bus.Request(t.Context(), b, bus.Endpoint[int, int]("slow"), 21)
+			if err == nil && n != 42 {
+				err = fmt.Errorf("the reply is %d", n)
+			}
+			replied <- err
+		}()
+		receive(t, asked)
 		stop := make(chan struct{})
 		var all sync.WaitGroup
 		all.Go(func() {
@@ -268,6 +282,8 @@ func TestSwitchToWhileCallsAreUnderWay(t *testing.T) {
 		}
 		more()
 		switchTo(t, b, urls)
+		close(switched)
+		must(t, receive(t, replied))
 		more()
 		close(stop)
 		all.Wait()

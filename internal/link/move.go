@@ -22,7 +22,10 @@ type Target struct {
 // ends first it returns why it did not. Lead calls it.
 func (l *Link) pointTo(ctx context.Context, to Target) error {
 	move := l.dialer.cut()
-	err := l.disconnect() // first: while connected, the former server may announce addresses of its own
+	var err error
+	if l.nc.IsConnected() { // to the former server, which may announce addresses of its own
+		err = l.disconnect()
+	}
 	if err == nil {
 		err = l.nc.SetServerPool(strings.Split(to.URL, ","))
 	}
@@ -51,8 +54,10 @@ func (l *Link) awaitMove(ctx context.Context, move int) error {
 		return false
 	})
 	defer intact()
-	if err := l.nc.ForceReconnect(); err != nil { // skips the pause after an attempt in vain
-		return err
+	if !l.nc.IsConnected() || !l.dialer.arrived(move) { // else it would cut the new connection, and that would count as a loss
+		if err := l.nc.ForceReconnect(); err != nil { // skips the pause after an attempt in vain
+			return err
+		}
 	}
 	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
 		switch {
