@@ -77,7 +77,7 @@ func withFullDisks(t *testing.T, dir string) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		t.Skip("SKIPPED: ", err)
 	}
-	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Commit, switchover.Connect} {
+	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Hold, switchover.Copy, switchover.Verify, switchover.Commit, switchover.Connect} {
 		t.Run("here, "+string(phase), func(t *testing.T) { fullHere(t, disk(t, filepath.Join(dir, string(phase))), phase) })
 	}
 	t.Run("at the target, after the commit", func(t *testing.T) { fullAfterwards(t, disk(t, filepath.Join(dir, "afterwards"))) })
