@@ -154,18 +154,8 @@ func look(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.
 func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error {
 	const never = uint64(1) << 62 // a sequence that no stream reaches
 	subject := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", stream, consumer, never, never)
-	for began := time.Now(); ; {
-		attempt, cancel := context.WithTimeout(ctx, pollLimit/2)
-		_, err := nc.RequestWithContext(attempt, subject, []byte("+WPI"))
-		cancel()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, context.Cause(ctx))
-		}
-		if err := pause(ctx, began); err != nil { // also on a connection that has ended, which fails at once
-			return err
-		}
+	if _, err := awaitAnswer(ctx, nc, subject, []byte("+WPI")); err != nil {
+		return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, err)
 	}
+	return nil
 }

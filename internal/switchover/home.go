@@ -50,7 +50,7 @@ type Home struct {
 func (s *run) sources(ctx context.Context) (infos []*jetstream.StreamInfo, err error) {
 	var mu sync.Mutex
 	err = each(slices.Compact(slices.Sorted(slices.Values(s.Home.Streams()))), func(name string) error {
-		info, err := s.lookLong(ctx, name)
+		info, err := awaitStream(ctx, s.Source, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil
@@ -270,7 +270,7 @@ func storesItself(info *jetstream.StreamInfo) bool {
 
 // isFenced returns an error unless the old servers have a stream as it was when it was copied.
 func (s *run) isFenced(ctx context.Context, was *jetstream.StreamInfo) error {
-	now, err := s.lookLong(ctx, was.Config.Name)
+	now, err := awaitStream(ctx, s.Source, was.Config.Name)
 	switch {
 	case err != nil:
 		return fmt.Errorf("stream %s: %w", was.Config.Name, err)
@@ -279,20 +279,6 @@ func (s *run) isFenced(ctx context.Context, was *jetstream.StreamInfo) error {
 		return fmt.Errorf("somebody has changed stream %s at the old servers since it was copied", was.Config.Name)
 	}
 	return nil
-}
-
-// lookLong is look, but waits for a stream without a leader: nobody answers for that. That there is no
-// such stream only a leader says.
-func (s *run) lookLong(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	for {
-		info, err := look(ctx, s.sourceJS, name)
-		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
-			return info, err
-		}
-		if why := sleep(ctx, pollPause); why != nil {
-			return nil, fmt.Errorf("%w (%w)", why, err)
-		}
-	}
 }
 
 // giveBack ends the fence when the switch has failed. Publishers wait meanwhile: they would fail.

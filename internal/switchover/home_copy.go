@@ -53,7 +53,10 @@ func (s *run) position(ctx context.Context, d *jetstream.ConsumerInfo, first, la
 		if err := sleep(ctx, pollPause); err != nil {
 			return nil, err
 		}
-		if now, err := consumerAt(ctx, s.sourceJS, d); err == nil {
+		limited, cancel := context.WithDeadline(ctx, end)
+		now, err := awaitConsumer(limited, s.Source, d.Stream, d.Name)
+		cancel()
+		if err == nil {
 			d = now
 		}
 	}
@@ -397,7 +400,7 @@ func (s *run) verifyConsumerHome(ctx context.Context, from *jetstream.ConsumerIn
 		return nil // it goes on from the snapshot
 	}
 	for {
-		to, err := s.lookAtConsumer(ctx, from)
+		to, err := awaitConsumer(ctx, s.Target, from.Stream, from.Name)
 		if err == nil && to.Delivered.Consumer == want.Delivered.Consumer && to.NumAckPending <= len(want.Pending) && (volatile || to.NumPending == from.NumPending) {
 			return nil
 		}

@@ -341,17 +341,13 @@ func (l *live) catchUp(ctx context.Context) error {
 	return l.flush()
 }
 
+var errSilentSource = errors.New("the old server does not answer")
+
 // lookHere asks the old server for a stream. A busy one may take a while to answer.
 func (s *run) lookHere(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	for began := time.Now(); ; {
-		info, err := look(ctx, s.sourceJS, name)
-		if err == nil || ctx.Err() != nil || errors.Is(err, jetstream.ErrStreamNotFound) || time.Since(began) > livePatience/2 {
-			return info, because(ctx, err)
-		}
-		if err := sleep(ctx, pollPause); err != nil {
-			return nil, err
-		}
-	}
+	ctx, cancel := context.WithTimeoutCause(ctx, livePatience/2, errSilentSource)
+	defer cancel()
+	return awaitStream(ctx, s.Source, name)
 }
 
 // rest sends the messages after the last one that was sent, up to that which info has as the

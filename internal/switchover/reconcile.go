@@ -228,7 +228,7 @@ func same(a, b *jetstream.StreamInfo) bool {
 // removes some that were settled after it has confirmed that.
 func (l *live) there(ctx context.Context, here *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
 	for began := time.Now(); ; {
-		there, err := look(ctx, l.s.targetJS, l.name)
+		there, err := awaitStream(ctx, l.s.Target, l.name)
 		if err == nil && (same(there, here) || time.Since(began) > removalGrace || there.State.FirstSeq < here.State.FirstSeq) {
 			return there, nil
 		}

@@ -427,7 +427,10 @@ func (s *run) replicated(ctx context.Context, name string) error {
 	}
 	current := make(map[string]bool)
 	for answered := time.Now(); time.Since(answered) < openLimit; {
-		if info, err := look(ctx, s.targetJS, name); err == nil && info.Cluster != nil && info.Cluster.Leader != "" {
+		limited, cancel := context.WithTimeoutCause(ctx, openLimit, errNoLeader)
+		info, err := awaitStream(limited, s.Target, name)
+		cancel()
+		if err == nil && info.Cluster != nil && info.Cluster.Leader != "" {
 			answered = time.Now()
 			for _, p := range info.Cluster.Replicas {
 				current[p.Name] = current[p.Name] || p.Current

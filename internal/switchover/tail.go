@@ -127,7 +127,7 @@ func (t *tailReader) reply(ctx context.Context) (*nats.Msg, error) {
 				t.early[n] = m
 			}
 		case <-time.After(livePatience):
-			return nil, errors.New("the old server does not answer")
+			return nil, errSilentSource
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}

@@ -52,7 +52,7 @@ func (s *run) isVolatile(info *jetstream.StreamInfo) bool {
 // await waits until the copy has a leader and all messages.
 func (s *run) await(ctx context.Context, from *jetstream.StreamInfo) (to *jetstream.StreamInfo, err error) {
 	for began := time.Now(); ; {
-		to, err = look(ctx, s.targetJS, from.Config.Name)
+		to, err = awaitStream(ctx, s.Target, from.Config.Name)
 		if err == nil && to.State.LastSeq >= from.State.LastSeq && s.isAssigned(to) {
 			return to, nil
 		}
@@ -73,7 +73,7 @@ func (s *run) isAssigned(to *jetstream.StreamInfo) bool {
 // target counts them as delivered.
 func (s *run) compareConsumer(ctx context.Context, from *jetstream.ConsumerInfo, volatile bool) error {
 	for began := time.Now(); ; {
-		to, err := s.lookAtConsumer(ctx, from)
+		to, err := awaitConsumer(ctx, s.Target, from.Stream, from.Name)
 		if err == nil && s.equal(from, to, volatile) {
 			return nil
 		}
@@ -84,21 +84,6 @@ func (s *run) compareConsumer(ctx context.Context, from *jetstream.ConsumerInfo,
 			return why
 		}
 	}
-}
-
-func (s *run) lookAtConsumer(ctx context.Context, from *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
-	return consumerAt(ctx, s.targetJS, from)
-}
-
-// consumerAt asks a server for a consumer for a short time.
-func consumerAt(ctx context.Context, js jetstream.JetStream, from *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollLimit)
-	defer cancel()
-	c, err := js.Consumer(ctx, from.Stream, from.Name)
-	if err != nil {
-		return nil, err
-	}
-	return c.CachedInfo(), nil
 }
 
 // equal reports whether the copy of a consumer is where the original is. In a cluster a server
