@@ -80,6 +80,9 @@ func withFullDisks(t *testing.T, dir string) {
 	for _, phase := range []switchover.Phase{switchover.Preflight, switchover.Hold, switchover.Copy, switchover.Verify, switchover.Commit, switchover.Connect} {
 		t.Run("here, "+string(phase), func(t *testing.T) { fullHere(t, disk(t, filepath.Join(dir, string(phase))), phase) })
 	}
+	for _, phase := range []switchover.Phase{switchover.Fence, switchover.Copy, switchover.Commit, switchover.Connect} {
+		t.Run("here, on the way home, "+string(phase), func(t *testing.T) { fullAtHome(t, disk(t, filepath.Join(dir, "home "+string(phase))), phase) })
+	}
 	t.Run("at the target, after the commit", func(t *testing.T) { fullAfterwards(t, disk(t, filepath.Join(dir, "afterwards"))) })
 	t.Run("at the target", func(t *testing.T) { fullThere(t, disk(t, filepath.Join(dir, "target"))) })
 }
@@ -112,6 +115,53 @@ func fullHere(t *testing.T, disk string, phase switchover.Phase) {
 	}
 	if got := storedNumbers(t, lookUp(t, b, "S")); !slices.Equal(got, oneTo(stored)) {
 		t.Errorf("the stream has %v", got)
+	}
+	must(t, b.Close())
+}
+
+// fullAtHome fills the disk of the store directory in a phase of the way home. Before the commit
+// the bus stays at the server, and comes home when there is room.
+func fullAtHome(t *testing.T, disk string, phase switchover.Phase) {
+	target, dir := newTarget(t), filepath.Join(disk, "store")
+	access := []bus.Option{bus.WithURL(target.ClientURL()), bus.WithTimeout(30 * time.Second)}
+	b := openOn(t, dir, access...)
+	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
+	storeNumbers(t, st, 1, 10)
+	large := declare(t, b, bus.StreamConfig{Name: "LARGE", Subjects: []string{"large"}})
+	for range 50 {
+		must(t, second(bus.PublishTo(t.Context(), large, bus.Subject[[]byte]("large"), incompressible(100_000))))
+	}
+	var free func()
+	_, err := b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(20*time.Second), at(phase, func() { free = fillDisk(t, disk) }))
+	free()
+	if phase == switchover.Connect {
+		must(t, err)
+	} else {
+		failed, _ := errors.AsType[*switchover.Error](err)
+		if failed == nil || failed.Committed || !strings.Contains(err.Error(), "make room") {
+			t.Fatalf("SwitchTo = %v", err)
+		}
+		storeNumbers(t, st, 11, 20)
+		must(t, b.Close())
+		b = openOn(t, dir, access...)
+		st = lookUp(t, b, "S") // only what the bus uses comes home
+		lookUp(t, b, "LARGE")
+		must(t, second(b.SwitchTo(t.Context(), switchover.Embedded, switchover.MaxWait(20*time.Second))))
+		storeNumbers(t, st, 21, 30)
+	}
+	must(t, b.Close())
+	if b = openOn(t, dir); !healthy(t, b).Embedded {
+		t.Error("after the commit a restart leads back")
+	}
+	stored := 30
+	if phase == switchover.Connect {
+		stored = 10
+	}
+	if got := storedNumbers(t, lookUp(t, b, "S")); !slices.Equal(got, oneTo(stored)) {
+		t.Errorf("the stream has %v", got)
+	}
+	if n := streamInfo(t, b, "LARGE").State.Msgs; n != 50 {
+		t.Errorf("the large stream has %d messages", n)
 	}
 	must(t, b.Close())
 }
