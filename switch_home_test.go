@@ -524,7 +524,7 @@ func TestWhatASwitchHomeLeaves(t *testing.T) {
 func TestServerKilledWhileSwitchingHome(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 3} {
-		for _, phase := range []switchover.Phase{switchover.Fence, switchover.Copy, switchover.Commit} {
+		for _, phase := range []switchover.Phase{switchover.Hold, switchover.Fence, switchover.Cut, switchover.Copy, switchover.Commit, switchover.Connect} {
 			t.Run(fmt.Sprintf("%s of %d", phase, n), func(t *testing.T) {
 				if n > 1 {
 					needsCluster(t)
