@@ -84,7 +84,9 @@ func withFullDisks(t *testing.T, dir string) {
 		t.Run("here, on the way home, "+string(phase), func(t *testing.T) { fullAtHome(t, disk(t, filepath.Join(dir, "home "+string(phase))), phase) })
 	}
 	t.Run("at the target, after the commit", func(t *testing.T) { fullAfterwards(t, disk(t, filepath.Join(dir, "afterwards"))) })
-	t.Run("at the target", func(t *testing.T) { fullThere(t, disk(t, filepath.Join(dir, "target"))) })
+	for _, phase := range []switchover.Phase{switchover.Hold, switchover.Copy} {
+		t.Run("at the target, "+string(phase), func(t *testing.T) { fullThere(t, disk(t, filepath.Join(dir, "target "+string(phase))), phase) })
+	}
 }
 
 // fullHere fills the disk of the store directory in a phase.
@@ -166,9 +168,9 @@ func fullAtHome(t *testing.T, disk string, phase switchover.Phase) {
 	must(t, b.Close())
 }
 
-// fullThere fills the disk of the target when the copy begins. Its server may give JetStream up
+// fullThere fills the disk of the target before the copy. Its server may give JetStream up
 // then, so it is another one that takes the streams in the end.
-func fullThere(t *testing.T, disk string) {
+func fullThere(t *testing.T, disk string, phase switchover.Phase) {
 	target := newTarget(t, func(o *server.Options) { o.StoreDir = disk })
 	b := openOn(t, t.TempDir(), bus.WithSync(bus.SyncEvery(time.Minute)))
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
@@ -178,7 +180,7 @@ func fullThere(t *testing.T, disk string) {
 		must(t, second(bus.PublishTo(t.Context(), large, bus.Subject[[]byte]("large"), incompressible(100_000))))
 	}
 	var free func()
-	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at(switchover.Copy, func() { free = fillDisk(t, disk) }))
+	_, err := b.SwitchTo(t.Context(), target.ClientURL(), switchover.MaxWait(20*time.Second), at(phase, func() { free = fillDisk(t, disk) }))
 	mustGoOn(t, b, st, err, 10, "make room there")
 	t.Log(err)
 	free()
