@@ -139,18 +139,18 @@ func (s *run) processed(ctx context.Context, c *jetstream.ConsumerInfo) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, errNoAnswer)
 	defer cancel()
-	for {
-		brief, cancel := context.WithTimeout(ctx, pollLimit)
+	for limit := pollLimit; ; limit *= 2 { // an answer may be late
+		brief, cancel := context.WithTimeout(ctx, limit)
 		err := answers(brief, s.Source, c.Stream, c.Name)
 		cancel()
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("consumer %s of stream %s does not answer: %w", c.Name, c.Stream, context.Cause(ctx))
-		}
 		if s.isDeleted(ctx, c) {
 			return nil
+		}
+		if err := sleep(ctx, pollPause); err != nil { // a connection that has ended fails at once
+			return fmt.Errorf("consumer %s of stream %s does not answer: %w", c.Name, c.Stream, err)
 		}
 	}
 }
