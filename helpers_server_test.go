@@ -254,3 +254,18 @@ func clientOf(t *testing.T, urls string) jetstream.JetStream {
 	must(t, err)
 	return js
 }
+
+// toServers runs a test with one server to switch to, and with a cluster of three.
+func toServers(t *testing.T, test func(t *testing.T, n int, urls string)) {
+	t.Helper()
+	for name, n := range map[string]int{"one server": 1, "cluster": 3} {
+		t.Run(name, func(t *testing.T) {
+			if n > 1 {
+				needsCluster(t)
+			}
+			t.Parallel()
+			_, urls := servers(t, n)
+			test(t, n, urls)
+		})
+	}
+}

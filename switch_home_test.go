@@ -88,32 +88,25 @@ func TestSwitchHome(t *testing.T) {
 // Nothing is lost, handled again, or out of order, and no call of this bus fails.
 func TestSwitchHomeUnderLoad(t *testing.T) {
 	t.Parallel()
-	for name, n := range map[string]int{"one server": 1, "cluster": 3} {
-		t.Run(name, func(t *testing.T) {
-			if n > 1 {
-				needsCluster(t)
-			}
-			t.Parallel()
-			_, urls := servers(t, n)
-			messages := switchMessages(t)
-			b := openOn(t, t.TempDir(), bus.WithURL(urls), bus.WithTimeout(time.Minute), bus.WithMaxMemory(1<<30))
-			l := newSwitchLoad(t, b, messages)
-			l.run()
-			l.stored(messages)
-			l.mustDefer()
-			report := goHome(t, b, switchover.MaxWait(time.Minute))
-			close(l.switched)
-			t.Logf("%v\n%v", report, report.Phases)
-			for _, w := range report.Warnings {
-				t.Error(w)
-			}
-			if info := streamInfo(t, b, "LOAD"); info.Config.Replicas != 1 || len(info.Config.Metadata["_omnibus.moved"]) > 0 {
-				t.Errorf("the stream has %d replicas and the metadata %v", info.Config.Replicas, info.Config.Metadata)
-			}
-			l.stored(int(l.next.Load()) + 500)
-			l.end()
-		})
-	}
+	toServers(t, func(t *testing.T, _ int, urls string) {
+		messages := switchMessages(t)
+		b := openOn(t, t.TempDir(), bus.WithURL(urls), bus.WithTimeout(time.Minute), bus.WithMaxMemory(1<<30))
+		l := newSwitchLoad(t, b, messages)
+		l.run()
+		l.stored(messages)
+		l.mustDefer()
+		report := goHome(t, b, switchover.MaxWait(time.Minute))
+		close(l.switched)
+		t.Logf("%v\n%v", report, report.Phases)
+		for _, w := range report.Warnings {
+			t.Error(w)
+		}
+		if info := streamInfo(t, b, "LOAD"); info.Config.Replicas != 1 || len(info.Config.Metadata["_omnibus.moved"]) > 0 {
+			t.Errorf("the stream has %d replicas and the metadata %v", info.Config.Replicas, info.Config.Metadata)
+		}
+		l.stored(int(l.next.Load()) + 500)
+		l.end()
+	})
 }
 
 // homePhases are where a process can die that brings streams home. From Connect on the switch is

@@ -14,21 +14,6 @@ import (
 	"github.com/omnibus-go/bus"
 )
 
-// toServers runs a test with one server to switch to, and with a cluster.
-func toServers(t *testing.T, test func(t *testing.T, urls string)) {
-	t.Helper()
-	for name, n := range map[string]int{"one server": 1, "cluster": 3} {
-		t.Run(name, func(t *testing.T) {
-			if n > 1 {
-				needsCluster(t)
-			}
-			t.Parallel()
-			_, urls := servers(t, n)
-			test(t, urls)
-		})
-	}
-}
-
 // whatWaits is what waits in the streams of a bus: messages of a paused durable, deferred ones, dead
 // letters with those of their key behind them, and a scheduled message.
 type whatWaits struct {
@@ -132,7 +117,7 @@ func (w *whatWaits) mustHaveWaited(t *testing.T, b *bus.Bus) {
 // letters, blocked keys, schedules and TTLs. Nothing of it comes early, twice or not at all.
 func TestSwitchToKeepsWhatWaits(t *testing.T) {
 	t.Parallel()
-	toServers(t, func(t *testing.T, urls string) {
+	toServers(t, func(t *testing.T, _ int, urls string) {
 		dir := t.TempDir()
 		b := openOn(t, dir, bus.WithTimeout(time.Minute))
 		w := newWhatWaits()
@@ -158,7 +143,7 @@ func TestSwitchToKeepsWhatWaits(t *testing.T) {
 // A bucket has its revisions after a switch: an update needs the latest one, and a watcher goes on.
 func TestSwitchToWithABucket(t *testing.T) {
 	t.Parallel()
-	toServers(t, func(t *testing.T, urls string) {
+	toServers(t, func(t *testing.T, _ int, urls string) {
 		b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
 		kv, err := b.JetStream().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "K"})
 		must(t, err)
@@ -238,7 +223,7 @@ func (s *sender) mustBeOnce(t *testing.T, what string) {
 // the buffer of PublishAsync, and a request that takes longer than the switch.
 func TestSwitchToWhileCallsAreUnderWay(t *testing.T) {
 	t.Parallel()
-	toServers(t, func(t *testing.T, urls string) {
+	toServers(t, func(t *testing.T, _ int, urls string) {
 		b := openOn(t, t.TempDir(), bus.WithTimeout(time.Minute))
 		st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 		var futures []*bus.Future

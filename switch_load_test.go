@@ -388,33 +388,26 @@ func (l *switchLoad) end() {
 // answers requests. Nothing is lost, handled again, or out of order, and no call fails.
 func TestSwitchToUnderLoad(t *testing.T) {
 	t.Parallel()
-	for name, n := range map[string]int{"one server": 1, "cluster": 3} {
-		t.Run(name, func(t *testing.T) {
-			if n > 1 {
-				needsCluster(t)
-			}
-			t.Parallel()
-			_, urls := servers(t, n)
-			messages, opts := switchMessages(t), []bus.Option{bus.WithTimeout(time.Minute), bus.WithMaxMemory(1 << 30)} // MaxWait is as long as the timeout
-			if messages > 1000 {
-				opts = append(opts, bus.WithSync(bus.SyncEvery(time.Second)))
-			}
-			b := openOn(t, t.TempDir(), opts...)
-			l := newSwitchLoad(t, b, messages)
-			l.run()
-			l.stored(messages)
-			l.mustDefer()
-			l.longest.Store(0)
-			report, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(time.Minute))
-			close(l.switched)
-			l.stored(int(l.next.Load()) + 10) // those that have waited
-			t.Logf("%v\n%v\nlongest wait of a publisher meanwhile %v", report, report.Phases, time.Duration(l.longest.Load()))
-			must(t, err)
-			if info := streamInfo(t, b, "LOAD"); info.Config.Replicas != n || len(info.Config.Metadata["_omnibus.moving"]) > 0 {
-				t.Errorf("the stream has %d replicas and the metadata %v", info.Config.Replicas, info.Config.Metadata)
-			}
-			l.stored(int(l.next.Load()) + 500)
-			l.end()
-		})
-	}
+	toServers(t, func(t *testing.T, n int, urls string) {
+		messages, opts := switchMessages(t), []bus.Option{bus.WithTimeout(time.Minute), bus.WithMaxMemory(1 << 30)} // MaxWait is as long as the timeout
+		if messages > 1000 {
+			opts = append(opts, bus.WithSync(bus.SyncEvery(time.Second)))
+		}
+		b := openOn(t, t.TempDir(), opts...)
+		l := newSwitchLoad(t, b, messages)
+		l.run()
+		l.stored(messages)
+		l.mustDefer()
+		l.longest.Store(0)
+		report, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(time.Minute))
+		close(l.switched)
+		l.stored(int(l.next.Load()) + 10) // those that have waited
+		t.Logf("%v\n%v\nlongest wait of a publisher meanwhile %v", report, report.Phases, time.Duration(l.longest.Load()))
+		must(t, err)
+		if info := streamInfo(t, b, "LOAD"); info.Config.Replicas != n || len(info.Config.Metadata["_omnibus.moving"]) > 0 {
+			t.Errorf("the stream has %d replicas and the metadata %v", info.Config.Replicas, info.Config.Metadata)
+		}
+		l.stored(int(l.next.Load()) + 500)
+		l.end()
+	})
 }
