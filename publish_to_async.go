@@ -21,7 +21,10 @@ type Future struct {
 
 // PublishToAsync is like PublishTo, but it does not wait for the acknowledgement. It hands v to
 // the connection and returns a Future. Messages of one goroutine are sent in the order of the
-// calls. v may be changed after the call.
+// calls. A stream that was just made, or has no leader, stores them in that order too. Three
+// exceptions: a message is sent again because its answer was lost; messages were on their
+// way when the stream lost its leader; the stream has had no leader for half a second, then a
+// message of another subject may come first. v may be changed after the call.
 //
 // AsyncBuffer.Window limits how many messages may wait for an acknowledgement. If there are that
 // many, PublishToAsync waits until ctx ends.

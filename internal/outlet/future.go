@@ -21,6 +21,8 @@ type Future struct {
 	attempts   attempts
 	unanswered bool      // sent, and not answered yet
 	held       bool      // waits for the connection, and later messages behind it
+	waits      bool      // waits for its turn
+	turn       *turn     // of its stream
 	remembered bool      // the stream was asked: it may be sent again, see mayBeForgotten
 	nextSend   time.Time // when to send it again; zero: not planned
 	span       telemetry.Span

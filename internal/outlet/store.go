@@ -149,7 +149,7 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	case err == nil:
 		return false, nil
 	case errors.Is(err, nats.ErrNoResponders):
-		return a.mayRecover() || a.maybeStored, err
+		return a.mayFindResponder(), err
 	case isUnsent(err):
 		return true, a.wrapUnknown(err)
 	case isLost(err):
@@ -169,6 +169,9 @@ func (a *attempts) decide(m *Message, err error) (again bool, _ error) {
 	}
 	return false, a.wrapUnknown(err)
 }
+
+// mayFindResponder reports whether to try again when there was no responder.
+func (a *attempts) mayFindResponder() bool { return a.mayRecover() || a.maybeStored }
 
 // mayRecover reports whether the stream has been unavailable for so short a time that it may
 // come back.

@@ -25,8 +25,9 @@ var ErrWindowFull = errors.New("the window is full")
 //
 // Messages go out in the order of Add. When the connection is lost, messages with an ID
 // and without an answer wait in that order for the next connection. Messages added
-// meanwhile wait behind them. A message that is sent again for another reason may come
-// after later messages.
+// meanwhile wait behind them. Messages of a stream that has no responders wait in that
+// order, too; see turn. A message that is sent again for another reason may come after
+// later messages.
 //
 // Each message is inside the gate of the link until its outcome is known, so shutting
 // the gate waits for all messages. Goroutines: run, and that of the subscription, from
@@ -50,6 +51,7 @@ type Window struct {
 	lastNumber  uint64
 	outstanding futureList
 	byNumber    map[uint64]*Future
+	turns       map[string]*turn // by stream
 	held        int
 	nextCheck   time.Time // when run checks at the latest; zero: not planned
 	flushes     []flushMarker
@@ -69,7 +71,7 @@ type flushMarker struct {
 // NewWindow returns a window for size messages that sends through o.
 func NewWindow(o *Outlet, size int) *Window {
 	return &Window{
-		out: o, slots: make(chan struct{}, size), byNumber: make(map[uint64]*Future),
+		out: o, slots: make(chan struct{}, size), byNumber: make(map[uint64]*Future), turns: make(map[string]*turn),
 		closing: make(chan struct{}), checkNow: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -166,9 +168,13 @@ func (w *Window) add(f *Future) error {
 	}
 	w.lastNumber++
 	f.number = w.lastNumber
+	f.turn = w.turnLocked(f.Message.Stream)
 	if connected := w.readStatesLocked(); !connected || w.held > 0 {
 		w.holdLocked(f)
+	} else if f.turn.waiting > 0 || f.turn.mustWait(f, w.out.attemptTimeout) {
+		w.waitLocked(f)
 	} else if err := w.sendLocked(f); err != nil {
+		w.endedLocked(f)
 		<-w.slots
 		return err
 	}
@@ -201,19 +207,16 @@ func (w *Window) startLocked() error {
 
 // holdLocked makes f wait for the next connection.
 func (w *Window) holdLocked(f *Future) {
-	if !f.held {
-		w.held++
-	}
+	w.unholdLocked(f)
+	w.held++
 	f.held, f.unanswered = true, false
 	f.nextSend = time.Now().Add(attemptPause)
 }
 
 // sendLocked hands f to the connection.
 func (w *Window) sendLocked(f *Future) error {
-	if f.held {
-		f.held = false
-		w.held--
-	}
+	w.unholdLocked(f)
+	f.turn.sent(f)
 	m := &f.Message
 	if m.Reply == "" {
 		m.Reply = w.prefix + strconv.FormatUint(f.number, 36)
@@ -247,15 +250,25 @@ func (w *Window) onReply(reply *nats.Msg) {
 	if f == nil {
 		return // it has its outcome already
 	}
+	missed := errors.Is(err, nats.ErrNoResponders)
+	if missed {
+		w.missedLocked(f)
+	} else {
+		w.answeredLocked(f)
+	}
 	again, err := f.attempts.decide(&f.Message, err)
-	if !again {
+	switch {
+	case !again:
 		w.endLocked(f, ack, err)
 		return
-	}
-	if !f.held {
+	case f.held:
+		return
+	case missed:
+		w.waitLocked(f)
+	default:
 		f.unanswered, f.nextSend = false, time.Now().Add(attemptPause)
-		w.scheduleLocked(f)
 	}
+	w.scheduleLocked(f)
 }
 
 // parseReply is parseAck for a reply that nats.go has not checked for missing responders.
@@ -269,9 +282,8 @@ func parseReply(reply *nats.Msg) (Ack, error) {
 // endLocked sets the outcome of f, frees its payload and its slot, and reaches the markers of
 // Flush that waited for it.
 func (w *Window) endLocked(f *Future, ack Ack, err error) {
-	if f.held {
-		w.held--
-	}
+	w.unholdLocked(f)
+	w.endedLocked(f)
 	delete(w.byNumber, f.number)
 	w.outstanding.remove(f)
 	if _, refused := errors.AsType[*jserr.Refusal](err); w.counting && err != nil && (!refused || f.attempts.maybeStored) {

@@ -35,7 +35,11 @@ func (w *Window) run() {
 
 // scheduleLocked makes run check f when it is due, or earlier.
 func (w *Window) scheduleLocked(f *Future) {
-	due := f.nextCheck()
+	w.scheduleAtLocked(f.nextCheck())
+}
+
+// scheduleAtLocked makes run check at due, or earlier.
+func (w *Window) scheduleAtLocked(due time.Time) {
 	if !w.nextCheck.IsZero() && !due.Before(w.nextCheck) {
 		return
 	}
@@ -62,6 +66,9 @@ func (w *Window) check() time.Duration {
 	connected := w.readStatesLocked()
 	now := time.Now()
 	w.nextCheck = time.Time{}
+	if connected {
+		w.chooseLocked(now)
+	}
 	for f := w.outstanding.first; f != nil; {
 		next := f.next
 		connected = connected && (!f.held || !w.mustAskLocked(f)) // those behind f keep their place
@@ -81,17 +88,20 @@ func (w *Window) check() time.Duration {
 // checkLocked sends f again if it is due. It returns the error with which f ends, if it
 // ends.
 func (w *Window) checkLocked(f *Future, now time.Time, connected bool) error {
-	switch {
+	switch waits := f.held || f.waits; {
 	case !now.Before(f.Deadline):
 		return f.timeoutError(context.DeadlineExceeded)
-	case f.held && connected:
-	case f.nextSend.IsZero() || now.Before(f.nextSend):
+	case !waits && (f.nextSend.IsZero() || now.Before(f.nextSend)):
 		return nil
 	case !connected:
 		f.nextSend = now.Add(attemptPause)
 		return nil
 	}
 	f.attempts.maybeStored = f.attempts.maybeStored || f.unanswered
+	if f.turn.mustWait(f, w.out.attemptTimeout) && !f.isLastTry() {
+		w.waitLocked(f)
+		return nil
+	}
 	if w.mustAskLocked(f) {
 		w.holdLocked(f)
 		return nil
@@ -133,6 +143,7 @@ func (w *Window) setStateLocked(s nats.Status) {
 		return
 	}
 	w.foundLost = false
+	w.resetTurnsLocked()
 	for f := w.outstanding.first; f != nil; {
 		next := f.next
 		switch {
