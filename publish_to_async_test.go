@@ -268,6 +268,7 @@ func TestCloseWaitsForPublishToAsync(t *testing.T) {
 			bustest.Run(t, func(t *testing.T, _ *bus.Bus) {
 				b := ownBus(t, bus.WithTimeout(tc.timeout), bus.WithDrainTimeout(30*time.Second))
 				st := declare(t, b, bus.StreamConfig{Name: "S"})
+				must(t, second(storeAsync(t, st, "S", 0, 1)[0].Wait(t.Context()))) // so later ones do not wait for an answer
 				silence(t, b, st)
 				futures := append(storeAsync(t, st, "S", 0, 2), storeAsync(t, st, "S", 2, 4, bus.AutoID())...)
 				began := time.Now()

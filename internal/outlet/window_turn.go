@@ -20,7 +20,7 @@ type turn struct {
 
 	// These belong to a stream that does not answer.
 	first *Future   // is out, or goes out next; nil if no message does
-	asked time.Time // when first went out, if no answer of any kind came since
+	asked time.Time // since when no answer of any kind came; zero if nothing is out
 	away  time.Time // since when the stream has no responders; zero if that is not known
 	retry time.Time // when the next message may be first
 }
@@ -110,10 +110,13 @@ func (w *Window) answeredLocked(f *Future) {
 
 // missedLocked notes that f had no responders.
 func (w *Window) missedLocked(f *Future) {
-	now := time.Now()
-	f.turn.missed(f.Message.Subject, now)
-	if t := f.turn; t.first == f {
+	now, t := time.Now(), f.turn
+	t.missed(f.Message.Subject, now)
+	switch t.first {
+	case nil, f:
 		t.first, t.asked = nil, time.Time{}
+	default:
+		t.asked = now // later ones wait again
 	}
 }
 

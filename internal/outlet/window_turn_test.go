@@ -220,3 +220,39 @@ func TestWindowAndASilentStream(t *testing.T) {
 		})
 	}
 }
+
+// A stream that was silent and then loses its leader gets its messages with pauses.
+func TestWindowAndASilentStreamThatGoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := testserver.New(t)
+		o := newSender(t, s)
+		w := outlet.NewWindow(o.Outlet, 100)
+		leader := s.Link(t)
+		sub, err := leader.Conn().Subscribe("stored", func(*nats.Msg) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Flush(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		all := []*outlet.Future{add(t, w, "", time.Minute), add(t, w, "", time.Minute), add(t, w, "x", time.Minute)}
+		time.Sleep(time.Second) // of the bubble
+		if err := sub.Unsubscribe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Flush(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		sent := o.link.Conn().Stats().OutMsgs
+		for _, f := range all {
+			if _, _, err := f.Wait(context.Background()); err == nil {
+				t.Error("it was stored")
+			}
+		}
+		if n := o.link.Conn().Stats().OutMsgs - sent; n > 1000 {
+			t.Errorf("%d messages were sent in a minute", n)
+		}
+		w.Close()
+	})
+}
