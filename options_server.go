@@ -16,10 +16,10 @@ import (
 // option, or with an empty dir, streams are in memory and end with the process. A "~" at the
 // beginning of dir is not replaced, and refused.
 //
-// If the directory is removed, moved or replaced while the bus is open, publishes to streams
-// fail with a *StoreError, Health fails, and an event.ServerError says so. The same holds for
-// its file LOCK and its folder data. The bus notices within a second when the folder of a
-// stream is gone or the file system became read-only.
+// If the directory or its folder data is removed, moved or replaced while the bus is open,
+// publishes to streams fail with a *StoreError, Health fails, and an event.ServerError says so.
+// The same follows within a second when its file LOCK or the folder of a stream is gone, or the
+// file system became read-only.
 func WithStoreDir(dir string) Option {
 	return option(func(c *config) {
 		c.checkPath("WithStoreDir", dir)

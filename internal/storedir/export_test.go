@@ -6,3 +6,11 @@ func ParseIdentity(raw []byte) (Identity, error) { return parseIdentity("dir", "
 func ParseOwner(raw []byte) Owner { return parseOwner(raw) }
 
 func ParseMove(raw []byte) (Move, error) { return parseMove("file", raw) }
+
+// UnlockSelf leaves LOCK as the only lock of the directory.
+func (d *Dir) UnlockSelf() {
+	if d.locks.self != nil {
+		_ = d.locks.self.Close()
+		d.locks.self = nil
+	}
+}

@@ -32,8 +32,9 @@ type part struct {
 	was  os.FileInfo // when the directory was opened
 }
 
-// partsOf returns the parts of an open directory. LOCK comes first: a path that leads to that
-// file leads to the locked directory.
+// partsOf returns the parts of an open directory: LOCK, data and the directory. A path that
+// leads to the same file or folder as before leads through the same directory, so a check needs
+// the third only to say what is lost.
 func partsOf(path, data string) ([]part, error) {
 	parts := []part{
 		{path: filepath.Join(path, lockName), name: "its file " + lockName},
@@ -49,27 +50,37 @@ func partsOf(path, data string) ([]part, error) {
 	return parts, nil
 }
 
-// essential is how many of the parts CheckPresent looks at.
-const essential = 2
+// CheckPresent returns a [*LostError] if the directory or its folder data was removed, moved,
+// replaced or mounted over since Open. It costs one call of stat, about 1.5 µs.
+func (d *Dir) CheckPresent() error { return d.check(d.essential()) }
 
-// CheckPresent returns a [*LostError] if the directory, its lock file or its folder data was
-// removed, moved, replaced or mounted over since Open. It costs two calls of stat, about 3 µs.
-func (d *Dir) CheckPresent() error {
-	for i := range d.parts[:essential] {
-		if d.parts[i].problem() != "" {
-			return d.lost() // it names the directory rather than a file in it
-		}
-	}
-	return nil
-}
-
-// Check is CheckPresent, and returns a *LostError too if the file system has become read-only.
+// Check is CheckPresent, and returns a *LostError too if the same happened to the lock file, or
+// if the file system has become read-only.
 func (d *Dir) Check() error {
-	if err := d.CheckPresent(); err != nil {
+	if err := d.check(d.parts[:2]); err != nil {
 		return err
 	}
 	if isUnwritable(d.Data()) {
 		return &LostError{Dir: d.path, What: "its file system became read-only", Remedy: "mount it writable"}
+	}
+	return nil
+}
+
+// essential returns the parts that CheckPresent looks at. LOCK is one of them only if it is the
+// only lock: if the directory itself is locked, it has one owner also without the file.
+func (d *Dir) essential() []part {
+	if d.locks.self == nil {
+		return d.parts[:2]
+	}
+	return d.parts[1:2]
+}
+
+// check returns a *LostError if one of parts is lost.
+func (d *Dir) check(parts []part) error {
+	for i := range parts {
+		if parts[i].problem() != "" {
+			return d.lost() // it names the directory rather than a file in it
+		}
 	}
 	return nil
 }

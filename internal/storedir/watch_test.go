@@ -1,6 +1,7 @@
 package storedir_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,42 @@ func TestCheckNoticesTheLoss(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// The check before each acknowledgement looks at data. It looks at LOCK where that is the only lock.
+func TestCheckPresent(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		lose       func(dir string) error
+		locked     string // what it says of a directory that is locked itself
+		lockedLess string // and of one of which only LOCK is locked
+	}{
+		"nothing":           {func(string) error { return nil }, "", ""},
+		"LOCK removed":      {func(dir string) error { return os.Remove(filepath.Join(dir, "LOCK")) }, "", "LOCK was removed"},
+		"data removed":      {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "data")) }, "data was removed", "data was removed"},
+		"directory removed": {os.RemoveAll, "the directory was removed", "the directory was removed"},
+		"directory moved":   {func(dir string) error { return os.Rename(dir, dir+"2") }, "the directory was removed or moved", "the directory was removed or moved"},
+		"parent moved":      {func(dir string) error { return os.Rename(filepath.Dir(dir), filepath.Dir(dir)+"2") }, "the directory was removed or moved", "the directory was removed or moved"},
+	} {
+		for _, onlyFile := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, only LOCK is locked %v", name, onlyFile), func(t *testing.T) {
+				t.Parallel()
+				d := open(t, filepath.Join(t.TempDir(), "parent", "bus"))
+				want := tc.locked
+				if onlyFile {
+					d.UnlockSelf()
+					want = tc.lockedLess
+				}
+				if err := tc.lose(d.Path()); err != nil {
+					t.Skipf("SKIPPED: this system does not allow that: %v", err)
+				}
+				err := d.CheckPresent()
+				if lost, ok := err.(*storedir.LostError); ok != (want != "") || ok && !strings.Contains(lost.Error(), want) {
+					t.Errorf("got %v, want %q", err, want)
+				}
+			})
+		}
 	}
 }
 
