@@ -136,8 +136,8 @@ func (s *Stream) DeadLetters(ctx context.Context, f DeadFilter) iter.Seq2[*DeadL
 }
 
 // DeadCount returns how many dead letters of the stream match f. If f is zero or has only a
-// Durable, the server counts them. Otherwise DeadCount reads them all. Errors are those of
-// DeadLetters.
+// Durable, the server counts them. Otherwise DeadCount reads them all. In a cluster a replica may
+// count that does not have the latest change yet. Errors are those of DeadLetters.
 func (s *Stream) DeadCount(ctx context.Context, f DeadFilter) (int, error) {
 	q, err := s.deadQueue(ctx, "DeadCount", &f)
 	if err != nil {

@@ -45,7 +45,8 @@ func (o *replayOptions) startAt(start string, from uint64, since time.Time, last
 }
 
 // Last begins with the last n messages that match. If others store or remove messages at
-// the same time, it may be a few more or less.
+// the same time, it may be a few more or less. So it is if n is over 1000 and the stream has
+// replicas: one that is a moment behind may count.
 func Last(n int) ReplayOption {
 	return replayOption(func(o *replayOptions) {
 		if n < 1 {

@@ -14,7 +14,8 @@ import (
 // before 2.11. To count its messages, read them.
 var ErrNoDirect = errors.New("the server cannot count the messages of the stream")
 
-// Count returns how many messages from a sequence on match the filter, also after the end.
+// Count returns how many messages from a sequence on match the filter, also after the end. A
+// replica may count them that is behind.
 func (r *Reader) Count(ctx context.Context, from uint64) (uint64, error) {
 	if !r.direct {
 		return 0, ErrNoDirect

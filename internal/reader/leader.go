@@ -20,6 +20,7 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 		Created time.Time `json:"created"`
 		Config  struct {
 			AllowDirect bool              `json:"allow_direct"`
+			Replicas    int               `json:"num_replicas"`
 			Metadata    map[string]string `json:"metadata"`
 		} `json:"config"`
 		State struct {
@@ -38,6 +39,7 @@ func (r *Reader) SetEnd(ctx context.Context) error {
 		return fmt.Errorf("%w: it was deleted and created again", jetstream.ErrStreamNotFound)
 	}
 	r.direct = reply.Config.AllowDirect && r.link.Server().Has(serverversion.BatchedReads)
+	r.replicated = reply.Config.Replicas > 1
 	r.first, r.last = reply.State.First, reply.State.Last
 	return nil
 }

@@ -33,6 +33,7 @@ type Reader struct {
 	link        *link.Link
 	incarnation string // of the stream, at the first SetEnd
 	direct      bool   // the stream allows direct get, and the server answers it with batches
+	replicated  bool   // a replica may answer that is behind
 	first       uint64 // the first sequence of the stream
 	last        uint64 // the end
 

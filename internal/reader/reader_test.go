@@ -31,6 +31,7 @@ type stream struct {
 
 	created string              // creation time
 	lose    func(n uint64) bool // reports whether a message of a batch is lost
+	copies  int                 // its replicas
 	behind  uint64              // so many messages are missing on the replica that answers batches
 	ignored int                 // so many requests for batches get no answer
 	batches int                 // requested
@@ -56,7 +57,7 @@ func newStream(t *testing.T, l *link.Link, last uint64, change func(*stream)) *s
 }
 
 func (s *stream) info(m *nats.Msg) {
-	_ = m.Respond(fmt.Appendf(nil, `{"created":%q,"config":{"allow_direct":true},"state":{"first_seq":1,"last_seq":%d}}`, s.created, s.last))
+	_ = m.Respond(fmt.Appendf(nil, `{"created":%q,"config":{"allow_direct":true,"num_replicas":%d},"state":{"first_seq":1,"last_seq":%d}}`, s.created, s.copies, s.last))
 }
 
 type request struct {
@@ -267,6 +268,29 @@ func TestReaderCounts(t *testing.T) {
 					t.Errorf("the last 7 begin with %v, %v, %v", d.Stored, ok, err)
 				}
 			})
+		})
+	}
+}
+
+// The last messages are those up to the end, also if a replica that is behind answers.
+func TestSeekLastWhenAReplicaIsBehind(t *testing.T) {
+	t.Parallel()
+	for _, behind := range []uint64{1, 5, 50, 100} {
+		t.Run(fmt.Sprint(behind), func(t *testing.T) {
+			t.Parallel()
+			l := testserver.New(t).Link(t)
+			newStream(t, l, 100, func(s *stream) { s.copies, s.behind = 3, behind })
+			r := reader.New(l, reader.Config{Stream: "S", Filter: ">", Timeout: 30 * time.Second})
+			defer r.Close()
+			if err := r.SetEnd(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.SeekLast(t.Context(), 7); err != nil {
+				t.Fatal(err)
+			}
+			if d, ok, err := r.Next(t.Context()); !ok || err != nil || d.Stored.Sequence != 94 {
+				t.Errorf("the last 7 begin with %v, %v, %v", d.Stored, ok, err)
+			}
 		})
 	}
 }

@@ -5,9 +5,16 @@ import (
 	"errors"
 )
 
+// maxReadBack limits how many messages SeekLast reads to find the first of the last n.
+const maxReadBack = 1000
+
 // SeekLast moves to the first of the last n messages up to the end that match the filter. If
-// messages are stored or removed at the same time, there may be a few more or fewer.
+// messages are stored or removed at the same time, there may be a few more or fewer. So it is
+// with more than 1000 messages of a replicated stream: a replica that is behind may count them.
 func (r *Reader) SeekLast(ctx context.Context, n uint64) error {
+	if r.replicated && n <= maxReadBack {
+		return r.seekLastByReading(ctx, n)
+	}
 	err := r.seekLastByCounting(ctx, n)
 	if errors.Is(err, ErrNoDirect) {
 		return r.seekLastByReading(ctx, n)
