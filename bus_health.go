@@ -16,10 +16,11 @@ const minJudgedCalls = 20
 
 // Health checks the connection, the embedded server with its streams, the subscriptions,
 // responders and consumers. It makes one round trip to the server, for at most ctx or the
-// timeout of the bus. It is meant for readiness probes. health.Failed means that messages
+// timeout of the bus, and once for each connection another one, for at most a second. It is meant for readiness probes. health.Failed means that messages
 // cannot be sent now, or not to all streams since a switch home has failed, or that the bus is
 // stopping. health.Degraded means that something needs
-// attention, for example that a consumer gets no messages or cannot store a dead letter. A
+// attention, for example that a consumer gets no messages or cannot store a dead letter, or that
+// the user of the connection may not receive replies. A
 // leaf link that is down is neither: an edge works without it. Leaf of the report has its state.
 func (b *Bus) Health(ctx context.Context) health.Report {
 	if ctx == nil {
@@ -93,6 +94,9 @@ func (b *Bus) checkConnection(ctx context.Context, r *health.Report) {
 	r.RTT = time.Since(began)
 	if r.RTT > b.cfg.thresholds.SlowRTT {
 		r.Add(health.Degraded, "connection", "a round trip took %v, more than %v", r.RTT, b.cfg.thresholds.SlowRTT)
+	}
+	if err := b.core.Link.ProveReplies(ctx); err != nil {
+		r.Add(health.Degraded, "connection", "replies cannot come, for which Request, PublishTo, streams and consumers wait: %s", inner(translate(err)))
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/omnibus-go/bus"
 	"github.com/omnibus-go/bus/bustest"
 	"github.com/omnibus-go/bus/health"
@@ -327,4 +329,61 @@ func TestReportAsJSON(t *testing.T) {
 			t.Errorf("got %s, %v; want %s in it", got, err, want)
 		}
 	}
+}
+
+// A user who may not subscribe to his inbox gets no replies. Health says so, with the subject and
+// what to do, before and after a request has failed, until a connection of his gets them.
+func TestHealthWithoutReplies(t *testing.T) {
+	t.Parallel()
+	for name, asks := range map[string]bool{"before a request": false, "after a request": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var users permitting
+			s := external(t, func(o *server.Options) { o.CustomClientAuthentication = &users })
+			users.Store(&server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"a", "_INBOX_shop.>"}}})
+			connect := func(opts ...bus.ConnectOption) *bus.Bus {
+				b, err := bus.Connect(t.Context(), s.ClientURL(), append(opts, bus.WithLogger(silent()), slack())...)
+				must(t, err)
+				t.Cleanup(func() { must(t, b.Close()) })
+				return b
+			}
+			b := connect()
+			if asks {
+				asError[*bus.SubjectError](t, second(bus.Request[int](t.Context(), b, "a", 1)), "_INBOX.>")
+			}
+			for range 2 {
+				unwell(t, b.Health(t.Context()), health.Degraded, "connection", `"_INBOX.>"`, "may not subscribe", "allow the user to subscribe to it", "WithInboxPrefix")
+			}
+			began := time.Now()
+			err := second(bus.Request[int](t.Context(), b, "a", 1))
+			asError[*bus.SubjectError](t, err, "_INBOX.>")
+			if errors.Is(err, bus.ErrUnknownOutcome) || time.Since(began) > patience {
+				t.Errorf("a request that was not sent: %v", err)
+			}
+			must(t, bus.Publish(t.Context(), b, "a", 1))
+			must(t, second(bus.Subscribe(b, "a", ignore[int])))
+			healthy(t, connect(bus.WithInboxPrefix("_INBOX_shop")))
+			users.Store(nil)
+			must(t, b.Conn().ForceReconnect())
+			eventually(t, "Health to see that replies come", func() bool { return b.Health(t.Context()).Status == health.Healthy })
+			users.Store(&server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"a"}}})
+			must(t, b.Conn().ForceReconnect())
+			eventually(t, "Health to see that they do not any more", func() bool { return b.Health(t.Context()).Status == health.Degraded })
+		})
+	}
+}
+
+// A connection with as many subscriptions as it may have is not taken for one without replies.
+func TestHealthWithFullSubscriptions(t *testing.T) {
+	t.Parallel()
+	s := external(t, func(o *server.Options) { o.MaxSubs = 1 })
+	b, err := bus.Connect(t.Context(), s.ClientURL(), bus.WithLogger(silent()), slack())
+	must(t, err)
+	defer func() { must(t, b.Close()) }()
+	must(t, second(bus.Subscribe(b, "a", ignore[int])))
+	healthy(t, b)
+	if err := bus.Publish(t.Context(), b, "a", 1); err != nil {
+		t.Error(err)
+	}
+	healthy(t, b)
 }

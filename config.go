@@ -19,6 +19,7 @@ import (
 	"github.com/omnibus-go/bus/event"
 	"github.com/omnibus-go/bus/health"
 	"github.com/omnibus-go/bus/internal/link"
+	"github.com/omnibus-go/bus/internal/outlet"
 	"github.com/omnibus-go/bus/internal/payload"
 	"github.com/omnibus-go/bus/internal/slogsink"
 	"github.com/omnibus-go/bus/internal/storedir"
@@ -173,6 +174,19 @@ func positive[N int | int64 | time.Duration](c *config, option string, v N) {
 	}
 }
 
+// smallestRoom is the least limit of memory or disk for streams, in bytes: that of the smallest WithMaxPayload.
+const smallestRoom = 2 * outlet.PayloadReserve
+
+// checkRoom records a limit of memory or disk in which no message has room, and reports whether
+// the limit can be used.
+func (c *config) checkRoom(option string, bytes int64) bool {
+	if bytes > 0 && bytes < smallestRoom {
+		c.bad(option, bytes, fmt.Sprintf("is a number of bytes, and must be at least %d, so that a message has room; 64 MiB are %d", smallestRoom, 64<<20))
+	}
+	positive(c, option, bytes)
+	return bytes >= smallestRoom
+}
+
 // farthest is the longest time that an option takes. The server counts nanoseconds since 1970,
 // which overflow in the year 2262: what is later would be in the past.
 const farthest = 100 * 365 * 24 * time.Hour
@@ -228,6 +242,7 @@ func programVersion() string {
 func (c *config) check() error {
 	c.checkCredentials()
 	c.checkModes()
+	c.checkDiskOptions()
 	c.warnOfListen()
 	return errors.Join(c.errs...)
 }
@@ -371,6 +386,19 @@ func (c *config) accessTo(url string) []nats.Option {
 // canMove reports whether SwitchTo can move the streams, and New finds them again.
 func (s *serverConfig) canMove() bool { return s.storeDir != "" && s.cluster == nil && s.leaf == nil }
 
+// checkDiskOptions refuses options for streams on disk where no option names a directory: who
+// gives them does not expect streams in memory. WithStoreDir with an empty directory and FromEnv
+// name one too, since a configuration chooses the mode there.
+func (c *config) checkDiskOptions() {
+	s := &c.server
+	if s.url != "" || s.dirGiven || c.readsEnv {
+		return
+	}
+	for _, o := range s.onDisk {
+		c.bad(o.name, o.value, "is for streams on disk, and without WithStoreDir they are in memory; add WithStoreDir, or leave the option out")
+	}
+}
+
 // checkOneIdentity refuses two ways to identify the bus. nats.go would use one of them, and
 // which one depends on the server.
 func (c *config) checkOneIdentity() {
@@ -394,6 +422,8 @@ type serverConfig struct {
 	moved      *storedir.Move // where the streams of storeDir were moved to; nil if they were not
 	followed   bool           // url is from moved
 	storeDir   string         // empty: in memory
+	dirGiven   bool           // WithStoreDir is among the options
+	onDisk     []diskOption   // what the options say of streams on disk
 	listen     listenConfig
 	cluster    *Cluster      // nil: the server is in no cluster
 	leaf       *leafConfig   // nil: the server is linked to no other one
@@ -403,6 +433,12 @@ type serverConfig struct {
 	maxPayload int           // bytes
 	unsafe     bool          // ports may be open to everybody
 	customize  []any         // func(*server.Options); only server.go knows the type
+}
+
+// diskOption is an option that counts only for streams on disk.
+type diskOption struct {
+	name  string
+	value any
 }
 
 // checkURL records a URL that cannot be used. It names the URL without its password.

@@ -59,7 +59,7 @@ func WithCodecFor(pattern string, cd codec.Codec) ConnectOption {
 type Compression struct {
 	Encoding   string // codec.Zstd, codec.S2 or codec.Gzip; empty: nothing is compressed
 	MinSize    int    // payloads of fewer bytes go as they are; 0 means 1024
-	MaxDecoded int    // the most bytes a received payload may decompress to; 0 means 64 MiB
+	MaxDecoded int    // the most bytes a received payload may decompress to, with an Encoding at least MinSize; 0 means 64 MiB
 }
 
 // WithCompression compresses payloads of at least MinSize bytes if that makes them smaller.
@@ -73,6 +73,9 @@ func WithCompression(comp Compression) ConnectOption {
 		}
 		if comp.MinSize < 0 || comp.MaxDecoded < 0 {
 			c.bad("WithCompression", fmt.Sprintf("%+v", comp), "sizes must not be negative")
+		}
+		if least := cmp.Or(comp.MinSize, defaultMinSize); comp.Encoding != "" && comp.MaxDecoded > 0 && comp.MaxDecoded < least {
+			c.bad("WithCompression", fmt.Sprintf("%+v", comp), fmt.Sprintf("MaxDecoded must be at least MinSize, %d: the bus could read nothing of what it compresses", least))
 		}
 		c.payload.encoding = comp.Encoding
 		c.payload.minSize = cmp.Or(comp.MinSize, defaultMinSize)

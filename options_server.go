@@ -23,7 +23,7 @@ import (
 func WithStoreDir(dir string) Option {
 	return option(func(c *config) {
 		c.checkPath("WithStoreDir", dir)
-		c.server.storeDir = dir
+		c.server.storeDir, c.server.dirGiven = dir, true
 	})
 }
 
@@ -95,29 +95,32 @@ func (p SyncPolicy) String() string {
 	return p.every.String()
 }
 
-// WithSync sets when stored messages are synced to the disk. The default is SyncAlways. It
-// has no effect without WithStoreDir.
+// WithSync sets when stored messages are synced to the disk. The default is SyncAlways. New
+// refuses it without WithStoreDir; with an empty directory it has no effect.
 func WithSync(p SyncPolicy) Option {
 	return option(func(c *config) {
 		if p.relaxed && p.every < 100*time.Millisecond {
 			c.bad("WithSync", p, "the interval must be at least 100ms; use SyncAlways to sync each message")
+			return
 		}
 		c.server.syncEvery = p.every
+		c.server.onDisk = append(c.server.onDisk, diskOption{"WithSync", p})
 	})
 }
 
-// WithMaxMemory limits the bytes of all streams in memory. The default is a quarter of the
+// WithMaxMemory limits the bytes of all streams in memory, to at least 16 KiB. The default is a quarter of the
 // least of GOMEMLIMIT, the container's limit and the machine's memory, and at most 1 GiB. As
 // with WithMaxStore, the consumers of the bus have a reserve.
 func WithMaxMemory(bytes int64) Option {
 	return option(func(c *config) {
-		positive(c, "WithMaxMemory", bytes)
+		c.checkRoom("WithMaxMemory", bytes)
 		c.server.maxMemory = bytes
 	})
 }
 
-// WithMaxStore limits the bytes of all streams on disk. The default is a quarter of the
-// size of the file system of the store directory. Beyond it the consumers of this bus have a
+// WithMaxStore limits the bytes of all streams on disk, to at least 16 KiB. The default is a quarter
+// of the size of the file system of the store directory. New refuses the option without
+// WithStoreDir; with an empty directory it has no effect. Beyond it the consumers of this bus have a
 // reserve for dead letters, retries, messages that wait behind a failing one of their key, and
 // their own records: an eighth of the limit, at most 1 GiB, and at least the size of four
 // messages of WithMaxPayload (4 MiB by default). Without it a message that fails could neither become a dead letter
@@ -125,7 +128,9 @@ func WithMaxMemory(bytes int64) Option {
 // degraded.
 func WithMaxStore(bytes int64) Option {
 	return option(func(c *config) {
-		positive(c, "WithMaxStore", bytes)
+		if c.checkRoom("WithMaxStore", bytes) {
+			c.server.onDisk = append(c.server.onDisk, diskOption{"WithMaxStore", bytes})
+		}
 		c.server.maxStore = bytes
 	})
 }

@@ -1,7 +1,10 @@
 package bus_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nats-io/nats-server/v2/server"
@@ -81,5 +84,57 @@ func mustStayOutside(t *testing.T, url string) {
 			nc.Close()
 			t.Errorf("a stranger with %s was let in", name)
 		}
+	}
+}
+
+// Options for streams on disk are accepted where a configuration chooses the mode, and refused
+// where no option names a directory.
+func TestOptionsForDisk(t *testing.T) {
+	t.Parallel()
+	host := bustest.New(t, anyPort())
+	for name, tc := range map[string]struct {
+		opts    []bus.Option
+		refused bool
+	}{
+		"a directory":       {[]bus.Option{bus.WithStoreDir(t.TempDir())}, false},
+		"no directory":      {[]bus.Option{bus.WithStoreDir("")}, false},
+		"another server":    {[]bus.Option{bus.WithURL(host.ClientURL())}, false},
+		"the environment":   {[]bus.Option{bus.FromEnv()}, false},
+		"no URL":            {[]bus.Option{bus.WithURL("")}, true},
+		"nothing":           {nil, true},
+		"a limit of memory": {[]bus.Option{bus.WithMaxMemory(1 << 20)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for option, o := range map[string]bus.Option{"WithMaxStore": bus.WithMaxStore(1 << 20), "WithSync": bus.WithSync(bus.SyncEvery(time.Second))} {
+				b, err := bus.New(append(slices.Clone(tc.opts), o, bus.WithLogger(silent()))...)
+				if !tc.refused {
+					must(t, err)
+					must(t, b.Close())
+				} else if e := asError[*bus.OptionError](t, err, "add WithStoreDir"); e.Option != option {
+					t.Errorf("the error is about %s", e.Option)
+				}
+			}
+		})
+	}
+}
+
+// The smallest limits have room for a message, and for what a consumer writes about it.
+func TestSmallestLimits(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]bus.Option{
+		"WithMaxMemory": {bus.WithMaxMemory(16 << 10)},
+		"WithMaxStore":  {bus.WithMaxStore(16 << 10), bus.WithStoreDir(t.TempDir())},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := ownBus(t, opts...)
+			st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s"}})
+			h, arrived := collect[string](1)
+			consume(t, st, "d", "s", h, bus.KeyBySubject())
+			must(t, second(bus.PublishTo(t.Context(), st, "s", strings.Repeat("x", 4<<10))))
+			receive(t, arrived)
+			must(t, b.Close())
+		})
 	}
 }

@@ -66,9 +66,9 @@ func TestReplayOnEveryKindOfStream(t *testing.T) {
 			for _, direct := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%v, %v, direct %v", storage, retention, direct), func(t *testing.T) {
 					t.Parallel()
-					opts := []bus.Option{bus.WithSync(bus.SyncEvery(time.Second))}
+					var opts []bus.Option
 					if storage == jetstream.FileStorage {
-						opts = append(opts, bus.WithStoreDir(t.TempDir()+"/store"))
+						opts = append(opts, bus.WithStoreDir(t.TempDir()+"/store"), bus.WithSync(bus.SyncEvery(time.Second)))
 					}
 					b := bustest.New(t, opts...)
 					st := rawStream(t, b, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Storage: storage, Retention: retention, AllowDirect: direct})

@@ -347,7 +347,7 @@ func TestStoreLogsItsDurability(t *testing.T) {
 		want []string
 	}{
 		{"in memory", nil, []string{"streams are kept in memory", "WithStoreDir"}},
-		{"in memory, with a class of its own", []bus.Option{bus.WithSync(bus.SyncEvery(time.Second))}, []string{"streams are kept in memory"}},
+		{"in memory, with a class of its own", []bus.Option{bus.WithStoreDir(""), bus.WithSync(bus.SyncEvery(time.Second))}, []string{"streams are kept in memory"}},
 		{"the default", []bus.Option{bus.WithStoreDir(dir)}, []string{"on disk", dir, "sync=always", "survives kill -9 and power cuts"}},
 		{"always", []bus.Option{bus.WithStoreDir(dir), bus.WithSync(bus.SyncAlways)}, []string{"sync=always"}},
 		{"now and then", []bus.Option{bus.WithStoreDir(dir), bus.WithSync(bus.SyncEvery(2 * time.Second))}, []string{"sync=2s", "survives kill -9; a power cut can lose the last 2s"}},
@@ -459,7 +459,7 @@ func TestStoreLimit(t *testing.T) {
 	}
 	asError[*bus.StreamError](t, err, "of 262144 bytes (WithMaxStore)", "Stream.Purge")
 	must(t, b.Close())
-	b = openOn(t, dir, bus.WithMaxStore(1)) // a limit below what is there loses nothing
+	b = openOn(t, dir, bus.WithMaxStore(16<<10)) // a limit below what is there loses nothing
 	if s := streamInfo(t, b, "S").State; s.FirstSeq != 1 || s.Msgs < 110 {
 		t.Errorf("got %+v", s)
 	}

@@ -40,6 +40,7 @@ type denials struct {
 	told    map[string]denial // by subject: refused messages
 	subs    map[string]error  // by subject: refused subscriptions that no call waits for
 	inbox   error             // why no replies come; nil if they do
+	replies bool              // the server has accepted a subscription to replies
 	pending map[*pendingCall]struct{}
 	watches map[int]denialWatch
 	next    int
@@ -170,11 +171,16 @@ func (l *Link) refusal(c Config, err error) {
 	}
 	subject = refusedSubject(err)
 	if subject != "" && strings.HasPrefix(subject, l.inboxPrefix()) {
-		l.denials.deny(&RefusedError{Subject: l.inboxPrefix() + ">", Inbox: true, Sent: true, Err: err})
+		l.denyInbox(err)
 	} else if subject != "" {
 		l.denials.lack(&RefusedError{Subject: subject, Err: err})
 	}
 	c.Failed(subject, err)
+}
+
+// denyInbox records that no replies come, because of err.
+func (l *Link) denyInbox(err error) {
+	l.denials.deny(&RefusedError{Subject: l.inboxPrefix() + ">", Inbox: true, Sent: true, Err: err})
 }
 
 // inboxPrefix is how all inboxes of the connection begin.
@@ -264,7 +270,7 @@ func (d *denials) prove(subject string) {
 func (d *denials) reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inbox = nil
+	d.inbox, d.replies = nil, false
 	clear(d.told)
 	clear(d.subs)
 	d.denied.Store(false)

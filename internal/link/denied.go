@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -81,4 +82,39 @@ func (l *Link) ProveSubscription(ctx context.Context, subject string) error {
 		return nil
 	}
 	return w.Refusal()
+}
+
+// ProveReplies returns a *RefusedError with Inbox if the server refuses the subscription to
+// replies. On each connection it subscribes once, for a moment, unless it knows the answer.
+func (l *Link) ProveReplies(ctx context.Context) error {
+	d := &l.denials
+	if d.trusted.Load() {
+		return nil
+	}
+	if known, err := d.repliesProven(); known {
+		return err
+	}
+	err := l.ProveSubscription(ctx, l.nc.NewInbox()+".*")
+	switch {
+	case errors.Is(err, nats.ErrPermissionViolation):
+		l.denyInbox(err)
+	case err == nil && ctx.Err() == nil:
+		d.proveReplies()
+	}
+	_, err = d.repliesProven()
+	return err
+}
+
+// repliesProven reports whether it is known that replies come, or why they do not.
+func (d *denials) repliesProven() (known bool, refused error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.replies || d.inbox != nil, d.inbox
+}
+
+// proveReplies records that replies come.
+func (d *denials) proveReplies() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.replies = true
 }
