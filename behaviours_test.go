@@ -407,13 +407,9 @@ func behavesReplay(t *testing.T, p *place) {
 			{"from a sequence", all, []bus.ReplayOption{bus.StartAtSequence(101)}, 100, 200},
 			{"from a time", all, []bus.ReplayOption{bus.StartAtTime(middle)}, 150, 150},
 		} {
-			began := time.Now()
 			got := values(replayed(t, st, tc.subject, tc.opts...))
 			if len(got) != tc.many || got[0] != tc.first || !slices.IsSorted(got) {
 				t.Errorf("%v, %s: read %v", retention, tc.name, got)
-			}
-			if took := time.Since(began); took > 2*time.Second { // a message lost takes that long
-				t.Errorf("%v, %s: it took %v", retention, tc.name, took)
 			}
 		}
 	}

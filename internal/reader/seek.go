@@ -57,7 +57,7 @@ func (r *Reader) seekLastByReading(ctx context.Context, n uint64) error {
 			return err
 		}
 		if all || uint64(len(found)) == n {
-			r.next = append(found, r.last+1)[0]
+			r.moveTo(append(found, r.last+1)[0])
 			return nil
 		}
 	}
@@ -66,20 +66,25 @@ func (r *Reader) seekLastByReading(ctx context.Context, n uint64) error {
 // sequences returns the sequences of the last n messages from a sequence up to the end that
 // match the filter.
 func (r *Reader) sequences(ctx context.Context, from, n uint64) (found []uint64, err error) {
-	for r.next = from; r.next <= r.last; {
-		d, ok, err := r.One(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if !ok || d.Stored.Sequence > r.last {
-			break
+	r.moveTo(from)
+	for {
+		d, ok, err := r.Next(ctx)
+		if !ok || err != nil {
+			return found, err
 		}
 		if uint64(len(found)) == n {
 			found = found[1:]
 		}
 		found = append(found, d.Stored.Sequence)
 	}
-	return found, nil
+}
+
+// moveTo makes a sequence the next one. It drops what was fetched or requested.
+func (r *Reader) moveTo(sequence uint64) {
+	if r.inbox.pending {
+		r.inbox.close()
+	}
+	r.next, r.ready = sequence, r.buffer[:0]
 }
 
 // seekTime moves to the first message since the time of the Config. A server before 2.11 does
