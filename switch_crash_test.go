@@ -370,20 +370,34 @@ func switchToKilled(t *testing.T, phase switchover.Phase, gone func()) {
 func TestClusterLosesAServerWhileSwitching(t *testing.T) {
 	needsCluster(t)
 	t.Parallel()
-	phases := []switchover.Phase{switchover.Precopy, switchover.Hold, "chunk", switchover.Verify, switchover.Connect, switchover.Release, switchover.Settle}
+	phases := []switchover.Phase{switchover.Precopy, switchover.Hold, "chunk", switchover.Verify, switchover.Commit, switchover.Connect, switchover.Release, switchover.Settle}
 	inPhases(t, "", phases, func(t *testing.T, phase switchover.Phase, gone func()) {
 		switchToLosing(t, phase, slices.Index(phases, phase)%3, gone)
 	})
 }
 
-// switchToLosing switches to a cluster of which a server is killed in a phase.
+// leaderOf returns which of the servers leads a stream.
+func leaderOf(t *testing.T, js jetstream.JetStream, all []*serverProcess, stream string) int {
+	t.Helper()
+	st, err := js.Stream(t.Context(), stream)
+	must(t, err)
+	leader := st.CachedInfo().Cluster.Leader
+	return slices.IndexFunc(all, func(p *serverProcess) bool { return p.c.Name == leader })
+}
+
+// switchToLosing switches to a cluster of which a server is killed in a phase: in Commit the one that leads the
+// stream, which alone may have its messages then.
 func switchToLosing(t *testing.T, phase switchover.Phase, lost int, gone func()) {
 	all, urls := servers(t, 3)
 	dir := t.TempDir()
 	b := openOn(t, dir, bus.WithTimeout(time.Minute)) // it may elect leaders
 	st := declare(t, b, bus.StreamConfig{Name: "S", Subjects: []string{"s.*"}})
 	storeNumbers(t, st, 1, 100)
+	js := clientOf(t, urls)
 	_, err := b.SwitchTo(t.Context(), urls, switchover.MaxWait(20*time.Second), at(phase, func() {
+		if phase == switchover.Commit {
+			lost = leaderOf(t, js, all, "S")
+		}
 		all[lost].end()
 		gone()
 	}))

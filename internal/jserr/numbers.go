@@ -16,10 +16,12 @@ const (
 	MemoryReserved        = 10028 // no memory for the MaxBytes of a stream
 	MessageNotFound       = 10037
 	NotEnabledForAccount  = 10039
+	SequenceNotFound      = 10043
 	StorageReserved       = 10047 // no disk for the MaxBytes of a stream
 	StreamCreateFailed    = 10049 // the text says why
 	InvalidConfig         = 10052
 	MessageTooLarge       = 10054 // larger than MaxMsgSize
+	MessageNotDeleted     = 10057
 	StreamNotFound        = 10059
 	SubjectsOverlap       = 10065 // another stream stores some of the subjects
 	WrongLastSequence     = 10071 // the text has the actual sequence

@@ -148,11 +148,13 @@ func look(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.
 	return st.CachedInfo(), nil
 }
 
+// never is a sequence that no stream reaches.
+const never = uint64(1) << 62
+
 // answers waits until a consumer has processed all settlements that were sent to it before.
 // It asks for the reply to an in-progress signal of a message that cannot exist: the consumer
 // takes it in turn. It also shows that the consumer has a leader that listens.
 func answers(ctx context.Context, nc *nats.Conn, stream, consumer string) error {
-	const never = uint64(1) << 62 // a sequence that no stream reaches
 	subject := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", stream, consumer, never, never)
 	if _, err := awaitAnswer(ctx, nc, subject, []byte("+WPI")); err != nil {
 		return fmt.Errorf("consumer %s of stream %s does not answer: %w", consumer, stream, err)

@@ -200,7 +200,8 @@ func (s *run) copyEach(ctx context.Context, streams []*jetstream.StreamInfo) err
 		err := s.copyOne(ctx, info)
 		if err == nil {
 			s.copied(info)
-			s.comparing.Go(func() error { return s.verifyConsumers(ctx, info) }) // meanwhile others are copied
+			s.comparing.Go(func() error { return s.awaitMajority(ctx, info) }) // meanwhile others are copied
+			s.comparing.Go(func() error { return s.verifyConsumers(ctx, info) })
 		}
 		return err
 	})
