@@ -2,10 +2,12 @@ package switchover
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -47,17 +49,14 @@ func confirmsACopy(t *testing.T, s *run, js jetstream.JetStream, c jetstream.Str
 		t.Fatal(err)
 	}
 	for range 3 {
-		if _, err := js.Publish(limited, c.Name, nil); err != nil {
-			t.Fatal(err)
-		}
+		untilThereIsALeader(limited, t, func() error { _, err := js.Publish(limited, c.Name, nil); return err })
 	}
-	consumer, err := st.CreateConsumer(limited, jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := consumer.Next(); err != nil {
-		t.Fatal(err)
-	}
+	var consumer jetstream.Consumer
+	untilThereIsALeader(limited, t, func() (err error) {
+		consumer, err = st.CreateOrUpdateConsumer(limited, jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
+		return err
+	})
+	untilThereIsALeader(limited, t, func() error { _, err := consumer.Next(); return err })
 	before, err := consumer.Info(limited)
 	if err != nil {
 		t.Fatal(err)
@@ -71,5 +70,19 @@ func confirmsACopy(t *testing.T, s *run, js jetstream.JetStream, c jetstream.Str
 	}
 	if after, err := consumer.Info(limited); err != nil || position(after) != position(before) {
 		t.Errorf("the consumer is %s, and not %s, %v", position(after), position(before), err)
+	}
+}
+
+// untilThereIsALeader calls f again while nobody answers: what was just made has no leader for a moment.
+func untilThereIsALeader(ctx context.Context, t *testing.T, f func() error) {
+	t.Helper()
+	for began := time.Now(); ; {
+		err := f()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, nats.ErrNoResponders) || pause(ctx, began) != nil {
+			t.Fatal(err)
+		}
 	}
 }
