@@ -35,6 +35,11 @@ func TestSubjectsOfASlowCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := nc.FlushWithContext(ctx); err != nil { // another connection asks
+			t.Fatal(err)
+		}
 		l := s.Link(t)
 		if !l.Clustered() {
 			t.Fatal("the server is in no cluster")
@@ -43,8 +48,6 @@ func TestSubjectsOfASlowCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
 		st, err := js.Stream(ctx, "S")
 		if err != nil {
 			t.Fatal(err)
