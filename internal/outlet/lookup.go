@@ -88,19 +88,29 @@ func (o *Outlet) LookUp(ctx context.Context, stream string, q Query) (s Stored, 
 }
 
 // requestAgain sends a request that changes nothing, again and again until there is an
-// answer or ctx ends.
+// answer or ctx ends. That there is no leader at the moment is no answer.
 func (o *Outlet) requestAgain(ctx context.Context, question *wire.Out) (*nats.Msg, error) {
 	for {
 		try, end := o.attemptContext(ctx)
 		reply, err := o.link.Request(try, question)
 		end()
-		if !isLost(err) && !isUnsent(err) || o.link.Conn().IsClosed() || ctx.Err() != nil {
+		again := isLost(err) || isUnsent(err) || err == nil && saysUnavailable(reply)
+		if !again || o.link.Conn().IsClosed() || ctx.Err() != nil {
 			return reply, err
 		}
 		if ended := o.awaitNextAttempt(ctx); ended != nil {
-			return nil, err
+			return reply, err
 		}
 	}
+}
+
+// saysUnavailable reports whether a server answers that there is no leader, or that JetStream
+// starts.
+func saysUnavailable(reply *nats.Msg) bool {
+	var r struct {
+		Error *jserr.Refusal `json:"error"`
+	}
+	return json.Unmarshal(reply.Data, &r) == nil && r.Error != nil && r.Error.Number == jserr.Unavailable
 }
 
 // maxMessageSize asks the server for the MaxMsgSize of a stream. Zero or less means that
