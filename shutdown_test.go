@@ -313,7 +313,7 @@ func TestPublishToWhileTheBusCloses(t *testing.T) {
 				stored <- err
 			}()
 			wait(t, sent, "the message")
-			must(t, shutdown(b, context.WithTimeout, 100*time.Millisecond))
+			must(t, shutdown(b, context.WithTimeout, time.Second))
 			err = wait(t, stored, "PublishTo")
 			isError(t, err, bus.ErrUnknownOutcome)
 			if errors.Is(err, bus.ErrClosed) {
